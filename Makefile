@@ -1,0 +1,40 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Installed once per change of the dependencies; `make clean` starts over.
+READY := $(VENV)/.ready
+
+.PHONY: demo test unit check bench format setup clean
+
+demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minutes
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
+
+test: $(READY)  ## everything but slow, gpu and bench
+	$(BIN)/pytest -q
+
+unit: $(READY)  ## the part that starts no Ray, under a minute
+	$(BIN)/pytest -q -m "not slow and not gpu and not bench and not cluster"
+
+check: $(READY)  ## format, lint, types, direction of imports
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(READY)  ## writes docs/benchmarks.md
+	$(BIN)/python -m tests.bench.bench_training
+	$(BIN)/python -m tests.bench.bench_serving
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,serve,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs artifacts samples build .*_cache *.egg-info

@@ -1,0 +1,59 @@
+"""The model card of an artifact, generated from its manifest."""
+
+from aigc.artifact.manifest import Manifest, TensorSpec
+
+_LIMITS = {
+    "digits": "Trained on 1,437 digits of 43 writers at 8x8 pixels, enlarged: no other script, no"
+    " finer detail.",
+}
+
+
+def card(manifest: Manifest) -> str:
+    """README.md of an artifact (Markdown): what, data, metrics, how to use, limits."""
+    m, data = manifest, manifest.training.data
+    picture = any(s.kind == "image" for s in m.signatures["sample"].outputs)
+    lines = [
+        f"# {m.id}",
+        "",
+        *(["![samples, one column per class](samples.png)", ""] if picture else []),
+        f"A {m.family.upper()} (`{m.preset}`) trained on {m.training.samples:,} samples of"
+        f" {data.get('name', 'unknown')} ({data.get('samples', '?')} training samples,"
+        f" {len(data.get('classes', []))} classes) in {m.training.wall_seconds:.0f} s on"
+        f" {m.training.workers or 1} worker(s). Created {m.created}. Licence {m.licence}.",
+        "",
+        "| signature | inputs | outputs | reproducibility | max abs(torch - onnx) |",
+        "|---|---|---|---|---|",
+        *(
+            f"| `{name}` | {_specs(s.inputs)} | {_specs(s.outputs)}"
+            f" | {m.reproducibility[name].level} | {m.parity[name].max_abs:.1e} |"
+            for name, s in m.signatures.items()
+        ),
+        "",
+        "## Metrics",
+        "",
+        *(
+            ["| metric | value |", "|---|---|"]
+            + [f"| {name} | {value:.4g} |" for name, value in m.metrics.items()]
+            if m.metrics
+            else ["Not evaluated yet: `aigc evaluate ARTIFACT --write`."]
+        ),
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from aigc.artifact import Artifact",
+        "",
+        'outputs = Artifact.open("path/to/this/folder").sample(seed=0, n=4)',
+        "```",
+        "",
+        "## Limits",
+        "",
+        _LIMITS.get(str(data.get("name")), "It imitates its training data and knows nothing else.")
+        + " Samples are synthetic; no person wrote, drew or said them.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _specs(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{s.name} (N{''.join(f', {d}' for d in s.shape)}) {s.dtype}" for s in specs)

@@ -1,0 +1,197 @@
+"""manifest.json: what an artifact is, what it takes and gives, and the hash of every file in it."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
+
+Kind = Literal["latent", "label", "image", "vector"]
+Level = Literal["bit", "uint8", "tolerance"]
+
+
+class ArtifactError(ValueError):
+    """An artifact cannot be opened, trusted or published; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a signature; the batch axis comes first and is not in `shape`."""
+
+    name: str
+    kind: Kind
+    """latent: standard normal, drawn from the seed. label: class index. image: (C, H, W)."""
+    dtype: Literal["float32", "int64"]
+    shape: tuple[int, ...]
+    range: tuple[float, float] | None = None
+    """Smallest and largest value, both included; None where unbounded."""
+    classes: tuple[str, ...] = ()
+    """Class names of a label, in the order of their indices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """One way to call a model: a graph with typed inputs and outputs."""
+
+    graph: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def drawable(self) -> bool:
+        """Whether a seed (and a label) is all that it needs."""
+        return all(spec.kind in ("latent", "label") for spec in self.inputs)
+
+    @property
+    def label(self) -> TensorSpec | None:
+        """The label input, if the signature has one."""
+        return next((spec for spec in self.inputs if spec.kind == "label"), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproducibility:
+    """How equal outputs are over batch sizes and thread counts on one machine."""
+
+    level: Level
+    max_abs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far the graph is from the torch module that it was exported from."""
+
+    max_abs: float
+    uint8_mismatch: float
+    """Share of unsaturated uint8 pixels that differ; 0 for outputs that are no images."""
+    samples: int
+    batch_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Where the weights come from."""
+
+    config: dict[str, Any]
+    samples: int
+    data: dict[str, Any]
+    wall_seconds: float
+    workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The contents of manifest.json."""
+
+    name: str
+    version: str
+    family: str
+    model: str
+    preset: str
+    created: str
+    """ISO 8601, UTC."""
+    licence: str
+    signatures: dict[str, Signature]
+    reproducibility: dict[str, Reproducibility]
+    parity: dict[str, Parity]
+    training: Training
+    metrics: dict[str, float] = field(default_factory=dict)
+    files: dict[str, File] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_version(self.version)
+        for name in self.files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+                raise ArtifactError(f"file {name!r} of the manifest lies outside the artifact")
+        for name, signature in self.signatures.items():
+            if signature.graph not in self.files and self.files:
+                raise ArtifactError(f"graph {signature.graph!r} of signature {name!r} is no file")
+            specs = (*signature.inputs, *signature.outputs)
+            if any(size < 1 for spec in specs for size in spec.shape):
+                raise ArtifactError(f"signature {name!r} has a tensor with an empty axis")
+
+    @property
+    def id(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+def check_name(name: str) -> None:
+    """Raise ArtifactError unless `name` may name an artifact."""
+    if not NAME.fullmatch(name):
+        raise ArtifactError(
+            f"artifact name must be 1 to 64 of a-z 0-9 . _ - and start with a letter or digit,"
+            f" got {name!r}"
+        )
+
+
+def check_version(version: str) -> None:
+    """Raise ArtifactError unless `version` is 1 to 4 whole numbers joined by dots."""
+    if not VERSION.fullmatch(version):
+        raise ArtifactError(f"version must be whole numbers joined by dots, got {version!r}")
+
+
+def digest(document: dict[str, Any]) -> str:
+    """sha256 of the canonical JSON (sorted keys, no spaces) of a manifest without its digest."""
+    body = {key: value for key, value in document.items() if key != "digest"}
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def parse(data: bytes) -> Manifest:
+    """Read and check manifest.json. Raises ArtifactError with what is wrong."""
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise ArtifactError(f"{MANIFEST} is truncated or not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ArtifactError(f"{MANIFEST} must hold an object, got {type(document).__name__}")
+    found = document.get("format_version")
+    if found != FORMAT_VERSION:
+        raise ArtifactError(
+            f"format_version {found!r} is unknown, this version reads {FORMAT_VERSION};"
+            " upgrade aigc to open a newer artifact"
+        )
+    if document.get("digest") != digest(document):
+        raise ArtifactError(f"{MANIFEST} was altered: its digest does not match its content")
+    try:
+        manifest: Manifest = msgspec.convert(document, Manifest)
+    except msgspec.ValidationError as error:
+        raise ArtifactError(f"{MANIFEST}: {error}") from error
+    return manifest
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash every file below `folder` and write manifest.json last, by rename.
+
+    Returns the manifest as written, with `files` and `digest` filled in.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = {}
+    for path in paths:
+        data = path.read_bytes()
+        name = path.relative_to(folder).as_posix()
+        files[name] = File(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    document = msgspec.to_builtins(replace(manifest, files=files, digest=""))
+    document["digest"] = digest(document)
+    temporary = folder / f".{MANIFEST}.tmp"
+    temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    temporary.rename(folder / MANIFEST)
+    return parse((folder / MANIFEST).read_bytes())

@@ -1,0 +1,297 @@
+"""An opened artifact: onnxruntime sessions that take (seed, index, label) or tensors."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from aigc.artifact import latents
+from aigc.artifact.codecs import to_uint8
+from aigc.artifact.manifest import (
+    MANIFEST,
+    ArtifactError,
+    File,
+    Level,
+    Manifest,
+    Reproducibility,
+    Signature,
+    TensorSpec,
+    parse,
+)
+from aigc.artifact.store import locate
+
+Arrays = dict[str, NDArray[Any]]
+
+REPLAY_TOLERANCE = 1e-4
+"""Largest |output - reference| / (1 + |reference|) at which a machine may serve an artifact."""
+
+_ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
+_NUMPY_TYPES = {"float32": np.float32, "int64": np.int64}
+
+
+class Artifact:
+    """A sealed model, ready to sample.
+
+    artifact = Artifact.open("artifacts/digits")
+    artifact.sample(seed=7, n=4, label=3)["image"]      # (4, 1, 28, 28) float32 in [-1, 1]
+    artifact.run("encode", {"image": images})           # any signature, tensors in and out
+    """
+
+    def __init__(
+        self, manifest: Manifest, uri: str, files: Mapping[str, bytes], threads: int
+    ) -> None:
+        self.manifest = manifest
+        self.uri = uri
+        self.reproducibility: dict[str, Reproducibility] = dict(manifest.reproducibility)
+        """As measured at export, until verify() has measured it on this machine."""
+        self._files = {k: v for k, v in files.items() if k.startswith("references/")}
+        self._sessions = {
+            graph: _session(graph, files[graph], threads)
+            for graph in {s.graph for s in manifest.signatures.values()}
+        }
+        for name, signature in manifest.signatures.items():
+            _check_graph(name, signature, self._sessions[signature.graph])
+
+    @classmethod
+    def open(cls, uri: str | Path, *, verify: bool = True, threads: int = 1) -> "Artifact":
+        """Open a folder, `store/name` (the newest version) or `store/name@version`.
+
+        Every file is hashed; with `verify` the reference samples are replayed as well. Raises
+        ArtifactError when anything is missing, altered, of an unknown format or not reproduced.
+        """
+        where = locate(uri)
+        fs, root = fsspec.core.url_to_fs(where)
+        manifest = parse(fs.cat_file(f"{root}/{MANIFEST}"))
+        files = {name: _read(fs, root, name, file) for name, file in manifest.files.items()}
+        artifact = cls(manifest, where, files, threads)
+        if verify:
+            artifact.verify()
+        return artifact
+
+    @property
+    def id(self) -> str:
+        """`name@version`."""
+        return self.manifest.id
+
+    def signature(self, name: str) -> Signature:
+        """The signature called `name`. Raises ValueError naming those there are."""
+        try:
+            return self.manifest.signatures[name]
+        except KeyError:
+            known = ", ".join(self.manifest.signatures)
+            raise ValueError(f"{self.id} has no signature {name!r}, it has: {known}") from None
+
+    def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run a graph: inputs by name with a batch axis first -> outputs by name.
+
+        Raises ValueError naming the tensor that is missing, unknown or of the wrong shape.
+        """
+        spec = self.signature(signature)
+        feeds = _check_inputs(spec, inputs)
+        names = [output.name for output in spec.outputs]
+        return dict(zip(names, self._sessions[spec.graph].run(names, feeds), strict=True))
+
+    def draw(
+        self,
+        signature: str,
+        seed: int,
+        indices: Sequence[int],
+        label: int | Sequence[int] | None = None,
+    ) -> Arrays:
+        """The inputs of samples `indices` of `seed`; labels are drawn where none is given.
+
+        Raises ValueError for a label out of range, or a signature that needs more than a seed.
+        """
+        spec = self.signature(signature)
+        inputs: Arrays = {}
+        for tensor in spec.inputs:
+            if tensor.kind == "latent":
+                inputs[tensor.name] = latents.normal(seed, indices, tensor.shape)
+            elif tensor.kind == "label":
+                inputs[tensor.name] = _labels(tensor, seed, indices, label)
+            else:
+                raise ValueError(
+                    f"signature {signature!r} of {self.id} needs {tensor.kind} {tensor.name!r},"
+                    " which a seed cannot give"
+                )
+        if label is not None and spec.label is None:
+            raise ValueError(f"{self.id} takes no label: it was trained without classes")
+        return inputs
+
+    def sample(
+        self,
+        signature: str = "sample",
+        *,
+        seed: int,
+        n: int = 1,
+        first_index: int = 0,
+        label: int | Sequence[int] | None = None,
+        batch: int = 64,
+    ) -> Arrays:
+        """Samples first_index .. first_index + n - 1 of `seed`, outputs by name, batch axis first.
+
+        Sample i is the same alone and in any batch, up to the artifact's reproducibility level.
+        """
+        parts = []
+        for start in range(0, n, batch):
+            stop = min(start + batch, n)
+            part = label if label is None or isinstance(label, int) else label[start:stop]
+            indices = range(first_index + start, first_index + stop)
+            parts.append(self.run(signature, self.draw(signature, seed, indices, part)))
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def uint8(self, signature: str, outputs: Arrays) -> NDArray[np.uint8]:
+        """The first image among `outputs` as (N, H, W, C) uint8. Raises ValueError if none."""
+        for tensor in self.signature(signature).outputs:
+            if tensor.kind == "image" and tensor.range is not None:
+                return to_uint8(outputs[tensor.name], *tensor.range)
+        raise ValueError(f"signature {signature!r} of {self.id} gives no image; take npy")
+
+    def verify(self) -> dict[str, Reproducibility]:
+        """Replay the reference samples, at once and one by one; measure this machine's level.
+
+        Raises ArtifactError if an output is further than REPLAY_TOLERANCE from its reference.
+        """
+        for name, spec in self.manifest.signatures.items():
+            inputs, expected = self.references(name)
+            size = len(next(iter(inputs.values())))
+            together = self.run(name, inputs)
+            alone = [
+                self.run(name, {k: v[i : i + 1] for k, v in inputs.items()}) for i in range(size)
+            ]
+            single = {k: np.concatenate([part[k] for part in alone]) for k in together}
+            found = [compare(spec, expected, outputs) for outputs in (together, single)]
+            worst = max(found, key=lambda r: r.max_abs)
+            if not worst.max_abs <= REPLAY_TOLERANCE:
+                raise ArtifactError(
+                    f"{self.id} does not reproduce its references on this machine: signature"
+                    f" {name!r} is off by {worst.max_abs:.2g}, allowed is {REPLAY_TOLERANCE:.0e}"
+                )
+            self.reproducibility[name] = worst
+        return self.reproducibility
+
+    def references(self, signature: str) -> tuple[Arrays, Arrays]:
+        """The reference inputs and outputs that export stored for a signature."""
+        file = f"references/{signature}.npz"
+        if file not in self._files:
+            raise ArtifactError(f"{self.id} has no references for signature {signature!r}")
+        with np.load(io.BytesIO(self._files[file]), allow_pickle=False) as stored:
+            inputs = {k[3:]: stored[k] for k in stored.files if k.startswith("in/")}
+            outputs = {k[4:]: stored[k] for k in stored.files if k.startswith("out/")}
+        return inputs, outputs
+
+
+def compare(signature: Signature, expected: Arrays, found: Arrays) -> Reproducibility:
+    """How equal two runs of a signature are; max_abs is relative to 1 + |expected|."""
+    level: Level = "bit"
+    worst = 0.0
+    for tensor in signature.outputs:
+        a, b = expected[tensor.name], found[tensor.name]
+        if a.shape != b.shape:
+            return Reproducibility(level="tolerance", max_abs=float("inf"))
+        if a.tobytes() == b.tobytes():
+            continue
+        error = float(np.max(np.abs(a - b) / (1 + np.abs(a))))
+        worst = max(worst, error if np.isfinite(error) else float("inf"))
+        same_pixels = (
+            tensor.kind == "image"
+            and tensor.range is not None
+            and np.array_equal(to_uint8(a, *tensor.range), to_uint8(b, *tensor.range))
+        )
+        level = "uint8" if same_pixels and level != "tolerance" else "tolerance"
+    return Reproducibility(level=level, max_abs=worst)
+
+
+def _session(name: str, graph: bytes, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A spinning thread steals the core from the replica's event loop and from its neighbours.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    available = ort.get_available_providers()
+    providers = [provider for provider in wanted if provider in available]
+    try:
+        return ort.InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # onnxruntime raises pybind types without a common base
+        raise ArtifactError(f"graph {name!r} is not one that onnxruntime loads: {error}") from error
+
+
+def _read(fs: Any, root: str, name: str, file: File) -> bytes:
+    try:
+        data: bytes = fs.cat_file(f"{root}/{name}")
+    except FileNotFoundError:
+        raise ArtifactError(f"{root}: file {name!r} of the manifest is missing") from None
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise ArtifactError(
+            f"{root}: {name!r} was altered: {len(data)} bytes with another sha256 than the"
+            f" manifest's ({file.bytes} bytes)"
+        )
+    return data
+
+
+def _check_graph(name: str, signature: Signature, session: ort.InferenceSession) -> None:
+    for what, specs, nodes in (
+        ("input", signature.inputs, session.get_inputs()),
+        ("output", signature.outputs, session.get_outputs()),
+    ):
+        promised = {s.name: (_ORT_TYPES[s.dtype], s.shape) for s in specs}
+        found = {node.name: (node.type, tuple(node.shape[1:])) for node in nodes}
+        if promised != found:
+            raise ArtifactError(
+                f"signature {name!r} promises {what}s {promised}, its graph has {found}"
+            )
+
+
+def _check_inputs(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    expected = {spec.name for spec in signature.inputs}
+    if set(inputs) != expected:
+        raise ValueError(f"inputs must be {sorted(expected)}, got {sorted(inputs)}")
+    feeds: Arrays = {}
+    sizes = set()
+    for spec in signature.inputs:
+        array = np.asarray(inputs[spec.name])
+        if array.shape[1:] != spec.shape or array.ndim != 1 + len(spec.shape) or not len(array):
+            raise ValueError(
+                f"{spec.name} must have shape (N, {', '.join(map(str, spec.shape))}) with N >= 1,"
+                f" got {array.shape}"
+            )
+        if spec.range is not None and spec.kind == "label":
+            _check_range(spec, array)
+        feeds[spec.name] = np.ascontiguousarray(array, _NUMPY_TYPES[spec.dtype])
+        sizes.add(len(array))
+    if len(sizes) != 1:
+        raise ValueError(f"inputs must share one batch size, got {sorted(sizes)}")
+    return feeds
+
+
+def _check_range(spec: TensorSpec, array: NDArray[Any]) -> None:
+    assert spec.range is not None
+    low, high = spec.range
+    bad = array[(array < low) | (array > high)]
+    if bad.size:
+        raise ValueError(f"{spec.name} must be in [{low:g}, {high + 1:g}), got {bad.flat[0]}")
+
+
+def _labels(
+    spec: TensorSpec, seed: int, indices: Sequence[int], label: int | Sequence[int] | None
+) -> NDArray[np.int64]:
+    assert spec.range is not None
+    if label is None:
+        return latents.labels(seed, indices, int(spec.range[1]) + 1)
+    given = [label] * len(indices) if isinstance(label, int) else list(label)
+    if len(given) != len(indices):
+        raise ValueError(
+            f"label must be one class or n of them: n is {len(indices)}, got {len(given)}"
+        )
+    for value in given:
+        if not spec.range[0] <= value <= spec.range[1]:
+            raise ValueError(f"label must be in [0, {int(spec.range[1]) + 1}), got {value}")
+    return np.array(given, np.int64)

@@ -1,0 +1,150 @@
+"""What a training run is: frozen dataclasses, to and from JSON, and the flags of `aigc train`."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with `message` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
+
+    learning_rate: float = 1e-3
+    """Step size."""
+    betas: tuple[float, float] = (0.5, 0.99)
+    """Decay rates of the first and second moment."""
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}")
+        require(
+            all(0 <= beta < 1 for beta in self.betas),
+            f"betas must be in [0, 1), got {self.betas}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on."""
+
+    source: str = "digits"
+    """Name of a file in aigc/data: digits, idx, ring."""
+    path: str = ""
+    """Folder of the data, for sources that read one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What every model's Config has; the others are in aigc/models/<name>.py."""
+
+    shape: tuple[int, ...] = (1, 28, 28)
+    """Shape of one sample: (C, H, W) for images, (features,) for vectors."""
+    latent: int = 32
+    """Number of latent dimensions."""
+    num_classes: int = 0
+    """Number of classes to condition on; 0 ignores labels."""
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.shape) in (1, 3) and all(size > 0 for size in self.shape),
+            f"shape must be (C, H, W) or (features,) with sizes > 0, got {self.shape}",
+        )
+        require(self.latent > 0, f"latent must be > 0, got {self.latent}")
+        require(self.num_classes >= 0, f"num_classes must be >= 0, got {self.num_classes}")
+
+    @property
+    def modality(self) -> Literal["image", "vector"]:
+        """Key of the samples in a batch."""
+        return "image" if len(self.shape) == 3 else "vector"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A complete training run. Every length and interval is in samples, so it means the same on
+    any number of workers."""
+
+    preset: str
+    """MODEL:PRESET that this config started from."""
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    seed: int = 0
+    """Of everything random; a run with the same seed is the same run."""
+    samples: int = 100_000
+    """Length of the run."""
+    batch: int = 64
+    """Global batch size; each worker takes its slice of it."""
+    ema_half_life: int = 44_000
+    """Half-life of the weight average that is exported, in samples; 0 switches it off."""
+    ema_warmup: float = 0.05
+    """The half-life is at most this share of the samples seen, so that early weights fade."""
+    report_interval: int = 6_400
+    """Samples between two lines of metrics.jsonl; 0 for none."""
+    grid_interval: int = 64_000
+    """Samples between two grids; 0 for none."""
+    checkpoint_interval: int = 64_000
+    """Samples between two checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 3
+    """How many checkpoints stay, newest first."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of weights and arithmetic; float64 is for comparing runs."""
+    threads: int = 0
+    """torch threads per worker; 0 shares the machine's cores among its workers. Part of what makes
+    a resumed run exact."""
+
+    def __post_init__(self) -> None:
+        require(self.samples > 0, f"samples must be > 0, got {self.samples}")
+        require(self.batch > 1, f"batch must be > 1, got {self.batch}")
+        require(0 <= self.seed < 2**63, f"seed must be in [0, 2^63), got {self.seed}")
+        require(self.threads >= 0, f"threads must be >= 0, got {self.threads}")
+        require(self.keep_checkpoints > 0, f"keep_checkpoints must be > 0: {self.keep_checkpoints}")
+        for name in ("report_interval", "grid_interval", "checkpoint_interval", "ema_half_life"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} must be >= 0 samples, got {value}")
+        require(self.ema_warmup > 0, f"ema_warmup must be > 0, got {self.ema_warmup}")
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's file."""
+        return self.preset.partition(":")[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Builtins only, every field resolved."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return document
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any], model_type: type[ModelConfig]) -> "TrainConfig":
+        """The inverse of to_json. Raises ValueError naming the field that does not fit."""
+        fields = {key: value for key, value in document.items() if key != "model"}
+        try:
+            model = msgspec.convert(document["model"], model_type)
+            data = msgspec.convert(fields.pop("data"), DataConfig)
+            return cls(model=model, data=data, **fields)
+        except (KeyError, TypeError, msgspec.ValidationError) as error:
+            raise ValueError(f"config.json does not fit this version: {error}") from error
+
+    def fingerprint(self) -> str:
+        """sha256 of what must stay the same when a run is resumed."""
+        return hashlib.sha256(json.dumps(self.fixed(), sort_keys=True).encode()).hexdigest()
+
+    def fixed(self) -> dict[str, Any]:
+        """The fields that must stay the same when a run is resumed, flattened by dots."""
+        free = {"samples", "report_interval", "grid_interval", "checkpoint_interval"}
+        free |= {"keep_checkpoints", "threads"}
+        document = {key: value for key, value in self.to_json().items() if key not in free}
+        return dict(_flatten("", document))
+
+
+def _flatten(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    parts = ((f"{prefix}.{key}" if prefix else key, item) for key, item in value.items())
+    return [leaf for key, item in parts for leaf in _flatten(key, item)]

@@ -1,0 +1,285 @@
+"""Signatures -> ONNX, with the proof that the graphs compute what torch computes.
+
+`aigc export RUN --name NAME` exports the averaged weights in eval mode, compares torch with
+onnxruntime, measures how reproducible the graphs are, stores reference samples and seals it all.
+"""
+
+import datetime
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+import tyro
+from numpy.typing import NDArray
+from torch import nn
+
+from aigc.artifact import Manifest, Signature, Store, TensorSpec, latents
+from aigc.artifact.card import card
+from aigc.artifact.codecs import grid, png, to_uint8
+from aigc.artifact.manifest import Level, Parity, Reproducibility, Training, check_name, seal
+from aigc.artifact.session import Arrays, compare
+from aigc.model import Export, GenerativeModel
+from aigc.run import Run
+
+PARITY_MAX_ABS = 1e-5
+PARITY_UINT8 = 1e-4
+PARITY_BATCHES = (1, 2, 3, 7, 64)
+PARITY_SAMPLES = 1024
+REFERENCES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Export a run as a sealed artifact."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run, such as runs/digits."""
+    name: str
+    """Name of the artifact."""
+    version: str = ""
+    """Version; by default one more than the newest."""
+    out: str = "artifacts"
+    """Store: a folder or an object-store URI."""
+    licence: str = "Apache-2.0"
+    """SPDX identifier of the weights' licence."""
+
+
+def command(argv: list[str]) -> int:
+    """Seal a run as an ONNX artifact, proven equal to torch."""
+    options = tyro.cli(Options, args=argv, prog="aigc export", description=Options.__doc__)
+    uri = export(
+        Run(options.run),
+        name=options.name,
+        version=options.version,
+        store=Store(options.out),
+        licence=options.licence,
+    )
+    print(uri)
+    return 0
+
+
+def export(
+    run: Run, *, name: str, version: str = "", store: Store, licence: str = "Apache-2.0"
+) -> str:
+    """Export a run's newest checkpoint into a store. Returns the URI of the artifact.
+
+    Raises ValueError if the run has no checkpoint, the version exists already, or a graph is
+    further from torch than the parity budget; nothing is published then.
+    """
+    check_name(name)
+    version = version or store.next_version(name)
+    store.check_free(name, version)
+    config, facts = run.config(), run.facts()
+    model = run.trained().served().float()
+    manifest = Manifest(
+        name=name,
+        version=version,
+        family=model.family,
+        model=config.model_name,
+        preset=config.preset,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        licence=licence,
+        signatures={},
+        reproducibility={},
+        parity={},
+        training=Training(
+            config=config.to_json(),
+            samples=facts["samples"],
+            data=facts["data"],
+            wall_seconds=facts["wall_seconds"],
+            workers=facts["workers"],
+        ),
+    )
+    with tempfile.TemporaryDirectory(prefix="aigc-export-") as temporary:
+        write(model, tuple(facts["data"]["classes"]), manifest, Path(temporary))
+        return store.publish(Path(temporary))
+
+
+def write(
+    model: GenerativeModel, classes: tuple[str, ...], manifest: Manifest, folder: Path
+) -> Manifest:
+    """Write a model in eval mode as a sealed folder; `manifest` gives name and provenance.
+
+    Raises ValueError where a graph misses the parity budget.
+    """
+    signatures: dict[str, Signature] = {}
+    parity: dict[str, Parity] = {}
+    reproducibility: dict[str, Reproducibility] = {}
+    (folder / "references").mkdir()
+    for name, part in model.exports().items():
+        signature = _with_classes(part.signature, classes)
+        graph = folder / signature.graph
+        if not graph.exists():
+            to_onnx(part, graph)
+        inputs = example(signature, PARITY_SAMPLES)
+        expected = _run_torch(part.module, signature, inputs)
+        parity[name] = _prove(name, signature, graph.read_bytes(), inputs, expected)
+        reproducibility[name] = _measure(signature, graph.read_bytes(), inputs)
+        few = {key: value[:REFERENCES] for key, value in inputs.items()}
+        outputs = _run_onnx(_session(graph.read_bytes(), 1), signature, few)
+        arrays = {f"in/{k}": v for k, v in few.items()} | {
+            f"out/{k}": v for k, v in outputs.items()
+        }
+        np.savez(folder / "references" / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+        signatures[name] = signature
+    manifest = replace(
+        manifest, signatures=signatures, parity=parity, reproducibility=reproducibility
+    )
+    _picture(folder, signatures["sample"])
+    (folder / "README.md").write_text(card(manifest))
+    return seal(folder, manifest)
+
+
+def to_onnx(part: Export, path: Path) -> None:
+    """One graph with a free batch axis, weights inside."""
+    specs = part.signature.inputs
+    inputs = tuple(torch.from_numpy(a) for a in example(part.signature, 2).values())
+    batch = torch.export.Dim("batch", min=1, max=2**20)
+    with _quiet():
+        program = torch.onnx.export(
+            part.module.eval(),
+            inputs,
+            dynamo=True,
+            external_data=False,
+            input_names=[spec.name for spec in specs],
+            output_names=[spec.name for spec in part.signature.outputs],
+            dynamic_shapes=tuple({0: batch} for _ in specs),
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def example(signature: Signature, n: int) -> Arrays:
+    """Random inputs within each tensor's range: {name: (n, *shape)}."""
+    return {spec.name: _draw(spec, n) for spec in signature.inputs}
+
+
+def _draw(spec: TensorSpec, n: int) -> NDArray[Any]:
+    if spec.kind == "label":
+        assert spec.range is not None
+        return latents.labels(0, range(n), int(spec.range[1]) + 1)
+    values = latents.normal(0, range(n), spec.shape, spec.kind)
+    return values if spec.range is None else values.clip(*spec.range).astype(np.float32)
+
+
+def _with_classes(signature: Signature, classes: tuple[str, ...]) -> Signature:
+    named = (replace(s, classes=classes) if s.kind == "label" else s for s in signature.inputs)
+    return replace(signature, inputs=tuple(named))
+
+
+def _run_torch(module: nn.Module, signature: Signature, inputs: Arrays) -> Arrays:
+    with torch.no_grad():
+        outputs = module.eval()(*(torch.from_numpy(value) for value in inputs.values()))
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    names = [spec.name for spec in signature.outputs]
+    return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
+
+
+def _session(graph: bytes, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _run_onnx(
+    session: ort.InferenceSession, signature: Signature, inputs: Arrays, batch: int = 64
+) -> Arrays:
+    names = [spec.name for spec in signature.outputs]
+    size = len(next(iter(inputs.values())))
+    parts = [
+        session.run(names, {key: value[i : i + batch] for key, value in inputs.items()})
+        for i in range(0, size, batch)
+    ]
+    return {
+        name: np.concatenate(p) for name, p in zip(names, zip(*parts, strict=True), strict=True)
+    }
+
+
+def _prove(
+    name: str, signature: Signature, graph: bytes, inputs: Arrays, expected: Arrays
+) -> Parity:
+    """Torch against onnxruntime over batch sizes. Raises ValueError beyond the budget."""
+    session = _session(graph, 1)
+    worst, differing = 0.0, 0.0
+    for batch in PARITY_BATCHES:
+        # Small batches over fewer rows: each size is a code path, each row an input.
+        few = {key: value[: batch * 64] for key, value in inputs.items()}
+        found = _run_onnx(session, signature, few, batch)
+        for spec in signature.outputs:
+            a, b = expected[spec.name][: len(found[spec.name])], found[spec.name]
+            worst = max(worst, float(np.abs(a - b).max() if a.shape == b.shape else np.inf))
+            if spec.kind == "image" and spec.range is not None and a.shape == b.shape:
+                differing = max(differing, _differing(a, b, spec.range))
+    if not (worst <= PARITY_MAX_ABS and differing <= PARITY_UINT8):
+        raise ValueError(
+            f"signature {name!r} is not exported faithfully: max |torch - onnx| is {worst:.2g}"
+            f" (allowed {PARITY_MAX_ABS:.0e}), share of differing pixels {differing:.2g}"
+            f" (allowed {PARITY_UINT8:.0e})"
+        )
+    return Parity(
+        max_abs=worst,
+        uint8_mismatch=differing,
+        samples=PARITY_SAMPLES,
+        batch_sizes=PARITY_BATCHES,
+    )
+
+
+def _differing(a: NDArray[np.float32], b: NDArray[np.float32], span: tuple[float, float]) -> float:
+    """Share of uint8 values that differ among those that are not saturated in both."""
+    x, y = to_uint8(a, *span), to_uint8(b, *span)
+    inside = ~((x == y) & ((x == 0) | (x == 255)))
+    return float((x != y).sum() / max(1, inside.sum()))
+
+
+def _measure(signature: Signature, graph: bytes, inputs: Arrays) -> Reproducibility:
+    """Equality of outputs over batch sizes and thread counts on this machine."""
+    few = {key: value[:64] for key, value in inputs.items()}
+    expected = _run_onnx(_session(graph, 1), signature, few)
+    found = [
+        compare(signature, expected, _run_onnx(_session(graph, threads), signature, few, batch))
+        for threads in (1, 2)
+        for batch in PARITY_BATCHES
+    ]
+    order: tuple[Level, ...] = ("bit", "uint8", "tolerance")
+    level = max((r.level for r in found), key=order.index)
+    return Reproducibility(level=level, max_abs=max(r.max_abs for r in found))
+
+
+def _picture(folder: Path, signature: Signature) -> None:
+    """samples.png of the model card: the references' images."""
+    spec = signature.outputs[0]
+    if spec.kind != "image" or spec.range is None:
+        return
+    session = _session((folder / signature.graph).read_bytes(), 1)
+    n = 80
+    inputs = {s.name: _draw(s, n) for s in signature.inputs}
+    if signature.label is not None:
+        inputs[signature.label.name] = np.arange(n) % 10 % len(signature.label.classes)
+    images = _run_onnx(session, signature, inputs)[spec.name]
+    (folder / "samples.png").write_bytes(png(grid(to_uint8(images, *spec.range), 10)))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.onnx warns about torchvision and about its own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

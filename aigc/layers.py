@@ -1,0 +1,186 @@
+"""Blocks that two or more models share."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from aigc.config import require
+
+Activation = Literal["relu", "leaky_relu"]
+
+
+def activation(name: Activation) -> nn.Module:
+    """relu, or leaky_relu with slope 0.2 (Radford et al. 2016, section 3)."""
+    return nn.ReLU() if name == "relu" else nn.LeakyReLU(0.2)
+
+
+def condition(x: Tensor, label: Tensor | None, num_classes: int) -> Tensor:
+    """x: (N, D) -> (N, D + num_classes): the class one-hot beside it; x itself without classes."""
+    if num_classes == 0:
+        return x
+    assert label is not None
+    return torch.cat([x, F.one_hot(label, num_classes).to(x.dtype)], 1)
+
+
+def upsampling_base(
+    shape: tuple[int, ...], widths: tuple[int, ...], strides: tuple[int, ...], kernel: int
+) -> tuple[int, int]:
+    """Height and width at which transposed convolutions start that are to end at `shape`.
+
+    Raises ValueError naming the field and the cure where they cannot.
+    """
+    check_image(shape)
+    factor = math.prod(strides)
+    require(
+        len(widths) == len(strides) > 0,
+        f"widths and strides must have one entry per transposed convolution, got {len(widths)}"
+        f" widths {widths} and {len(strides)} strides {strides}",
+    )
+    require(
+        shape[1] % factor == 0 and shape[2] % factor == 0,
+        f"shape {shape} is not reached: strides {strides} multiply by {factor}, so height and width"
+        f" must be multiples of {factor}; take {factor * max(1, round(shape[1] / factor))}",
+    )
+    for stride in strides:
+        require(
+            kernel >= stride and ((kernel - stride) % 2 == 0 or stride > 1),
+            f"kernel {kernel} with stride {stride} cannot keep the size exact;"
+            f" take kernel {stride + 2 - stride % 2 + 1 if stride == 1 else stride + 2}",
+        )
+    return shape[1] // factor, shape[2] // factor
+
+
+def check_image(shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `shape` is (C, H, W)."""
+    require(
+        len(shape) == 3,
+        f"shape must be (C, H, W): a convolution takes batches of rank 4, {shape} gives rank"
+        f" {len(shape) + 1}; take for example (1, 28, 28), or a fully connected model",
+    )
+
+
+class Upsampler(nn.Sequential):
+    """Dense layer to (widths[0], h, w), then one transposed convolution per stride, to logits.
+
+    (N, features) -> (N, *shape), with BatchNorm (optional) and activation between the layers.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        shape: tuple[int, ...],
+        widths: tuple[int, ...],
+        strides: tuple[int, ...],
+        kernel: int,
+        act: Activation,
+        batch_norm: bool,
+    ) -> None:
+        height, width = upsampling_base(shape, widths, strides, kernel)
+        layers: list[nn.Module] = [
+            nn.Linear(features, widths[0] * height * width, bias=not batch_norm),
+            nn.Unflatten(1, (widths[0], height, width)),
+        ]
+        outputs = (*widths[1:], shape[0])
+        for i, (c_in, c_out, stride) in enumerate(zip(widths, outputs, strides, strict=True)):
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(c_in))
+            layers.append(activation(act))
+            spare = (kernel - stride) % 2
+            last = i == len(strides) - 1
+            layers.append(
+                nn.ConvTranspose2d(
+                    c_in,
+                    c_out,
+                    kernel,
+                    stride,
+                    padding=(kernel - stride + spare) // 2,
+                    output_padding=spare,
+                    bias=last or not batch_norm,
+                )
+            )
+        super().__init__(*layers)
+
+
+class Downsampler(nn.Module):
+    """Strided convolutions, flattened, then a dense layer: (N, *shape) -> (N, features)."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        widths: tuple[int, ...],
+        kernel: int,
+        hidden: int,
+        dropout: float,
+        spectral: bool,
+    ) -> None:
+        super().__init__()
+        check_image(shape)
+        wrap = spectral_norm if spectral else _plain
+        layers: list[nn.Module] = []
+        channels, height, width = shape
+        for c_out in widths:
+            layers += [
+                wrap(nn.Conv2d(channels, c_out, kernel, 2, padding=(kernel - 1) // 2)),
+                nn.LeakyReLU(0.2),
+            ]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            channels = c_out
+            pad = 2 * ((kernel - 1) // 2)
+            height, width = (height + pad - kernel) // 2 + 1, (width + pad - kernel) // 2 + 1
+            require(
+                height > 0 and width > 0,
+                f"shape {shape} is too small for {len(widths)} halvings {widths}; take fewer",
+            )
+        layers.append(nn.Flatten())
+        self.features = channels * height * width
+        if hidden:
+            layers += [wrap(nn.Linear(self.features, hidden)), nn.LeakyReLU(0.2)]
+            self.features = hidden
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, *shape) in [-1, 1] -> (N, features)."""
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+class Dense(nn.Sequential):
+    """Fully connected layers with LeakyReLU between them: (N, sizes[0]) -> (N, sizes[-1])."""
+
+    def __init__(self, *sizes: int) -> None:
+        layers: list[nn.Module] = []
+        for c_in, c_out in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.LeakyReLU(0.2)] if layers else []
+            layers.append(nn.Linear(c_in, c_out))
+        super().__init__(*layers)
+
+
+class Verdict(nn.Module):
+    """Head of a discriminator: real-or-fake logit, with projection and auxiliary class head.
+
+    Projection: Miyato & Koyama 2018, arXiv:1802.05637, eq. 3. Auxiliary head: Odena et al. 2017,
+    arXiv:1610.09585.
+    """
+
+    def __init__(self, features: int, num_classes: int, auxiliary: bool, spectral: bool) -> None:
+        super().__init__()
+        wrap = spectral_norm if spectral else _plain
+        self.logit = wrap(nn.Linear(features, 1))
+        self.projection = wrap(nn.Embedding(num_classes, features)) if num_classes else None
+        self.classes = wrap(nn.Linear(features, num_classes)) if auxiliary else None
+
+    def forward(self, h: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """h: (N, features), label: (N,) -> logits (N,), class logits (N, num_classes) or None."""
+        logits = self.logit(h)[:, 0]
+        if self.projection is not None:
+            assert label is not None
+            logits = logits + (self.projection(label) * h).sum(1)
+        return logits, None if self.classes is None else self.classes(h)
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    return module

@@ -1,0 +1,1 @@
+"""Metrics of generated samples: functions of (real, generated, features) -> numbers."""

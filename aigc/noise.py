@@ -1,0 +1,58 @@
+"""All randomness of a batch: a function of (seed, purpose, samples seen, index in the batch)."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+class Noise:
+    """Random tensors for rows start..stop of a global batch.
+
+    Every worker draws the whole global batch and keeps its rows, so neither the number of workers
+    nor a restart changes what a row gets. Purposes must differ between two draws of a batch.
+    """
+
+    def __init__(
+        self, seed: int, samples: int, batch: int, start: int, stop: int, like: Tensor
+    ) -> None:
+        self._key = f"{seed}/{samples}"
+        self._batch, self._rows = batch, slice(start, stop)
+        self._dtype, self._device = like.dtype, like.device
+        self._generator = torch.Generator(like.device)
+        self.size = stop - start
+
+    def normal(self, purpose: str, *shape: int) -> Tensor:
+        """(rows, *shape) standard normal."""
+        return torch.randn(
+            self._batch,
+            *shape,
+            generator=self._seeded(purpose),
+            dtype=self._dtype,
+            device=self._device,
+        )[self._rows]
+
+    def uniform(self, purpose: str, *shape: int) -> Tensor:
+        """(rows, *shape) uniform in [0, 1)."""
+        return torch.rand(
+            self._batch,
+            *shape,
+            generator=self._seeded(purpose),
+            dtype=self._dtype,
+            device=self._device,
+        )[self._rows]
+
+    def integers(self, purpose: str, high: int) -> Tensor:
+        """(rows,) int64 in [0, high)."""
+        generator = self._seeded(purpose)
+        return torch.randint(high, (self._batch,), generator=generator, device=self._device)[
+            self._rows
+        ]
+
+    def _seeded(self, purpose: str) -> torch.Generator:
+        return self._generator.manual_seed(derive(f"{self._key}/{purpose}"))
+
+
+def derive(key: str) -> int:
+    """A 63-bit seed from a text."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1

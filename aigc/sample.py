@@ -1,0 +1,211 @@
+"""`aigc sample`: artifact -> files, or URL -> files. Needs no torch.
+
+The same seed gives the same bytes from a file and from a server.
+"""
+
+import base64
+import json
+import secrets
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from aigc.artifact import Artifact, codecs
+from aigc.artifact.codecs import Provenance
+
+Format = Literal["png", "grid", "npy", "json"]
+TIMEOUT_S = 60
+PART = 256
+"""Most samples per HTTP request; larger wishes are asked for in parts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Generate samples with an artifact, or with a server."""
+
+    source: tyro.conf.Positional[str]
+    """Artifact (folder, STORE/NAME, STORE/NAME@VERSION) or URL of a server."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 16
+    """Number of samples."""
+    seed: int | None = None
+    """Seed; drawn and printed if not given."""
+    first_index: int = 0
+    """Index of the first sample within the seed."""
+    label: tuple[int, ...] = ()
+    """One class, or n of them; drawn from the seed if not given."""
+    model: str = ""
+    """Model to ask a server for; its only one if not given."""
+    signature: str = "sample"
+    """Signature to call."""
+    format: Format = "png"
+    """png: a file per sample and a grid; grid; npy: one array; json: numbers."""
+    out: str = "samples"
+    """Folder to write to."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= 1_000_000:
+            raise ValueError(f"n must be in [1, 1000000], got {self.n}")
+        if len(self.label) not in (0, 1, self.n):
+            raise ValueError(f"label must be one class or n of them, got {len(self.label)}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated samples with what made them."""
+
+    artifact: str
+    digest: str
+    seed: int
+    arrays: NDArray[Any]
+    """Images: (N, H, W, C) uint8. Other outputs: (N, ...) float32."""
+    files: tuple[bytes, ...]
+    """A PNG per image, with its provenance; empty for other outputs."""
+
+
+def command(argv: list[str]) -> int:
+    """Generate samples with an artifact or a server, as PNG, grid, npy or JSON."""
+    options = tyro.cli(Options, args=argv, prog="aigc sample", description=Options.__doc__)
+    begun = time.perf_counter()
+    remote = options.source.startswith(("http://", "https://"))
+    samples = from_server(options) if remote else from_artifact(options)
+    took = time.perf_counter() - begun
+    path = write(options, samples)
+    print(
+        f"{options.n} samples of {samples.artifact}, seed {samples.seed}, in {took * 1000:.0f} ms",
+        file=sys.stderr,
+    )
+    print(path)
+    return 0
+
+
+def from_artifact(options: Options) -> Samples:
+    """Sample in this process. Raises ValueError for a label or signature that does not fit."""
+    artifact = Artifact.open(options.source, verify=False)
+    seed = secrets.randbits(53) if options.seed is None else options.seed
+    outputs = artifact.sample(
+        options.signature,
+        seed=seed,
+        n=options.n,
+        first_index=options.first_index,
+        label=_label(options.label),
+    )
+    output = artifact.signature(options.signature).outputs[0]
+    digest = artifact.manifest.digest
+    if output.kind != "image":
+        return Samples(artifact.id, digest, seed, outputs[output.name], ())
+    images = artifact.uint8(options.signature, outputs)
+    files = tuple(
+        codecs.png(
+            image,
+            Provenance(
+                artifact=artifact.id,
+                digest=digest,
+                signature=options.signature,
+                seed=seed,
+                index=options.first_index + i,
+                label=_label(
+                    options.label[:1] if len(options.label) == 1 else options.label[i : i + 1]
+                ),
+            ),
+        )
+        for i, image in enumerate(images)
+    )
+    return Samples(artifact.id, digest, seed, images, files)
+
+
+def from_server(options: Options) -> Samples:
+    """Sample over HTTP, in parts of at most PART. Raises ValueError with the server's message."""
+    url = options.source.rstrip("/")
+    model = options.model or _only_model(url)
+    seed, parts = options.seed, []
+    for start in range(0, options.n, PART):
+        n = min(PART, options.n - start)
+        body: dict[str, Any] = {
+            "model": model,
+            "signature": options.signature,
+            "n": n,
+            "first_index": options.first_index + start,
+            "format": "json",
+        }
+        if seed is not None:
+            body["seed"] = seed
+        if options.label:
+            one = len(options.label) == 1
+            body["label"] = options.label[0] if one else options.label[start : start + n]
+        parts.append(_request(f"{url}/v1/samples", body))
+        seed = parts[0]["seed"]
+    records = [record for part in parts for record in part["samples"]]
+    id_, digest = str(parts[0]["model"]), str(parts[0].get("digest", ""))
+    assert seed is not None
+    if "image" not in records[0]:
+        key = next(k for k in records[0] if k not in ("index", "label"))
+        values = np.array([record[key] for record in records], np.float32)
+        return Samples(id_, digest, seed, values, ())
+    files = tuple(base64.b64decode(record["image"]) for record in records)
+    images = np.stack([codecs.read_png(data)[0] for data in files])
+    return Samples(id_, digest, seed, images, files)
+
+
+def write(options: Options, samples: Samples) -> Path:
+    """Write samples below options.out; returns the file, or the folder of PNGs."""
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    first, last = options.first_index, options.first_index + options.n - 1
+    stem = f"{samples.artifact.replace('@', '-')}-seed{samples.seed}"
+    path = folder / f"{stem}-{first}..{last}"
+    if options.format == "npy":
+        return _write(path.with_name(f"{path.name}.npy"), codecs.npy(samples.arrays))
+    if options.format == "json" or not samples.files:
+        document = {"model": samples.artifact, "seed": samples.seed, "first_index": first}
+        text = json.dumps(document | {"samples": samples.arrays.tolist()})
+        return _write(path.with_name(f"{path.name}.json"), text.encode())
+    provenance = codecs.read_png(samples.files[0])[1]
+    columns = min(10, len(samples.files)) if len(samples.files) % 10 == 0 else None
+    picture = codecs.png(codecs.grid(samples.arrays, columns), provenance)
+    grid = _write(path.with_name(f"{path.name}.png"), picture)
+    if options.format == "grid":
+        return grid
+    for index, data in enumerate(samples.files, first):
+        _write(folder / f"{stem}-{index}.png", data)
+    return folder
+
+
+def _write(path: Path, data: bytes) -> Path:
+    codecs.write(path, data)
+    return path
+
+
+def _label(label: Sequence[int]) -> Any:
+    return None if not label else label[0] if len(label) == 1 else list(label)
+
+
+def _only_model(url: str) -> str:
+    models = [model["id"] for model in _request(f"{url}/v1/models")["data"]]
+    if len(models) != 1:
+        raise ValueError(f"{url} serves {', '.join(models)}; choose one with --model")
+    return str(models[0])
+
+
+def _request(url: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        try:
+            message = json.load(error)["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = error.reason
+        raise ValueError(f"{url} answered {error.code}: {message}") from None
+    except urllib.error.URLError as error:
+        raise ValueError(f"{url} does not answer: {error.reason}; is `aigc serve` up?") from None

@@ -1,0 +1,146 @@
+"""The VAE family: one phase, the negative ELBO."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from aigc import losses
+from aigc.artifact.manifest import Signature, TensorSpec
+from aigc.config import ModelConfig, OptimizerConfig, require
+from aigc.model import Batch, Export, GenerativeModel, Phase
+from aigc.noise import Noise
+from aigc.signature import label_spec, latent_spec, sample_spec, vector_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig(ModelConfig):
+    """What every VAE can choose."""
+
+    beta: float = 1.0
+    """Weight of the KL term (Higgins et al. 2017, "beta-VAE")."""
+    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """Of a pixel given the latent: bernoulli reads intensities as probabilities."""
+    gaussian_std: float = 0.3
+    """Standard deviation of the gaussian likelihood, in units of [-1, 1]."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.999))
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.beta >= 0, f"beta must be >= 0, got {self.beta}")
+        require(self.gaussian_std > 0, f"gaussian_std must be > 0, got {self.gaussian_std}")
+        require(
+            self.likelihood == "gaussian" or self.modality == "image",
+            "likelihood bernoulli needs values in [-1, 1]; take gaussian for vectors",
+        )
+
+
+class VAE(GenerativeModel):
+    """Encoder and decoder; a subclass builds the two networks.
+
+    encoder(x: (N, *shape), label: (N,) or None) -> (N, 2 · latent): mu beside log variance
+    decoder(z: (N, latent), label) -> (N, *shape): Bernoulli logits or Gaussian means
+    """
+
+    family = "vae"
+
+    def __init__(self, config: VAEConfig, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.config: VAEConfig = config
+        self.encoder, self.decoder = encoder, decoder
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One: encoder and decoder together."""
+        return (Phase(name="elbo", module=self, optimizer=self.config.optimizer),)
+
+    def encode(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x: (N, *shape) in [-1, 1] -> mu, logvar of q(z | x), each (N, latent)."""
+        mu, logvar = self.encoder(x, label).chunk(2, 1)
+        return mu, logvar
+
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """z: (N, latent) -> mean of p(x | z), (N, *shape), in [-1, 1] for images."""
+        raw: Tensor = self.decoder(z, label)
+        if self.config.likelihood == "bernoulli":
+            return 2 * torch.sigmoid(raw) - 1
+        return raw.clamp(-1, 1) if self.config.modality == "image" else raw
+
+    def elbo(
+        self, x: Tensor, label: Tensor | None, eps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """E_q[log p(x | z)] - KL(q(z | x) ‖ p(z)) with one sample z = mu + sigma · eps.
+
+        Kingma & Welling 2014, arXiv:1312.6114, eq. 10. An objective without the KL term trains an
+        autoencoder whose latent space cannot be sampled. Returns log likelihood and KL, each (N,)
+        nats, mu and logvar.
+        """
+        mu, logvar = self.encode(x, label)
+        raw = self.decoder(mu + (0.5 * logvar).exp() * eps, label)
+        if self.config.likelihood == "bernoulli":
+            log_likelihood = losses.bernoulli_log_likelihood(raw, (x + 1) / 2)
+        else:
+            log_likelihood = losses.gaussian_log_likelihood(raw, x, self.config.gaussian_std)
+        return log_likelihood, losses.gaussian_kl(mu, logvar), mu, logvar
+
+    def loss(
+        self, phase: str, batch: Batch, noise: Noise, shared: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Negative ELBO with the KL weighted by beta, in nats per sample."""
+        label = batch["label"] if self.config.num_classes else None
+        eps = noise.normal("posterior", self.config.latent)
+        log_likelihood, kl, _, _ = self.elbo(batch[self.config.modality], label, eps)
+        loss = (self.config.beta * kl - log_likelihood).mean()
+        metrics = {"elbo": (log_likelihood - kl).mean().detach(), "kl": kl.mean().detach()}
+        return loss, metrics
+
+    def exports(self) -> dict[str, Export]:
+        """`sample`, `decode` (one graph), `encode` and `reconstruct`."""
+        x, z, label = sample_spec(self.config), latent_spec(self.config), label_spec(self.config)
+        given = vector_spec("latent", self.config.latent)
+        moments = (vector_spec("mu", given.shape[0]), vector_spec("logvar", given.shape[0]))
+        decode = _Decode(self)
+
+        def signature(graph: str, first: TensorSpec, *outputs: TensorSpec) -> Signature:
+            return Signature(graph=graph, inputs=(first, *label), outputs=outputs)
+
+        return {
+            "sample": Export(module=decode, signature=signature("decoder.onnx", z, x)),
+            "decode": Export(module=decode, signature=signature("decoder.onnx", given, x)),
+            "encode": Export(
+                module=_Encode(self), signature=signature("encoder.onnx", x, *moments)
+            ),
+            "reconstruct": Export(
+                module=_Reconstruct(self),
+                signature=signature("autoencoder.onnx", x, replace(x, name="reconstruction")),
+            ),
+        }
+
+
+class _Decode(nn.Module):
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.vae.decode(latent, label)
+
+
+class _Encode(nn.Module):
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.vae.encode(x, label)
+
+
+class _Reconstruct(nn.Module):
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.vae.decode(self.vae.encode(x, label)[0], label)

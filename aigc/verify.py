@@ -1,0 +1,60 @@
+"""`aigc verify`: replay an artifact's references, or say what made a PNG. Needs no torch."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from aigc.artifact import Artifact, codecs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Replay an artifact's references on this machine, or say what made a PNG."""
+
+    what: tyro.conf.Positional[str]
+    """An artifact (folder, STORE/NAME, STORE/NAME@VERSION) or a PNG file."""
+    artifact: str = ""
+    """For a PNG: the artifact to make it again with and compare bit for bit."""
+
+
+def command(argv: list[str]) -> int:
+    """Replay an artifact's references, or say which artifact and seed made a PNG."""
+    options = tyro.cli(Options, args=argv, prog="aigc verify", description=Options.__doc__)
+    path = Path(options.what)
+    return _png(path, options.artifact) if path.is_file() else _artifact(options.what)
+
+
+def _artifact(reference: str) -> int:
+    artifact = Artifact.open(reference, verify=True)
+    print(f"{artifact.id}: digest and {len(artifact.manifest.files)} files match", file=sys.stderr)
+    for name, measured in artifact.reproducibility.items():
+        exact = "" if measured.level == "bit" else f", max abs {measured.max_abs:.1e}"
+        print(f"  {name}: references reproduced, level {measured.level}{exact}", file=sys.stderr)
+    print(artifact.uri)
+    return 0
+
+
+def _png(path: Path, reference: str) -> int:
+    pixels, made_by = codecs.read_png(path.read_bytes())
+    if made_by is None:
+        raise ValueError(f"{path} carries no provenance of an artifact")
+    where = f"{made_by.artifact} ({made_by.digest[:12]}), signature {made_by.signature}"
+    label = "" if made_by.label is None else f", label {made_by.label}"
+    print(f"{where}, seed {made_by.seed}, index {made_by.index}{label}")
+    if not reference:
+        print("give --artifact to make it again and compare", file=sys.stderr)
+        return 0
+    artifact = Artifact.open(reference, verify=False)
+    if artifact.manifest.digest != made_by.digest:
+        raise ValueError(f"{artifact.id} has digest {artifact.manifest.digest[:12]}, another one")
+    outputs = artifact.sample(
+        made_by.signature, seed=made_by.seed, first_index=made_by.index, label=made_by.label
+    )
+    again = artifact.uint8(made_by.signature, outputs)[0]
+    if not np.array_equal(again, pixels):
+        raise ValueError(f"{path} differs from what {artifact.id} makes of its seed and index")
+    print("made again: every pixel is equal", file=sys.stderr)
+    return 0
