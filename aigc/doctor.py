@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 _EXTRAS = {
     "train": ("torch", "onnx", "onnxscript", "ray", "safetensors", "tensorboard", "scikit-learn"),
@@ -23,7 +24,7 @@ def command(argv: list[str]) -> int:
         f"{platform.system()} {platform.machine()}, Python {platform.python_version()},"
         f" {cores} cores, {memory:.0f} GiB"
     )
-    shm = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0
+    shm = shutil.disk_usage("/dev/shm").free / 2**30 if Path("/dev/shm").is_dir() else 0.0
     print(f"shared memory {shm:.1f} GiB free{'' if shm > 0.2 else ' - Ray wants more'}")
     missing = 0
     for extra, packages in _EXTRAS.items():

@@ -82,7 +82,7 @@ def _memory(config: TrainConfig, state: TrainState, activations: int, rows: int)
     samples = rows * _size(config.model.shape) * 4
     mib = 2**20
     return (
-        f"estimated memory of one worker that takes the whole batch: {weights / mib:.1f} MiB weights"
-        f" and optimizers + {batch / mib:.1f} MiB activations of {config.batch} samples"
+        f"estimated memory of one worker that takes the whole batch: {weights / mib:.1f} MiB"
+        f" weights and optimizers + {batch / mib:.1f} MiB activations of {config.batch} samples"
         f" + {samples / mib:.1f} MiB data ({rows:,} samples)"
     )

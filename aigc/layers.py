@@ -1,5 +1,6 @@
 """Blocks that two or more models share."""
 
+import itertools
 import math
 from typing import Literal
 
@@ -153,7 +154,7 @@ class Dense(nn.Sequential):
 
     def __init__(self, *sizes: int) -> None:
         layers: list[nn.Module] = []
-        for c_in, c_out in zip(sizes, sizes[1:], strict=False):
+        for c_in, c_out in itertools.pairwise(sizes):
             layers += [nn.LeakyReLU(0.2)] if layers else []
             layers.append(nn.Linear(c_in, c_out))
         super().__init__(*layers)

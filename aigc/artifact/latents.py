@@ -32,11 +32,11 @@ def _purpose_key(purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
 
 
-def _philox() -> tuple[np.random.Philox, dict[str, Any]]:
+def _philox() -> tuple[np.random.Philox, Any]:
     """This thread's generator and its state: setting a state costs a tenth of building one."""
     if not hasattr(_local, "philox"):
         generator = np.random.Philox(key=0)
-        _local.philox = generator, dict(generator.state)
+        _local.philox = generator, generator.state
     return _local.philox  # type: ignore[no-any-return]
 
 
