@@ -217,7 +217,7 @@ def grid(state: TrainState, columns: int = 10, per_row: int = 8) -> np.ndarray:
 
 
 def cut_back(path: Path, samples: int) -> None:
-    """Drop the lines of a metrics.jsonl that lie beyond a checkpoint, and a half-written last one."""
+    """Drop the lines of a metrics.jsonl beyond a checkpoint, and a half-written last one."""
     if not path.exists():
         return
     kept = []

@@ -7,7 +7,6 @@
 A version is there when its manifest is: it is written last. A version never changes.
 """
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -110,7 +109,7 @@ class Store:
             if target.exists() and not (target / MANIFEST).exists():
                 shutil.rmtree(target)  # left behind by a copy that never got its manifest
             try:
-                os.rename(copy, target)
+                copy.rename(target)
             except OSError as error:
                 raise ArtifactError(f"{target} exists already and versions never change") from error
 

@@ -1,4 +1,4 @@
-"""One file per kind of source, each with `load(config, shape, split)`: the folder is the registry."""
+"""One file per kind of source, with `load(config, shape, split)`: the folder is the registry."""
 
 import difflib
 import hashlib
