@@ -84,7 +84,7 @@ def export(
         version=version,
         family=model.family,
         model=config.model_name,
-        preset=config.preset,
+        preset=config.preset.partition(":")[2],
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         licence=licence,
         signatures={},

@@ -1,5 +1,15 @@
-"""A run is a folder: config.json, metrics.jsonl, grids/, TensorBoard events, checkpoints/."""
+"""A run is a folder.
 
+<storage>/<run>/
+    config.json      fully resolved
+    history.jsonl    every start of its workers: when, from which sample, how many, on what
+    metrics.jsonl    losses and metrics by samples seen
+    grids/           pictures by samples seen, a column per class
+    checkpoints/     see aigc/checkpoint.py
+    events.*         TensorBoard
+"""
+
+import datetime
 import json
 import logging
 import time
@@ -61,6 +71,11 @@ class Run:
             raise ValueError(f"{self.folder} is no run: it holds no config.json") from None
         model = models.load(str(document["preset"]).partition(":")[0])
         return TrainConfig.from_json(document, model.Config)
+
+    def starts(self) -> list[dict[str, Any]]:
+        """history.jsonl: one entry per start of the workers, oldest first."""
+        path = self.folder / "history.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def check_resume(self, config: TrainConfig) -> None:
         """Raise ValueError naming the fields that may not change on resume but did."""
@@ -153,6 +168,14 @@ class _Writer:
         from torch.utils.tensorboard import SummaryWriter
 
         cut_back(run.folder / "metrics.jsonl", samples)
+        start = {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "samples": samples,
+            "workers": sync.world,
+            "environment": checkpoint.environment(),
+        }
+        with (run.folder / "history.jsonl").open("a") as file:
+            file.write(json.dumps(start) + "\n")
         self.board = SummaryWriter(str(run.folder), purge_step=samples or None)
 
     def events(self) -> list[Event]:

@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,7 +40,7 @@ class Options:
     first_index: int = 0
     """Index of the first sample within the seed."""
     label: tuple[int, ...] = ()
-    """One class, or n of them; drawn from the seed if not given."""
+    """Classes, taken in turn; drawn from the seed if none is given."""
     model: str = ""
     """Model to ask a server for; its only one if not given."""
     signature: str = "sample"
@@ -54,8 +53,12 @@ class Options:
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 1_000_000:
             raise ValueError(f"n must be in [1, 1000000], got {self.n}")
-        if len(self.label) not in (0, 1, self.n):
-            raise ValueError(f"label must be one class or n of them, got {len(self.label)}")
+
+    def labels(self, start: int, stop: int) -> list[int] | None:
+        """The classes asked for samples start..stop, None if none were."""
+        if not self.label:
+            return None
+        return [self.label[i % len(self.label)] for i in range(start, stop)]
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def from_artifact(options: Options) -> Samples:
         seed=seed,
         n=options.n,
         first_index=options.first_index,
-        label=_label(options.label),
+        label=options.labels(0, options.n),
     )
     output = artifact.signature(options.signature).outputs[0]
     digest = artifact.manifest.digest
@@ -112,9 +115,7 @@ def from_artifact(options: Options) -> Samples:
                 signature=options.signature,
                 seed=seed,
                 index=options.first_index + i,
-                label=_label(
-                    options.label[:1] if len(options.label) == 1 else options.label[i : i + 1]
-                ),
+                label=options.label[i % len(options.label)] if options.label else None,
             ),
         )
         for i, image in enumerate(images)
@@ -139,8 +140,7 @@ def from_server(options: Options) -> Samples:
         if seed is not None:
             body["seed"] = seed
         if options.label:
-            one = len(options.label) == 1
-            body["label"] = options.label[0] if one else options.label[start : start + n]
+            body["label"] = options.labels(start, start + n)
         parts.append(_request(f"{url}/v1/samples", body))
         seed = parts[0]["seed"]
     records = [record for part in parts for record in part["samples"]]
@@ -182,10 +182,6 @@ def write(options: Options, samples: Samples) -> Path:
 def _write(path: Path, data: bytes) -> Path:
     codecs.write(path, data)
     return path
-
-
-def _label(label: Sequence[int]) -> Any:
-    return None if not label else label[0] if len(label) == 1 else list(label)
 
 
 def _only_model(url: str) -> str:

@@ -1,5 +1,6 @@
 """TorchTrainer round cluster.worker, watched from the driver."""
 
+import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -46,8 +47,7 @@ def fit(
     # fit() blocks, and in the main thread it would take over SIGINT.
     thread = threading.Thread(target=_fit, args=(trainer, errors), daemon=True)
     thread.start()
-    end = None
-    asked = False
+    end, asked, begun = None, False, 0
     while True:
         thread.join(0.5)
         over = not thread.is_alive()
@@ -55,6 +55,9 @@ def fit(
             asked = True
             board.stop.remote()
         news: News = ray.get(board.take.remote())
+        for samples in news.starts[begun == 0 :]:
+            print(f"workers restarted from {samples:,} samples", file=sys.stderr)
+        begun += len(news.starts)
         for report in news.reports:
             show(report)
         end = news.end or end

@@ -16,8 +16,8 @@ def card(manifest: Manifest) -> str:
         f"# {m.id}",
         "",
         *(["![samples, one column per class](samples.png)", ""] if picture else []),
-        f"A {m.family.upper()} (`{m.preset}`) trained on {m.training.samples:,} samples of"
-        f" {data.get('name', 'unknown')} ({data.get('samples', '?')} training samples,"
+        f"A {m.family.upper()} (`{m.model}:{m.preset}`) trained on {m.training.samples:,} samples"
+        f" of {data.get('name', 'unknown')} ({data.get('samples', '?')} training samples,"
         f" {len(data.get('classes', []))} classes) in {m.training.wall_seconds:.0f} s on"
         f" {m.training.workers or 1} worker(s). Created {m.created}. Licence {m.licence}.",
         "",
