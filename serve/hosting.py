@@ -1,0 +1,118 @@
+"""The artifacts that a replica hosts, and the lane of each of their signatures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc.artifact import Artifact, Signature
+from aigc.artifact.session import Arrays
+from serve.batching import Batch, Job
+from serve.metrics import LaneMetrics, Metrics
+
+PIXELS = "pixels"
+"""Name of a lane's output when it is an image: (N, H, W, C) uint8."""
+
+
+class SignatureLane:
+    """One signature of one artifact: draws from seeds, runs batches, gives pixels or numbers."""
+
+    def __init__(self, artifact: Artifact, name: str, max_batch: int, metrics: LaneMetrics) -> None:
+        self.artifact = artifact
+        self.name = name
+        self.max_batch = max_batch
+        self.metrics = metrics
+        self.spec: Signature = artifact.signature(name)
+        self.image = next(
+            (out for out in self.spec.outputs if out.kind == "image" and out.range is not None),
+            None,
+        )
+        outputs = [self.image] if self.image is not None else list(self.spec.outputs)
+        self.values_per_sample = sum(int(np.prod(out.shape)) for out in outputs)
+        label = self.spec.label
+        self.num_classes = int(label.range[1]) + 1 if label is not None and label.range else None
+
+    @property
+    def level(self) -> str:
+        """This machine's reproducibility level, measured when the references were replayed."""
+        return self.artifact.reproducibility[self.name].level
+
+    def job(self, *, seed: int, first_index: int, n: int, label: int | Sequence[int] | None) -> Job:
+        """Samples first_index .. first_index + n - 1 of `seed`."""
+        draw = partial(self._draw, seed, first_index, label)
+        return Job(lane=self, n=n, draw=draw)
+
+    def _draw(
+        self,
+        seed: int,
+        first_index: int,
+        label: int | Sequence[int] | None,
+        start: int,
+        stop: int,
+    ) -> Arrays:
+        part = label if label is None or isinstance(label, int) else label[start:stop]
+        indices = range(first_index + start, first_index + stop)
+        return self.artifact.draw(self.name, seed, indices, part)
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """One run of the graph; images leave it as uint8 pixels, once for the whole batch."""
+        outputs = self.artifact.run(self.name, inputs)
+        return outputs if self.image is None else {PIXELS: self.artifact.uint8(self.name, outputs)}
+
+    def observe(self, batch: Batch) -> None:
+        self.metrics.observe(batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosted:
+    """One artifact, opened and verified."""
+
+    artifact: Artifact
+    lanes: Mapping[str, SignatureLane]
+
+    @property
+    def id(self) -> str:
+        return self.artifact.id
+
+
+class Models:
+    """The artifacts of a replica by `name` and `name@version`. Never changes: it is replaced."""
+
+    def __init__(self, hosted: Sequence[Hosted]) -> None:
+        self.all = tuple(sorted(hosted, key=_newest_last))
+        self._by_reference: dict[str, Hosted] = {}
+        for one in self.all:
+            self._by_reference[one.artifact.manifest.name] = one
+            self._by_reference[one.id] = one
+
+    @classmethod
+    def open(
+        cls, references: Sequence[str], *, threads: int, max_batch: int, metrics: Metrics
+    ) -> "Models":
+        """Open artifacts and replay their references. Blocks. Raises ArtifactError."""
+        hosted: dict[str, Hosted] = {}
+        for reference in references:
+            artifact = Artifact.open(reference, verify=True, threads=threads)
+            manifest = artifact.manifest
+            lanes = {
+                name: SignatureLane(artifact, name, max_batch, metrics.lane(manifest, name))
+                for name in manifest.signatures
+            }
+            hosted[artifact.id] = Hosted(artifact=artifact, lanes=lanes)
+        return cls(list(hosted.values()))
+
+    def find(self, reference: str) -> Hosted | None:
+        """The artifact called `name@version`, or the newest called `name`."""
+        return self._by_reference.get(reference)
+
+    def known(self) -> str:
+        """The names to choose from, for messages."""
+        return ", ".join(one.id for one in self.all) or "none"
+
+
+def _newest_last(hosted: Hosted) -> tuple[str, tuple[int, ...]]:
+    manifest = hosted.artifact.manifest
+    return manifest.name, tuple(int(part) for part in manifest.version.split("."))

@@ -1,0 +1,178 @@
+"""Plain ASGI: routes, bounded bodies, responses, and the one shape of an error.
+
+A framework costs more per request than sampling a small model does, so the hot route has none.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import orjson
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+NO_STORE = (b"cache-control", b"no-store")
+
+logger = logging.getLogger(__name__)
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found, what is allowed, what to do."""
+
+    code: str
+    """Stable, for programs."""
+    message: str
+    """One sentence, for people."""
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every answer that is no success."""
+
+    error: ErrorDetail
+
+
+class HTTPError(Exception):
+    """An answer that is no success. `code` is stable, `message` one sentence for people."""
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Headers | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = headers or []
+
+    def response(self) -> "Response":
+        body = ErrorBody(error=ErrorDetail(code=self.code, message=self.message))
+        headers = [*self.headers, NO_STORE]
+        return Response(msgspec.json.encode(body), JSON, status=self.status, headers=headers)
+
+
+@dataclass(frozen=True)
+class Response:
+    """A whole answer: body, media type, status, and headers beyond those two."""
+
+    body: bytes
+    media_type: bytes
+    status: int = 200
+    headers: Headers = field(default_factory=list)
+
+    async def send(self, send: Send, *, with_body: bool = True) -> None:
+        headers = [
+            (b"content-type", self.media_type),
+            (b"content-length", b"%d" % len(self.body)),
+            NOSNIFF,
+            *self.headers,
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        body = self.body if with_body else b""
+        await send({"type": "http.response.body", "body": body})
+
+
+def json_response(value: Any, headers: Headers | None = None) -> Response:
+    """Any JSON value, numpy arrays included."""
+    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, JSON, headers=[*(headers or []), NO_STORE])
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """The request's body. Raises HTTPError 413 as soon as it is known to be too large."""
+    too_large = HTTPError(
+        413, "body_too_large", f"the body must be at most {max_bytes} bytes", [_CLOSE]
+    )
+    for name, value in scope["headers"]:
+        if name == b"content-length" and (not value.isdigit() or int(value) > max_bytes):
+            raise too_large
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > max_bytes:
+            raise too_large
+        return body
+    chunks, size = [], 0
+    while message["type"] == "http.request":
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_large
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+        message = await receive()
+    raise HTTPError(400, "malformed_body", "the client hung up before its body was whole")
+
+
+_CLOSE = (b"connection", b"close")
+
+Endpoint = Callable[[Scope, Receive], Awaitable[Response]]
+Endpoints = Mapping[str, Endpoint]
+"""Method -> endpoint."""
+
+
+class Application:
+    """An ASGI application: exact paths first, then prefixes that end in a slash."""
+
+    def __init__(self, exact: Mapping[str, Endpoints], prefixes: Mapping[str, Endpoints]) -> None:
+        self._exact = dict(exact)
+        self._prefixes = dict(prefixes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return  # a WebSocket: closing without an answer refuses it
+        method = scope["method"]
+        try:
+            response = await self._find(method, scope)(scope, receive)
+        except HTTPError as error:
+            response = error.response()
+        except Exception:
+            logger.exception("%s %s failed", method, scope["path"])
+            response = HTTPError(
+                500, "internal", "the server failed on this request; its log says why"
+            ).response()
+        await response.send(send, with_body=method != "HEAD")
+
+    def _find(self, method: str, scope: Scope) -> Endpoint:
+        path = scope["path"]
+        endpoints = self._exact.get(path)
+        if endpoints is None:
+            endpoints = next((e for p, e in self._prefixes.items() if path.startswith(p)), None)
+        if endpoints is None:
+            raise HTTPError(404, "unknown_route", f"no route {path!r}; /docs lists those there are")
+        endpoint = endpoints.get("GET" if method == "HEAD" else method)
+        if endpoint is not None:
+            return endpoint
+        allowed = [*endpoints, *(("HEAD",) if "GET" in endpoints else ()), "OPTIONS"]
+        allow = (b"allow", ", ".join(allowed).encode())
+        if method == "OPTIONS":
+            return _options(allow)
+        message = f"{path} takes {', '.join(allowed)}, not {method}"
+        raise HTTPError(405, "method_not_allowed", message, [allow])
+
+
+def _options(allow: tuple[bytes, bytes]) -> Endpoint:
+    async def options(scope: Scope, receive: Receive) -> Response:
+        return Response(b"", b"text/plain", headers=[allow])
+
+    return options
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -1,0 +1,156 @@
+"""The OpenAPI 3.1 document of a replica, from its request types and what it hosts."""
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from aigc.artifact import Manifest
+from serve.http import ErrorBody
+from serve.native import ModelList, ModelSummary, SampleRequest, SampleResponse
+from serve.settings import Limits
+
+_REFERENCE = "#/components/schemas/{name}"
+
+_HEADERS = {
+    "X-Aigc-Model": "`name@version` of the model that answered.",
+    "X-Aigc-Digest": "Digest of its artifact's manifest.",
+    "X-Aigc-Seed": "The seed; asking again with it gives the same samples.",
+    "X-Aigc-First-Index": "Index of the first sample within the seed.",
+    "X-Aigc-Reproducibility": "bit, uint8 or tolerance, as this replica measured it.",
+    "X-Aigc-Replica": "The replica that answered.",
+}
+
+_ERRORS = {
+    400: "malformed_body, n_out_of_range, seed_out_of_range, first_index_out_of_range,"
+    " label_out_of_range, label_count, label_not_supported, format_needs_one_sample,"
+    " format_needs_image or signature_needs_input.",
+    404: "unknown_model, unknown_signature or unknown_route.",
+    405: "method_not_allowed; the Allow header names the methods that are.",
+    413: "body_too_large.",
+    500: "internal: the server's fault; its log says why.",
+    503: "overloaded, not_ready, shutting_down or unavailable; Retry-After says when to try again.",
+}
+
+
+def document(manifests: Sequence[Manifest], limits: Limits) -> bytes:
+    """openapi.json for the models hosted now, as UTF-8 JSON."""
+    types = [SampleRequest, SampleResponse, ModelList, ModelSummary, ErrorBody]
+    _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    request = schemas["SampleRequest"]["properties"]
+    request["n"]["maximum"] = limits.max_n
+    request["model"]["examples"] = [manifest.id for manifest in manifests]
+    names = sorted({name for manifest in manifests for name in manifest.signatures})
+    request["signature"]["examples"] = names
+    body = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "aigc",
+            "version": version("aigc"),
+            "description": "Samples of generative models. A seed is a promise: sample *i* of seed"
+            " *s* is the same alone, in a batch and on every replica, up to the reproducibility"
+            " level that the answer states.\n\n" + _table(manifests),
+        },
+        "paths": _paths(manifests),
+        "components": {"schemas": schemas},
+    }
+    return json.dumps(body).encode()
+
+
+def _table(manifests: Sequence[Manifest]) -> str:
+    lines = ["| model | family | signatures | classes |", "|---|---|---|---|"]
+    for manifest in manifests:
+        labels = [s.label for s in manifest.signatures.values() if s.label is not None]
+        classes = ", ".join(labels[0].classes) if labels else "none"
+        lines.append(
+            f"| {manifest.id} | {manifest.family} | {', '.join(manifest.signatures)} | {classes} |"
+        )
+    return "\n".join(lines)
+
+
+def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    model = manifests[0].id if manifests else "digits@1"
+    example = {"model": model, "n": 4, "seed": 7, "format": "grid"}
+    return {
+        "/v1/samples": {
+            "post": {
+                "operationId": "createSamples",
+                "summary": "Samples of a seed",
+                "tags": ["samples"],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {"schema": _ref("SampleRequest"), "example": example}
+                    },
+                },
+                "responses": {
+                    "200": {
+                        "description": "The samples, in the format asked for.",
+                        "headers": {
+                            name: {"description": text, "schema": {"type": "string"}}
+                            for name, text in _HEADERS.items()
+                        },
+                        "content": {
+                            "application/json": {"schema": _ref("SampleResponse")},
+                            "image/png": {"schema": {"type": "string", "format": "binary"}},
+                            "application/octet-stream": {
+                                "schema": {"type": "string", "format": "binary"}
+                            },
+                        },
+                    },
+                    **_errors(400, 404, 413, 500, 503),
+                },
+            }
+        },
+        "/v1/models": {
+            "get": _get("listModels", "What is hosted", "models", "ModelList", 500, 503)
+        },
+        "/v1/models/{id}": {
+            "get": {
+                **_get("getModel", "One model", "models", "ModelSummary", 404, 500, 503),
+                "parameters": [
+                    {
+                        "name": "id",
+                        "in": "path",
+                        "required": True,
+                        "description": "`name` (its newest version here) or `name@version`.",
+                        "schema": {"type": "string", "examples": [model]},
+                    }
+                ],
+            }
+        },
+        "/healthz": {"get": _text("health", "200 while the replica works", 500)},
+        "/readyz": {"get": _text("ready", "200 when the references were replayed", 503)},
+        "/metrics": {"get": _text("metrics", "Prometheus metrics of this machine", 500)},
+    }
+
+
+def _get(operation: str, summary: str, tag: str, schema: str, *errors: int) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref(schema)}}
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "tags": [tag],
+        "responses": {"200": {"description": summary, "content": content}, **_errors(*errors)},
+    }
+
+
+def _text(operation: str, summary: str, *errors: int) -> dict[str, Any]:
+    content = {"text/plain": {"schema": {"type": "string"}}}
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "tags": ["operation"],
+        "responses": {"200": {"description": summary, "content": content}, **_errors(*errors)},
+    }
+
+
+def _errors(*codes: int) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref("ErrorBody")}}
+    return {str(code): {"description": _ERRORS[code], "content": content} for code in codes}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(name=name)}

@@ -1,0 +1,131 @@
+"""One replica: HTTP ingress, validation, batcher, onnxruntime and encoder in one process.
+
+No Ray in it: `serve.app` makes it in a Serve deployment, a test may make it in its own process.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from aigc import exporter
+from serve.batching import Batcher
+from serve.hosting import Models
+from serve.http import NO_STORE, Application, HTTPError, Receive, Response, Scope
+from serve.metrics import Metrics
+from serve.native import NativeApi
+from serve.openapi import document
+from serve.playground import docs_routes, page_routes
+from serve.settings import Settings
+
+STUCK_S = 120.0
+"""A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
+
+logger = logging.getLogger(__name__)
+
+
+class Replica:
+    """Everything in one serving process. `name` is what answers are signed with."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._models: Models | None = None
+        metrics_dir = settings.metrics_dir or os.environ.get(exporter.ENVIRONMENT)
+        if not metrics_dir:
+            raise ValueError(f"name metrics_dir, or set {exporter.ENVIRONMENT} for Ray's workers")
+        self._metrics_dir = Path(metrics_dir)
+        self._alive = exporter.announce(self._metrics_dir)
+        self._metrics = Metrics()
+        self._batcher = Batcher(
+            max_queue=settings.limits.max_queue, observe_queue=self._metrics.queued.set
+        )
+        self._loading: asyncio.Task[None] | None = None
+        native = NativeApi(
+            models=lambda: self._models,
+            batcher=self._batcher,
+            metrics=self._metrics,
+            limits=settings.limits,
+            replica=name,
+        )
+        exact, prefixes = native.routes()
+        self.application = Application(
+            {
+                **exact,
+                **page_routes(),
+                "/healthz": {"GET": self.healthz},
+                "/readyz": {"GET": self.readyz},
+                "/metrics": {"GET": self.metrics},
+                "/openapi.json": {"GET": self.openapi},
+            },
+            {**prefixes, **docs_routes()},
+        )
+
+    async def configure(self, artifacts: Sequence[str]) -> None:
+        """Host these artifacts and no others.
+
+        The first call returns when their references were replayed, and raises ArtifactError if
+        they are not reproduced. Later ones return at once and load in the background: what is
+        served stays until its successor is proven, and stays for good if that fails.
+        """
+        if self._models is None:
+            self._switch(await asyncio.to_thread(self._open, artifacts))
+            return
+        if self._loading is not None:
+            self._loading.cancel()
+        self._loading = asyncio.create_task(self._load_later(artifacts))
+
+    async def _load_later(self, artifacts: Sequence[str]) -> None:
+        try:
+            self._switch(await asyncio.to_thread(self._open, artifacts))
+        except Exception:
+            self._metrics.refused_loads.inc()
+            logger.exception("new artifacts were refused; the old ones stay")
+
+    def _open(self, artifacts: Sequence[str]) -> Models:
+        return Models.open(
+            artifacts,
+            threads=self._settings.threads,
+            max_batch=self._settings.limits.max_batch,
+            metrics=self._metrics,
+        )
+
+    def _switch(self, models: Models) -> None:
+        self._models = models
+        self._metrics.hosted(one.artifact.manifest for one in models.all)
+        self._metrics.ready.set(1)
+
+    def check_health(self) -> None:
+        """Raise RuntimeError when the inference thread no longer comes back."""
+        since = self._batcher.running_since_s
+        if since is not None and time.monotonic() - since > STUCK_S:
+            raise RuntimeError(f"a batch has been running for more than {STUCK_S:.0f} s")
+
+    def close(self) -> None:
+        """Fail what waits, take no more."""
+        self._batcher.close()
+        self._metrics.ready.set(0)
+        self._alive.close()
+
+    async def healthz(self, scope: Scope, receive: Receive) -> Response:
+        self.check_health()
+        return Response(b"ok\n", b"text/plain; charset=utf-8", headers=[NO_STORE])
+
+    async def readyz(self, scope: Scope, receive: Receive) -> Response:
+        drain_file = self._settings.drain_file
+        if drain_file and Path(drain_file).exists():
+            raise HTTPError(503, "shutting_down", "this server is shutting down")
+        if self._models is None:
+            raise HTTPError(503, "not_ready", "the models are being loaded; try again")
+        return Response(b"ready\n", b"text/plain; charset=utf-8", headers=[NO_STORE])
+
+    async def metrics(self, scope: Scope, receive: Receive) -> Response:
+        body = await asyncio.to_thread(exporter.render, self._metrics_dir)
+        return Response(body, exporter.CONTENT_TYPE.encode(), headers=[NO_STORE])
+
+    async def openapi(self, scope: Scope, receive: Receive) -> Response:
+        models = self._models
+        hosted = [one.artifact.manifest for one in models.all] if models else []
+        body = document(hosted, self._settings.limits)
+        return Response(body, b"application/json", headers=[NO_STORE])

@@ -1,0 +1,271 @@
+"""`aigc serve`: Ray Serve on this machine, for as long as the command runs."""
+
+import contextlib
+import http.client
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import fsspec
+import tyro
+
+from aigc.artifact import Manifest
+from aigc.artifact.manifest import MANIFEST, parse
+from aigc.artifact.store import locate
+from serve import machine
+from serve.settings import Settings, parse_replicas
+
+READY_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Serve artifacts over HTTP: samples, a page to try them, API docs and metrics."""
+
+    artifacts: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ARTIFACT...")
+    ]
+    """Folders, STORE/NAME (the newest version) or STORE/NAME@VERSION."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int = 8000
+    """Port of the page and the API."""
+    replicas: Annotated[str, tyro.conf.arg(metavar="N|MIN..MAX")] = "1"
+    """Serving processes: a fixed number, or as many as the load needs within MIN..MAX."""
+    threads: int = 1
+    """Threads of onnxruntime per replica."""
+    metrics_port: int = 9464
+    """Port of the merged metrics; 0 takes a free one."""
+    grace: float = 10.0
+    """Seconds that running requests get when the server is stopped."""
+
+    def __post_init__(self) -> None:
+        if not self.artifacts:
+            raise ValueError("name at least one artifact to serve")
+        for name in ("port", "metrics_port"):
+            if not 0 <= getattr(self, name) < 65536:
+                raise ValueError(f"{name} must be in [0, 65536), got {getattr(self, name)}")
+        if self.port == 0:
+            raise ValueError("port must be in [1, 65536), got 0")
+        if self.grace < 0:
+            raise ValueError(f"grace must be at least 0 seconds, got {self.grace}")
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM arrived."""
+
+
+def command(argv: list[str]) -> int:
+    """Serve artifacts over HTTP: samples, a page to try them, API docs and metrics."""
+    config = tyro.cli(ServeConfig, args=argv, prog="aigc serve")
+    settings, manifests = prepare(config)
+    with _signals_stop():
+        try:
+            serve(config, settings, manifests)
+        except Stopped:
+            return 0
+        except SystemExit as error:
+            if error.code != signal.SIGTERM:  # what Ray's handler makes of it, until ours is back
+                raise
+    return 0
+
+
+def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
+    """Everything that can be found wrong before a process is started. Raises ValueError."""
+    uris = tuple(_absolute(locate(reference)) for reference in config.artifacts)
+    manifests = [_manifest(uri) for uri in uris]
+    settings = Settings(
+        artifacts=uris, replicas=parse_replicas(config.replicas), threads=config.threads
+    )
+    machine.check_free(config.host, config.port, "--port")
+    if config.metrics_port:
+        machine.check_free(config.host, config.metrics_port, "--metrics-port")
+    return settings, manifests
+
+
+def _absolute(uri: str) -> str:
+    fs, path = fsspec.core.url_to_fs(uri)
+    return path if isinstance(fs, fsspec.get_filesystem_class("file")) else uri
+
+
+def _manifest(uri: str) -> Manifest:
+    fs, path = fsspec.core.url_to_fs(uri)
+    return parse(fs.cat_file(f"{path}/{MANIFEST}"))
+
+
+@contextlib.contextmanager
+def _signals_stop() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Stopped in the main thread; _listen() again after ray.init()."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _listen()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen() -> None:
+    def stop(*_: object) -> None:
+        _ignore()
+        raise Stopped
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def _ignore() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def serve(config: ServeConfig, settings: Settings, manifests: list[Manifest]) -> None:
+    """Start everything, tell where it is, wait for Stopped, end everything.
+
+    Raises ValueError if it does not start; nothing is left running then either.
+    """
+    run = machine.new_run()
+    try:
+        if run.haproxy is None:
+            _say(
+                "warning: HAProxy does not run here, so Ray's own proxy does: expect about 0.3 of"
+                " the throughput for small models. ray[serve] brings HAProxy on Linux x86-64 and"
+                " arm64; or put one on PATH."
+            )
+        cores = os.cpu_count() or 1
+        if settings.replicas[1] * settings.threads > cores:
+            _say(
+                f"warning: {settings.replicas[1]} replicas of {settings.threads} threads share"
+                f" {cores} cores"
+            )
+        most = settings.replicas[1]
+        machine.set_environment(run, most_replicas=most)
+        guard = machine.start_guard(run)
+        exporter = machine.start_exporter(run, config.host, config.metrics_port)
+        assert exporter.stdout is not None
+        metrics_url = exporter.stdout.readline().strip()
+        if not metrics_url:
+            raise ValueError("the metrics exporter did not start; its message is above")
+        machine.start_ray(run, most_replicas=most)
+        _listen()
+        machine.guard_now(run, guard)
+        deploy(run, config, settings)
+        url = f"http://{_reachable(config.host)}:{config.port}"
+        _wait_until_ready(config)
+        machine.guard_now(run, guard)
+        _say(_banner(url, metrics_url, settings, manifests))
+        print(url, flush=True)
+        threading.Event().wait()
+    except Stopped:
+        _say("stopping")
+        _drain(run, config)
+        raise
+    finally:
+        _ignore()
+        machine.stop_ray(run)
+
+
+def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
+    """Start Serve and its application. Raises ValueError with the reason if it fails."""
+    from dataclasses import asdict, replace
+
+    from ray import serve as ray_serve
+    from ray.serve.config import HTTPOptions
+    from ray.serve.schema import LoggingConfig
+
+    from serve.app import NAME, POOL, build
+
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    ray_serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host=config.host, port=config.port),
+        logging_config=quiet,
+    )
+    settings = replace(settings, metrics_dir=str(run.metrics_dir), drain_file=str(run.drain_file))
+    try:
+        ray_serve.run(build(asdict(settings)), name=NAME, route_prefix="/", logging_config=quiet)
+    except RuntimeError as error:
+        status = ray_serve.status().applications.get(NAME)
+        pool = status.deployments.get(POOL) if status else None
+        reason = _reason(pool.message if pool else str(error))
+        raise ValueError(f"serving did not start: {reason}") from error
+
+
+def _reason(message: str) -> str:
+    """The last error in what Serve reports, which holds the whole traceback of a replica."""
+    found = re.findall(r"^(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)$", message, re.MULTILINE)
+    return found[-1] if found else " ".join(message.split())
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host
+
+
+def _wait_until_ready(config: ServeConfig) -> None:
+    """Until /readyz answers through the proxy. Raises ValueError after READY_TIMEOUT_S."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection(_reachable(config.host), config.port, timeout=5)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    raise ValueError(f"no replica answered on port {config.port} within {READY_TIMEOUT_S:.0f} s")
+
+
+def _drain(run: machine.Run, config: ServeConfig) -> None:
+    """Turn unready, take no new connections, wait until the running requests are answered."""
+    with contextlib.suppress(OSError):
+        run.drain_file.touch()
+        proxies = machine.stop_proxies(run)
+        deadline = time.monotonic() + config.grace
+        while time.monotonic() < deadline:
+            if not any(p.is_running() for p in proxies) and not _in_progress(run):
+                return
+            time.sleep(0.1)
+
+
+def _in_progress(run: machine.Run) -> bool:
+    from aigc.exporter import render
+
+    lines = render(run.metrics_dir).decode().splitlines()
+    values = [line.split()[-1] for line in lines if line.startswith("aigc_requests_in_progress")]
+    return any(float(value) > 0 for value in values)
+
+
+def _banner(url: str, metrics_url: str, settings: Settings, manifests: list[Manifest]) -> str:
+    low, high = settings.replicas
+    replicas = f"{low}..{high} replicas" if high > low else f"{low} replica{'s' * (low > 1)}"
+    lines = [""]
+    for manifest in manifests:
+        signatures = ", ".join(manifest.signatures)
+        lines.append(f"  {manifest.id:<20} {manifest.preset:<20} {signatures}")
+    lines += [
+        "",
+        f"  page     {url}/",
+        f"  docs     {url}/docs",
+        f"  metrics  {metrics_url}",
+        "",
+        f"  {replicas}, {settings.threads} thread{'s' * (settings.threads > 1)} each."
+        " Ctrl-C stops.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

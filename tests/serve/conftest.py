@@ -1,0 +1,143 @@
+"""A tiny artifact made without torch, and replicas in this process."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from aigc.artifact import Artifact, Signature, Store, TensorSpec, latents
+from aigc.artifact.manifest import Manifest, Parity, Reproducibility, Training, seal
+
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LATENT = TensorSpec(name="latent", kind="latent", dtype="float32", shape=(16,))
+LABEL = TensorSpec(
+    name="label", kind="label", dtype="int64", shape=(), range=(0, 9), classes=CLASSES
+)
+IMAGE = TensorSpec(name="image", kind="image", dtype="float32", shape=(1, 8, 8), range=(-1, 1))
+VECTOR = TensorSpec(name="vector", kind="vector", dtype="float32", shape=(4,))
+
+
+def _graph(path: Path, nodes: list[Any], weights: dict[str, Any], signature: Signature) -> None:
+    types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+
+    def info(spec: TensorSpec) -> Any:
+        return helper.make_tensor_value_info(spec.name, types[spec.dtype], ["batch", *spec.shape])
+
+    graph = helper.make_graph(
+        nodes,
+        path.stem,
+        [info(spec) for spec in signature.inputs],
+        [info(spec) for spec in signature.outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+
+
+def publish(store: Store, folder: Path, name: str, seed: int) -> str:
+    """A class-conditional generator of 8 x 8 images, an encoder, and a signature of numbers."""
+    random = np.random.default_rng(seed)
+    weights = {
+        "w": random.normal(0, 0.4, (16, 64)).astype(np.float32),
+        "classes": random.normal(0, 0.6, (10, 64)).astype(np.float32),
+        "shape": np.array([-1, 1, 8, 8], np.int64),
+    }
+    signatures = {
+        "sample": Signature(graph="sample.onnx", inputs=(LATENT, LABEL), outputs=(IMAGE,)),
+        "encode": Signature(graph="encode.onnx", inputs=(IMAGE,), outputs=(VECTOR,)),
+        "numbers": Signature(graph="numbers.onnx", inputs=(LATENT,), outputs=(VECTOR,)),
+    }
+    (folder / "references").mkdir(parents=True)
+    node = helper.make_node
+    _graph(
+        folder / "sample.onnx",
+        [
+            node("MatMul", ["latent", "w"], ["a"]),
+            node("Gather", ["classes", "label"], ["b"]),
+            node("Add", ["a", "b"], ["c"]),
+            node("Tanh", ["c"], ["d"]),
+            node("Reshape", ["d", "shape"], ["image"]),
+        ],
+        weights,
+        signatures["sample"],
+    )
+    flat = {"flat": np.array([-1, 64], np.int64), "w": weights["w"].T[:, :4].copy()}
+    _graph(
+        folder / "encode.onnx",
+        [node("Reshape", ["image", "flat"], ["a"]), node("MatMul", ["a", "w"], ["vector"])],
+        flat,
+        signatures["encode"],
+    )
+    _graph(
+        folder / "numbers.onnx",
+        [node("MatMul", ["latent", "w"], ["vector"])],
+        {"w": weights["w"][:, :4].copy()},
+        signatures["numbers"],
+    )
+    inputs: dict[str, dict[str, Any]] = {
+        "sample": {
+            "latent": latents.normal(0, range(16), (16,)),
+            "label": latents.labels(0, range(16), 10),
+        },
+        "encode": {"image": latents.normal(0, range(16), (1, 8, 8))},
+        "numbers": {"latent": latents.normal(0, range(16), (16,))},
+    }
+    for signature, feeds in inputs.items():
+        session = ort.InferenceSession(folder / f"{signature}.onnx")
+        names = [output.name for output in session.get_outputs()]
+        outputs = dict(zip(names, session.run(names, feeds), strict=True))
+        arrays = {f"in/{k}": v for k, v in feeds.items()} | {
+            f"out/{k}": v for k, v in outputs.items()
+        }
+        np.savez(folder / "references" / f"{signature}.npz", **arrays)
+    bit = Reproducibility(level="bit", max_abs=0)
+    parity = Parity(max_abs=0, uint8_mismatch=0, samples=0, batch_sizes=(1,))
+    manifest = Manifest(
+        name=name,
+        version=store.next_version(name),
+        family="gan",
+        model="tiny",
+        preset="test",
+        created="2026-01-01T00:00:00Z",
+        licence="Apache-2.0",
+        signatures=signatures,
+        reproducibility=dict.fromkeys(signatures, bit),
+        parity=dict.fromkeys(signatures, parity),
+        training=Training(config={}, samples=0, data={}, wall_seconds=0, workers=0),
+        metrics={"accuracy": 0.5},
+    )
+    seal(folder, manifest)
+    return store.publish(folder)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with tiny@1, tiny@2 and other@1."""
+    root = tmp_path_factory.mktemp("store")
+    for i, name in enumerate(("tiny", "tiny", "other")):
+        publish(Store(root), tmp_path_factory.mktemp("build") / name, name, i)
+    return root
+
+
+@pytest.fixture(scope="session")
+def artifact(store: Path) -> Artifact:
+    """tiny@1, opened beside the server."""
+    return Artifact.open(f"{store}/tiny@1")
+
+
+@pytest.fixture
+def metrics_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    return folder
+
+
+def images(answer: httpx.Response) -> list[bytes]:
+    """The PNGs of a JSON answer, in order."""
+    return [base64.b64decode(sample["image"]) for sample in answer.json()["samples"]]

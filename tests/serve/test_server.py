@@ -1,0 +1,457 @@
+"""`aigc serve` as a user runs it: real Ray Serve, HAProxy, sockets, signals and a browser.
+
+Every server here runs where `import torch` fails and is written down.
+"""
+
+import asyncio
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from aigc.artifact import Artifact, codecs
+from serve.machine import RUN
+from tests.serve.conftest import images
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+NO_TORCH = """
+import os, sys, traceback
+with open(os.environ["NO_TORCH_LOG"], "a") as log:
+    log.write(f"{sys.argv}\\n{''.join(traceback.format_stack())}\\n")
+raise ImportError("this machine has no torch")
+"""
+
+
+class Server:
+    """A running `aigc serve`."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        stub = folder / "no-torch" / "torch"
+        stub.mkdir(parents=True)
+        (stub / "__init__.py").write_text(NO_TORCH)
+        self.torch_log = folder / "torch.log"
+        self.stderr_file = folder / "stderr"
+        self.port = free_port()
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(stub.parent),
+            "NO_TORCH_LOG": str(self.torch_log),
+        }
+        environment.pop("RAY_AUTH_MODE", None)  # the command must turn it on by itself
+        command = [sys.executable, "-m", "aigc.cli", "serve", *arguments]
+        with self.stderr_file.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port), "--metrics-port", "0"],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_file.read_text()
+
+    def wait_until_ready(self) -> str:
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        assert self.url, self.stderr
+        found = re.search(r"metrics\s+(http\S+)", self.stderr)
+        assert found, self.stderr
+        self.metrics_url = found[1]
+        return self.url
+
+    def tree(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def replicas(self) -> list[psutil.Process]:
+        return [p for p in self.tree() if title(p).startswith("ray::ServeReplica")]
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        body = httpx.get(self.metrics_url).text
+        return {
+            (sample.name, *(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(body)
+            for sample in family.samples
+        }
+
+    def total(self, name: str, *labels: str) -> float:
+        found = self.metrics()
+        return sum(v for key, v in found.items() if key[0] == name and set(labels) <= set(key))
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """(exit status, rest of stdout)."""
+        self.process.send_signal(number)
+        rest, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, rest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def title(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return (process.cmdline() or [""])[0]
+    return ""
+
+
+@contextmanager
+def server(folder: Path, *arguments: str) -> Iterator[Server]:
+    running = Server(folder, *arguments)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.stop()
+        if running.process.stdout is not None:
+            running.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def pair(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two replicas of tiny@1 and other@1."""
+    arguments = [f"{store}/tiny@1", f"{store}/other", "--replicas", "2"]
+    with server(tmp_path_factory.mktemp("server"), *arguments) as running:
+        running.wait_until_ready()
+        yield running
+
+
+def samples(url: str, **fields: Any) -> httpx.Response:
+    answer = httpx.post(f"{url}/v1/samples", json={"model": "tiny", **fields}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def test_every_replica_gives_what_the_artifact_gives_offline(
+    pair: Server, artifact: Artifact
+) -> None:
+    outputs = artifact.sample(seed=7, n=8)
+    pixels = artifact.uint8("sample", outputs)
+    offline = [
+        codecs.png(
+            pixels[index],
+            codecs.Provenance(
+                artifact=artifact.id,
+                digest=artifact.manifest.digest,
+                signature="sample",
+                seed=7,
+                index=index,
+            ),
+        )
+        for index in range(8)
+    ]
+    seen: dict[str, list[int]] = {}
+    for _ in range(6):
+        together = samples(pair.url, n=8, seed=7)
+        assert images(together) == offline
+        seen.setdefault(together.headers["x-aigc-replica"], []).append(8)
+        for index in range(8):
+            alone = samples(pair.url, n=1, seed=7, first_index=index)
+            assert images(alone) == offline[index : index + 1]
+            seen.setdefault(alone.headers["x-aigc-replica"], []).append(1)
+    assert len(seen) == 2, "one replica answered everything"
+    assert all({1, 8} <= set(sizes) for sizes in seen.values()), seen
+
+
+def test_a_crowd_gets_what_each_would_get_alone(pair: Server, artifact: Artifact) -> None:
+    async def crowd() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            bodies = [
+                {"model": "tiny", "seed": i, "n": 1 + i * 7 % 90, "format": "npy"}
+                for i in range(120)
+            ]
+            posts = (client.post(f"{pair.url}/v1/samples", json=body) for body in bodies)
+            return await asyncio.gather(*posts)
+
+    for i, answer in enumerate(asyncio.run(crowd())):
+        assert answer.status_code == 200, answer.text
+        expected = artifact.sample(seed=i, n=1 + i * 7 % 90)
+        found = np.load(io.BytesIO(answer.content))
+        assert np.array_equal(found, artifact.uint8("sample", expected)), i
+
+
+def test_errors_reach_the_client_through_the_proxy(pair: Server) -> None:
+    answer = httpx.post(f"{pair.url}/v1/samples", json={"model": "tiny", "label": 12})
+    assert answer.status_code == 400
+    assert answer.json()["error"] == {
+        "code": "label_out_of_range",
+        "message": "label must be in [0, 10), got 12",
+    }
+    answer = httpx.post(f"{pair.url}/v1/samples", content=b" " * (3 << 20))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    assert httpx.get(f"{pair.url}/readyz").status_code == 200
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the pages were not rendered")
+def test_pages_render_in_a_browser_without_the_network(pair: Server, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    switches = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+    ]
+    wrong: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=switches)
+        page = browser.new_page()
+        page.on("console", lambda m: wrong.append(m.text) if m.type != "log" else None)
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        page.on(
+            "request",
+            lambda r: r.url.startswith((pair.url, "data:", "blob:")) or wrong.append(r.url),
+        )
+        page.goto(pair.url)
+        page.select_option("#model", "tiny@1")
+        page.select_option("#label", "3")
+        page.select_option("#n", "9")
+        page.fill("#seed", "41")
+        page.click("#go")
+        page.wait_for_function("document.querySelector('#said-seed').textContent === '41'")
+        tiles = page.locator("#grid img")
+        assert tiles.count() == 9
+        assert tiles.first.evaluate("image => image.naturalWidth") == 8
+        assert tiles.first.evaluate("i => getComputedStyle(i).imageRendering") == "pixelated"
+        assert tiles.first.get_attribute("alt") == "sample 0 class three"
+        with page.expect_download() as download:
+            page.click("#download")
+        assert download.value.suggested_filename == "tiny-1-seed41-n9.png"
+        expected = samples(pair.url, model="tiny@1", n=9, seed=41, label=3, format="grid").content
+        assert Path(download.value.path()).read_bytes() == expected
+        curl = page.inner_text("#curl").replace("samples.png", str(tmp_path / "samples.png"))
+        subprocess.run(["/bin/sh", "-c", curl], check=True, capture_output=True)
+        assert (tmp_path / "samples.png").read_bytes() == expected
+        page.goto(f"{pair.url}/docs")
+        page.wait_for_selector("#operations-samples-createSamples")
+        assert page.locator(".opblock").count() == 6
+        assert page.locator(".errors-wrapper").count() == 0
+        browser.close()
+    assert wrong == []
+
+
+SOCKETS = {
+    # process: (listening sockets, what they are)
+    "aigc serve": (1, "Ray's driver, for answers of its workers"),
+    "aigc.exporter": (1, "the merged metrics"),
+    "haproxy": (3, "the HTTP port of the command; its own statistics and metrics"),
+    "gcs_server": (1, "Ray's directory of the cluster"),
+    "raylet": (2, "Ray's node manager and object manager"),
+    "monitor.py": (1, "metrics of Ray's autoscaler"),
+    "dashboard.py": (1, "metrics of Ray's dashboard, which is off otherwise"),
+    "ray::DashboardAgent": (3, "Ray's agent of the node: gRPC, HTTP and Ray's own metrics"),
+    "ray::RuntimeEnvAgent": (1, "gives workers their environment"),
+    "ray::ServeController": (1, "Ray's calls between actors, as below"),
+    "ray::HAProxyManager": (1, "calls between actors"),
+    "ray::ProxyActor": (2, "calls between actors; Serve's fallback proxy"),
+    "ray::ServeReplica": (3, "calls between actors; HTTP for HAProxy; Serve's handle calls"),
+    "ray::IDLE": (1, "calls between actors"),
+}
+EVERYWHERE = {
+    # Ray 2.60 binds the replica's gRPC server for handle calls to [::] and offers no setting;
+    # token authentication, which `aigc serve` turns on, refuses calls without the run's token.
+    "ray::ServeReplica": 1,
+}
+
+
+def kind(process: psutil.Process) -> str:
+    line = process.cmdline()
+    text = " ".join(line)
+    for name in ("aigc.exporter", "monitor.py", "dashboard.py", "gcs_server", "haproxy"):
+        if name in (process.name(), *(Path(part).name for part in line)) or name in line:
+            return name
+    if "aigc.cli" in line:
+        return "aigc serve"
+    if "raylet" in process.name():
+        return "raylet"
+    return text.split()[0].split(":aigc")[0]
+
+
+def test_everything_listens_on_loopback_but_what_is_known_not_to(pair: Server) -> None:
+    for process in [psutil.Process(pair.process.pid), *pair.tree()]:
+        listening = {
+            connection.laddr
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        if not listening:
+            continue
+        name = kind(process)
+        outside = [a for a in listening if a.ip.removeprefix("::ffff:") != "127.0.0.1"]
+        assert name in SOCKETS, (name, process.cmdline(), listening)
+        expected, _ = SOCKETS[name]
+        assert len(listening) == expected, (name, listening)
+        assert len(outside) == EVERYWHERE.get(name, 0), (name, listening)
+
+
+def test_the_one_open_port_refuses_calls_without_the_token(pair: Server) -> None:
+    import grpc
+
+    refused = 0
+    for process in pair.replicas():
+        ports = [
+            connection.laddr.port
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.ip == "::"
+        ]
+        for port in ports:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+                with pytest.raises(grpc.RpcError) as error:
+                    call(b"", timeout=10)
+                assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+                refused += 1
+    assert refused == 2
+
+
+def test_counters_stay_right_when_a_replica_is_killed(pair: Server) -> None:
+    def counted() -> tuple[float, ...]:
+        tiny = ("model=other", "version=1", "signature=sample")
+        return (
+            pair.total("aigc_requests_total", "code=200", *tiny),
+            pair.total("aigc_samples_total", *tiny),
+            pair.total("aigc_request_duration_seconds_count", *tiny),
+            pair.total("aigc_batch_samples_sum", *tiny),
+            pair.total("aigc_queue_wait_seconds_count", *tiny),
+        )
+
+    def ask() -> set[str]:
+        answers = [samples(pair.url, model="other", n=3, seed=i) for i in range(20)]
+        return {answer.headers["x-aigc-replica"] for answer in answers}
+
+    before = counted()
+    assert len(ask()) == 2
+    expected = tuple(a + b for a, b in zip(before, (20, 60, 20, 60, 20), strict=True))
+    assert counted() == expected
+    assert pair.total("aigc_ready") == 2
+    assert pair.total("aigc_model_info", "model=other", "version=1") == 1
+    pair.replicas()[0].kill()
+    ask()
+    expected = tuple(a + b for a, b in zip(expected, (20, 60, 20, 60, 20), strict=True))
+    assert counted() == expected
+    deadline = time.monotonic() + 40
+    while pair.total("aigc_ready") != 2 or len(pair.replicas()) != 2:
+        assert time.monotonic() < deadline, "the killed replica was not replaced"
+        time.sleep(0.25)
+    assert counted() == expected
+    own = httpx.get(f"{pair.url}/metrics").text
+    assert "aigc_requests_total" in own
+
+
+def test_nothing_tried_to_import_torch(pair: Server) -> None:
+    assert not pair.torch_log.exists(), pair.torch_log.read_text()
+
+
+def left_over(folder: str) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if process.environ().get(RUN) == folder or folder in line:
+                found.append(line)
+    return found
+
+
+def run_folder(running: Server) -> str:
+    children = psutil.Process(running.process.pid).children()
+    folders = {process.environ().get(RUN) for process in children}
+    (folder,) = folders - {None}
+    assert folder is not None
+    return folder
+
+
+def test_sigterm_answers_what_runs_and_leaves_nothing(store: Path, tmp_path: Path) -> None:
+    with server(tmp_path, f"{store}/tiny@1") as running:
+        running.wait_until_ready()
+        folder, tree = run_folder(running), running.tree()
+        body = b'{"model": "tiny", "n": 4, "seed": 7}'
+        head = f"POST /v1/samples HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", running.port)) as connection:
+            connection.sendall(head.encode() + body[:9])
+            time.sleep(0.3)  # the request is in the replica, its body is not
+            running.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            connection.sendall(body[9:])
+            connection.settimeout(10)
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        status, rest = running.process.wait(30), running.process.stdout
+        assert status == 0
+        assert rest is not None
+        assert rest.read() == ""
+        _, alive = psutil.wait_procs(tree, timeout=5)
+        assert alive == []
+        assert left_over(folder) == []
+        assert not Path(folder).exists()
+        assert "Traceback" not in running.stderr
+
+
+def test_kill_9_leaves_nothing_either(store: Path, tmp_path: Path) -> None:
+    with server(tmp_path, f"{store}/tiny@1") as running:
+        running.wait_until_ready()
+        folder, tree = run_folder(running), running.tree()
+        running.process.kill()
+        running.process.wait(10)
+        _, alive = psutil.wait_procs(tree, timeout=20)
+        assert [process.cmdline() for process in alive] == []
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_broken_artifact_is_one_sentence_and_leaves_nothing(store: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "store"
+    shutil.copytree(store, broken)
+    graph = broken / "tiny" / "1" / "sample.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    with server(tmp_path / "server", f"{broken}/tiny@1") as running:
+        status = running.process.wait(100)
+    assert status == 1
+    assert "'sample.onnx' was altered" in running.stderr
+    assert "Traceback" not in running.stderr
+    assert len(running.stderr.strip().splitlines()) == 1, running.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{store}/none"], "no artifact 'none'"),
+        (["{store}/tiny@9"], "has no version '9'"),
+        (["{store}/tiny", "--replicas", "3..2"], "replicas must be MIN..MAX"),
+        (["{store}/tiny", "--port", "{taken}"], "take another with --port"),
+    ],
+)
+def test_what_is_wrong_is_said_before_ray_starts(
+    store: Path, arguments: list[str], message: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        values = {"store": store, "taken": taken.getsockname()[1]}
+        command = [sys.executable, "-m", "aigc.cli", "serve", "--metrics-port", "0"]
+        command += [argument.format(**values) for argument in arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stdout == ""
