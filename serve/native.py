@@ -131,7 +131,8 @@ class ModelSummary(msgspec.Struct, kw_only=True):
 class ModelList(msgspec.Struct, kw_only=True):
     """What is hosted, by name and from the oldest version to the newest."""
 
-    models: list[ModelSummary]
+    data: list[ModelSummary]
+    object: Literal["list"] = "list"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,7 @@ class NativeApi:
 
     async def list_models(self, scope: Scope, receive: Receive) -> Response:
         models = [summary(hosted) for hosted in self._hosted().all]
-        return json_response(msgspec.to_builtins(ModelList(models=models)))
+        return json_response(msgspec.to_builtins(ModelList(data=models)))
 
     async def describe_model(self, scope: Scope, receive: Receive) -> Response:
         reference = scope["path"].removeprefix("/v1/models/")
@@ -413,7 +414,7 @@ def summary(hosted: Hosted) -> ModelSummary:
         version=manifest.version,
         family=manifest.family,
         model=manifest.model,
-        preset=manifest.preset,
+        preset=f"{manifest.model}:{manifest.preset}",
         digest=manifest.digest,
         created=manifest.created,
         licence=manifest.licence,

@@ -253,7 +253,8 @@ def _banner(url: str, metrics_url: str, settings: Settings, manifests: list[Mani
     lines = [""]
     for manifest in manifests:
         signatures = ", ".join(manifest.signatures)
-        lines.append(f"  {manifest.id:<20} {manifest.preset:<20} {signatures}")
+        preset = f"{manifest.model}:{manifest.preset}"
+        lines.append(f"  {manifest.id:<20} {preset:<20} {signatures}")
     lines += [
         "",
         f"  page     {url}/",

@@ -1,14 +1,12 @@
 """Samples/s of `aigc serve` against FastAPI + onnxruntime and against bare session.run.
 
-    python -m tests.bench.bench_serving artifacts/digits --rounds 5
+    python -m tests.bench.bench_serving --rounds 5
 
 One replica and one thread each, the same client (wrk), the same requests, the same bytes out,
 measured in turn within each round. Medians and ratios go into docs/benchmarks.md.
 """
 
 import json
-import platform
-import re
 import shutil
 import signal
 import socket
@@ -22,17 +20,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import tyro
 
 from aigc.artifact import Artifact
+from tests.bench.report import header, write_section
 
 SIZES = (1, 16, 64)
 CONNECTIONS = (1, 16)
-BEGIN, END = "<!-- serving:begin -->", "<!-- serving:end -->"
 
 WRK = """
 local seed = 0
@@ -54,6 +50,7 @@ end
 BARE = """
 import sys, time
 from aigc.artifact import Artifact
+from tests.bench.report import header, write_section
 artifact = Artifact.open(sys.argv[1], verify=False)
 n, seconds = int(sys.argv[2]), float(sys.argv[3])
 session = artifact._sessions[artifact.signature("sample").graph]
@@ -82,8 +79,8 @@ class Point:
 class BenchConfig:
     """Samples/s of serving, against FastAPI and bare onnxruntime."""
 
-    artifact: tyro.conf.Positional[str]
-    """A class-conditional artifact called digits."""
+    artifact: str = ""
+    """A class-conditional artifact called digits; by default an untrained dcgan:digits."""
     rounds: int = 5
     seconds: float = 4.0
     """Of each measurement."""
@@ -95,7 +92,7 @@ def main() -> None:
     wrk = shutil.which("wrk")
     if wrk is None:
         raise SystemExit("this benchmark needs wrk: apt-get install wrk")
-    uri = Artifact.open(config.artifact, verify=False).uri
+    uri = Artifact.open(config.artifact or untrained(), verify=False).uri
     points: dict[tuple[str, int, int], list[Point]] = defaultdict(list)
     with serving(uri) as ours, fastapi(uri) as peer:
         check_same_bytes(ours, peer)
@@ -110,7 +107,7 @@ def main() -> None:
                         points[name, n, connections].append(point)
                 points["bare", n, 1].append(bare(uri, n, config.seconds))
             print(f"round {number + 1} of {config.rounds}", file=sys.stderr)
-    write(config.out, report(points, config))
+    write_section(config.out, "serving", report(points, config))
     print(config.out)
 
 
@@ -213,42 +210,33 @@ def report(points: dict[tuple[str, int, int], list[Point]], config: BenchConfig)
                 f" | {ratio(n, connections, 'bare', 1):.2f} | {' | '.join(times)} |"
             )
     bad = sum(point.bad for measured in points.values() for point in measured)
-    versions = ", ".join(f"{p} {version(p)}" for p in ("ray", "onnxruntime", "fastapi", "uvicorn"))
     return "\n".join(
         [
             "## Serving",
             "",
-            "`python -m tests.bench.bench_serving ARTIFACT`: one replica and one onnxruntime thread"
+            header("ray", "onnxruntime", "fastapi", "uvicorn"),
+            "",
+            "`dcgan:digits`, one replica and one onnxruntime thread"
             " each, wrk as the client, the same requests and bytes. The client and HAProxy run on"
             " the same cores.",
             "",
             *lines,
             "",
             f"Medians of {config.rounds} interleaved rounds of {config.seconds:g} s; answers other"
-            f" than 2xx: {bad}. {processor()}, {datetime.now(UTC):%Y-%m-%d}, Python"
-            f" {platform.python_version()}, {versions}.",
+            f" than 2xx: {bad}.",
         ]
     )
 
 
-def processor() -> str:
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    found = re.search(r"model name\s*: (.+)", text)
-    cores = len(re.findall(r"^processor", text, re.MULTILINE))
-    return f"{found[1] if found else platform.processor()}, {cores} cores"
-
-
-def write(path: Path, section: str) -> None:
-    """Put the section between its markers; other benchmarks own the rest of the file."""
-    text = path.read_text() if path.exists() else "# Benchmarks\n"
-    block = f"{BEGIN}\n{section}\n{END}"
-    if BEGIN in text:
-        head, _, rest = text.partition(BEGIN)
-        text = head + block + rest.partition(END)[2]
-    else:
-        text = f"{text.rstrip()}\n\n{block}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+def untrained() -> str:
+    """A sealed `digits` with the networks of dcgan:digits; speed does not ask for training."""
+    storage = tempfile.mkdtemp()
+    command = [sys.executable, "-m", "aigc.cli"]
+    train = ["train", "dcgan:digits", "--samples", "64", "--storage", storage, "--name", "run"]
+    export = ["export", f"{storage}/run", "--name", "digits", "--out", f"{storage}/store"]
+    for arguments in (train, export):
+        subprocess.run([*command, *arguments], check=True, capture_output=True)
+    return f"{storage}/store/digits"
 
 
 if __name__ == "__main__":

@@ -75,8 +75,13 @@ def peer(setting: Setting, batches: int) -> float:
     if setting.processes == 1:
         command = [sys.executable, "-m", *arguments]
     else:
-        torchrun = ["torch.distributed.run", "--nproc-per-node", str(setting.processes)]
-        command = [sys.executable, "-m", *torchrun, "--master-port", "0", "-m", *arguments]
+        torchrun = [
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(setting.processes),
+        ]
+        command = [sys.executable, "-m", *torchrun, "-m", *arguments]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(run.stdout.split()[-1])
 
@@ -103,8 +108,9 @@ def report(figures: dict[Setting, list[tuple[float, float]]], bench: Bench) -> s
         header("torch", "ray", "numpy"),
         "",
         f"`{PRESET}`, global batch 64, medians of {bench.rounds} rounds of {bench.batches} batches."
-        " Peer: a hand-written PyTorch loop of the same networks (`tests/bench/peers/torch_loop.py`),"
-        " with two processes under torchrun and DistributedDataParallel.",
+        " Peer: a hand-written PyTorch loop of the same networks"
+        " (`tests/bench/peers/torch_loop.py`), with two processes under torchrun and"
+        " DistributedDataParallel.",
         "",
         "| setting | ours, samples/s | peer, samples/s | ratio | ratio, min to max |",
         "|---|---|---|---|---|",

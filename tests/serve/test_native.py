@@ -155,7 +155,7 @@ def test_a_signature_of_numbers_gives_numbers(client: Client, artifact: Artifact
 
 def test_a_name_alone_is_the_newest_version(client: Client) -> None:
     assert client.samples(model="tiny").json()["model"] == "tiny@2"
-    assert [m["id"] for m in client.get("/v1/models").json()["models"]] == ["tiny@1", "tiny@2"]
+    assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["tiny@1", "tiny@2"]
     tiny = client.get("/v1/models/tiny").json()
     assert tiny["id"] == "tiny@2"
     assert tiny["signatures"]["sample"]["inputs"][1]["classes"][3] == "three"
@@ -272,7 +272,7 @@ def test_new_artifacts_are_switched_to_and_broken_ones_refused(
         await client.replica._loading
 
     def hosted() -> list[str]:
-        return [model["id"] for model in client.get("/v1/models").json()["models"]]
+        return [model["id"] for model in client.get("/v1/models").json()["data"]]
 
     client.run(configure(f"{store}/other"))
     assert hosted() == ["other@1"]

@@ -68,7 +68,10 @@ def main(preset: str, batches: int, threads: int) -> float:
                 begun = time.perf_counter()
             if done >= batches:
                 break
-    return (batches - batches // 2) * config.batch / (time.perf_counter() - begun)
+    speed = (batches - batches // 2) * config.batch / (time.perf_counter() - begun)
+    if world > 1:
+        dist.destroy_process_group()
+    return speed
 
 
 def _adam(network: nn.Module, options: object) -> torch.optim.Adam:
