@@ -77,6 +77,7 @@ def save(folder: Path, state: TrainState, facts: dict[str, Any], keep: int) -> P
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(tensors(state), temporary / STATE)
+    (temporary / STATE).chmod(0o644)  # safetensors keeps it to its owner
     counters = {"samples": state.samples, "batches": state.batches}
     (temporary / TRAINER).write_text(json.dumps(counters | facts, indent=1))
     hashes = {name: _sha256(temporary / name) for name in (STATE, TRAINER)}

@@ -6,6 +6,7 @@ onnxruntime, measures how reproducible the graphs are, stores reference samples 
 
 import datetime
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -217,8 +218,10 @@ def _prove(
         found = _run_onnx(session, signature, few, batch)
         for spec in signature.outputs:
             a, b = expected[spec.name][: len(found[spec.name])], found[spec.name]
-            worst = max(worst, float(np.abs(a - b).max() if a.shape == b.shape else np.inf))
-            if spec.kind == "image" and spec.range is not None and a.shape == b.shape:
+            error = float(np.abs(a - b).max()) if a.shape == b.shape else math.inf
+            # max(0, nan) is 0: what is not a number counts as infinitely far.
+            worst = max(worst, error if math.isfinite(error) else math.inf)
+            if spec.kind == "image" and spec.range is not None and math.isfinite(error):
                 differing = max(differing, _differing(a, b, spec.range))
     if not (worst <= PARITY_MAX_ABS and differing <= PARITY_UINT8):
         raise ValueError(

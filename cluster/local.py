@@ -5,7 +5,9 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import psutil
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,5 +44,16 @@ def local_ray(workers: int) -> Iterator[None]:
         )
         yield
     finally:
+        started = psutil.Process().children(recursive=True)
         ray.shutdown()
+        _end(started)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Kill what is left: after an interrupted start Ray's agents live on for more than a minute."""
+    _, left = psutil.wait_procs(processes, timeout=3)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=5)

@@ -1,11 +1,13 @@
 """`make demo`: the commands of the README, run one after the other, and what came of them.
 
 The first ```bash block of README.md that trains is the script, so that what the README shows is
-what runs. Ctrl-C ends the command under way and whatever serves beside it.
+what runs. Ctrl-C ends the command under way and whatever serves beside it. AIGC_DEMO_SAMPLES in the
+environment shortens the training.
 """
 
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -28,6 +30,8 @@ def main() -> int:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             commands = [c.replace(PORT, str(probe.getsockname()[1])) for c in commands]
+    if samples := os.environ.get("AIGC_DEMO_SAMPLES"):
+        commands[0] += f" --samples {samples}"
     children: list[subprocess.Popen[bytes]] = []
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)

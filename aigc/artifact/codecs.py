@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 PROVENANCE_KEY = "aigc"
+MAX_PIXELS = 64_000_000
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
@@ -59,21 +61,20 @@ def read_png(data: bytes) -> tuple[NDArray[np.uint8], Provenance | None]:
     """
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if image.width * image.height > 64_000_000:
+        if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are too many")
-        pixels = np.asarray(image)
-    except OSError as error:
-        raise ValueError(f"not a PNG: {error}") from error
+        pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+        raise ValueError(f"not a PNG that can be read: {error}") from error
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     assert isinstance(image, PngImagePlugin.PngImageFile)
     text = image.text.get(PROVENANCE_KEY)
     if text is None:
         return pixels, None
     try:
-        fields: dict[str, Any] = json.loads(text)
-        return pixels, Provenance(**fields)
-    except (TypeError, ValueError):
-        return pixels, None
+        return pixels, msgspec.json.decode(str(text), type=Provenance)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return pixels, None  # somebody else's text under our key
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:

@@ -41,7 +41,10 @@ def _philox() -> tuple[np.random.Philox, Any]:
 
 
 def integers(seed: int, purpose: str, indices: Sequence[int], n: int) -> NDArray[np.uint64]:
-    """The first `n` raw integers of each sample's stream: (len(indices), n) uint64."""
+    """The first `n` raw integers of each sample's stream: (len(indices), n) uint64.
+
+    Raises ValueError for a seed or an index outside [0, 2^63).
+    """
     check_seed(seed)
     generator, state = _philox()
     key, counter = state["state"]["key"], state["state"]["counter"]
@@ -50,6 +53,8 @@ def integers(seed: int, purpose: str, indices: Sequence[int], n: int) -> NDArray
     state["buffer_pos"] = 4
     raw = np.empty((len(indices), n), np.uint64)
     for row, index in enumerate(indices):
+        if not 0 <= index <= MAX_SEED:
+            raise ValueError(f"index must be in [0, 2^63), got {index}")
         counter[1] = index
         generator.state = state
         raw[row] = generator.random_raw(n)

@@ -118,7 +118,8 @@ class Manifest:
         check_version(self.version)
         for name in self.files:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+            odd = "\\" in name or "\0" in name or not path.parts
+            if path.is_absolute() or ".." in path.parts or odd:
                 raise ArtifactError(f"file {name!r} of the manifest lies outside the artifact")
         for name, signature in self.signatures.items():
             if signature.graph not in self.files and self.files:
@@ -126,6 +127,10 @@ class Manifest:
             specs = (*signature.inputs, *signature.outputs)
             if any(size < 1 for spec in specs for size in spec.shape):
                 raise ArtifactError(f"signature {name!r} has a tensor with an empty axis")
+            if signature.label is not None and signature.label.range is None:
+                raise ArtifactError(
+                    f"label {signature.label.name!r} of signature {name!r} has no range"
+                )
 
     @property
     def id(self) -> str:
@@ -159,7 +164,8 @@ def parse(data: bytes) -> Manifest:
     """Read and check manifest.json. Raises ArtifactError with what is wrong."""
     try:
         document = json.loads(data)
-    except ValueError as error:
+        own = digest(document) if isinstance(document, dict) else ""
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{MANIFEST} is truncated or not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ArtifactError(f"{MANIFEST} must hold an object, got {type(document).__name__}")
@@ -169,12 +175,14 @@ def parse(data: bytes) -> Manifest:
             f"format_version {found!r} is unknown, this version reads {FORMAT_VERSION};"
             " upgrade aigc to open a newer artifact"
         )
-    if document.get("digest") != digest(document):
+    if document.get("digest") != own:
         raise ArtifactError(f"{MANIFEST} was altered: its digest does not match its content")
     try:
         manifest: Manifest = msgspec.convert(document, Manifest)
     except msgspec.ValidationError as error:
         raise ArtifactError(f"{MANIFEST}: {error}") from error
+    if not manifest.files:
+        raise ArtifactError(f"{MANIFEST} names no files")
     return manifest
 
 

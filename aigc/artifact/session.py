@@ -137,7 +137,10 @@ class Artifact:
         """Samples first_index .. first_index + n - 1 of `seed`, outputs by name, batch axis first.
 
         Sample i is the same alone and in any batch, up to the artifact's reproducibility level.
+        Raises ValueError as draw() does, and for n < 1.
         """
+        if n < 1:
+            raise ValueError(f"n must be >= 1, got {n}")
         parts = []
         for start in range(0, n, batch):
             stop = min(start + batch, n)
@@ -161,10 +164,14 @@ class Artifact:
         for name, spec in self.manifest.signatures.items():
             inputs, expected = self.references(name)
             size = len(next(iter(inputs.values())))
-            together = self.run(name, inputs)
-            alone = [
-                self.run(name, {k: v[i : i + 1] for k, v in inputs.items()}) for i in range(size)
-            ]
+            try:
+                together = self.run(name, inputs)
+                alone = [
+                    self.run(name, {k: v[i : i + 1] for k, v in inputs.items()})
+                    for i in range(size)
+                ]
+            except ValueError as error:
+                raise ArtifactError(f"{self.id}: references of {name!r}: {error}") from error
             single = {k: np.concatenate([part[k] for part in alone]) for k in together}
             found = [compare(spec, expected, outputs) for outputs in (together, single)]
             worst = max(found, key=lambda r: r.max_abs)
@@ -177,14 +184,33 @@ class Artifact:
         return self.reproducibility
 
     def references(self, signature: str) -> tuple[Arrays, Arrays]:
-        """The reference inputs and outputs that export stored for a signature."""
+        """The reference inputs and outputs that export stored for a signature.
+
+        Raises ArtifactError if there are none or they do not fit the signature.
+        """
+        spec = self.signature(signature)
         file = f"references/{signature}.npz"
         if file not in self._files:
             raise ArtifactError(f"{self.id} has no references for signature {signature!r}")
-        with np.load(io.BytesIO(self._files[file]), allow_pickle=False) as stored:
-            inputs = {k[3:]: stored[k] for k in stored.files if k.startswith("in/")}
-            outputs = {k[4:]: stored[k] for k in stored.files if k.startswith("out/")}
-        return inputs, outputs
+        try:
+            with np.load(io.BytesIO(self._files[file]), allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        except Exception as error:  # numpy, zipfile and zlib raise types without a common base
+            raise ArtifactError(f"{self.id}: {file} is no archive of arrays: {error}") from error
+        tensors = {f"in/{s.name}": s for s in spec.inputs}
+        tensors |= {f"out/{s.name}": s for s in spec.outputs}
+        rows = {len(array) if array.ndim else 0 for array in arrays.values()}
+        promised = {name: (s.shape, s.dtype) for name, s in tensors.items()}
+        found = {name: (a.shape[1:], str(a.dtype)) for name, a in arrays.items()}
+        if promised != found or len(rows) != 1 or 0 in rows:
+            raise ArtifactError(
+                f"{self.id}: references of signature {signature!r} do not fit it:"
+                f" {found}, {sorted(rows)} rows, promised {promised}"
+            )
+        return (
+            {s.name: arrays[f"in/{s.name}"] for s in spec.inputs},
+            {s.name: arrays[f"out/{s.name}"] for s in spec.outputs},
+        )
 
 
 def compare(signature: Signature, expected: Arrays, found: Arrays) -> Reproducibility:
@@ -200,7 +226,8 @@ def compare(signature: Signature, expected: Arrays, found: Arrays) -> Reproducib
         error = float(np.max(np.abs(a - b) / (1 + np.abs(a))))
         worst = max(worst, error if np.isfinite(error) else float("inf"))
         same_pixels = (
-            tensor.kind == "image"
+            np.isfinite(error)
+            and tensor.kind == "image"
             and tensor.range is not None
             and np.array_equal(to_uint8(a, *tensor.range), to_uint8(b, *tensor.range))
         )
@@ -227,7 +254,7 @@ def _session(name: str, graph: bytes, threads: int) -> ort.InferenceSession:
 def _read(fs: Any, root: str, name: str, file: File) -> bytes:
     try:
         data: bytes = fs.cat_file(f"{root}/{name}")
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ArtifactError(f"{root}: file {name!r} of the manifest is missing") from None
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise ArtifactError(

@@ -5,6 +5,7 @@ Format: http://yann.lecun.com/exdb/mnist/ (magic 0x08 = unsigned byte, number of
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def _read(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
         raise ValueError(f"{folder} holds neither {name} nor {name}.gz, it holds: {found}")
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is no whole gzip file: {error}") from error
     if len(data) < 4 + 4 * axes or data[:3] != b"\0\0\x08" or data[3] != axes:
         raise ValueError(f"{path} is no IDX file of unsigned bytes with {axes} axes")

@@ -1,0 +1,223 @@
+"""Arrays <-> PNG, grids and npy: decode(encode(x)) == x, and garbage is refused."""
+
+import io
+import json
+import struct
+import warnings
+import zlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, PngImagePlugin
+
+from aigc.artifact.codecs import (
+    PROVENANCE_KEY,
+    SOURCE_TYPE,
+    Provenance,
+    grid,
+    npy,
+    png,
+    read_png,
+    to_uint8,
+    write,
+)
+
+PIXELS = hnp.arrays(
+    np.uint8,
+    st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3])),
+)
+MADE_BY = Provenance(
+    artifact="digits@3", digest="ab" * 32, signature="sample", seed=2**63 - 1, index=7, label=3
+)
+
+
+@given(image=PIXELS, seed=st.integers(0, 2**63 - 1), label=st.none() | st.integers(0, 9))
+def test_a_png_gives_back_its_pixels_and_what_made_it(
+    image: np.ndarray, seed: int, label: int | None
+) -> None:
+    made_by = replace(MADE_BY, seed=seed, label=label)
+    pixels, found = read_png(png(image, made_by))
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, image)
+    assert found == made_by
+
+
+def test_a_png_without_provenance_has_none() -> None:
+    assert read_png(png(np.zeros((2, 2, 1), np.uint8)))[1] is None
+
+
+def test_the_same_pixels_and_provenance_are_the_same_bytes() -> None:
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    assert png(image, MADE_BY) == png(image.copy(), MADE_BY)
+    assert png(image, MADE_BY) != png(image, replace(MADE_BY, index=8))
+
+
+def test_a_png_says_that_an_algorithm_made_it() -> None:
+    data = png(np.zeros((2, 2, 3), np.uint8), MADE_BY)
+    text = Image.open(io.BytesIO(data)).text[PROVENANCE_KEY]
+    assert json.loads(text) == asdict(MADE_BY)
+    assert json.loads(text)["digital_source_type"] == SOURCE_TYPE
+
+
+def with_text(text: str) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(PROVENANCE_KEY, text)
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def changed(**fields: Any) -> str:
+    return json.dumps(asdict(MADE_BY) | fields)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no JSON",
+        "[]",
+        "3",
+        "null",
+        '{"artifact": "digits@1"}',
+        "[" * 20_000,
+        changed(seed="one"),
+        changed(digest=5),
+        changed(artifact=None),
+        changed(label="three"),
+    ],
+)
+def test_foreign_text_under_our_key_is_ignored(text: str) -> None:
+    pixels, made_by = read_png(with_text(text))
+    assert pixels.shape == (2, 2, 1)
+    assert made_by is None
+
+
+def test_provenance_of_a_later_version_with_more_fields_is_still_read() -> None:
+    assert read_png(with_text(changed(watermark="yes")))[1] == MADE_BY
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a" + b"\0" * 99])
+def test_what_is_no_png_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a PNG"):
+        read_png(data)
+
+
+def test_a_damaged_png_is_refused_or_read_but_nothing_else_is_raised() -> None:
+    random = np.random.default_rng(0)
+    whole = png(random.integers(0, 256, (9, 9, 3), np.uint8), MADE_BY)
+    for length in range(len(whole)):
+        _refused_or_read(whole[:length])
+    for _ in range(1000):
+        broken = bytearray(whole)
+        for offset in random.integers(0, len(whole), 3):
+            broken[offset] = random.integers(256)
+        _refused_or_read(bytes(broken))
+
+
+def _refused_or_read(data: bytes) -> None:
+    try:
+        pixels, _ = read_png(data)
+    except ValueError:
+        return
+    assert (pixels.ndim, pixels.dtype) == (3, np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "I;16"])
+def test_a_png_of_another_mode_is_read_as_colours(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.new(mode, (3, 2), 1).save(buffer, "PNG")
+    pixels, _ = read_png(buffer.getvalue())
+    assert (pixels.shape, pixels.dtype) == ((2, 3, 3), np.uint8)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+@pytest.mark.parametrize("side", [8_001, 12_000, 30_000, 2**31 - 1])
+def test_a_png_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    body = zlib.compress(b"\0" * 1000)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"too many|exceeds"):
+            read_png(bomb + chunk(b"IEND", b""))
+
+
+def test_a_text_chunk_that_unpacks_to_too_much_is_refused() -> None:
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    text = b"aigc\0\1\0\0\0" + zlib.compress(b"x" * 50_000_000)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"iTXt", text)
+    bomb += chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+    _refused_or_read(bomb)
+
+
+def test_levels_are_rounded_to_the_nearest_and_clipped() -> None:
+    levels = np.arange(256, dtype=np.float64)
+    for offset in (-0.49, 0.0, 0.49):
+        x = ((levels + offset) / 255 * 2 - 1).astype(np.float32).reshape(1, 1, 1, 256)
+        assert to_uint8(x, -1, 1).ravel().tolist() == list(range(256)), offset
+    ends = np.array([-np.inf, -7, -1, 1, 7, np.inf], np.float32).reshape(1, 1, 1, 6)
+    assert to_uint8(ends, -1, 1).ravel().tolist() == [0, 0, 0, 255, 255, 255]
+
+
+def test_a_level_survives_the_way_there_and_back() -> None:
+    for low, high in ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)):
+        levels = np.arange(256, dtype=np.float32).reshape(1, 1, 16, 16)
+        x = (levels / 255 * (high - low) + low).astype(np.float32)
+        assert np.array_equal(to_uint8(x, low, high)[0, ..., 0], levels[0, 0])
+
+
+def test_channels_come_last_and_the_input_is_left_alone() -> None:
+    x = np.linspace(-1, 1, 2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+    before = x.copy()
+    pixels = to_uint8(x, -1, 1)
+    assert pixels.shape == (2, 4, 5, 3)
+    assert pixels.flags.c_contiguous
+    assert np.array_equal(x, before)
+    assert pixels[1, 2, 3, 0] == to_uint8(x[1:2, 0:1, 2:3, 3:4], -1, 1).item()
+
+
+@pytest.mark.parametrize(("n", "columns", "rows", "wide"), [(7, 3, 3, 3), (9, None, 3, 3)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_holds_its_images_row_by_row_two_pixels_apart(
+    n: int, columns: int | None, rows: int, wide: int, channels: int
+) -> None:
+    images = np.random.default_rng(0).integers(1, 256, (n, 4, 5, channels), np.uint8)
+    canvas = grid(images, columns)
+    assert canvas.shape == (rows * 6 - 2, wide * 7 - 2, channels)
+    rest = canvas.copy()
+    for i, image in enumerate(images):
+        y, x = i // wide * 6, i % wide * 7
+        assert np.array_equal(canvas[y : y + 4, x : x + 5], image)
+        rest[y : y + 4, x : x + 5] = 0
+    assert not rest.any(), "something was drawn between the images"
+
+
+def test_a_grid_of_one_is_the_image() -> None:
+    image = np.full((1, 3, 3, 1), 9, np.uint8)
+    assert np.array_equal(grid(image), image[0])
+
+
+@given(hnp.arrays(st.sampled_from([np.float32, np.int64, np.uint8]), hnp.array_shapes()))
+def test_npy_gives_back_the_array(array: np.ndarray) -> None:
+    again = np.load(io.BytesIO(npy(array)), allow_pickle=False)
+    assert again.dtype == array.dtype
+    assert again.tobytes() == array.tobytes()
+    assert again.shape == array.shape
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write(path, b"old")
+    write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,167 @@
+"""(seed, index) -> latents: golden bytes, independence of the batch, the right distribution."""
+
+import hashlib
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from aigc.artifact import latents
+
+SEEDS = st.integers(0, latents.MAX_SEED)
+INDICES = st.integers(0, latents.MAX_SEED)
+
+
+def key(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+
+
+def test_the_first_latents_of_seed_0_are_these_bytes_for_ever() -> None:
+    z = latents.normal(0, range(100), (64,))
+    assert z.dtype == np.float32
+    assert z[0, :4].tobytes().hex() == "35ccb9be0a3144be64e3cb3f1e10a43f"
+    assert hashlib.sha256(z.tobytes()).hexdigest() == (
+        "bf0607318e3a622a6a5769c037790d6a427495750d196e5b503ed47fca1c17f3"
+    )
+
+
+def test_the_largest_seed_and_a_far_index_are_these_bytes_for_ever() -> None:
+    assert latents.normal(2**63 - 1, [2**62], (2,)).tobytes().hex() == "17bce3be38795a3e"
+
+
+def test_the_first_labels_of_seed_0_are_these_for_ever() -> None:
+    expected = [7, 2, 8, 4, 8, 8, 4, 4, 5, 2, 6, 9, 6, 8, 8, 7, 1, 0, 2, 5]
+    assert latents.labels(0, range(20), 10).tolist() == expected
+
+
+@given(seed=SEEDS, index=INDICES, purpose=st.sampled_from(["latent", "label", "order"]))
+def test_the_integers_are_those_of_a_fresh_philox(seed: int, index: int, purpose: str) -> None:
+    words, counter = (
+        np.array([seed, key(purpose)], np.uint64),
+        np.array([0, index, 0, 0], np.uint64),
+    )
+    fresh = np.random.Philox(key=words, counter=counter)
+    assert np.array_equal(latents.integers(seed, purpose, [index], 9)[0], fresh.random_raw(9))
+
+
+@given(seed=SEEDS, indices=st.lists(INDICES, min_size=1, max_size=6), n=st.integers(1, 7))
+def test_a_sample_does_not_depend_on_its_batch(seed: int, indices: list[int], n: int) -> None:
+    together = latents.normal(seed, indices, (n,))
+    alone = [latents.normal(seed, [index], (n,))[0] for index in indices]
+    assert together.tobytes() == np.stack(alone).tobytes()
+    assert latents.labels(seed, indices, 10).tolist() == [
+        int(latents.labels(seed, [index], 10)[0]) for index in indices
+    ]
+
+
+def test_a_longer_latent_begins_with_the_shorter_one() -> None:
+    assert np.array_equal(
+        latents.normal(1, range(3), (50,))[:, :7], latents.normal(1, range(3), (7,))
+    )
+
+
+def test_a_shape_only_folds_the_stream() -> None:
+    folded = latents.normal(1, range(3), (2, 5, 5))
+    assert folded.shape == (3, 2, 5, 5)
+    assert np.array_equal(folded.reshape(3, 50), latents.normal(1, range(3), (50,)))
+
+
+def test_seeds_purposes_and_indices_do_not_share_numbers() -> None:
+    streams = [
+        latents.integers(seed, purpose, [index], 100)
+        for seed in (0, 1, 2**62)
+        for purpose in ("latent", "label")
+        for index in (0, 1, 2**62)
+    ]
+    assert len(np.unique(streams)) == 100 * len(streams)
+
+
+def test_latents_are_standard_normal() -> None:
+    z = latents.normal(3, range(2000), (50,))
+    flat = z.ravel().astype(np.float64)
+    assert stats.kstest(flat, "norm").pvalue > 0.01
+    assert abs(flat.mean()) < 4 / np.sqrt(flat.size)
+    assert abs(flat.std() - 1) < 4 / np.sqrt(2 * flat.size)
+    assert abs(stats.skew(flat)) < 4 * np.sqrt(6 / flat.size)
+    assert abs(stats.kurtosis(flat)) < 4 * np.sqrt(24 / flat.size)
+
+
+def test_the_dimensions_and_neighbouring_samples_are_uncorrelated() -> None:
+    z = latents.normal(3, range(4000), (8,)).astype(np.float64)
+    beside = np.concatenate([z[:-1], z[1:]], 1)  # a sample and the next one
+    off_diagonal = np.corrcoef(beside.T) - np.eye(16)
+    assert np.abs(off_diagonal).max() < 5 / np.sqrt(len(beside))
+
+
+def test_labels_are_uniform() -> None:
+    for num_classes in (2, 3, 10):
+        counts = np.bincount(latents.labels(5, range(9000), num_classes), minlength=num_classes)
+        assert len(counts) == num_classes
+        assert stats.chisquare(counts).pvalue > 0.01
+    assert latents.labels(5, range(9), 1).tolist() == [0] * 9
+
+
+def test_the_logarithm_is_that_of_numpy_to_a_rounding() -> None:
+    random = np.random.default_rng(0)
+    x = np.concatenate([2.0 ** -np.arange(53), 1 - 2.0**-52 * np.arange(1, 9), random.random(9999)])
+    assert np.abs(latents._log(x) - np.log(x)).max() <= 1e-14
+
+
+def test_the_quantile_is_that_of_scipy() -> None:
+    tails = 2.0 ** -np.arange(2, 53)
+    p = np.concatenate([tails, 1 - tails, np.linspace(0.001, 0.999, 9999), [2.0**-53]])
+    expected = stats.norm.ppf(p)
+    assert np.abs(latents._inverse_normal(p) - expected).max() <= 2e-6
+    inner = np.abs(expected) > 0.01
+    relative = np.abs(latents._inverse_normal(p) / np.where(inner, expected, 1) - 1)[inner]
+    assert relative.max() <= 3e-7
+
+
+def test_the_quantile_is_odd_and_grows() -> None:
+    p = np.linspace(0.0001, 0.5, 5001)
+    z = latents._inverse_normal(p)
+    assert np.allclose(z, -latents._inverse_normal(1 - p), atol=1e-12)
+    assert (np.diff(z) > 0).all()
+    assert latents._inverse_normal(np.array([0.5]))[0] == 0
+
+
+def test_no_raw_integer_gives_an_infinite_latent(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = np.array([[0, 2**64 - 1, 2**63, 2**12 - 1]], np.uint64)
+    monkeypatch.setattr(latents, "integers", lambda *_: ends)
+    z = latents.normal(0, [0], (4,))[0]
+    assert np.isfinite(z).all()
+    assert z[0] == z[3] == -z[1]
+    assert abs(z[0]) == pytest.approx(-stats.norm.ppf(2.0**-53), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64])
+def test_a_seed_that_does_not_fit_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=rf"seed must be in \[0, 2\^63\), got {seed}"):
+        latents.normal(seed, [0], (1,))
+
+
+@pytest.mark.parametrize("index", [-1, 2**63, 2**70])
+def test_an_index_that_does_not_fit_is_refused(index: int) -> None:
+    with pytest.raises(ValueError, match=rf"index must be in \[0, 2\^63\), got {index}"):
+        latents.normal(0, [0, index], (1,))
+    assert latents.normal(0, [0], (1,)).tobytes().hex() == "35ccb9be"  # no state is left behind
+
+
+def test_eight_threads_get_what_one_gets() -> None:
+    expected = [latents.normal(s, range(20), (30,)).tobytes() for s in range(40)]
+    found: dict[int, list[bytes]] = {}
+    barrier = threading.Barrier(8)
+
+    def work(worker: int) -> None:
+        barrier.wait()
+        found[worker] = [latents.normal(s, range(20), (30,)).tobytes() for s in range(40)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(8)] == [expected] * 8

@@ -1,0 +1,299 @@
+"""Opening an artifact: what was altered is refused, what it gives is reproducible."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aigc.artifact import Artifact, ArtifactError, latents
+from aigc.artifact.manifest import digest, parse, seal
+from aigc.artifact.session import REPLAY_TOLERANCE, compare
+
+
+@pytest.fixture
+def copy(sealed: Path, tmp_path: Path) -> Path:
+    """An artifact that may be altered."""
+    return Path(shutil.copytree(sealed, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def artifact(sealed: Path) -> Artifact:
+    return Artifact.open(sealed)
+
+
+def refused(folder: Path, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        Artifact.open(folder)
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def test_an_untouched_copy_opens_and_reproduces_its_references(copy: Path) -> None:
+    opened = Artifact.open(copy)
+    assert opened.id == "tiny@1"
+    assert opened.reproducibility["sample"].max_abs <= REPLAY_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name", ["generator.onnx", "references/sample.npz", "README.md", "samples.png"]
+)
+def test_one_flipped_bit_in_any_file_is_refused(copy: Path, name: str) -> None:
+    size = (copy / name).stat().st_size
+    for offset in (0, size // 2, size - 1):
+        flip(copy / name, offset)
+        refused(copy, f"'{name}' was altered")
+        flip(copy / name, offset)
+    Artifact.open(copy)
+
+
+@pytest.mark.parametrize("name", ["generator.onnx", "references/sample.npz", "README.md"])
+def test_a_deleted_file_is_refused(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    refused(copy, f"file '{name}' of the manifest is missing")
+
+
+def test_a_truncated_graph_is_refused(copy: Path) -> None:
+    graph = copy / "generator.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    refused(copy, "'generator.onnx' was altered")
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(copy: Path) -> None:
+    (copy / "README.md").unlink()
+    (copy / "README.md").mkdir()
+    refused(copy, r"'README.md'")
+
+
+def test_a_swapped_range_in_the_manifest_is_refused(copy: Path) -> None:
+    path = copy / "manifest.json"
+    document = json.loads(path.read_text())
+    document["signatures"]["sample"]["outputs"][0]["range"] = [0.0, 1.0]
+    path.write_text(json.dumps(document))
+    refused(copy, "its digest does not match")
+
+
+def test_a_newer_format_is_refused(copy: Path) -> None:
+    path = copy / "manifest.json"
+    document = json.loads(path.read_text())
+    document["format_version"] += 1
+    document["digest"] = digest(document)
+    path.write_text(json.dumps(document))
+    refused(copy, "format_version 2 is unknown, this version reads 1; upgrade aigc")
+
+
+def test_a_truncated_manifest_is_refused(copy: Path) -> None:
+    path = copy / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    refused(copy, "truncated or not JSON")
+
+
+def test_a_file_outside_the_artifact_is_never_read(copy: Path) -> None:
+    (copy.parent / "secret").write_text("secret")
+    path = copy / "manifest.json"
+    document = json.loads(path.read_text())
+    document["files"]["../secret"] = {"sha256": "0" * 64, "bytes": 6}
+    document["digest"] = digest(document)
+    path.write_text(json.dumps(document))
+    refused(copy, r"'\.\./secret' of the manifest lies outside the artifact")
+
+
+def test_a_folder_without_a_manifest_is_no_artifact(copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    refused(copy, "no artifact 'copy'|holds no manifest.json")
+
+
+def reseal(folder: Path) -> None:
+    """Hash everything again, as somebody would who wants to go unseen."""
+    seal(folder, parse((folder / "manifest.json").read_bytes()))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Alter the references and seal the artifact again."""
+    path = folder / "references" / "sample.npz"
+    with np.load(path) as stored:
+        arrays = {name: stored[name].copy() for name in stored.files}
+    change(arrays)
+    np.savez(path, **arrays)
+    reseal(folder)
+
+
+def test_references_altered_under_a_valid_seal_are_caught_by_the_replay(copy: Path) -> None:
+    def nudge(arrays: dict[str, np.ndarray]) -> None:
+        arrays["out/image"][3, 0, 2, 2] += 0.001
+
+    rewrite(copy, nudge)
+    Artifact.open(copy, verify=False)
+    refused(copy, r"does not reproduce its references .*'sample' is off by .* allowed is 1e-04")
+
+
+def test_a_reference_off_by_a_rounding_is_within_tolerance(copy: Path) -> None:
+    def nudge(arrays: dict[str, np.ndarray]) -> None:
+        arrays["out/image"][3, 0, 2, 2] += 1e-5
+
+    rewrite(copy, nudge)
+    measured = Artifact.open(copy).reproducibility["sample"]
+    assert measured.level in ("uint8", "tolerance")
+    assert 0 < measured.max_abs <= 1.1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop("out/image"), "references"),
+        (lambda a: a.pop("in/latent"), "references"),
+        (lambda a: a.clear(), "references"),
+        (lambda a: a.update({"out/image": a["out/image"][:3]}), r"references .*\[3, 16\] rows"),
+        (lambda a: a.update({"in/latent": a["in/latent"][:, :1]}), "references"),
+        (lambda a: a.update({"in/label": a["in/label"] + 10}), "references"),
+        (lambda a: a["out/image"].fill(np.nan), "off by inf"),
+        (lambda a: a.update({"in/latent": a["in/latent"].astype(str)}), "references"),
+    ],
+)
+def test_references_that_do_not_fit_their_signature_are_refused(
+    copy: Path, change: Callable[[dict[str, np.ndarray]], object], message: str
+) -> None:
+    rewrite(copy, change)
+    refused(copy, message)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\3\4" + b"\0" * 60])
+def test_references_that_are_no_archive_are_refused(copy: Path, content: bytes) -> None:
+    (copy / "references" / "sample.npz").write_bytes(content)
+    reseal(copy)
+    refused(copy, "references")
+
+
+def test_pickled_references_are_never_unpickled(copy: Path) -> None:
+    path = copy / "references" / "sample.npz"
+    np.savez(path, **{"in/latent": np.array([print], object)})
+    reseal(copy)
+    refused(copy, "references")
+
+
+def test_missing_references_are_refused(copy: Path) -> None:
+    (copy / "references" / "sample.npz").unlink()
+    reseal(copy)
+    refused(copy, "has no references for signature 'sample'")
+
+
+def test_a_graph_that_onnxruntime_does_not_load_is_refused(copy: Path) -> None:
+    (copy / "generator.onnx").write_bytes(b"no graph")
+    reseal(copy)
+    refused(copy, "graph 'generator.onnx' is not one that onnxruntime loads")
+
+
+@pytest.mark.parametrize("change", [{"shape": [5]}, {"name": "noise"}, {"dtype": "int64"}])
+def test_a_signature_that_its_graph_does_not_have_is_refused(
+    copy: Path, change: dict[str, object]
+) -> None:
+    path = copy / "manifest.json"
+    document = json.loads(path.read_text())
+    document["signatures"]["sample"]["inputs"][0].update(change)
+    document["digest"] = digest(document)
+    path.write_text(json.dumps(document))
+    refused(copy, "signature 'sample' promises inputs .* its graph has")
+
+
+def test_sample_i_is_the_same_alone_and_in_any_batch(artifact: Artifact) -> None:
+    whole = artifact.sample(seed=5, n=12)["image"]
+    assert whole.shape == (12, 1, 8, 8)
+    for batch in (1, 5, 64):
+        parts = artifact.sample(seed=5, n=12, batch=batch)["image"]
+        assert np.allclose(parts, whole, atol=1e-6)
+    alone = [artifact.sample(seed=5, first_index=i)["image"][0] for i in range(12)]
+    assert np.allclose(np.stack(alone), whole, atol=1e-6)
+    assert not np.allclose(whole, artifact.sample(seed=6, n=12)["image"], atol=1e-3)
+
+
+def test_a_sample_is_the_graph_of_its_latent_and_label(artifact: Artifact) -> None:
+    drawn = {
+        "latent": latents.normal(5, range(3), (4,)),
+        "label": latents.labels(5, range(3), 10),
+    }
+    by_hand = artifact.run("sample", drawn)["image"]
+    assert np.array_equal(by_hand, artifact.sample(seed=5, n=3)["image"])
+
+
+def test_one_label_is_that_of_every_sample(artifact: Artifact) -> None:
+    one = artifact.sample(seed=5, n=4, label=7)["image"]
+    assert np.array_equal(one, artifact.sample(seed=5, n=4, label=[7] * 4)["image"])
+    assert np.array_equal(one, artifact.sample(seed=5, n=4, label=[7] * 4, batch=3)["image"])
+    assert not np.allclose(one, artifact.sample(seed=5, n=4, label=6)["image"])
+
+
+def test_uint8_gives_pixels(artifact: Artifact) -> None:
+    pixels = artifact.uint8("sample", artifact.sample(seed=0, n=2))
+    assert (pixels.shape, pixels.dtype) == ((2, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a: a.sample("smaple", seed=0), "has no signature 'smaple', it has: sample"),
+        (lambda a: a.sample(seed=-1), r"seed must be in \[0, 2\^63\), got -1"),
+        (lambda a: a.sample(seed=0, n=0), "n must be >= 1, got 0"),
+        (lambda a: a.sample(seed=0, first_index=-1), r"index must be in \[0, 2\^63\), got -1"),
+        (lambda a: a.sample(seed=0, label=10), r"label must be in \[0, 10\), got 10"),
+        (lambda a: a.sample(seed=0, label=-1), r"label must be in \[0, 10\), got -1"),
+        (lambda a: a.sample(seed=0, n=3, label=[1, 2]), "one class or n of them: n is 3, got 2"),
+        (lambda a: a.run("sample", {}), r"inputs must be \['label', 'latent'\], got \[\]"),
+        (
+            lambda a: a.run("sample", feeds(latent=np.zeros((2, 5)))),
+            r"latent must have shape \(N, 4\) with N >= 1, got \(2, 5\)",
+        ),
+        (lambda a: a.run("sample", feeds(latent=np.zeros((0, 4)))), "with N >= 1"),
+        (lambda a: a.run("sample", feeds(label=np.zeros(3))), r"one batch size, got \[2, 3\]"),
+        (lambda a: a.run("sample", feeds(label=[0, 10])), r"label must be in \[0, 10\), got 10"),
+    ],
+)
+def test_a_wrong_call_is_refused_with_what_is_allowed(
+    artifact: Artifact, call: Callable[[Artifact], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(artifact)
+
+
+def feeds(**changes: object) -> dict[str, np.ndarray]:
+    given = {"latent": np.zeros((2, 4)), "label": np.zeros(2, np.int64)} | changes
+    return {name: np.asarray(value) for name, value in given.items()}
+
+
+def test_levels_go_from_bit_over_uint8_to_tolerance(artifact: Artifact) -> None:
+    signature = artifact.signature("sample")
+    a = artifact.sample(seed=0, n=2)
+    a["image"][:] = 0.1  # halfway between no two levels
+    close, far, wrong = (a["image"].copy() for _ in range(3))
+    close[0, 0, 0, 0] += 1e-6
+    far[0, 0, 0, 0] += 0.1
+    wrong[0, 0, 0, 0] = np.nan
+    found = [compare(signature, a, {"image": b}) for b in (a["image"].copy(), close, far, wrong)]
+    assert [r.level for r in found] == ["bit", "uint8", "tolerance", "tolerance"]
+    assert found[0].max_abs == 0
+    assert found[1].max_abs == pytest.approx(1e-6 / 1.1, rel=0.05)
+    assert found[2].max_abs == pytest.approx(0.1 / 1.1, rel=0.01)
+    assert found[3].max_abs == float("inf")
+
+
+def test_an_artifact_opens_from_an_object_store(sealed: Path) -> None:
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    for path in sealed.rglob("*"):
+        if path.is_file():
+            fs.pipe_file(f"/opened/{path.relative_to(sealed).as_posix()}", path.read_bytes())
+    there = Artifact.open("memory://opened").sample(seed=0, n=2)["image"]
+    assert np.array_equal(there, Artifact.open(sealed).sample(seed=0, n=2)["image"])
+    fs.rm("/opened", recursive=True)
+
+
+def test_every_signature_has_sixteen_references(artifact: Artifact) -> None:
+    inputs, outputs = artifact.references("sample")
+    assert {k: v.shape for k, v in inputs.items()} == {"latent": (16, 4), "label": (16,)}
+    assert {k: v.shape for k, v in outputs.items()} == {"image": (16, 1, 8, 8)}

@@ -1,0 +1,211 @@
+"""The store: versions are immutable, a name alone is the newest, nothing half-written is seen."""
+
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from aigc.artifact import Artifact, ArtifactError, Store
+from aigc.artifact.manifest import parse, seal
+from aigc.artifact.store import locate
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "local":
+        yield Store(tmp_path / "store")
+    else:
+        uri = f"memory://{uuid.uuid4().hex}"
+        yield Store(uri)
+        fs, root = fsspec.core.url_to_fs(uri)
+        if fs.exists(root):
+            fs.rm(root, recursive=True)
+
+
+@pytest.fixture
+def build(sealed: Path, tmp_path: Path) -> "Build":
+    return Build(sealed, tmp_path)
+
+
+class Build:
+    """Sealed folders of any name and version."""
+
+    def __init__(self, sealed: Path, folder: Path) -> None:
+        self.sealed, self.folder = sealed, folder
+
+    def __call__(self, name: str, version: str, note: str = "") -> Path:
+        path = self.folder / f"build-{name}-{version}-{note}"
+        shutil.copytree(self.sealed, path)
+        if note:
+            (path / "note.txt").write_text(note)
+        manifest = parse((path / "manifest.json").read_bytes())
+        seal(path, replace(manifest, name=name, version=version))
+        return path
+
+
+def test_what_was_published_opens_under_name_version_and_uri(store: Store, build: Build) -> None:
+    uri = store.publish(build("digits", "1"))
+    assert uri == f"{store.uri}/digits/1"
+    expected = Artifact.open(build.sealed).sample(seed=0, n=2)["image"]
+    for where in (uri, f"{store.uri}/digits", f"{store.uri}/digits@1", f"{uri}/"):
+        opened = Artifact.open(where)
+        assert opened.id == "digits@1"
+        assert np.array_equal(opened.sample(seed=0, n=2)["image"], expected)
+
+
+@pytest.mark.parametrize(
+    "versions", [["1", "2", "9", "10"], ["1.2", "1.10", "2.0"], ["0.9", "0.9.1", "0.10"]]
+)
+def test_a_name_alone_means_the_newest_version_by_number(
+    store: Store, build: Build, versions: list[str]
+) -> None:
+    for version in reversed(versions):
+        store.publish(build("digits", version))
+    assert store.versions("digits") == versions
+    assert store.resolve("digits") == f"{store.uri}/digits/{versions[-1]}"
+    assert store.resolve(f"digits@{versions[0]}") == f"{store.uri}/digits/{versions[0]}"
+    assert locate(f"{store.uri}/digits").endswith(f"/digits/{versions[-1]}")
+
+
+def test_a_version_never_changes(store: Store, build: Build) -> None:
+    uri = store.publish(build("digits", "1"))
+    before = Artifact.open(uri).manifest.digest
+    with pytest.raises(ArtifactError, match=r"digits@1 exists already .*the next free one is 2"):
+        store.publish(build("digits", "1", note="other"))
+    assert Artifact.open(uri).manifest.digest == before
+
+
+def test_the_next_version_counts_on_from_the_newest(store: Store, build: Build) -> None:
+    assert store.next_version("digits") == "1"
+    store.publish(build("digits", "9"))
+    store.publish(build("digits", "10.3"))
+    assert store.next_version("digits") == "11"
+
+
+def test_names_are_those_with_a_complete_version(store: Store, build: Build) -> None:
+    assert store.names() == []
+    store.publish(build("b", "1"))
+    store.publish(build("a", "1"))
+    assert store.names() == ["a", "b"]
+
+
+def test_an_unknown_name_or_version_is_refused_with_what_there_is(
+    store: Store, build: Build
+) -> None:
+    with pytest.raises(ArtifactError, match=r"no artifact 'digits' in .*; there are: none"):
+        store.resolve("digits")
+    store.publish(build("digits", "1"))
+    store.publish(build("digits", "2"))
+    with pytest.raises(ArtifactError, match=r"no artifact 'digit' in .*; there are: digits"):
+        store.resolve("digit")
+    with pytest.raises(ArtifactError, match=r"has no version '3', it has: 1, 2"):
+        store.resolve("digits@3")
+    with pytest.raises(ArtifactError, match="artifact name must be"):
+        store.resolve("../digits")
+    with pytest.raises(ArtifactError, match=r"has no version '\.\./\.\.'"):
+        store.resolve("digits@../..")
+
+
+@pytest.mark.parametrize("where", ["nowhere", "digits/7", "digits@7", "Digits", "a b"])
+def test_what_is_no_artifact_is_said_to_be_none(store: Store, build: Build, where: str) -> None:
+    store.publish(build("digits", "1"))
+    with pytest.raises(ArtifactError, match=r"no artifact|no version|holds no manifest"):
+        Artifact.open(f"{store.uri}/{where}")
+
+
+def test_an_interrupted_publication_leaves_no_version_and_may_be_repeated(
+    store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build("digits", "1")
+
+    def cut(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as power:
+        if "memory" in store.uri:
+            real = store._fs.pipe_file
+
+            def pipe_file(path: str, data: bytes) -> None:
+                cut() if path.endswith("manifest.json") else real(path, data)
+
+            power.setattr(store._fs, "pipe_file", pipe_file)
+        else:
+            power.setattr(Path, "rename", cut)
+        with pytest.raises(KeyboardInterrupt):
+            store.publish(folder)
+    assert store.versions("digits") == []
+    assert store.names() == []
+    with pytest.raises(ArtifactError, match="no artifact 'digits'"):
+        store.resolve("digits")
+    assert Artifact.open(store.publish(folder)).id == "digits@1"
+
+
+def test_a_copy_by_hand_without_its_manifest_is_no_version(tmp_path: Path, build: Build) -> None:
+    store = Store(tmp_path / "store")
+    half = tmp_path / "store" / "digits" / "1"
+    half.mkdir(parents=True)
+    (half / "generator.onnx").write_bytes(b"half")
+    assert store.versions("digits") == []
+    store.publish(build("digits", "1"))
+    Artifact.open(half)
+
+
+def test_an_unsealed_folder_is_not_published(store: Store, build: Build, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"holds no manifest.json"):
+        store.publish(tmp_path)
+    altered = build("digits", "1")
+    path = altered / "manifest.json"
+    path.write_text(path.read_text().replace("Apache-2.0", "MIT"))
+    with pytest.raises(ArtifactError, match="altered"):
+        store.publish(altered)
+    assert store.names() == []
+
+
+def test_of_two_concurrent_publications_one_wins_whole(tmp_path: Path, build: Build) -> None:
+    store = Store(tmp_path / "store")
+    folders = [build("digits", "1", note) for note in ("first", "second")]
+    for attempt in range(10):
+        barrier = threading.Barrier(2)
+        outcomes: list[str] = []
+        refusals: list[str] = []
+
+        def work(
+            folder: Path,
+            barrier: threading.Barrier = barrier,
+            outcomes: list[str] = outcomes,
+            refusals: list[str] = refusals,
+        ) -> None:
+            barrier.wait()
+            try:
+                store.publish(folder)
+                outcomes.append((folder / "note.txt").read_text())
+            except ArtifactError as error:
+                refusals.append(str(error))
+
+        threads = [threading.Thread(target=work, args=(f,)) for f in folders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(outcomes) == 1, f"attempt {attempt}: {outcomes} were published"
+        assert len(refusals) == 1
+        assert "never change" in refusals[0]
+        published = tmp_path / "store" / "digits" / "1"
+        Artifact.open(published, verify=False)
+        assert (published / "note.txt").read_text() == outcomes[0]
+        leftovers = [p.name for p in published.parent.iterdir() if p.name != "1"]
+        assert leftovers == []
+        shutil.rmtree(published)
+
+
+def test_a_published_version_is_readable_by_everybody(tmp_path: Path, build: Build) -> None:
+    folder = build("digits", "1")
+    folder.chmod(0o700)
+    published = Path(Store(tmp_path / "store").publish(folder))
+    assert published.stat().st_mode & 0o055 == 0o055

@@ -1,0 +1,34 @@
+"""One thread for torch, and what the tests of several packages share."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist10k"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """The tests of serving load no torch, and are not made to."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny class-conditional artifact, exported a moment ago; not to be written to."""
+    from aigc.artifact import Store
+    from aigc.export import export
+    from tests.fixtures.make import config, write_run
+
+    folder = tmp_path_factory.mktemp("sealed")
+    return Path(export(write_run(folder / "run", config()), name="tiny", store=Store(folder)))
+
+
+@pytest.fixture(scope="session")
+def mnist10k() -> Path:
+    """10,000 real MNIST digits as IDX files, where this machine has them."""
+    if not MNIST.is_dir():
+        pytest.skip(f"{MNIST} is not on this machine")
+    return MNIST

@@ -1,0 +1,40 @@
+"""Fréchet distance against closed forms."""
+
+import numpy as np
+import pytest
+
+from aigc.metrics.frechet import frechet, gaussian_frechet
+
+
+@pytest.mark.parametrize(("mu", "s1", "s2"), [(0.0, 1.0, 1.0), (3.0, 1.0, 2.0), (-1.0, 0.5, 4.0)])
+def test_one_dimension_is_the_closed_form(mu: float, s1: float, s2: float) -> None:
+    zero, one = np.zeros(1), np.ones((1, 1))
+    found = gaussian_frechet(zero, one * s1**2, zero + mu, one * s2**2)
+    assert found == pytest.approx(mu**2 + (s1 - s2) ** 2)
+
+
+def test_diagonal_covariances_are_the_sum_over_dimensions() -> None:
+    generator = np.random.default_rng(0)
+    mu, s1, s2 = generator.normal(size=5), *generator.uniform(0.1, 3, (2, 5))
+    found = gaussian_frechet(np.zeros(5), np.diag(s1**2), mu, np.diag(s2**2))
+    assert found == pytest.approx((mu**2 + (s1 - s2) ** 2).sum())
+
+
+def test_a_rotation_of_both_changes_nothing() -> None:
+    generator = np.random.default_rng(1)
+    a, b = generator.normal(size=(500, 4)), generator.normal(1, 2, (400, 4))
+    turn, _ = np.linalg.qr(generator.normal(size=(4, 4)))
+    assert frechet(a @ turn, b @ turn) == pytest.approx(frechet(a, b))
+    assert frechet(a, b) == pytest.approx(frechet(b, a))
+
+
+def test_equal_sets_are_at_zero_even_when_a_feature_is_constant() -> None:
+    x = np.random.default_rng(2).normal(size=(300, 6))
+    x[:, 3] = 1
+    assert frechet(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet(x, x + 2) == pytest.approx(24)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="features must be"):
+        frechet(np.zeros((1, 3)), np.zeros((5, 3)))

@@ -1,0 +1,139 @@
+"""The command line: light, torch-free where it promises to be, one sentence for each mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+def aigc(*arguments: str, path: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a command; `path` goes first on the import path."""
+    return subprocess.run(
+        [sys.executable, "-m", "aigc.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | ({"PYTHONPATH": str(path)} if path else {}),
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def no_torch(tmp_path: Path) -> Path:
+    """An import path on which torch and Ray are missing."""
+    folder = tmp_path / "without"
+    for name in ("torch", "ray"):
+        (folder / name).mkdir(parents=True)
+        lines = f"raise ModuleNotFoundError('no module {name}', name='{name}')\n"
+        (folder / name / "__init__.py").write_text(lines)
+    return folder
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, json; sys.argv = ['aigc', '--help']\n"
+        "from aigc.cli import main\n"
+        "main(); print(json.dumps(sorted(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *shown, modules = run.stdout.splitlines()
+    loaded = {name.partition(".")[0] for name in json.loads(modules)}
+    assert not loaded & {"torch", "ray", "numpy", "onnxruntime", "tyro", "aigc.train"}
+    for name in ("train", "export", "evaluate", "sample", "verify", "serve", "metrics", "doctor"):
+        (line,) = (line for line in shown if line.startswith(f"  {name} "))
+        assert len(line.split()) > 3, "every command says what it does"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["tarin"], 2, "unknown command 'tarin'"),
+        (["train", "dcgna"], 1, "unknown model 'dcgna'; did you mean 'dcgan'?"),
+        (["train", "dcgan:digit"], 1, "did you mean 'digits'?"),
+        (["train", "dcgan", "--model.shape", "784"], 2, "shape must be (C, H, W)"),
+        (["train", "dcgan", "--model.shape", "1", "30", "30"], 2, "must be multiples of 4"),
+        (["export", "no/run", "--name", "x"], 1, "no/run is no run"),
+        (["sample", "no/artifact"], 1, "no artifact 'artifact' in no; there are: none"),
+        (["sample", "http://127.0.0.1:9"], 1, "is `aigc serve` up?"),
+        (["verify", "pyproject.toml"], 1, "not a PNG"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_sentence(
+    arguments: list[str], status: int, message: str, tmp_path: Path
+) -> None:
+    if arguments[0] == "verify":
+        arguments = ["verify", str(ROOT / "pyproject.toml")]
+    run = aigc(*arguments)
+    assert run.returncode == status, run.stderr
+    assert message in " ".join(run.stderr.replace("│", " ").split())
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+def test_dry_run_shows_the_networks_and_trains_nothing(tmp_path: Path) -> None:
+    run = aigc("train", "dcgan:digits", "--dry-run", "--storage", str(tmp_path / "runs"))
+    assert run.returncode == 0
+    assert "generator: 165,185 parameters" in run.stdout
+    assert "discriminator: 437,611 parameters" in run.stdout
+    assert "(N, 1, 28, 28)" in run.stdout
+    assert '"samples": 192000' in run.stdout
+    assert "estimated memory" in run.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_sampling_and_verifying_need_no_torch(sealed: Path, tmp_path: Path, no_torch: Path) -> None:
+    flags = ["-n", "3", "--seed", "5", "--label", "7", "--out", str(tmp_path / "out")]
+    run = aigc("sample", str(sealed), *flags, path=no_torch)
+    assert run.returncode == 0, run.stderr
+    folder = Path(run.stdout.splitlines()[-1])
+    (png,) = folder.glob("*seed5-1.png")
+    assert len(list(folder.glob("*.png"))) == 4  # three and their grid
+    said = aigc("verify", str(png), "--artifact", str(sealed), path=no_torch)
+    assert "seed 5, index 1, label 7" in said.stdout
+    assert "every pixel is equal" in said.stderr
+    replayed = aigc("verify", str(sealed), path=no_torch)
+    assert "references reproduced, level bit" in replayed.stderr
+
+
+def test_training_without_torch_names_the_extra(no_torch: Path) -> None:
+    run = aigc("train", "dcgan:digits", path=no_torch)
+    assert run.returncode == 1
+    assert "pip install 'aigc[train]'" in run.stderr
+
+
+def test_a_picture_that_was_altered_is_told_apart(sealed: Path, tmp_path: Path) -> None:
+    run = aigc("sample", str(sealed), "-n", "1", "--seed", "5", "--out", str(tmp_path))
+    assert run.returncode == 0, run.stderr
+    (png,) = tmp_path.glob("*seed5-0.png")
+    image = Image.open(png)
+    info = image.info
+    image.putpixel((0, 0), 255 - image.getpixel((0, 0)))
+    from PIL import PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("aigc", info["aigc"])
+    image.save(png, pnginfo=text)
+    said = aigc("verify", str(png), "--artifact", str(sealed))
+    assert said.returncode == 1
+    assert "differs from what tiny@1 makes" in said.stderr
+
+
+@pytest.mark.parametrize("form", ["grid", "npy", "json"])
+def test_a_format_gives_one_file(form: str, sealed: Path, tmp_path: Path) -> None:
+    flags = ["-n", "5", "--seed", "1", "--format", form, "--out", str(tmp_path)]
+    run = aigc("sample", str(sealed), *flags)
+    path = Path(run.stdout.splitlines()[-1])
+    assert [path] == list(tmp_path.iterdir())
+    assert path.suffix == {"grid": ".png"}.get(form, f".{form}")
+
+
+def test_doctor_reports() -> None:
+    run = aigc("doctor")
+    assert run.returncode == 0
+    assert "torch" in run.stdout
+    assert "cores" in run.stdout

@@ -1,0 +1,181 @@
+"""One contract over every data source; order without repeats; broken files refused by reason."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aigc import data
+from aigc.config import DataConfig, ModelConfig
+from aigc.data import Dataset, rows
+
+IMAGE = ModelConfig(shape=(1, 28, 28))
+
+
+def idx(folder: Path, split: str, n: int, zipped: bool = False) -> None:
+    """A tiny IDX pair of 12 x 10 pixels."""
+    generator = np.random.default_rng(n)
+    images = generator.integers(0, 256, (n, 12, 10), np.uint8)
+    labels = (np.arange(n) % 3).astype(np.uint8)
+    files = {
+        f"{split}-images-idx3-ubyte": struct.pack(">4B3I", 0, 0, 8, 3, *images.shape)
+        + images.tobytes(),
+        f"{split}-labels-idx1-ubyte": struct.pack(">4BI", 0, 0, 8, 1, n) + labels.tobytes(),
+    }
+    for name, content in files.items():
+        if zipped:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+
+
+@pytest.fixture(params=["digits", "ring", "idx", "idx zipped"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, ModelConfig]:
+    name = request.param.split()[0]
+    if name == "idx":
+        for split, n in (("train", 12), ("t10k", 6)):
+            idx(tmp_path, split, n, zipped="zipped" in request.param)
+        return DataConfig(source="idx", path=str(tmp_path)), IMAGE
+    return DataConfig(source=name), ModelConfig(shape=(2,)) if name == "ring" else IMAGE
+
+
+def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> None:
+    config, model = source
+    train, test = (data.load(config, model, split) for split in ("train", "test"))
+    for split in (train, test):
+        assert split.samples.dtype == np.float32
+        assert split.labels.dtype == np.int64
+        assert split.samples.shape == (len(split.labels), *model.shape)
+        assert np.isfinite(split.samples).all()
+        assert set(split.labels) == set(range(len(split.classes)))
+        if model.modality == "image":
+            assert split.samples.min() >= -1
+            assert split.samples.max() <= 1
+            assert split.samples.min() < -0.9  # the whole range is in use
+            assert split.samples.max() > 0.9
+    again = data.load(config, model, "train")
+    assert again.fingerprint() == train.fingerprint() != test.fingerprint()
+    seen = {sample.tobytes() for sample in train.samples}
+    assert not seen & {sample.tobytes() for sample in test.samples}
+
+
+def test_every_source_is_under_contract() -> None:
+    assert data.names() == ["digits", "idx", "ring"]
+
+
+def test_a_fingerprint_sees_one_pixel_and_one_label() -> None:
+    dataset = data.load(DataConfig(), IMAGE)
+    pixels, labels = dataset.samples.copy(), dataset.labels.copy()
+    pixels[7, 0, 3, 3] += 0.01
+    labels[7] += 1
+    prints = {
+        d.fingerprint()["sha256"]
+        for d in (dataset, replace(dataset, samples=pixels), replace(dataset, labels=labels))
+    }
+    assert len(prints) == 3
+
+
+def test_digits_are_split_by_class_and_always_alike() -> None:
+    train, test = (data.load(DataConfig(), IMAGE, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (1437, 360)
+    assert np.bincount(test.labels).min() >= 35
+    assert data.load(DataConfig(), IMAGE, "test").samples.tobytes() == test.samples.tobytes()
+
+
+def test_digits_come_at_the_size_of_the_model() -> None:
+    small = data.load(DataConfig(), ModelConfig(shape=(1, 8, 8)))
+    assert set(np.unique(np.round((small.samples + 1) * 8, 4))) == set(range(17))
+    assert data.load(DataConfig(), ModelConfig(shape=(1, 32, 20))).samples.shape[1:] == (1, 32, 20)
+
+
+def test_mnist_loads(mnist10k: Path) -> None:
+    config = DataConfig(source="idx", path=str(mnist10k))
+    train, test = (data.load(config, IMAGE, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (9000, 1000)
+    assert ((train.samples + 1) / 2).mean() == pytest.approx(0.131, abs=0.003)
+
+
+def test_an_epoch_is_a_permutation_and_the_next_another_one() -> None:
+    first, second = rows(0, 0, 100, 100), rows(0, 100, 200, 100)
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert list(first) != list(second)
+    assert list(rows(1, 0, 100, 100)) != list(first)
+
+
+def test_order_does_not_depend_on_how_it_is_asked_for() -> None:
+    whole = rows(3, 0, 1000, 77)
+    parts = [rows(3, start, min(start + 64, 1000), 77) for start in range(0, 1000, 64)]
+    assert list(np.concatenate(parts)) == list(whole)
+    assert list(rows(3, 500, 700, 77)) == list(whole[500:700])  # a batch over several epochs
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def wrong_magic(path: Path) -> None:
+    path.write_bytes(b"\0\0\x0d" + path.read_bytes()[3:])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def half_zipped(path: Path) -> None:
+    path.with_suffix(".gz").write_bytes(gzip.compress(path.read_bytes())[:-9])
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut, "it is cut off or empty"),
+        (wrong_magic, "no IDX file of unsigned bytes"),
+        (empty, "no IDX file of unsigned bytes"),
+        (half_zipped, "no whole gzip file"),
+        (Path.unlink, "holds neither train-images-idx3-ubyte nor"),
+    ],
+)
+def test_a_broken_idx_file_is_refused(
+    damage: Callable[[Path], None], reason: str, tmp_path: Path
+) -> None:
+    idx(tmp_path, "train", 6)
+    damage(tmp_path / "train-images-idx3-ubyte")
+    with pytest.raises(ValueError, match=reason):
+        data.load(DataConfig(source="idx", path=str(tmp_path)), IMAGE)
+
+
+def test_counts_that_differ_are_refused(tmp_path: Path) -> None:
+    idx(tmp_path, "train", 6)
+    labels = tmp_path / "train-labels-idx1-ubyte"
+    labels.write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 5) + b"\0" * 5)
+    with pytest.raises(ValueError, match="6 train images but 5 labels"):
+        data.load(DataConfig(source="idx", path=str(tmp_path)), IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "message"),
+    [
+        (DataConfig(source="digit"), IMAGE, "did you mean 'digits'"),
+        (DataConfig(source="idx"), IMAGE, "set --data.path DIR"),
+        (DataConfig(source="ring"), IMAGE, "take fc_gan:ring"),
+        (DataConfig(), ModelConfig(shape=(3, 28, 28)), "set --model.shape 1 8 8"),
+        (DataConfig(), ModelConfig(num_classes=7), "set --model.num-classes 10 or 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_cure(
+    config: DataConfig, model: ModelConfig, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.load(config, model)
+
+
+def test_a_dataset_counts_its_samples() -> None:
+    dataset = Dataset(
+        name="x", samples=np.zeros((3, 2), np.float32), labels=np.zeros(3, np.int64), classes=("a",)
+    )
+    assert len(dataset) == 3

