@@ -84,6 +84,19 @@ def test_digits_are_split_by_class_and_always_alike() -> None:
     assert (len(train), len(test)) == (1437, 360)
     assert np.bincount(test.labels).min() >= 35
     assert data.load(DataConfig(), IMAGE, "test").samples.tobytes() == test.samples.tobytes()
+    shares = [np.bincount(split.labels) / len(split) for split in (train, test)]
+    assert np.abs(shares[0] - shares[1]).max() < 0.005
+
+
+def test_the_split_of_the_digits_is_this_one_for_ever() -> None:
+    found = [
+        data.load(DataConfig(), ModelConfig(shape=(1, 8, 8)), split).fingerprint()["sha256"]
+        for split in ("train", "test")
+    ]
+    assert found == [
+        "55e0c6d103ab61a375a64e2596ef6b9c2e444eba0ceb6a246b958a6f2127bba3",
+        "8451419377763f8fcba83256f37550e90bff6ea18bdb8fb84101997f065baa45",
+    ]
 
 
 def test_digits_come_at_the_size_of_the_model() -> None:
@@ -125,6 +138,13 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def badly_zipped(path: Path) -> None:
+    zipped = bytearray(gzip.compress(path.read_bytes()))
+    zipped[12:20] = b"\xff" * 8
+    path.with_suffix(".gz").write_bytes(zipped)
+    path.unlink()
+
+
 def half_zipped(path: Path) -> None:
     path.with_suffix(".gz").write_bytes(gzip.compress(path.read_bytes())[:-9])
     path.unlink()
@@ -137,6 +157,7 @@ def half_zipped(path: Path) -> None:
         (wrong_magic, "no IDX file of unsigned bytes"),
         (empty, "no IDX file of unsigned bytes"),
         (half_zipped, "no whole gzip file"),
+        (badly_zipped, "no whole gzip file"),
         (Path.unlink, "holds neither train-images-idx3-ubyte nor"),
     ],
 )

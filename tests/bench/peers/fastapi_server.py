@@ -23,7 +23,7 @@ from aigc.artifact.codecs import to_uint8
 options = ort.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-session = ort.InferenceSession(f"{sys.argv[1]}/sample.onnx", options)
+session = ort.InferenceSession(f"{sys.argv[1]}/generator.onnx", options)
 thread = ThreadPoolExecutor(1)
 requests = Counter("requests_total", "Requests.", ["code"]).labels("200")
 duration = Histogram("request_seconds", "Duration of requests.")
