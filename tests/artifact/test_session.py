@@ -228,6 +228,15 @@ def test_one_label_is_that_of_every_sample(artifact: Artifact) -> None:
     assert not np.allclose(one, artifact.sample(seed=5, n=4, label=6)["image"])
 
 
+def test_a_list_of_labels_goes_sample_by_sample_over_any_batches(artifact: Artifact) -> None:
+    classes = [3, 1, 4, 1, 5, 9]
+    alone = [artifact.sample(seed=5, first_index=i, label=c) for i, c in enumerate(classes)]
+    expected = np.concatenate([a["image"] for a in alone])
+    for batch in (2, 4, 64):
+        found = artifact.sample(seed=5, n=6, label=classes, batch=batch)["image"]
+        assert np.allclose(found, expected, atol=1e-6)
+
+
 def test_uint8_gives_pixels(artifact: Artifact) -> None:
     pixels = artifact.uint8("sample", artifact.sample(seed=0, n=2))
     assert (pixels.shape, pixels.dtype) == ((2, 8, 8, 1), np.uint8)

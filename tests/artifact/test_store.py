@@ -119,30 +119,33 @@ def test_what_is_no_artifact_is_said_to_be_none(store: Store, build: Build, wher
         Artifact.open(f"{store.uri}/{where}")
 
 
+@pytest.mark.parametrize("written", range(5))
 def test_an_interrupted_publication_leaves_no_version_and_may_be_repeated(
-    store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
+    written: int, store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The power goes after so many of the five files; the manifest is the last of them."""
     folder = build("digits", "1")
+    left = iter(range(written))
 
-    def cut(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
+    def cut(real: Callable[..., object]) -> Callable[..., object]:
+        def write(*args: object, **kwargs: object) -> object:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        return write
 
     with monkeypatch.context() as power:
-        if "memory" in store.uri:
-            real = store._fs.pipe_file
-
-            def pipe_file(path: str, data: bytes) -> None:
-                cut() if path.endswith("manifest.json") else real(path, data)
-
-            power.setattr(store._fs, "pipe_file", pipe_file)
-        else:
-            power.setattr(Path, "rename", cut)
+        power.setattr(store._fs, "pipe_file", cut(store._fs.pipe_file))
+        power.setattr(shutil, "copy2", cut(shutil.copy2))
+        monkeypatch.setattr(shutil.copytree, "__defaults__", defaults_with(shutil.copy2))
         with pytest.raises(KeyboardInterrupt):
             store.publish(folder)
     assert store.versions("digits") == []
     assert store.names() == []
     with pytest.raises(ArtifactError, match="no artifact 'digits'"):
         store.resolve("digits")
+    monkeypatch.undo()
     assert Artifact.open(store.publish(folder)).id == "digits@1"
 
 
