@@ -325,6 +325,35 @@ def test_weights_that_are_not_numbers_are_not_exported(
         write(model, CLASSES, manifest("fc_gan:mlp"), tmp_path)
 
 
+def wrong_at_batch(graph: bytes, size: int) -> bytes:
+    """The graph with 0.001 added to its output in batches of exactly this size."""
+    loaded = onnx.load_from_string(shifted(graph, 0.001))
+    add = loaded.graph.node[-1]
+    first, like = loaded.graph.input[0].name, onnx.numpy_helper.from_array
+    loaded.graph.initializer.extend([like(np.int64([0]), "zero"), like(np.int64([size]), "size")])
+    nodes = [
+        onnx.helper.make_node("Shape", [first], ["shape"]),
+        onnx.helper.make_node("Gather", ["shape", "zero"], ["rows"]),
+        onnx.helper.make_node("Equal", ["rows", "size"], ["hit"]),
+        onnx.helper.make_node("Cast", ["hit"], ["factor"], to=TensorProto.FLOAT),
+        onnx.helper.make_node("Mul", ["by", "factor"], ["error"]),
+        onnx.helper.make_node("Add", ["before", "error"], list(add.output)),
+    ]
+    del loaded.graph.node[-1]
+    loaded.graph.node.extend(nodes)
+    return bytes(loaded.SerializeToString())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+def test_a_graph_that_errs_at_one_batch_size_is_refused(
+    size: int, run: Run, graph: bytes, to_onnx_gives: Replace, tmp_path: Path
+) -> None:
+    to_onnx_gives(wrong_at_batch(graph, size))
+    with pytest.raises(ValueError, match=r"'sample' is not exported faithfully"):
+        export(run, name="it", store=Store(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_module_that_sees_its_batch_is_refused(tmp_path: Path) -> None:
     """A batch statistic in eval mode: torch and graph agree, but not over batch sizes."""
     torch.manual_seed(0)

@@ -120,33 +120,49 @@ def test_what_is_no_artifact_is_said_to_be_none(store: Store, build: Build, wher
 
 
 @pytest.mark.parametrize("written", range(5))
-def test_an_interrupted_publication_leaves_no_version_and_may_be_repeated(
-    written: int, store: Store, build: Build, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_upload_is_no_version_and_may_be_repeated(
+    written: int, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The power goes after so many of the five files; the manifest is the last of them."""
-    folder = build("digits", "1")
-    left = iter(range(written))
+    """The connection breaks after so many of the five files."""
+    folder, store = build("digits", "1"), Store(f"memory://{uuid.uuid4().hex}")
+    upload, left = store._fs.pipe_file, iter(range(written))
 
-    def cut(real: Callable[..., object]) -> Callable[..., object]:
-        def write(*args: object, **kwargs: object) -> object:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return real(*args, **kwargs)
+    def cut(path: str, data: bytes) -> None:
+        if next(left, None) is None:
+            raise ConnectionError
+        upload(path, data)
 
-        return write
+    with monkeypatch.context() as network:
+        network.setattr(store._fs, "pipe_file", cut)
+        with pytest.raises(ConnectionError):
+            store.publish(folder)
+    unpublished(store)
+    assert Artifact.open(store.publish(folder)).id == "digits@1"
+    store._fs.rm(store._root, recursive=True)
+
+
+def test_an_interrupted_copy_is_no_version_and_may_be_repeated(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, store = build("digits", "1"), Store(tmp_path / "store")
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as power:
-        power.setattr(store._fs, "pipe_file", cut(store._fs.pipe_file))
-        power.setattr(shutil, "copy2", cut(shutil.copy2))
-        monkeypatch.setattr(shutil.copytree, "__defaults__", defaults_with(shutil.copy2))
+        power.setattr(Path, "rename", cut)  # the last thing that it does
         with pytest.raises(KeyboardInterrupt):
             store.publish(folder)
+    unpublished(store)
+    assert list((tmp_path / "store" / "digits").iterdir()) == []
+    assert Artifact.open(store.publish(folder)).id == "digits@1"
+
+
+def unpublished(store: Store) -> None:
     assert store.versions("digits") == []
     assert store.names() == []
     with pytest.raises(ArtifactError, match="no artifact 'digits'"):
         store.resolve("digits")
-    monkeypatch.undo()
-    assert Artifact.open(store.publish(folder)).id == "digits@1"
 
 
 def test_a_copy_by_hand_without_its_manifest_is_no_version(tmp_path: Path, build: Build) -> None:
