@@ -39,6 +39,18 @@ class DataConfig:
     """Name of a file in aigc/data: digits, idx, ring."""
     path: str = ""
     """Folder of the data, for sources that read one."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a row that cannot be read does: end the run, or give its place to the next readable
+    row. Skipped rows are counted and named."""
+    memory_mb: int = 1024
+    """A source that is no larger than this, decoded, is held in memory; a larger one is read and
+    decoded in loader processes while the step before runs."""
+    loaders: int = 0
+    """Loader processes per worker; 0 takes as many as there are cores to share, at most 8."""
+
+    def __post_init__(self) -> None:
+        require(self.memory_mb >= 0, f"memory_mb must be >= 0, got {self.memory_mb}")
+        require(self.loaders >= 0, f"loaders must be >= 0, got {self.loaders}")
 
 
 @dataclass(frozen=True, kw_only=True)

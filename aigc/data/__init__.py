@@ -3,9 +3,10 @@
 import difflib
 import hashlib
 import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,45 @@ from aigc.artifact.latents import integers
 from aigc.config import DataConfig, ModelConfig
 
 Split = Literal["train", "test"]
+Sample = NDArray[np.float32] | NDArray[np.uint8]
+
+
+class CorruptRow(ValueError):
+    """A row that cannot be read; the message names it and says why."""
+
+
+class Source(Protocol):
+    """Labelled samples by row number: in memory (`Dataset`), or read when they are due."""
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their labels; empty without labels."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def read(self, row: int) -> tuple[Sample, int]:
+        """One sample and its label: (*shape) float32 in [-1, 1], or (C, H, W) uint8 that the feed
+        scales to it. Called in worker processes. Raises CorruptRow."""
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The permutation of all rows that is an epoch: (N,), a function of its arguments alone."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Name, count, classes and content hash: what a run was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Labelled samples in memory."""
+    """A Source in memory."""
 
     name: str
-    samples: NDArray[np.float32]
-    """(N, *shape), images in [-1, 1]."""
+    samples: Sample
+    """(N, *shape): float32, images in [-1, 1]; or uint8 images."""
     labels: NDArray[np.int64]
     """(N,) in [0, len(classes))."""
     classes: tuple[str, ...]
@@ -30,8 +61,16 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def read(self, row: int) -> tuple[Sample, int]:
+        """See Source.read."""
+        return self.samples[row], int(self.labels[row])
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """See Source.order."""
+        return permutation(seed, epoch, len(self))
+
     def fingerprint(self) -> dict[str, Any]:
-        """Name, count, classes and content hash: what a run was trained on."""
+        """See Source.fingerprint."""
         content = hashlib.sha256(self.samples.tobytes())
         content.update(self.labels.tobytes())
         return {
@@ -65,28 +104,36 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Data
     return dataset
 
 
-def rows(seed: int, start: int, stop: int, num_rows: int) -> NDArray[np.int64]:
+def rows(
+    seed: int,
+    start: int,
+    stop: int,
+    num_rows: int,
+    order: Callable[[int, int], NDArray[np.int64]] | None = None,
+) -> NDArray[np.int64]:
     """Which rows of the data set are samples start..stop of a run: (stop - start,) int64.
 
-    Each epoch is a permutation of its own, a function of (seed, epoch) alone; a batch may span
-    two epochs, and no row is repeated within one.
+    Each epoch is a permutation of its own, `order(seed, epoch)`; a batch may span two epochs, and
+    no row is repeated within one.
     """
+    order = order or (lambda seed, epoch: permutation(seed, epoch, num_rows))
     epochs = range(start // num_rows, -(-stop // num_rows))
-    order = np.concatenate([_permutation(seed, epoch, num_rows) for epoch in epochs])
+    chosen = np.concatenate([order(seed, epoch) for epoch in epochs])
     offset = epochs.start * num_rows
-    return order[start - offset : stop - offset]
+    return chosen[start - offset : stop - offset]
 
 
-_last: dict[tuple[int, int, int], NDArray[np.int64]] = {}
-
-
-def _permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
+def permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
+    """A uniform permutation of `num_rows` rows: (num_rows,)."""
     key = (seed, epoch, num_rows)
     if key not in _last:
         while len(_last) > 1:
             _last.pop(next(iter(_last)))
         _last[key] = np.argsort(integers(seed, "order", [epoch], num_rows)[0], kind="stable")
     return _last[key]
+
+
+_last: dict[tuple[int, int, int], NDArray[np.int64]] = {}
 
 
 def resize(images: NDArray[Any], shape: tuple[int, ...], high: float, name: str) -> Any:
