@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
 from aigc.config import require
 
@@ -181,6 +183,22 @@ class Verdict(nn.Module):
             assert label is not None
             logits = logits + (self.projection(label) * h).sum(1)
         return logits, None if self.classes is None else self.classes(h)
+
+
+@contextmanager
+def frozen_power_iteration(model: nn.Module, frozen: bool) -> Iterator[None]:
+    """Spectral norms keep their vectors meanwhile: a batch in parts iterates once, as a whole one.
+
+    A no-op unless `frozen`.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _SpectralNorm)] if frozen else []
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def _plain(module: nn.Module) -> nn.Module:

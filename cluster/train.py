@@ -90,7 +90,9 @@ def _train(run: Run, options: Options) -> Outcome:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         with _signals() as stop:
             dataset = data.load(config.data, config.model)
-            return work(run, config, dataset, Alone(), progress.show, stop.is_set, device)
+            return work(
+                run, config, dataset, Alone(), progress.show, lambda _: stop.is_set(), device
+            )
     finally:
         progress.close()
 

@@ -12,7 +12,7 @@ from ray.train.torch import get_device
 
 from aigc import checkpoint, data
 from aigc.run import Report, Run, work
-from aigc.train import NonFiniteLoss
+from aigc.train import Diverged
 from cluster.sync import ProcessGroup
 
 MAX_FRUITLESS_STARTS = 3
@@ -56,10 +56,10 @@ def train_worker(arguments: dict[str, Any]) -> None:
             data.load(config.data, config.model),
             sync,
             publish=lambda report: _tell(task, report),
-            stop=_stop_wish(task) if sync.rank == 0 else lambda: False,
+            stop=_stop_wish(task) if sync.rank == 0 else lambda samples: False,
             device=get_device(),
         )
-    except (NonFiniteLoss, ValueError) as error:
+    except (Diverged, ValueError) as error:
         ray.get(task.board.finish.remote("failed", str(error)))
         return
     if sync.rank == 0:
@@ -70,7 +70,7 @@ def _tell(task: Task, report: Report) -> None:
     task.board.report.remote(report)
 
 
-def _stop_wish(task: Task) -> Callable[[], bool]:
+def _stop_wish(task: Task) -> Callable[[int], bool]:
     """Polls the board from a thread, so that the loop never waits for an answer."""
     wish = threading.Event()
 
@@ -80,4 +80,4 @@ def _stop_wish(task: Task) -> Callable[[], bool]:
                 wish.set()
 
     threading.Thread(target=poll, daemon=True).start()
-    return wish.is_set
+    return lambda samples: wish.is_set()

@@ -47,7 +47,7 @@ def resumed(config: TrainConfig, folder: Path, at: int) -> dict[str, Tensor]:
     first = TrainState(config)
     half = replace(config, samples=config.batch * at)
     train(half, first, data.load(config.data, config.model))
-    path = checkpoint.save(folder, first, {"wall_seconds": 0}, keep=1)
+    path = checkpoint.save(folder, checkpoint.snapshot(first, {"wall_seconds": 0}), keep=1)
     again = TrainState(config)
     with torch.no_grad():
         for parameter in again.model.parameters():  # nothing may survive but the checkpoint
@@ -90,17 +90,15 @@ def forget_average(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aigc import train as loop
+    real, origin = data.rows, []
 
-    real, origin = loop.rows, []
-
-    def from_the_start(seed: int, start: int, stop: int, n: int) -> Any:
+    def from_the_start(seed: int, start: int, stop: int, n: int, order: Any) -> Any:
         if start == 16 * 3:
             origin.append(start)
         shift = 16 * 3 if len(origin) > 1 else 0
-        return real(seed, start - shift, stop - shift, n)
+        return real(seed, start - shift, stop - shift, n, order)
 
-    monkeypatch.setattr(loop, "rows", from_the_start)
+    monkeypatch.setattr(data, "rows", from_the_start)
 
 
 def forget_noise_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +251,7 @@ def test_stop_ends_after_the_batch_with_a_checkpoint(tmp_path: Path) -> None:
     run.create(config)
     asked = iter([False, False, True])
     dataset = data.load(config.data, config.model)
-    assert work(run, config, dataset, Alone(), stop=lambda: next(asked)) == "stopped"
+    assert work(run, config, dataset, Alone(), stop=lambda samples: next(asked)) == "stopped"
     assert run.facts()["samples"] == 48
 
 

@@ -87,6 +87,13 @@ class Artifact:
             known = ", ".join(self.manifest.signatures)
             raise ValueError(f"{self.id} has no signature {name!r}, it has: {known}") from None
 
+    def read(self, name: str) -> bytes:
+        """A file of the artifact, its hash checked. Raises ArtifactError if there is none."""
+        if name not in self.manifest.files:
+            raise ArtifactError(f"{self.id} holds no file {name!r}")
+        fs, root = fsspec.core.url_to_fs(self.uri)
+        return _read(fs, root, name, self.manifest.files[name])
+
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph: inputs by name with a batch axis first -> outputs by name.
 

@@ -52,7 +52,7 @@ class Dataset:
     """A Source in memory."""
 
     name: str
-    samples: Sample
+    samples: NDArray[Any]
     """(N, *shape): float32, images in [-1, 1]; or uint8 images."""
     labels: NDArray[np.int64]
     """(N,) in [0, len(classes))."""
@@ -117,10 +117,30 @@ def rows(
     no row is repeated within one.
     """
     order = order or (lambda seed, epoch: permutation(seed, epoch, num_rows))
-    epochs = range(start // num_rows, -(-stop // num_rows))
-    chosen = np.concatenate([order(seed, epoch) for epoch in epochs])
-    offset = epochs.start * num_rows
-    return chosen[start - offset : stop - offset]
+    parts = []
+    for epoch in range(start // num_rows, -(-stop // num_rows)):
+        first = epoch * num_rows
+        parts.append(order(seed, epoch)[max(start - first, 0) : stop - first])
+    return np.concatenate(parts)
+
+
+def read(source: Source, row: int, on_error: str) -> tuple[Sample, int, str | None]:
+    """A sample, its label, and what is wrong if another row took its place.
+
+    With on_error "skip" that is the next row that can be read: batches keep their size, and what
+    is at a position stays a function of the position. Raises CorruptRow with "stop".
+    """
+    said = None
+    for step in range(len(source)):
+        try:
+            sample, label = source.read((row + step) % len(source))
+        except CorruptRow as error:
+            if on_error == "stop":
+                raise
+            said = said or str(error)
+        else:
+            return sample, label, said
+    raise CorruptRow(f"no row of {source.name} can be read: {said}")
 
 
 def permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
