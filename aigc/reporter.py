@@ -72,12 +72,24 @@ class Reporter:
         self.skipped = 0.0
         if not self.active:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         self.fingerprint = source.fingerprint()
-        self.board = SummaryWriter(str(folder), purge_step=since.samples or None)
+        self.board = self._open_board(since.samples)
         self.judge = Quality(config, source)
         self.writer = checkpoint.Writer(folder / "checkpoints", config.keep_checkpoints, written)
+
+    def _open_board(self, samples: int) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder), purge_step=samples or None)
+
+    @contextmanager
+    def _tensorboard(self, samples: int) -> Iterator[None]:
+        """Its writer ends at the first full disk: the next report begins a new file."""
+        try:
+            yield
+        except OSError as error:
+            log.warning("TensorBoard was not written: %s", error)
+            self.board = self._open_board(samples)
 
     def events(self) -> list[Event]:
         """To be given to the loop, on every rank."""
@@ -111,6 +123,7 @@ class Reporter:
         with _passed_over("report"):
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(asdict(report)) + "\n")
+        with self._tensorboard(state.samples):
             for name, value in (values | report.host).items():
                 self.board.add_scalar(name, value, state.samples)
         self.publish(report)
@@ -138,7 +151,7 @@ class Reporter:
         """A picture of samples, and how a batch is judged, into the folder and TensorBoard."""
         if not self.active:
             return
-        with _passed_over("grid"):
+        with _passed_over("grid"), self._tensorboard(state.samples):
             if state.model.config.modality == "image":
                 folder = self.folder / "grids"
                 folder.mkdir(exist_ok=True)

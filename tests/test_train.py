@@ -26,7 +26,7 @@ def small(preset: str, **changes: Any) -> TrainConfig:
     """A preset cut down to a few small batches."""
     config = models.preset(preset)
     changes = {"batch": 16, "samples": 16 * BATCHES, "checkpoint_interval": 0} | changes
-    return replace(config, report_interval=0, grid_interval=0, **changes)
+    return replace(config, **({"report_interval": 0, "grid_interval": 0} | changes))
 
 
 def finish(config: TrainConfig, state: TrainState | None = None) -> dict[str, Tensor]:
