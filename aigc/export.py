@@ -20,6 +20,7 @@ import onnxruntime as ort
 import torch
 import tyro
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import nn
 
 from aigc.artifact import Manifest, Signature, Store, TensorSpec, latents
@@ -27,6 +28,7 @@ from aigc.artifact.card import card
 from aigc.artifact.codecs import grid, png, to_uint8
 from aigc.artifact.manifest import Level, Parity, Reproducibility, Training, check_name, seal
 from aigc.artifact.session import Arrays, compare
+from aigc.initial import WEIGHTS
 from aigc.model import Export, GenerativeModel
 from aigc.run import Run
 
@@ -51,6 +53,8 @@ class Options:
     """Store: a folder or an object-store URI."""
     licence: str = "Apache-2.0"
     """SPDX identifier of the weights' licence."""
+    weights: bool = False
+    """Also store the weights of the whole model, so that runs can start from the artifact."""
 
 
 def command(argv: list[str]) -> int:
@@ -62,13 +66,20 @@ def command(argv: list[str]) -> int:
         version=options.version,
         store=Store(options.out),
         licence=options.licence,
+        weights=options.weights,
     )
     print(uri)
     return 0
 
 
 def export(
-    run: Run, *, name: str, version: str = "", store: Store, licence: str = "Apache-2.0"
+    run: Run,
+    *,
+    name: str,
+    version: str = "",
+    store: Store,
+    licence: str = "Apache-2.0",
+    weights: bool = False,
 ) -> str:
     """Export a run's newest checkpoint into a store. Returns the URI of the artifact.
 
@@ -97,9 +108,13 @@ def export(
             data=facts["data"],
             wall_seconds=facts["wall_seconds"],
             workers=facts["workers"],
+            cost=facts.get("cost"),
         ),
     )
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as temporary:
+        if weights:
+            named = {name: value.contiguous() for name, value in model.state_dict().items()}
+            save_file(named, Path(temporary) / WEIGHTS)
         write(model, tuple(facts["data"]["classes"]), manifest, Path(temporary))
         return store.publish(Path(temporary))
 

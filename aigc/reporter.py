@@ -120,9 +120,8 @@ class Reporter:
             values,
             self._host(waited / elapsed),
         )
-        with _passed_over("report"):
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(asdict(report)) + "\n")
+        with _passed_over("report"), (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(report)) + "\n")
         with self._tensorboard(state.samples):
             for name, value in (values | report.host).items():
                 self.board.add_scalar(name, value, state.samples)
