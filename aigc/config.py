@@ -1,7 +1,7 @@
 """What a training run is: frozen dataclasses, to and from JSON, and the flags of `aigc train`."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
@@ -157,7 +157,8 @@ class TrainConfig:
         try:
             model = msgspec.convert(document["model"], model_type)
             data = msgspec.convert(fields.pop("data"), DataConfig)
-            return cls(model=model, data=data, **fields)
+            cls(model=model, data=data, **fields)  # refuses a name that it does not know
+            return replace(msgspec.convert(fields | {"model": {}}, cls), model=model, data=data)
         except (KeyError, TypeError, msgspec.ValidationError) as error:
             raise ValueError(f"config.json does not fit this version: {error}") from error
 
