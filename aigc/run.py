@@ -147,14 +147,16 @@ def work(
             tries = tries + 1 if state.samples == at else 1
         at = state.samples
         since = Since(facts, sync.world)
-        since.lost_samples, since.rollbacks = lost_samples, facts.get("rollbacks", 0) + tries
+        since.rollbacks = facts.get("rollbacks", 0) + tries
         if tries:
             state.scale_rates(state.rate_scale * 0.5**tries)
         if sync.rank == 0:
             checkpoint.tidy(run.checkpoints, state.samples)
             cut_back(run.folder / "metrics.jsonl", state.samples)
             run.note(start_line(state.samples, sync.world, lost_samples))
-            since.restarts = len(run.starts()) - 1
+            starts = run.starts()
+            since.restarts = len(starts) - 1
+            since.lost_samples = sum(start.get("work_lost_samples", 0) for start in starts)
         reporter = Reporter(run.folder, config, source, sync, since, publish, written)
         try:
             return train(config, state, source, reporter.events(), sync, stop, stream)
