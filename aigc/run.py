@@ -162,6 +162,8 @@ def work(
             return train(config, state, source, reporter.events(), sync, stop, stream)
         except Diverged as error:
             if config.on_divergence == "stop" or tries >= MAX_ROLLBACKS:
+                reporter.close()
+                sync.sum(_nothing(state))  # who raises first may end the others' writing
                 raise
             log.warning("%s; going back to the last checkpoint with half the learning rate", error)
             if sync.rank == 0:
@@ -175,7 +177,7 @@ def _begin(
 ) -> dict[str, Any]:
     """Load the newest checkpoint, or what the run starts from; returns trainer.json or {}."""
     # Everybody looks once rank 0 has written what it was writing.
-    sync.sum(torch.zeros(1, device=next(state.model.parameters()).device))
+    sync.sum(_nothing(state))
     found = checkpoint.newest(run.checkpoints)
     if found is None:
         if config.init_from:
@@ -184,6 +186,11 @@ def _begin(
     facts = checkpoint.load(found, state)
     _check_same(facts, source, sync)
     return facts
+
+
+def _nothing(state: TrainState) -> torch.Tensor:
+    """To be added up by all: a barrier."""
+    return torch.zeros(1, device=next(state.model.parameters()).device)
 
 
 def _check_same(facts: dict[str, Any], source: Source, sync: Sync) -> None:

@@ -1,8 +1,9 @@
-"""Ray on this machine for the time of one training run."""
+"""Ray for the time of one training run: started on this machine, or a running cluster."""
 
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,11 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     # Ray Train's controller polls its workers this often: the end of a run waits for it.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A drained node may be gone within half a minute.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    # A group planned on a node that died meanwhile is planned anew after this time. Waiting for
+    # nodes to come goes on beyond it.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -25,7 +31,7 @@ def local_ray(workers: int) -> Iterator[None]:
 
     Token authentication is on with a token of this run alone, unless RAY_AUTH_MODE is set.
     """
-    os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
+    _set_environment()
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
@@ -48,6 +54,34 @@ def local_ray(workers: int) -> Iterator[None]:
         ray.shutdown()
         _end(started)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_ray(address: str) -> Iterator[None]:
+    """Connect to a cluster that this machine is a node of, and leave it as it was.
+
+    Raises ValueError if there is none. RAY_AUTH_MODE is the user's.
+    """
+    _set_environment()
+    import ray
+
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit():  # Ray itself tries for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"no Ray cluster answers at {address!r}: {reason}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _set_environment() -> None:
+    """Before Ray is imported: it reads some of these then."""
+    os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
 
 
 def _end(processes: list[psutil.Process]) -> None:

@@ -5,14 +5,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from aigc import data, models
+from aigc import checkpoint, data, models
 from aigc.config import TrainConfig, require
 from aigc.dryrun import describe
 from aigc.progress import Progress
@@ -25,10 +25,17 @@ class Options:
     """Train a model."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    workers: int = 0
-    """Ray Train workers; 0 trains in this process without Ray."""
+    workers: Annotated[str, tyro.conf.arg(metavar="K|MIN..MAX")] = "0"
+    """Ray Train workers: a fixed number, or as many within MIN..MAX as there are nodes for; 0
+    trains in this process without Ray."""
+    address: str = ""
+    """HOST:PORT of a running Ray cluster, or auto; by default Ray is started on this machine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is a GPU for each worker where there are any."""
+    resize_interval_s: float = 60.0
+    """With MIN..MAX workers: seconds between two looks for nodes that joined."""
     storage: str = "runs"
-    """Folder that holds the runs."""
+    """Folder that holds the runs; with several nodes one that all of them see."""
     name: str = ""
     """Name of the run; by default MODEL-PRESET."""
     resume: bool = False
@@ -37,11 +44,36 @@ class Options:
     """Print the resolved config, the networks and their memory, and train nothing."""
 
     def __post_init__(self) -> None:
-        require(self.workers >= 0, f"workers must be >= 0, got {self.workers}")
+        low, high = self.world
         require(
-            self.workers <= self.config.batch,
-            f"workers must be at most the batch, {self.config.batch}, got {self.workers}",
+            0 < low <= high or low == high == 0,
+            f"workers must be K >= 0 or MIN..MAX with 1 <= MIN <= MAX, got {self.workers!r}",
         )
+        require(
+            high <= self.config.batch,
+            f"workers must be at most the batch, {self.config.batch}, got {high}",
+        )
+        require(high > 0 or not self.address, "--address needs --workers; give at least 1")
+        require(
+            "://" not in self.address,
+            f"address must be the HOST:PORT of a cluster that this machine is a node of, got"
+            f" {self.address!r}; start `ray start --address HOST:PORT` here",
+        )
+        require(
+            self.resize_interval_s > 0,
+            f"resize_interval_s must be > 0, got {self.resize_interval_s}",
+        )
+
+    @property
+    def world(self) -> tuple[int, int]:
+        """Fewest and most workers. Raises ValueError if `workers` is no number or range."""
+        low, dots, high = self.workers.partition("..")
+        try:
+            return int(low), int(high if dots else low)
+        except ValueError:
+            raise ValueError(
+                f"workers must be a number or MIN..MAX, got {self.workers!r}"
+            ) from None
 
 
 def command(argv: list[str]) -> int:
@@ -63,9 +95,10 @@ def command(argv: list[str]) -> int:
     run = Run(Path(options.storage).absolute() / options.name)
     with _one_driver(run):
         outcome = _train(run, options)
-    newest = run.facts()["samples"]
     if outcome == "stopped":
-        print(f"stopped after {newest:,} samples; continue with --resume", file=sys.stderr)
+        newest = checkpoint.newest(run.checkpoints)
+        samples = 0 if newest is None else int(newest.name)
+        print(f"stopped after {samples:,} samples; continue with --resume", file=sys.stderr)
     print(os.path.relpath(run.folder))
     return 0
 
@@ -79,31 +112,46 @@ def _train(run: Run, options: Options) -> Outcome:
     )
     if run.exists:
         run.check_resume(config)
-    run.create(config)
     progress = Progress(config.samples)
     try:
-        if options.workers:
+        if options.world[1]:
             return _train_on_ray(run, options, progress)
         import torch
 
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and options.device != "cpu" else "cpu"
+        require(device == options.device or options.device != "cuda", "--device cuda: none is here")
+        run.create(config)
         with _signals() as stop:
             dataset = data.load(config.data, config.model)
-            return work(
-                run, config, dataset, Alone(), progress.show, lambda _: stop.is_set(), device
-            )
+            show, wish = progress.show, stop.is_set
+            return work(run, config, dataset, Alone(), show, lambda samples: wish(), device)
     finally:
         progress.close()
 
 
 def _train_on_ray(run: Run, options: Options, progress: Progress) -> Outcome:
-    from cluster.local import local_ray
+    from cluster.local import local_ray, running_ray
 
-    with local_ray(options.workers), _signals() as stop:
-        from cluster.fit import fit
+    low, high = options.world
+    threads = options.config.threads
+    if low == high and not options.address:
+        threads = threads or max(1, (os.cpu_count() or 1) // high)
+    # Elsewhere the share of a machine would depend on how many workers happen to be on it.
+    threads = threads or 1
+    cluster = running_ray(options.address) if options.address else local_ray(high)
+    # Ray prints other nodes' troubles to stdout, which is for the path alone.
+    with redirect_stdout(sys.stderr), cluster, _signals() as stop:
+        from cluster.fit import Shape, fit
 
-        return fit(run, options.workers, progress.show, stop.is_set)
+        shape = Shape(
+            workers=(low, high),
+            threads=threads,
+            cpus=threads if options.address else 1,
+            device=options.device,
+            resize_interval_s=options.resize_interval_s,
+        )
+        return fit(run, options.config, shape, progress.show, stop.is_set)
 
 
 @contextmanager
@@ -143,7 +191,11 @@ def _one_driver(run: Run) -> Iterator[None]:
 
 
 def _usage() -> str:
-    lines = ["usage: aigc train MODEL[:PRESET] [--workers K] [options]", "", "models and presets:"]
+    lines = [
+        "usage: aigc train MODEL[:PRESET] [--workers K|MIN..MAX] [options]",
+        "",
+        "models and presets:",
+    ]
     for name in models.names():
         lines.append(f"  {name:<10}{', '.join(models.load(name).PRESETS)}")
     lines += ["", "`aigc train MODEL:PRESET --help` lists the options with their defaults."]
