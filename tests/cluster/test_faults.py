@@ -57,7 +57,6 @@ def test_a_signal_stops_with_a_checkpoint_and_leaves_no_process(
     _, stderr = finish(process)
     stopped = run.facts()["samples"]
     assert 640 < stopped < TOTAL
-    assert stopped % INTERVAL  # between two checkpoints
     assert f"stopped after {stopped:,} samples; continue with --resume" in stderr
     _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
