@@ -94,10 +94,16 @@ def table(title: str, metrics: list[Metric]) -> str:
 def write(artifact: Artifact, metrics: list[Metric]) -> None:
     """Seal a local artifact again with metrics in its manifest and card; its digest changes.
 
-    Meant between export and the first use. Raises ValueError for an artifact on an object store.
+    The one change that a version ever sees, once, between export and its first use. Raises
+    ValueError for an artifact that has metrics, or is on an object store.
     """
     folder = Path(artifact.uri)
     require(folder.is_dir(), f"{artifact.uri} is no local folder: evaluate before publishing it")
+    require(
+        not artifact.manifest.metrics,
+        f"{artifact.id} was evaluated already and versions never change; export a new one,"
+        " or evaluate without --write",
+    )
     values = {m.name: round(m.value, 6) for m in metrics}
     values |= {f"{m.name}/real": round(m.floor, 6) for m in metrics if m.floor is not None}
     manifest = replace(artifact.manifest, metrics=values)
@@ -119,7 +125,7 @@ def _images(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int
     images, labels = _generate(artifact, n, seed)
     made = judge.judge(images)
     real, held_out = judge.judge(train.samples), judge.judge(test.samples)
-    metrics = []
+    metrics = [Metric(f"judge/{NAME}", on_test, None, "higher")]
     if labels is not None:
         accuracy = float((made.predicted == labels).mean())
         metrics.append(Metric(f"accuracy/{NAME}", accuracy, on_test, "higher"))
@@ -158,7 +164,11 @@ def _generate(
 
 
 def _elbo(artifact: Artifact, config: TrainConfig, test: Dataset) -> Metric:
-    """Test ELBO per sample in nats, beta 1, one draw of the posterior per sample."""
+    """Test ELBO per sample in nats, beta 1, one draw of the posterior per sample.
+
+    Of the model that is served: a Gaussian's mean is clamped to [-1, 1] there, where the data are,
+    so the figure is at least that of the decoder without the clamp.
+    """
     model = models.build(config)
     x = test.samples
     given = {"label": test.labels} if config.model.num_classes else {}

@@ -177,7 +177,7 @@ class Artifact:
                     self.run(name, {k: v[i : i + 1] for k, v in inputs.items()})
                     for i in range(size)
                 ]
-            except ValueError as error:
+            except Exception as error:  # onnxruntime raises types without a common base
                 raise ArtifactError(f"{self.id}: references of {name!r}: {error}") from error
             single = {k: np.concatenate([part[k] for part in alone]) for k in together}
             found = [compare(spec, expected, outputs) for outputs in (together, single)]
@@ -281,6 +281,12 @@ def _check_graph(name: str, signature: Signature, session: ort.InferenceSession)
         if promised != found:
             raise ArtifactError(
                 f"signature {name!r} promises {what}s {promised}, its graph has {found}"
+            )
+        fixed = [node.name for node in nodes if isinstance(node.shape[0], int)]
+        if fixed:
+            raise ArtifactError(
+                f"the batch axis of {what} {fixed[0]!r} of signature {name!r} is fixed; it must be"
+                " free: export with a dynamic batch"
             )
 
 
