@@ -89,7 +89,7 @@ def _train(run: Run, options: Options) -> Outcome:
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         with _signals() as stop:
-            dataset = data.load(config.data, config.model)
+            dataset = data.whole(data.load(config.data, config.model), config.data.on_error)
             return work(run, config, dataset, Alone(), progress.show, stop.is_set, device)
     finally:
         progress.close()

@@ -53,7 +53,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         outcome = work(
             run,
             config,
-            data.load(config.data, config.model),
+            data.whole(data.load(config.data, config.model), config.data.on_error),
             sync,
             publish=lambda report: _tell(task, report),
             stop=_stop_wish(task) if sync.rank == 0 else lambda: False,
