@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 
 from aigc.config import TrainConfig
@@ -38,6 +37,8 @@ def stream(
     replaced under data.on_error skip; n is batch * (rank + 1) // world - batch * rank // world.
     Raises CorruptRow under stop, and ValueError if the cluster has no CPU left for reading.
     """
+    import ray  # not above: it reads its settings as it is imported, and cluster.local makes them
+
     tasks = tasks_per_rank(ray.cluster_resources().get("CPU", 0), world, config.data.loaders)
     size = config.batch * (rank + 1) // world - config.batch * rank // world
     samples: list[NDArray[Any]] = []
@@ -97,6 +98,9 @@ def _blocks(
     source: Source, work: Iterator[NDArray[np.int64]], tasks: int
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Decoded rows in order, in blocks of any length."""
+    import ray
+    from ray.data import TaskPoolStrategy
+
     handle = ray.put(source)
 
     def decode(item: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
@@ -109,7 +113,11 @@ def _blocks(
         plan = [{"rows": next(work)} for _ in range(ITEMS_PER_PLAN)]
         with ray.data.DataContext.current(_context()):
             pipeline = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
-                decode, batch_size=1, batch_format="numpy", num_cpus=1, concurrency=tasks
+                decode,
+                batch_size=1,
+                batch_format="numpy",
+                num_cpus=1,
+                compute=TaskPoolStrategy(size=tasks),
             )
             batches = pipeline.iter_batches(
                 batch_size=None, batch_format="numpy", prefetch_batches=2
@@ -119,7 +127,9 @@ def _blocks(
 
 def _context() -> Any:
     """Settings of these executions alone: order kept, small blocks, nothing on the terminal."""
-    context = ray.data.DataContext.get_current().copy()
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False

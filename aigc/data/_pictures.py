@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aigc.artifact.latents import integers
 from aigc.data import CorruptRow, permutation
@@ -86,6 +86,8 @@ def decode(picture: bytes | Image.Image, shape: tuple[int, ...], where: str) -> 
         pixels = np.asarray(image, np.uint8)
     except CorruptRow:
         raise
+    except UnidentifiedImageError as error:
+        raise CorruptRow(f"{where} is no whole picture: its format is not known") from error
     except Exception as error:  # decoders answer bad bytes with exceptions of every kind
         raise CorruptRow(f"{where} is no whole picture: {error or type(error).__name__}") from error
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))

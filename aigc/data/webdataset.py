@@ -84,10 +84,14 @@ def _scan(file: File) -> list[Entry]:
                 for member in tar:
                     if member.isfile():
                         _add(entries, member, tar)
+                # A whole tar ends with two empty headers; tarfile stops without a word if not.
+                cut_off = file.size - tar.offset < tarfile.BLOCKSIZE
         except (tarfile.ReadError, EOFError) as error:
             if not entries:
                 raise ValueError(f"{file.uri} is no plain tar file: {error}") from error
-            log.warning("%s is cut off after %d samples: %s", file.uri, len(entries), error)
+            cut_off = True
+    if cut_off:
+        log.warning("%s is cut off after %d samples", file.uri, len(entries))
     if not entries:
         raise ValueError(f"{file.uri} holds no picture with a label beside it")
     return list(entries.values())

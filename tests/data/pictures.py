@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -82,8 +83,7 @@ def _npz(path: Path, splits: dict[str, list[Row]]) -> Path:
 
 
 def _saved(path: Path, splits: dict[str, list[Row]]) -> None:
-    import datasets
-
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))}
     )
