@@ -35,9 +35,11 @@ class DataConfig:
     """What to train on."""
 
     source: str = "digits"
-    """Name of a file in aigc/data: digits, idx, ring."""
+    """Name of a file in aigc/data: digits, ring (no files); folder (pictures, a folder per class);
+    idx (as MNIST comes); npz (arrays); hf (a data set saved by Hugging Face's datasets); parquet,
+    webdataset (shards, also in an object store)."""
     path: str = ""
-    """Folder of the data, for sources that read one."""
+    """Folder, file or URI of the data, for sources that read one."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a row that cannot be read does: end the run, or give its place to the next readable
     row. Skipped rows are counted and named."""

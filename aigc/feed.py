@@ -4,7 +4,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class Feed:
         if stream is not None:
             self._batches = map(self._take, stream(start))
         elif isinstance(source, Dataset):
+            self.skipped = list(source.skipped) if rank == 0 else []
             self._batches = self._memory(source, rows())
         else:
             self._batches = map(self._take, _loader(config, source, rows, world))
@@ -140,7 +141,7 @@ def share(batch: int, rank: int, world: int) -> tuple[int, int]:
 class _Reading:
     """A map-style data set for DataLoader; runs in its processes."""
 
-    def __init__(self, source: Source, on_error: str) -> None:
+    def __init__(self, source: Source, on_error: Literal["stop", "skip"]) -> None:
         self._source, self._on_error = source, on_error
 
     def __getitem__(self, row: int) -> tuple[NDArray[Any] | None, int, str | None]:

@@ -36,11 +36,15 @@ def local_ray(workers: int) -> Iterator[None]:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
 
+    from cluster import guard
+
+    watch = None
     folder = tempfile.mkdtemp(prefix="aigc-")
     try:
         ray.init(
             address="local",
-            num_cpus=max(workers, os.cpu_count() or 1),
+            # One logical CPU per worker beside its own, for reading by Ray Data.
+            num_cpus=max(2 * workers, os.cpu_count() or 1),
             object_store_memory=100 * 2**20,
             include_dashboard=False,
             log_to_driver=False,
@@ -48,12 +52,16 @@ def local_ray(workers: int) -> Iterator[None]:
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         )
+        watch = guard.start(folder)
         yield
     finally:
         started = psutil.Process().children(recursive=True)
+        started = [process for process in started if not watch or process.pid != watch.pid]
         ray.shutdown()
-        _end(started)
+        end(started)
         shutil.rmtree(folder, ignore_errors=True)
+        if watch:
+            watch.communicate()
 
 
 @contextmanager
@@ -84,7 +92,7 @@ def _set_environment() -> None:
     os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
 
 
-def _end(processes: list[psutil.Process]) -> None:
+def end(processes: list[psutil.Process]) -> None:
     """Kill what is left: after an interrupted start Ray's agents live on for more than a minute."""
     _, left = psutil.wait_procs(processes, timeout=3)
     for process in left:

@@ -6,6 +6,7 @@ import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,9 +15,12 @@ from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
 from aigc import checkpoint, data
+from aigc.data import Sharded
+from aigc.feed import Stream
 from aigc.run import Run, work
 from aigc.train import Outcome
 from cluster.board import Wish
+from cluster.data import stream
 from cluster.failure import Yielded
 from cluster.sync import ProcessGroup
 
@@ -51,18 +55,23 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
     run = Run(task.folder)
     config = run.config()
     samples = _common_start(run, sync)
+    source = data.load(config.data, config.model)
+    shards: Stream | None = None
+    if isinstance(source, Sharded):
+        shards = partial(stream, source, config, rank=sync.rank, world=sync.world)
     if sync.rank != 0:
-        dataset = data.load(config.data, config.model)
-        return _leave(sync, work(run, config, dataset, sync, device=get_device()), "")
+        outcome = work(run, config, source, sync, device=get_device(), stream=shards)
+        return _leave(sync, outcome, "")
     with _Link(task.board, run, samples, sync.world) as link:
         outcome = work(
             run,
             config,
-            data.load(config.data, config.model),
+            source,
             sync,
             publish=task.board.report.remote,
             stop=link.stop,
             device=get_device(),
+            stream=shards,
             lost_samples=link.lost,
         )
         return _leave(sync, outcome, link.wish)

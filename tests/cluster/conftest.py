@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on this machine, and one run that nothing disturbed."""
 
+import os
 import secrets
 import shutil
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 
 from aigc.run import Run
 from tests.cluster.runs import DIGITS, TOTAL, finish, start
+
+TOKEN = secrets.token_hex(32)
+"""One for all clusters of this process: Ray reads it once."""
 
 
 class Nodes:
@@ -67,7 +71,7 @@ def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_TMPDIR", folder)
         environment.setenv("RAY_AUTH_MODE", "token")
-        environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        environment.setenv("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN") or TOKEN)
         environment.setenv("RAY_worker_niceness", "0")
         cluster = Nodes()
         yield cluster

@@ -8,7 +8,7 @@ import torch
 
 from aigc.run import Run
 from tests.cluster.runs import DIGITS, TOTAL, finish, start, state
-from tests.test_data import idx
+from tests.data.test_sources import idx
 
 pytestmark = pytest.mark.cluster
 
