@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 
 from aigc.config import TrainConfig
 from aigc.run import Report, Run
+from aigc.storage import Mirror
 from aigc.train import Outcome
 from cluster import board, capacity
 from cluster.board import News, Start
@@ -51,6 +52,7 @@ def fit(
     shape: Shape,
     show: Callable[[Report], None],
     stop: Callable[[], bool],
+    mirror: Mirror | None = None,
 ) -> Outcome:
     """Train a run on Ray until it is done or stopped; dead workers are restarted.
 
@@ -61,8 +63,16 @@ def fit(
     low, high = shape.workers
     resources = capacity.per_worker(low, shape.cpus, shape.device)
     run.create(config)
+    if mirror:
+        mirror.push_files()
     channel = board.create()
-    task = Task(str(run.folder), str(Path.cwd()), channel, shape.threads)
+    task = Task(
+        folder=str(run.folder),
+        directory=str(Path.cwd()),
+        board=channel,
+        threads=shape.threads,
+        mirror=mirror.uri if mirror else "",
+    )
     trainer = _Trainer(
         channel,
         train_worker,
@@ -77,7 +87,7 @@ def fit(
             # Ray's own bookkeeping; the truth for resume is run.checkpoints, so each attempt gets
             # a name.
             name=datetime.now().strftime("%Y%m%d-%H%M%S-%f"),
-            storage_path=str(run.folder / "ray"),
+            **_bookkeeping(run, mirror),
         ),
     )
     # fit() blocks, and in the main thread it would take over SIGINT.
@@ -95,6 +105,16 @@ def fit(
     if attempt.error is not None:
         raise TrainingFailed(reason(attempt.error, watch.begun)) from None
     return "stopped" if attempt.result is None else attempt.result.return_value
+
+
+def _bookkeeping(run: Run, mirror: Mirror | None) -> dict[str, Any]:
+    """Where Ray Train keeps its own files: beside the run, on what all nodes see."""
+    if mirror is None:
+        return {"storage_path": str(run.folder / "ray")}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem = PyFileSystem(FSSpecHandler(mirror.filesystem))
+    return {"storage_path": f"{mirror.root}/ray", "storage_filesystem": filesystem}
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]

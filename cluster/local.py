@@ -45,7 +45,7 @@ def local_ray(workers: int) -> Iterator[None]:
             address="local",
             # One logical CPU per worker beside its own, for reading by Ray Data.
             num_cpus=max(2 * workers, os.cpu_count() or 1),
-            object_store_memory=100 * 2**20,
+            object_store_memory=256 * 2**20,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,8 +15,10 @@ import tyro
 from aigc import checkpoint, data, models
 from aigc.config import TrainConfig, require
 from aigc.dryrun import describe
+from aigc.lease import Lease
 from aigc.progress import Progress
 from aigc.run import Run, work
+from aigc.storage import Mirror, is_remote, local_folder
 from aigc.train import Alone, Outcome
 
 
@@ -35,7 +37,8 @@ class Options:
     resize_interval_s: float = 60.0
     """With MIN..MAX workers: seconds between two looks for nodes that joined."""
     storage: str = "runs"
-    """Folder that holds the runs; with several nodes one that all of them see."""
+    """Folder that holds the runs, or an object store such as s3://bucket/runs; with several nodes
+    one that all of them see."""
     name: str = ""
     """Name of the run; by default MODEL-PRESET."""
     resume: bool = False
@@ -92,19 +95,26 @@ def command(argv: list[str]) -> int:
     if options.dry_run:
         print(describe(options.config))
         return 0
-    run = Run(Path(options.storage).absolute() / options.name)
-    with _one_driver(run):
-        outcome = _train(run, options)
+    mirror: Mirror | None = None
+    if is_remote(options.storage):
+        uri = f"{options.storage.rstrip('/')}/{options.name}"
+        mirror = Mirror(uri, local_folder(uri))
+    folder = mirror.local if mirror else Path(options.storage).absolute() / options.name
+    run = Run(folder)
+    with _one_driver(run, mirror):
+        outcome = _train(run, options, mirror)
     if outcome == "stopped":
         newest = checkpoint.newest(run.checkpoints)
         samples = 0 if newest is None else int(newest.name)
         print(f"stopped after {samples:,} samples; continue with --resume", file=sys.stderr)
-    print(os.path.relpath(run.folder))
+    print(mirror.uri if mirror else os.path.relpath(run.folder))
     return 0
 
 
-def _train(run: Run, options: Options) -> Outcome:
+def _train(run: Run, options: Options, mirror: Mirror | None) -> Outcome:
     config = options.config
+    if mirror:
+        mirror.pull()
     data.load(config.data, config.model)  # a wrong source or shape shows here, before any process
     require(
         options.resume or not run.exists,
@@ -115,7 +125,7 @@ def _train(run: Run, options: Options) -> Outcome:
     progress = Progress(config.samples)
     try:
         if options.world[1]:
-            return _train_on_ray(run, options, progress)
+            return _train_on_ray(run, options, progress, mirror)
         import torch
 
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
@@ -124,13 +134,21 @@ def _train(run: Run, options: Options) -> Outcome:
         run.create(config)
         with _signals() as stop:
             dataset = data.load(config.data, config.model)
-            show, wish = progress.show, stop.is_set
-            return work(run, config, dataset, Alone(), show, lambda samples: wish(), device)
+            return work(
+                run,
+                config,
+                dataset,
+                Alone(),
+                publish=progress.show,
+                stop=lambda samples: stop.is_set(),
+                device=device,
+                written=mirror.push if mirror else lambda path: None,
+            )
     finally:
         progress.close()
 
 
-def _train_on_ray(run: Run, options: Options, progress: Progress) -> Outcome:
+def _train_on_ray(run: Run, options: Options, progress: Progress, mirror: Mirror | None) -> Outcome:
     from cluster.local import local_ray, running_ray
 
     low, high = options.world
@@ -151,7 +169,7 @@ def _train_on_ray(run: Run, options: Options, progress: Progress) -> Outcome:
             device=options.device,
             resize_interval_s=options.resize_interval_s,
         )
-        return fit(run, options.config, shape, progress.show, stop.is_set)
+        return fit(run, options.config, shape, progress.show, stop.is_set, mirror)
 
 
 @contextmanager
@@ -178,16 +196,20 @@ def _signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _one_driver(run: Run) -> Iterator[None]:
-    """Keep a second driver out of a run."""
-    from filelock import FileLock, Timeout
+def _one_driver(run: Run, mirror: Mirror | None) -> Iterator[None]:
+    """Keep a second driver out of a run, whichever machine it is on."""
+    begun = run.exists
+    with Lease(mirror.uri if mirror else str(run.folder), _give_up):
+        yield
+    if not begun and not run.exists:
+        with suppress(OSError):
+            run.folder.rmdir()  # a refused start leaves nothing
 
-    run.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(run.folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"{run.folder} is being trained by another process") from None
+
+def _give_up(reason: str) -> None:
+    """Not a step or a checkpoint more: another driver writes this run now."""
+    print(f"aigc train: {reason}; this driver ends at once", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _usage() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.train import get_context
 from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
@@ -18,6 +19,7 @@ from aigc import checkpoint, data
 from aigc.data import Sharded
 from aigc.feed import Stream
 from aigc.run import Run, work
+from aigc.storage import Mirror
 from aigc.train import Outcome
 from cluster.board import Wish
 from cluster.data import stream
@@ -28,7 +30,7 @@ BEAT_S = 0.4
 """Between two messages to the board: what a killed worker has seen is known to within this."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """Argument of `train_worker`."""
 
@@ -38,6 +40,8 @@ class Task:
     board: Any
     """Handle of a cluster.board.Board."""
     threads: int
+    mirror: str
+    """URI of the run on an object store; "" if its folder is shared by all nodes."""
 
 
 def train_worker(arguments: dict[str, Any]) -> Outcome:
@@ -53,6 +57,11 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
     torch.set_num_threads(task.threads)
     sync = ProcessGroup()
     run = Run(task.folder)
+    mirror = Mirror(task.mirror, run.folder) if task.mirror else None
+    if mirror:
+        if get_context().get_local_rank() == 0:
+            mirror.pull()
+        sync.sum(torch.zeros(1, device=get_device()))  # the others of the node read what is there
     config = run.config()
     samples = _common_start(run, sync)
     source = data.load(config.data, config.model)
@@ -72,6 +81,7 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
             stop=link.stop,
             device=get_device(),
             stream=shards,
+            written=mirror.push if mirror else lambda path: None,
             lost_samples=link.lost,
         )
         return _leave(sync, outcome, link.wish)

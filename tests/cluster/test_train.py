@@ -70,7 +70,7 @@ def test_data_by_a_relative_path_are_found_by_the_workers(tmp_path: Path) -> Non
     (tmp_path / "pictures").mkdir()
     idx(tmp_path / "pictures", "train", 12)
     flags = ["fc_gan:mlp", "--data.source", "idx", "--data.path", "pictures", "--batch", "4"]
-    flags += ["--model.num-classes", "0", "--samples", "8", "--workers", "1"]
+    flags += ["--model.num-classes", "3", "--samples", "8", "--workers", "1"]
     stdout, _ = finish(start(tmp_path / "runs", "run", *flags, directory=tmp_path))
     assert stdout.splitlines()[-1] == "runs/run"
 
