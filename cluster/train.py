@@ -4,22 +4,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from filelock import FileLock, Timeout
 
 from aigc import checkpoint, data, models
 from aigc.config import TrainConfig, require
 from aigc.dryrun import describe
 from aigc.lease import Lease
 from aigc.progress import Progress
-from aigc.run import Run, work
+from aigc.run import Report, Run, work
 from aigc.storage import Mirror, is_remote, local_folder
 from aigc.train import Alone, Outcome
+from cluster.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Options:
     """Name of the run; by default MODEL-PRESET."""
     resume: bool = False
     """Continue the run of that name from its newest checkpoint."""
+    metrics_port: int | None = None
+    """Port of Prometheus metrics of the run; 0 takes a free one. None are served by default."""
     dry_run: bool = False
     """Print the resolved config, the networks and their memory, and train nothing."""
 
@@ -122,10 +126,19 @@ def _train(run: Run, options: Options, mirror: Mirror | None) -> Outcome:
     )
     if run.exists:
         run.check_resume(config)
-    progress = Progress(config.samples)
+    newest = checkpoint.newest(run.checkpoints)
+    progress = Progress(config.samples, initial=int(newest.name) if newest else 0)
+    metrics = Metrics(options.name, options.metrics_port)
+    if metrics.url:
+        print(f"metrics at {metrics.url}", file=sys.stderr)
+
+    def show(report: Report) -> None:
+        progress.show(report)
+        metrics.observe(report)
+
     try:
         if options.world[1]:
-            return _train_on_ray(run, options, progress, mirror)
+            return _train_on_ray(run, options, show, mirror)
         import torch
 
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
@@ -139,16 +152,19 @@ def _train(run: Run, options: Options, mirror: Mirror | None) -> Outcome:
                 config,
                 dataset,
                 Alone(),
-                publish=progress.show,
+                publish=show,
                 stop=lambda samples: stop.is_set(),
                 device=device,
                 written=mirror.push if mirror else lambda path: None,
             )
     finally:
         progress.close()
+        metrics.close()
 
 
-def _train_on_ray(run: Run, options: Options, progress: Progress, mirror: Mirror | None) -> Outcome:
+def _train_on_ray(
+    run: Run, options: Options, show: Callable[[Report], None], mirror: Mirror | None
+) -> Outcome:
     from cluster.local import local_ray, running_ray
 
     low, high = options.world
@@ -169,7 +185,7 @@ def _train_on_ray(run: Run, options: Options, progress: Progress, mirror: Mirror
             device=options.device,
             resize_interval_s=options.resize_interval_s,
         )
-        return fit(run, options.config, shape, progress.show, stop.is_set, mirror)
+        return fit(run, options.config, shape, show, stop.is_set, mirror)
 
 
 @contextmanager
@@ -197,13 +213,22 @@ def _signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def _one_driver(run: Run, mirror: Mirror | None) -> Iterator[None]:
-    """Keep a second driver out of a run, whichever machine it is on."""
+    """Keep a second driver out of a run, whichever machine it is on.
+
+    The lock is for this machine and `aigc runs`, the lease for the others.
+    """
     begun = run.exists
-    with Lease(mirror.uri if mirror else str(run.folder), _give_up):
-        yield
+    run.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.folder / ".lock", timeout=0)
+    try:
+        with lock, Lease(mirror.uri if mirror else str(run.folder), _give_up):
+            yield
+    except Timeout:
+        raise ValueError(f"{run.folder} is being trained by another process") from None
     if not begun and not run.exists:
-        with suppress(OSError):
-            run.folder.rmdir()  # a refused start leaves nothing
+        with suppress(OSError):  # a refused start leaves nothing
+            (run.folder / ".lock").unlink()
+            run.folder.rmdir()
 
 
 def _give_up(reason: str) -> None:
