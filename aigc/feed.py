@@ -96,7 +96,9 @@ class Feed:
                     yield self._moved(samples[index].pin_memory(), labels[index].pin_memory())
         samples, labels = samples.to(device), labels.to(device)
         for chosen in rows:
-            index = torch.from_numpy(chosen).to(device)
+            index = torch.from_numpy(chosen)
+            if device.type == "cuda":
+                index = index.pin_memory().to(device, non_blocking=True)
             yield samples[index], labels[index]
 
     def _take(self, item: tuple[Any, Any, list[str]]) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,8 @@ class GAN(GenerativeModel):
         label = batch["label"] if self.config.num_classes else None
         reused = "generator" in due and not self.config.fresh_noise
         with torch.set_grad_enabled(reused):
-            return self.generator(noise.normal("latent", self.config.latent), label), label
+            fake = self.generator(noise.normal("latent", self.config.latent), label)
+        return fake.to(batch[self.config.modality].dtype), label
 
     def loss(
         self, phase: str, batch: Batch, noise: Noise, shared: tuple[Tensor, Tensor | None]
@@ -113,6 +114,8 @@ class GAN(GenerativeModel):
             if self.config.fresh_noise:
                 fake = self.generator(noise.normal("latent/generator", self.config.latent), label)
             logits, classes = self.discriminator(fake, label)
+            # Losses are computed in full precision, whatever autocast made of the networks.
+            logits = logits.to(batch[self.config.modality].dtype)
             loss = losses.OBJECTIVES[self.config.objective].generator(logits)
             return self._classify(loss, classes, label), {}
         return self._discriminator_loss(batch[self.config.modality], fake.detach(), label, noise)
@@ -129,7 +132,7 @@ class GAN(GenerativeModel):
         twice = config.penalty == "r1"
         discriminate = self.discriminator.forward if twice else self.discriminator
         logits, classes = discriminate(torch.cat([real, fake]), labels)
-        on_real, on_fake = logits.chunk(2)
+        on_real, on_fake = logits.to(real.dtype).chunk(2)
         loss = losses.OBJECTIVES[config.objective].discriminator(on_real, on_fake)
         metrics = {"real": on_real.mean().detach(), "fake": on_fake.mean().detach()}
         if config.penalty == "r1":

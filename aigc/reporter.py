@@ -181,6 +181,8 @@ class Reporter:
             facts["quality"] = self.quality
         if self.config.price_per_worker_hour:
             facts["cost"] = round(self.cost(), 6)
+        with self._tensorboard(state.samples):
+            self.board.flush()  # a mirror takes its files along with the checkpoint
         self.since.saved = time.monotonic()
         self.writer.put(checkpoint.snapshot(state, facts))
 

@@ -126,6 +126,8 @@ def _train(run: Run, options: Options, mirror: Mirror | None) -> Outcome:
     )
     if run.exists:
         run.check_resume(config)
+    elif options.resume:
+        print(f"there is no run {options.name} yet; a new one begins", file=sys.stderr)
     newest = checkpoint.newest(run.checkpoints)
     progress = Progress(config.samples, initial=int(newest.name) if newest else 0)
     metrics = Metrics(options.name, options.metrics_port)

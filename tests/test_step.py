@@ -101,8 +101,9 @@ def test_fresh_noise_gives_the_generator_latents_of_its_own() -> None:
     assert changed == {"model/generator"}  # the discriminator's step saw the same fakes
 
 
-def test_bfloat16_keeps_float32_weights_and_learns() -> None:
-    config = small("conv_vae:digits", samples=16 * 30)
+@pytest.mark.parametrize("preset", ["conv_vae:digits", "dcgan:digits"])
+def test_bfloat16_keeps_float32_weights_and_learns(preset: str) -> None:
+    config = small(preset, samples=16 * 10)
     whole = finish(config)
     half = finish(replace(config, precision="bfloat16"))
     assert {v.dtype for v in half.values()} == {v.dtype for v in whole.values()}
