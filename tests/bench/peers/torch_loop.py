@@ -33,8 +33,12 @@ def main(preset: str, batches: int, threads: int) -> float:
     if world > 1:
         dist.init_process_group("gloo")
         # Two forwards per step: broadcasting buffers in between would break the first one's graph.
-        generator = DistributedDataParallel(generator, broadcast_buffers=False)
-        discriminator = DistributedDataParallel(discriminator, broadcast_buffers=False)
+        generator = DistributedDataParallel(
+            generator, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+        discriminator = DistributedDataParallel(
+            discriminator, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
     optimizer_g = _adam(generator, config.model.generator_optimizer)
     optimizer_d = _adam(discriminator, config.model.discriminator_optimizer)
     dataset = data.load(config.data, config.model)
