@@ -54,7 +54,7 @@ _HOST = {
     "rollbacks": ("aigc_training_rollbacks", "Times that a diverged run went back."),
     "work_lost_samples": (
         "aigc_training_work_lost_samples",
-        "Samples that were trained again because of the last restart.",
+        "Samples that were trained again because of restarts.",
     ),
     "rows_skipped": (
         "aigc_training_rows_skipped",
