@@ -228,11 +228,9 @@ def _prove(
     session = _session(graph, 1)
     worst, differing = 0.0, 0.0
     for batch in PARITY_BATCHES:
-        # Small batches over fewer rows: each size is a code path, each row an input.
-        few = {key: value[: batch * 64] for key, value in inputs.items()}
-        found = _run_onnx(session, signature, few, batch)
+        found = _run_onnx(session, signature, inputs, batch)
         for spec in signature.outputs:
-            a, b = expected[spec.name][: len(found[spec.name])], found[spec.name]
+            a, b = expected[spec.name], found[spec.name]
             error = float(np.abs(a - b).max()) if a.shape == b.shape else math.inf
             # max(0, nan) is 0: what is not a number counts as infinitely far.
             worst = max(worst, error if math.isfinite(error) else math.inf)

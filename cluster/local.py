@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
+from aigc import exporter
+
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Workers run at nice 15 otherwise, and lose every race against the rest of the machine.
@@ -41,17 +43,18 @@ def local_ray(workers: int) -> Iterator[None]:
     watch = None
     folder = tempfile.mkdtemp(prefix="aigc-")
     try:
-        ray.init(
-            address="local",
-            # One logical CPU per worker beside its own, for reading by Ray Data.
-            num_cpus=max(2 * workers, os.cpu_count() or 1),
-            object_store_memory=256 * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
+        with _without_metrics_folder():
+            ray.init(
+                address="local",
+                # One logical CPU per worker beside its own, for reading by Ray Data.
+                num_cpus=max(2 * workers, os.cpu_count() or 1),
+                object_store_memory=256 * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
         watch = guard.start(folder)
         yield
     finally:
@@ -77,7 +80,8 @@ def running_ray(address: str) -> Iterator[None]:
     try:
         if port.isdigit():  # Ray itself tries for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        with _without_metrics_folder():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"no Ray cluster answers at {address!r}: {reason}") from error
@@ -85,6 +89,17 @@ def running_ray(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_metrics_folder() -> Iterator[None]:
+    """Ray's own processes must not write their metrics among ours: they import the same library."""
+    hidden = os.environ.pop(exporter.ENVIRONMENT, None)
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            os.environ[exporter.ENVIRONMENT] = hidden
 
 
 def _set_environment() -> None:

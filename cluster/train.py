@@ -129,8 +129,8 @@ def _train(run: Run, options: Options, mirror: Mirror | None) -> Outcome:
     elif options.resume:
         print(f"there is no run {options.name} yet; a new one begins", file=sys.stderr)
     newest = checkpoint.newest(run.checkpoints)
-    progress = Progress(config.samples, initial=int(newest.name) if newest else 0)
     metrics = Metrics(options.name, options.metrics_port)
+    progress = Progress(config.samples, initial=int(newest.name) if newest else 0)
     if metrics.url:
         print(f"metrics at {metrics.url}", file=sys.stderr)
 
@@ -221,7 +221,7 @@ def _one_driver(run: Run, mirror: Mirror | None) -> Iterator[None]:
     """
     begun = run.exists
     run.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.folder / ".lock", timeout=0)
+    lock = FileLock(run.folder / ".lock", timeout=1)  # `aigc runs` looks at it for a moment
     try:
         with lock, Lease(mirror.uri if mirror else str(run.folder), _give_up):
             yield
