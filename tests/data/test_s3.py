@@ -11,28 +11,15 @@ from aigc import data
 from aigc.config import ModelConfig
 from tests.data.pictures import SHAPE, write
 from tests.data.test_rows import _Mapped, seen
+from tests.s3 import s3_server
 
 MODEL = ModelConfig(shape=SHAPE, num_classes=3)
-BUCKET = "pets"
 
 
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """s3://bucket, with fsspec told where it is as a user tells it: by environment."""
-    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    fsspec = pytest.importorskip("s3fs", reason="s3fs is not installed") and __import__("fsspec")
-    server = moto.ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    system = fsspec.filesystem("s3", skip_instance_cache=True)
-    system.makedirs(BUCKET, exist_ok=True)  # the server's buckets live as long as this process
-    yield f"s3://{BUCKET}"
-    server.stop()
-    fsspec.filesystem("s3").clear_instance_cache()
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    with s3_server() as bucket:
+        yield bucket
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
@@ -41,7 +28,7 @@ def test_shards_in_a_store_are_those_on_disk(kind: str, store: str, tmp_path: Pa
     from torch.utils.data import DataLoader
 
     config = write(kind, tmp_path)
-    fsspec.filesystem("s3").put(f"{tmp_path}/", f"{BUCKET}/{kind}/", recursive=True)
+    fsspec.filesystem("s3").put(f"{tmp_path}/", f"{store}/{kind}/", recursive=True)
     local = data.load(config, MODEL)
     remote = data.load(replace(config, path=f"{store}/{kind}"), MODEL)
     assert len(remote) == len(local)
