@@ -44,7 +44,7 @@ class Options:
     """Export a run as a sealed artifact."""
 
     run: tyro.conf.Positional[str]
-    """Folder of the run, such as runs/digits."""
+    """Folder of the run, such as runs/digits, or its URI on an object store."""
     name: str
     """Name of the artifact."""
     version: str = ""
@@ -61,7 +61,7 @@ def command(argv: list[str]) -> int:
     """Seal a run as an ONNX artifact, proven equal to torch."""
     options = tyro.cli(Options, args=argv, prog="aigc export", description=Options.__doc__)
     uri = export(
-        Run(options.run),
+        Run.open(options.run),
         name=options.name,
         version=options.version,
         store=Store(options.out),

@@ -1,7 +1,6 @@
 """Where the weights of a new run come from: another run, or an artifact that carries them."""
 
-from pathlib import Path
-
+import fsspec
 from safetensors.torch import load
 from torch import Tensor
 
@@ -16,10 +15,11 @@ WEIGHTS = "weights.safetensors"
 def start_from(state: TrainState, reference: str) -> None:
     """Overwrite model and average; optimizers and counters stay new.
 
-    `reference` is the folder of a run or an artifact (folder, STORE/NAME, STORE/NAME@VERSION).
+    `reference` is a run (folder or URI) or an artifact (folder, STORE/NAME, STORE/NAME@VERSION).
     Raises ValueError if it holds no weights, or those of another model.
     """
-    named = _of_run(reference) if (Path(reference) / "config.json").exists() else _of(reference)
+    fs, path = fsspec.core.url_to_fs(reference)
+    named = _of_run(reference) if fs.exists(f"{path}/config.json") else _of(reference)
     own = state.model.state_dict()
     odd = [name for name in own if name not in named or named[name].shape != own[name].shape]
     odd += [name for name in named if name not in own]
@@ -35,7 +35,7 @@ def start_from(state: TrainState, reference: str) -> None:
 def _of_run(reference: str) -> dict[str, Tensor]:
     from aigc.run import Run
 
-    return dict(Run(reference).trained().served().state_dict())
+    return dict(Run.open(reference).trained().served().state_dict())
 
 
 def _of(reference: str) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from aigc.data import Source
 from aigc.feed import Stream
 from aigc.initial import start_from
 from aigc.reporter import Report, Reporter, Since, cut_back, start_line
+from aigc.storage import Mirror, is_remote, local_folder
 from aigc.train import Diverged, Outcome, Sync, TrainState, train
 
 __all__ = ["Report", "Run", "cut_back", "work"]
@@ -45,6 +46,15 @@ class Run:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
+
+    @classmethod
+    def open(cls, reference: str) -> "Run":
+        """A run by its folder, or by its URI on an object store, which is brought here."""
+        if not is_remote(reference):
+            return cls(reference)
+        mirror = Mirror(reference, local_folder(reference.rstrip("/")))
+        mirror.pull()
+        return cls(mirror.local)
 
     @property
     def exists(self) -> bool:

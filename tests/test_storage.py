@@ -13,9 +13,10 @@ import pytest
 from aigc import checkpoint, data
 from aigc.artifact import Artifact, ArtifactError, Store
 from aigc.export import export
+from aigc.initial import start_from
 from aigc.run import Run, work
 from aigc.storage import Mirror, is_remote
-from aigc.train import Alone
+from aigc.train import Alone, TrainState
 from tests.s3 import s3_server
 from tests.test_train import differing, small
 
@@ -99,13 +100,18 @@ def test_a_store_that_is_gone_is_an_error_that_is_retried(
 
 
 def test_artifacts_are_published_opened_and_served_from_a_store(
-    bucket: str, tmp_path: Path
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve.run import ServeConfig, prepare
 
     trained(tmp_path / "a", f"{bucket}/art")
-    run = Run(tmp_path / "a")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = Run.open(f"{bucket}/art")
+    assert run.folder.is_relative_to(tmp_path / "cache")
     uri = export(run, name="ring", store=Store(f"{bucket}/store"))
+    fresh = TrainState(run.config())
+    start_from(fresh, f"{bucket}/art")
+    assert fresh.average.state_dict().keys() == run.trained().average.state_dict().keys()
     local = export(run, name="ring", store=Store(tmp_path / "store"))
     remote = Artifact.open(f"{bucket}/store/ring@1")
     expected = Artifact.open(local).sample(seed=3, n=5)["vector"]
