@@ -28,7 +28,7 @@ def test_two_workers_are_one_up_to_rounding_in_float64(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_the_run_without_a_retry(tmp_path: Path) -> None:
     rates = [f"--model.{side}-optimizer.learning-rate" for side in ("generator", "discriminator")]
     flags = ["fc_gan:ring", "--workers", "2", "--model.objective", "least_squares"]
-    flags += [flag for rate in rates for flag in (rate, "1000")]
+    flags += [flag for rate in rates for flag in (rate, "100")]
     process = start(tmp_path, "run", *flags, "--checkpoint-interval", "64", "--samples", "6400")
     _, stderr = finish(process, status=1)
     assert "loss of phase 'discriminator' is not finite after 64 samples" in stderr
