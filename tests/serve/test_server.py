@@ -335,7 +335,8 @@ def kind(process: psutil.Process) -> str:
         return "aigc serve"
     if "raylet" in process.name():
         return "raylet"
-    return text.split()[0].split(":aigc")[0]
+    # "ray::ServeReplica:aigc:default", or "ray::ServeController.method" while that runs.
+    return "ray::" + re.split(r"[:.]", text.split()[0].removeprefix("ray::"))[0]
 
 
 def test_everything_listens_on_loopback_but_what_is_known_not_to(pair: Server) -> None:
