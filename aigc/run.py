@@ -164,6 +164,7 @@ def work(
             checkpoint.tidy(run.checkpoints, state.samples)
             cut_back(run.folder / "metrics.jsonl", state.samples)
             run.note(start_line(state.samples, sync.world, lost_samples))
+            lost_samples = 0  # a rollback loses none of that again
             starts = run.starts()
             since.restarts = len(starts) - 1
             since.lost_samples = sum(start.get("work_lost_samples", 0) for start in starts)
