@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,12 +20,10 @@ def describe(config: TrainConfig) -> str:
     dataset = data.load(config.data, config.model)
     state = TrainState(config)
     like = next(state.model.parameters())
-    pairs = [data.read(dataset, row % len(dataset), config.data.on_error) for row in (0, 1)]
+    samples, labels = data.gather(dataset, (0, 1 % len(dataset)), config.data.on_error)
     batch = {
-        config.model.modality: torch.from_numpy(data.scaled(np.stack([x for x, *_ in pairs]))).to(
-            like
-        ),
-        "label": torch.tensor([label for _, label, _ in pairs]),
+        config.model.modality: torch.from_numpy(samples).to(like),
+        "label": torch.from_numpy(labels),
     }
     shapes: dict[str, tuple[int, ...]] = {}
     hooks = [

@@ -14,11 +14,8 @@ from torch.utils.data import DataLoader
 
 from aigc import data
 from aigc.config import TrainConfig
-from aigc.data import CorruptRow, Dataset, Source
+from aigc.data import CorruptRow, Dataset, Read, Source, share
 from aigc.model import Batch
-
-Read = tuple[NDArray[Any], NDArray[np.int64], list[str]]
-"""Samples (rows, *shape), labels (rows,), and what was said of each row that was skipped."""
 
 Stream = Callable[[int], Iterator[Read]]
 """From the samples seen at its start: one item per global batch, this worker's rows of it."""
@@ -133,11 +130,6 @@ def local_rows(
     while True:
         yield data.rows(config.seed, start + low, start + high, len(source), order)
         start += config.batch
-
-
-def share(batch: int, rank: int, world: int) -> tuple[int, int]:
-    """First and last + 1 of a worker's rows in a global batch."""
-    return batch * rank // world, batch * (rank + 1) // world
 
 
 class _Reading:

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from aigc import data
 from aigc.artifact import latents
@@ -50,26 +51,32 @@ class Quality:
 
     def _real(self) -> Dataset:
         rows = np.sort(self._source.order(0, 0)[:REAL_ROWS])
-        read = [data.read(self._source, int(row), "skip") for row in rows]
-        samples = np.stack([sample for sample, _, _ in read])
-        if samples.dtype == np.uint8:
-            samples = samples.astype(np.float32) / np.float32(127.5) - 1
+        samples, labels = data.gather(self._source, rows.tolist(), "skip")
         return Dataset(
             name=self._source.name,
             samples=samples,
-            labels=np.array([label for _, label, _ in read], np.int64),
+            labels=labels,
             classes=self._source.classes,
         )
 
     def _generated(self, model: GenerativeModel, batch: int = 250) -> NDArray[np.float32]:
-        module = model.exports()["sample"].module
-        like = next(model.parameters())
-        parts = []
-        for start in range(0, SAMPLES, batch):
-            z = latents.normal(0, range(start, start + batch), (model.config.latent,))
-            inputs = [torch.from_numpy(z).to(like)]
-            if model.config.num_classes:
-                inputs.append(torch.arange(batch, device=like.device) % model.config.num_classes)
-            with torch.no_grad():
-                parts.append(module(*inputs).float().cpu().numpy())
-        return np.concatenate(parts)
+        starts = range(0, SAMPLES, batch)
+        parts = (generated(model, range(i, i + batch), torch.arange(batch)) for i in starts)
+        return np.concatenate([*parts])
+
+
+def generated(model: GenerativeModel, indices: range, turn: Tensor) -> NDArray[np.float32]:
+    """Samples `indices` of seed 0 of a model in eval mode: (n, *shape).
+
+    Classes are `turn`, (n,) int64, modulo their number.
+    """
+    like = next(model.parameters())
+    latent = latents.normal(0, indices, (model.config.latent,))
+    inputs = [torch.from_numpy(latent).to(like)]
+    if model.config.num_classes:
+        inputs.append(turn.to(like.device) % model.config.num_classes)
+    with torch.no_grad():
+        images: NDArray[np.float32] = (
+            model.exports()["sample"].module(*inputs).float().cpu().numpy()
+        )
+    return images

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from aigc import checkpoint, data
-from aigc.artifact import codecs, latents
+from aigc.artifact import codecs
 from aigc.config import TrainConfig
 from aigc.data import Source
 from aigc.noise import Noise
-from aigc.quality import Quality
+from aigc.quality import Quality, generated
 from aigc.state import TrainState
 from aigc.train import Event, Sync
 
@@ -241,13 +241,10 @@ def distributions(config: TrainConfig, state: TrainState, source: Source) -> dic
     """What the model says of some real rows, by name, for histograms; changes nothing."""
     like = next(state.model.parameters())
     size = min(HISTOGRAM_ROWS, len(source))
-    read = [data.read(source, row, "skip") for row in range(size)]
-    samples = torch.from_numpy(np.stack([sample for sample, _, _ in read])).to(like)
-    if read[0][0].dtype == np.uint8:
-        samples = samples / 127.5 - 1
+    samples, labels = data.gather(source, range(size), "skip")
     batch = {
-        config.model.modality: samples,
-        "label": torch.tensor([label for _, label, _ in read], device=like.device),
+        config.model.modality: torch.from_numpy(samples).to(like),
+        "label": torch.from_numpy(labels).to(like.device),
     }
     noise = Noise(config.seed, 0, size, 0, size, like)
     state.model.eval()
@@ -259,15 +256,8 @@ def distributions(config: TrainConfig, state: TrainState, source: Source) -> dic
 
 def grid(state: TrainState, columns: int = 10, per_row: int = 8) -> np.ndarray:
     """Samples of the averaged model, a column per class: (H, W, C) uint8."""
-    model = state.served()
-    module = model.exports()["sample"].module
-    like = next(model.parameters())
     n = columns * per_row
-    inputs = [torch.from_numpy(latents.normal(0, range(n), (model.config.latent,))).to(like)]
-    if model.config.num_classes:
-        inputs.append(torch.arange(n, device=like.device) % columns % model.config.num_classes)
-    with torch.no_grad():
-        images = module(*inputs).float().cpu().numpy()
+    images = generated(state.served(), range(n), torch.arange(n) % columns)
     return codecs.grid(codecs.to_uint8(images, -1, 1), columns)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc.config import TrainConfig
-from aigc.feed import share
+from aigc.data import share
 from aigc.layers import frozen_power_iteration
 from aigc.model import Batch
 from aigc.noise import Noise, derive

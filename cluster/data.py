@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.config import TrainConfig
-from aigc.data import Sharded, Source, read, rows, stopping
+from aigc.data import Read, Sharded, Source, read, rows, share, stopping
 
 ROWS_PER_ITEM = 4096
 """At most; a larger shard is read by several tasks at once, each of which opens it."""
@@ -26,12 +26,10 @@ ROWS_PER_BLOCK = 32
 BLOCK_BYTES = 4 * 2**20
 MAX_TASKS = 8
 
-Batch = tuple[NDArray[Any], NDArray[np.int64], list[str]]
-
 
 def stream(
     source: Source, config: TrainConfig, start: int, rank: int, world: int
-) -> Iterator[Batch]:
+) -> Iterator[Read]:
     """This rank's slice of every global batch from sample `start` on, without end.
 
     Yields samples (n, *shape) as Source.read gives them, labels (n,) int64, and why rows were
@@ -41,7 +39,8 @@ def stream(
     import ray  # not above: it reads its settings as it is imported, and cluster.local makes them
 
     tasks = tasks_per_rank(ray.cluster_resources().get("CPU", 0), world, config.data.loaders)
-    size = config.batch * (rank + 1) // world - config.batch * rank // world
+    first, last = share(config.batch, rank, world)
+    size = last - first
     samples: list[NDArray[Any]] = []
     labels: list[NDArray[np.int64]] = []
     reasons: list[NDArray[Any]] = []
@@ -67,7 +66,7 @@ def items(
     """The rows that this rank needs from sample `start` on, in order, cut where the shard changes
     and after ROWS_PER_ITEM; without end. Each is (n,) int64."""
     shard_of = source.shard_of if isinstance(source, Sharded) else lambda row: 0
-    first, last = config.batch * rank // world, config.batch * (rank + 1) // world
+    first, last = share(config.batch, rank, world)
     pending: list[int] = []
     while True:
         batch = rows(config.seed, start, start + config.batch, len(source), source.order)

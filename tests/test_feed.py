@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from aigc import data, models
 from aigc.config import DataConfig, TrainConfig
-from aigc.data import CorruptRow, Dataset
-from aigc.feed import Feed, Read, local_rows, share
+from aigc.data import CorruptRow, Dataset, Read, share
+from aigc.feed import Feed, local_rows
 
 
 class Lazy:

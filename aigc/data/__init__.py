@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +24,8 @@ from aigc.config import DataConfig, ModelConfig
 
 Split = Literal["train", "test"]
 Sample = NDArray[np.float32] | NDArray[np.uint8]
+Read = tuple[NDArray[Any], NDArray[np.int64], list[str]]
+"""Samples (rows, *shape), labels (rows,), and what was said of each row that was skipped."""
 PATHLESS = ("digits", "ring")
 """Sources that read no files."""
 
@@ -212,6 +214,15 @@ def whole(source: Source, on_error: Literal["stop", "skip"] = "stop") -> Dataset
     )
 
 
+def gather(
+    source: Source, rows: Sequence[int], on_error: Literal["stop", "skip"]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Some rows at once, for looking at them: (n, *shape) float32 in [-1, 1] and labels (n,)."""
+    taken = [read(source, int(row), on_error) for row in rows]
+    samples = scaled(np.stack([sample for sample, _, _ in taken]))
+    return samples, np.array([label for _, label, _ in taken], np.int64)
+
+
 def scaled(samples: NDArray[Any]) -> NDArray[np.float32]:
     """uint8 -> float32 in [-1, 1]; float32 stays what it is."""
     if samples.dtype == np.uint8:
@@ -237,6 +248,11 @@ def rows(
         first = epoch * num_rows
         parts.append(order(seed, epoch)[max(start - first, 0) : stop - first])
     return np.concatenate(parts)
+
+
+def share(batch: int, rank: int, world: int) -> tuple[int, int]:
+    """First and last + 1 of a worker's rows in a global batch."""
+    return batch * rank // world, batch * (rank + 1) // world
 
 
 @lru_cache(maxsize=2)
