@@ -13,6 +13,7 @@
 import datetime
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,18 @@ class Run:
 
     @classmethod
     def open(cls, reference: str) -> "Run":
-        """A run by its folder, or by its URI on an object store, which is brought here."""
+        """A run by its folder, or by its URI on an object store, which is brought here.
+
+        Not to where `aigc train` of this machine may be working on it.
+        """
         if not is_remote(reference):
             return cls(reference)
-        mirror = Mirror(reference, local_folder(reference.rstrip("/")))
+        mirror = Mirror(reference, local_folder(reference, "looks"))
         mirror.pull()
-        return cls(mirror.local)
+        run = cls(mirror.local)
+        for pruned in run.checkpoints.glob("*.unpublished"):
+            shutil.rmtree(pruned)
+        return run
 
     @property
     def exists(self) -> bool:

@@ -19,13 +19,14 @@ from ray.train.v2.api.exceptions import (
     WorkerGroupError,
 )
 
+from aigc.lease import LeaseLost
 from aigc.train import Diverged
 
 MAX_FRUITLESS_STARTS = 3
 """Failed starts in a row at the same sample after which a run gives up."""
 
-DETERMINISTIC = (ValueError, Diverged)
-"""Errors that say what the user has to change."""
+DETERMINISTIC = (ValueError, Diverged, LeaseLost)
+"""Errors that say what the user has to change, and the loss of the run to another driver."""
 
 
 class Yielded(Exception):

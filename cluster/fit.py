@@ -14,6 +14,7 @@ from ray.train import Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from aigc.config import TrainConfig
+from aigc.lease import Claim
 from aigc.run import Report, Run
 from aigc.storage import Mirror
 from aigc.train import Outcome
@@ -52,11 +53,13 @@ def fit(
     shape: Shape,
     show: Callable[[Report], None],
     stop: Callable[[], bool],
+    claim: Claim,
     mirror: Mirror | None = None,
 ) -> Outcome:
     """Train a run on Ray until it is done or stopped; dead workers are restarted.
 
-    `show` receives every report, `stop` is asked twice a second. Raises ValueError if the cluster
+    `show` receives every report, `stop` is asked twice a second; the workers see by `claim` whether
+    the run is still this driver's. Raises ValueError if the cluster
     has no room, and then nothing was begun; TrainingFailed with the reason if the run cannot go
     on, and then the last good checkpoint stays.
     """
@@ -72,6 +75,7 @@ def fit(
         board=channel,
         threads=shape.threads,
         mirror=mirror.uri if mirror else "",
+        claim=claim,
     )
     trainer = _Trainer(
         channel,

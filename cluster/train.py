@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from aigc import checkpoint, data, models
 from aigc.config import TrainConfig, require
 from aigc.dryrun import describe
-from aigc.lease import Lease
+from aigc.lease import Claim, Lease
 from aigc.progress import Progress
 from aigc.run import Report, Run, work
 from aigc.storage import Mirror, is_remote, local_folder
@@ -105,8 +105,8 @@ def command(argv: list[str]) -> int:
         mirror = Mirror(uri, local_folder(uri))
     folder = mirror.local if mirror else Path(options.storage).absolute() / options.name
     run = Run(folder)
-    with _one_driver(run, mirror):
-        outcome = _train(run, options, mirror)
+    with _one_driver(run, mirror) as lease:
+        outcome = _train(run, options, mirror, lease)
     if outcome == "stopped":
         newest = checkpoint.newest(run.checkpoints)
         samples = 0 if newest is None else int(newest.name)
@@ -115,7 +115,7 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _train(run: Run, options: Options, mirror: Mirror | None) -> Outcome:
+def _train(run: Run, options: Options, mirror: Mirror | None, lease: Lease) -> Outcome:
     config = options.config
     if mirror:
         mirror.pull()
@@ -134,22 +134,29 @@ def _train(run: Run, options: Options, mirror: Mirror | None) -> Outcome:
     if metrics.url:
         print(f"metrics at {metrics.url}", file=sys.stderr)
 
+    def written(path: Path) -> None:
+        lease.check()
+        if mirror:
+            mirror.publish(path, lease.check)
+
     def show(report: Report) -> None:
         progress.show(report)
         metrics.observe(report)
 
     try:
         if options.world[1]:
-            return _train_on_ray(run, options, show, mirror)
+            return _train_on_ray(run, options, show, lease.claim, mirror)
         import torch
 
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
         device = "cuda" if torch.cuda.is_available() and options.device != "cpu" else "cpu"
         require(device == options.device or options.device != "cuda", "--device cuda: none is here")
         run.create(config)
+        if mirror:
+            mirror.push_files()
         with _signals() as stop:
             dataset = data.load(config.data, config.model)
-            return work(
+            outcome = work(
                 run,
                 config,
                 dataset,
@@ -157,15 +164,22 @@ def _train(run: Run, options: Options, mirror: Mirror | None) -> Outcome:
                 publish=show,
                 stop=lambda samples: stop.is_set(),
                 device=device,
-                written=mirror.push if mirror else lambda path: None,
+                written=written,
             )
+        if mirror:
+            mirror.push_files()
+        return outcome
     finally:
         progress.close()
         metrics.close()
 
 
 def _train_on_ray(
-    run: Run, options: Options, show: Callable[[Report], None], mirror: Mirror | None
+    run: Run,
+    options: Options,
+    show: Callable[[Report], None],
+    claim: Claim,
+    mirror: Mirror | None,
 ) -> Outcome:
     from cluster.local import local_ray, running_ray
 
@@ -187,7 +201,7 @@ def _train_on_ray(
             device=options.device,
             resize_interval_s=options.resize_interval_s,
         )
-        return fit(run, options.config, shape, show, stop.is_set, mirror)
+        return fit(run, options.config, shape, show, stop.is_set, claim, mirror)
 
 
 @contextmanager
@@ -214,7 +228,7 @@ def _signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _one_driver(run: Run, mirror: Mirror | None) -> Iterator[None]:
+def _one_driver(run: Run, mirror: Mirror | None) -> Iterator[Lease]:
     """Keep a second driver out of a run, whichever machine it is on.
 
     The lock is for this machine and `aigc runs`, the lease for the others.
@@ -223,13 +237,14 @@ def _one_driver(run: Run, mirror: Mirror | None) -> Iterator[None]:
     run.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run.folder / ".lock", timeout=1)  # `aigc runs` looks at it for a moment
     try:
-        with lock, Lease(mirror.uri if mirror else str(run.folder), _give_up):
-            yield
+        with lock, Lease(mirror.uri if mirror else str(run.folder), _give_up) as lease:
+            yield lease
     except Timeout:
         raise ValueError(f"{run.folder} is being trained by another process") from None
     if not begun and not run.exists:
         with suppress(OSError):  # a refused start leaves nothing
-            (run.folder / ".lock").unlink()
+            for name in (".lock", "lease.json", ".lease.json.lock", ".pull.lock"):
+                (run.folder / name).unlink(missing_ok=True)
             run.folder.rmdir()
 
 

@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 from aigc import checkpoint, data
 from aigc.data import Sharded
 from aigc.feed import Stream
+from aigc.lease import Claim
 from aigc.run import Run, work
 from aigc.storage import Mirror
 from aigc.train import Outcome
@@ -42,6 +44,8 @@ class Task:
     threads: int
     mirror: str
     """URI of the run on an object store; "" if its folder is shared by all nodes."""
+    claim: Claim
+    """What the driver holds of the run; without it nothing more may be written."""
 
 
 def train_worker(arguments: dict[str, Any]) -> Outcome:
@@ -71,6 +75,12 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
     if sync.rank != 0:
         outcome = work(run, config, source, sync, device=get_device(), stream=shards)
         return _leave(sync, outcome, "")
+
+    def written(path: Path) -> None:
+        task.claim.check()
+        if mirror:
+            mirror.publish(path, task.claim.check)
+
     with _Link(task.board, run, samples, sync.world) as link:
         outcome = work(
             run,
@@ -81,7 +91,7 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
             stop=link.stop,
             device=get_device(),
             stream=shards,
-            written=mirror.push if mirror else lambda path: None,
+            written=written,
             lost_samples=link.lost,
         )
         return _leave(sync, outcome, link.wish)

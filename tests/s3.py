@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -43,3 +44,16 @@ def s3_server() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The server of a session; tests/conftest.py makes it known to all modules."""
+    with s3_server() as uri:
+        yield uri
+
+
+@pytest.fixture
+def bucket(s3: str) -> str:
+    """An empty prefix."""
+    return f"{s3}/{uuid.uuid4().hex}"
