@@ -1,26 +1,32 @@
-"""Samples/s of `aigc train` against a plain hand-written PyTorch loop of the same model.
+"""Samples/s of `aigc train` against hand-written loops and trainers on the same networks.
 
     python -m tests.bench.bench_training --rounds 5
+    python -m tests.bench.bench_training --only vae
 
-One process each, then two processes with one thread each: `--workers 2` against torchrun with
-DistributedDataParallel. In turn within each round; both are timed over the last half of their
-batches, so neither start counts. Ours also keeps the moving average, checks every loss, reports.
+Ours and every peer in turn within each round; all are timed over the last half of their batches, so
+that no start counts. Ours also keeps the moving average, checks every loss and reports.
 """
 
-import json
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from tests.bench.report import header, write_section
+from tests.bench import venv
+from tests.bench.measure import ours, peer
+from tests.bench.report import header, spread, verdict, write_section
 
-PRESET = "dcgan:digits"
+GAN, VAE = "dcgan:digits", "conv_vae:digits"
+PARITY = 1.0
+"""As fast as the peer."""
+Name = Literal["gan", "vae", "two"]
+Runners = dict[str, Callable[[], float]]
+Figures = dict[str, list[float]]
+"""Samples/s by name, one per round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,100 +35,190 @@ class Bench:
 
     rounds: int = 5
     """Rounds; medians are taken over them."""
-    batches: int = 400
-    """Batches per measurement."""
-    out: str = "docs/benchmarks.md"
-    """File whose section is rewritten."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row: how many processes and threads, for ours and for the peer."""
-
-    title: str
-    workers: int
-    threads: int
-
-    @property
-    def processes(self) -> int:
-        return max(1, self.workers)
-
-
-SETTINGS = (
-    Setting("1 process, 1 thread", 0, 1),
-    Setting("1 process, 2 threads", 0, 2),
-    Setting("2 processes, 1 thread each", 2, 1),
-)
-
-
-def ours(setting: Setting, batches: int) -> float:
-    """Samples/s of `aigc train`, from its own report of the last half."""
-    storage = tempfile.mkdtemp()
-    samples = batches * 64
-    command = [sys.executable, "-m", "aigc.cli", "train", PRESET, "--samples", str(samples)]
-    command += ["--workers", str(setting.workers), "--threads", str(setting.threads)]
-    command += ["--report-interval", str(samples // 2), "--grid-interval", "0"]
-    command += ["--checkpoint-interval", "0", "--storage", storage, "--name", "bench"]
-    subprocess.run(command, check=True, capture_output=True)
-    last = (Path(storage) / "bench" / "metrics.jsonl").read_text().splitlines()[-1]
-    shutil.rmtree(storage)
-    return float(json.loads(last)["samples_per_second"])
-
-
-def peer(setting: Setting, batches: int) -> float:
-    """Samples/s of the hand-written loop."""
-    arguments = ["tests.bench.peers.torch_loop", PRESET, str(batches), str(setting.threads)]
-    if setting.processes == 1:
-        command = [sys.executable, "-m", *arguments]
-    else:
-        torchrun = [
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(setting.processes),
-        ]
-        command = [sys.executable, "-m", *torchrun, "-m", *arguments]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(run.stdout.split()[-1])
+    batches: int = 60
+    """Batches of each measurement, of which the last half counts."""
+    only: Name | None = None
+    """The GAN or the VAE on one process, or the GAN on two; by default all."""
+    out: Path = Path("docs/benchmarks.md")
+    """File whose sections are rewritten."""
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write a section for each part."""
     bench = tyro.cli(Bench, description=Bench.__doc__)
-    figures: dict[Setting, list[tuple[float, float]]] = {setting: [] for setting in SETTINGS}
+    parts = {"gan": gan, "vae": vae, "two": two}
+    for name, part in parts.items():
+        if bench.only in (None, name):
+            section = part(bench)
+            print(section)
+            write_section(bench.out, f"training-{name}", section)
+
+
+def measure(runners: Runners, bench: Bench) -> Figures:
+    """Every runner once per round, in turn; one that fails is left out of all rounds, and said."""
+    figures: Figures = {name: [] for name in runners}
     for number in range(bench.rounds):
-        for setting in SETTINGS:
-            pair = ours(setting, bench.batches), peer(setting, bench.batches)
-            figures[setting].append(pair)
-            print(f"round {number + 1}: {setting.title}: {pair[0]:.0f} / {pair[1]:.0f} samples/s")
-    section = report(figures, bench)
-    print(section)
-    write_section(Path(bench.out), "training", section)
+        for name in list(figures):
+            try:
+                figures[name].append(runners[name]())
+            except RuntimeError as error:
+                if name.startswith("ours"):
+                    raise
+                print(f"{name} is left out: {error}", file=sys.stderr)
+                del figures[name]
+                continue
+            speed = figures[name][-1]
+            print(f"round {number + 1}: {name}: {speed:,.0f} samples/s", file=sys.stderr)
+    return figures
 
 
-def report(figures: dict[Setting, list[tuple[float, float]]], bench: Bench) -> str:
-    """The section of docs/benchmarks.md."""
+def gan(bench: Bench) -> str:
+    """One process, one and two threads: a section."""
+    n = bench.batches
+    found = venv.versions()
+
+    def runners(threads: int) -> Runners:
+        some: Runners = {
+            "ours": lambda: ours(GAN, n, 0, threads),
+            "hand-written loop": lambda: peer("torch_loop", GAN, n, threads),
+            "PyTorch examples recipe": lambda: peer("examples_loop", GAN, n, threads),
+        }
+        if "lightning" in found:
+            some["Lightning, manual optimization"] = lambda: peer(
+                "lightning_loop", GAN, n, threads, python=venv.python()
+            )
+        return some
+
+    text = (
+        "The hand-written loop makes two discriminator forwards and one backward; the recipe"
+        " makes two of each and reads five values per batch; both, and Lightning, let the"
+        " generator's loss run through the discriminator's weights, whose gradients nobody uses."
+    )
+    return single("Training a GAN", GAN, bench, runners, {"lightning"}, text)
+
+
+def vae(bench: Bench) -> str:
+    """One process, one and two threads: a section."""
+    n = bench.batches
+    found = venv.versions()
+
+    def runners(threads: int) -> Runners:
+        some: Runners = {
+            "ours": lambda: ours(VAE, n, 0, threads),
+            "hand-written loop": lambda: peer("vae_loop", VAE, n, threads),
+        }
+        if "pythae" in found:
+            some["pythae BaseTrainer"] = lambda: peer(
+                "pythae_trainer", VAE, n, threads, python=venv.python()
+            )
+        return some
+
+    text = "pythae's trainer brings its own DataLoader, which reads the data row by row."
+    return single("Training a VAE", VAE, bench, runners, {"pythae"}, text)
+
+
+def single(
+    title: str,
+    preset: str,
+    bench: Bench,
+    runners: Callable[[int], Runners],
+    extras: set[str],
+    text: str,
+) -> str:
+    """The section of a preset on one process: a table row for each peer and thread count."""
+    found = {name: number for name, number in venv.versions().items() if name in extras}
+    missing = [
+        f" {name} does not install or import beside this torch." for name in extras - {*found}
+    ]
+    rows = []
+    keyed: Runners = {}
+    for threads in (1, 2):
+        keyed |= {f"{name}, {threads}": run for name, run in runners(threads).items()}
+    # All of a round together, so that one and two threads see the same machine.
+    measured = measure(keyed, bench)
+    for threads in (1, 2):
+        mine = measured[f"ours, {threads}"]
+        for name in runners(threads):
+            theirs = measured.get(f"{name}, {threads}")
+            if name != "ours":
+                rows.append(f"| {threads} | {name} | {comparison(mine, theirs)} |")
+    return "\n".join(
+        [
+            f"## {title}",
+            "",
+            header("torch", "numpy", **found),
+            "",
+            f"`{preset}`, one process, batch 64, data in memory, the same networks, objective,"
+            f" batches and threads, torch's default Adam for the peers, who log nothing. {text}"
+            + "".join(missing),
+            "",
+            *table("threads | peer"),
+            *rows,
+            "",
+            explained(bench),
+        ]
+    )
+
+
+def two(bench: Bench) -> str:
+    """Two processes with one thread each, and what they gain over one: a section."""
+    n = bench.batches
+    figures = measure(
+        {
+            "ours, 2 workers": lambda: ours(GAN, n, 2, 1),
+            "torchrun": lambda: peer("torch_loop", GAN, n, 1, processes=2),
+            "ours, 1 worker": lambda: ours(GAN, n, 1, 1),
+            "one loop": lambda: peer("torch_loop", GAN, n, 1),
+        },
+        bench,
+    )
+    mine = figures["ours, 2 workers"]
     lines = [
-        "## Training",
+        "## Training on two processes",
         "",
         header("torch", "ray", "numpy"),
         "",
-        f"`{PRESET}`, global batch 64, medians of {bench.rounds} rounds of {bench.batches} batches."
-        " Peer: a hand-written PyTorch loop of the same networks"
-        " (`tests/bench/peers/torch_loop.py`), with two processes under torchrun and"
-        " DistributedDataParallel.",
+        f"`{GAN}`, global batch 64, one thread each. Ours is `aigc train --workers 2`; the peer the"
+        " hand-written loop under torchrun with DistributedDataParallel (static_graph,"
+        " gradient_as_bucket_view, no buffers synced, OMP_NUM_THREADS=1).",
         "",
-        "| setting | ours, samples/s | peer, samples/s | ratio | ratio, min to max |",
-        "|---|---|---|---|---|",
+        *table("peer"),
+        f"| torchrun, DDP | {comparison(mine, figures.get('torchrun'))} |",
+        "",
+        "| scaling efficiency: 2 processes / (2 × 1 process) | samples/s with 1"
+        " | efficiency (min to max) |",
+        "|---|--:|--:|",
     ]
-    for setting, pairs in figures.items():
-        ratios = sorted(mine / theirs for mine, theirs in pairs)
-        a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
-        lines.append(
-            f"| {setting.title} | {a:,.0f} | {b:,.0f} | {statistics.median(ratios):.2f}"
-            f" | {ratios[0]:.2f} to {ratios[-1]:.2f} |"
-        )
-    return "\n".join(lines)
+    pairs = {"ours": ("ours, 2 workers", "ours, 1 worker"), "torchrun": ("torchrun", "one loop")}
+    for name, (both, one) in pairs.items():
+        if both in figures and one in figures:
+            gain = [a / (2 * b) for a, b in zip(figures[both], figures[one], strict=True)]
+            alone = statistics.median(figures[one])
+            lines.append(f"| {name} | {alone:,.0f} | {spread(gain)} |")
+    return "\n".join([*lines, "", explained(bench) + " Higher is better in both tables."])
+
+
+def table(first: str) -> list[str]:
+    """Head of a table of comparisons."""
+    columns = f"{first} | ours, samples/s | peer, samples/s | ours / peer (min to max) | as fast?"
+    return [f"| {columns} |", "|---" * (first.count("|") + 1) + "|--:|--:|--:|---|"]
+
+
+def comparison(mine: list[float], theirs: list[float] | None) -> str:
+    """Cells of a table: both medians, the ratios within each round, and the bar."""
+    if theirs is None:
+        return f"{statistics.median(mine):,.0f} | failed | | "
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    medians = f"{statistics.median(mine):,.0f} | {statistics.median(theirs):,.0f}"
+    return f"{medians} | {spread(ratios)} | {verdict(ratios, PARITY)}"
+
+
+def explained(bench: Bench) -> str:
+    """How the figures came about."""
+    return (
+        f"Higher is better. Medians of {bench.rounds} interleaved rounds of {bench.batches}"
+        " batches, of which the last half counts; ratios are taken within a round."
+    )
 
 
 if __name__ == "__main__":

@@ -71,7 +71,9 @@ class Recipe:
             "on_fake_after": on_fake_after,
         }
 
-    def _loss(self, verdict: Tensor, target: Tensor, classes: Tensor | None, label: Tensor) -> Tensor:
+    def _loss(
+        self, verdict: Tensor, target: Tensor, classes: Tensor | None, label: Tensor
+    ) -> Tensor:
         loss = F.binary_cross_entropy_with_logits(verdict, target)
         return loss if classes is None else loss + self.auxiliary * F.cross_entropy(classes, label)
 
