@@ -2,8 +2,8 @@
 
     <run>/checkpoints/<samples>/
         state.safetensors    weights, averaged weights, optimizer moments, buffers
-        trainer.json         samples seen, config fingerprint, data, versions, wall seconds
-        certificate.json     sha256 of both; written last
+        trainer.json         samples seen, data, versions, wall seconds, quality
+        certificate.json     sha256 of both and of each part of the state; written last
 
 A folder counts as a checkpoint when its certificate matches. The newest one that does is where a
 run resumes.
@@ -15,18 +15,37 @@ import logging
 import os
 import platform
 import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aigc.train import TrainState
+from aigc.state import TrainState
+from aigc.step import like_in_memory
 
 STATE, TRAINER, CERTIFICATE = "state.safetensors", "trainer.json", "certificate.json"
 
+ATTEMPTS = 4
+PAUSE_S = 0.5
+"""Before the second attempt to write twice as long, and so on."""
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A training state at one moment, on the CPU, shared with nobody."""
+
+    tensors: dict[str, Tensor]
+    trainer: dict[str, Any]
+    """Contents of trainer.json."""
 
 
 def tensors(state: TrainState) -> dict[str, Tensor]:
@@ -48,9 +67,12 @@ def restore(state: TrainState, named: dict[str, Tensor]) -> None:
     except RuntimeError as error:
         raise ValueError(f"checkpoint is of another model: {error}") from error
     for phase, optimizer in zip(state.phases, state.optimizers, strict=True):
+        parameters = list(phase.module.parameters())
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _below(named, f"optimizer/{phase.name}/").items():
             index, _, key = name.partition("/")
+            if value.dim():
+                value = like_in_memory(value, parameters[int(index)])
             moments.setdefault(int(index), {})[key] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -67,29 +89,98 @@ def environment() -> dict[str, Any]:
     }
 
 
-def save(folder: Path, state: TrainState, facts: dict[str, Any], keep: int) -> Path:
-    """Write `<folder>/<samples>` whole or not at all, then drop all but the newest `keep`.
+def snapshot(state: TrainState, facts: dict[str, Any]) -> Snapshot:
+    """A copy of the state as it is now; `facts` go into trainer.json beside the counters."""
+    counters = {
+        "samples": state.samples,
+        "batches": state.batches,
+        "rate_scale": state.rate_scale,
+    }
+    contiguous = torch.contiguous_format
+    copies = {k: v.clone(memory_format=contiguous) for k, v in tensors(state).items()}
+    return Snapshot(tensors=copies, trainer=counters | facts)
 
-    `facts` goes into trainer.json beside the counters.
-    """
-    target = folder / f"{state.samples:012d}"
+
+def save(folder: Path, taken: Snapshot, keep: int) -> Path:
+    """Write `<folder>/<samples>` whole or not at all, then prune. Raises OSError."""
+    target = folder / f"{taken.trainer['samples']:012d}"
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(tensors(state), temporary / STATE)
-    (temporary / STATE).chmod(0o644)  # safetensors keeps it to its owner
-    counters = {"samples": state.samples, "batches": state.batches}
-    (temporary / TRAINER).write_text(json.dumps(counters | facts, indent=1))
-    hashes = {name: _sha256(temporary / name) for name in (STATE, TRAINER)}
-    (temporary / CERTIFICATE).write_text(json.dumps(hashes, indent=1))
-    for path in temporary.iterdir():
-        _sync_to_disk(path)
-    shutil.rmtree(target, ignore_errors=True)  # an invalid one of the same name
-    temporary.rename(target)
+    try:
+        temporary.mkdir(parents=True)
+        _write_state(temporary / STATE, taken.tensors)
+        (temporary / TRAINER).write_text(json.dumps(taken.trainer, indent=1))
+        certificate = {name: _sha256(temporary / name) for name in (STATE, TRAINER)}
+        parts = fingerprints(taken.tensors)
+        (temporary / CERTIFICATE).write_text(json.dumps(certificate | {"parts": parts}, indent=1))
+        for path in temporary.iterdir():
+            _sync_to_disk(path)
+        shutil.rmtree(target, ignore_errors=True)  # an invalid one of the same name
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     _sync_to_disk(folder)
-    for old in _numbered(folder)[keep:]:
-        shutil.rmtree(old)
+    prune(folder, keep)
     return target
+
+
+def _write_state(path: Path, named: dict[str, Tensor]) -> None:
+    try:
+        save_file(named, path)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+    path.chmod(0o644)  # safetensors keeps it to its owner
+
+
+def fingerprints(named: dict[str, Tensor]) -> dict[str, str]:
+    """sha256 of the model, the average and each optimizer: equal states have equal hashes."""
+    hashes: dict[str, Any] = {}
+    for name in sorted(named):
+        depth = 2 if name.startswith("optimizer/") else 1
+        digest = hashes.setdefault("/".join(name.split("/")[:depth]), hashlib.sha256())
+        digest.update(name.encode())
+        digest.update(named[name].numpy().tobytes())
+    return {part: digest.hexdigest() for part, digest in hashes.items()}
+
+
+def prune(folder: Path, keep: int) -> list[Path]:
+    """Drop all but the newest `keep` and the one of the best quality. Returns what went."""
+    there = _numbered(folder)
+    rated = [(quality, path) for path in there if (quality := _quality(path)) is not None]
+    kept = {*there[:keep], *(path for _, path in sorted(rated)[:1])}
+    gone = [path for path in there if path not in kept]
+    for path in gone:
+        shutil.rmtree(path)
+    return gone
+
+
+def tidy(folder: Path, samples: int) -> None:
+    """Clear away what killed writers left, and what is newer than `samples` and so is broken.
+
+    Broken ones are renamed, not deleted: somebody may want to look. For the one writer of a run.
+    """
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in _numbered(folder):
+        if int(path.name) > samples:
+            aside = path.with_name(f"{path.name}.broken")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+def best(folder: Path) -> Path | None:
+    """The whole checkpoint of the best quality; None if none was measured."""
+    rated = [(q, p) for p in _numbered(folder) if (q := _quality(p)) is not None]
+    return next((p for _, p in sorted(rated) if invalid(p) is None), None)
+
+
+def _quality(path: Path) -> float | None:
+    try:
+        value = json.loads((path / TRAINER).read_text()).get("quality")
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, float) else None
 
 
 def newest(folder: Path) -> Path | None:
@@ -124,9 +215,56 @@ def load(path: Path, state: TrainState) -> dict[str, Any]:
     if reason is not None:
         raise ValueError(f"checkpoint {path} is broken: {reason}")
     facts: dict[str, Any] = json.loads((path / TRAINER).read_text())
-    restore(state, load_file(path / STATE))
+    named = load_file(path / STATE)
+    parts = json.loads((path / CERTIFICATE).read_text()).get("parts", {})
+    found = fingerprints(named) if parts else {}
+    if parts != found:
+        altered = sorted(name for name in parts if parts[name] != found.get(name))
+        raise ValueError(f"checkpoint {path} is broken: {', '.join(altered)} was altered")
+    restore(state, named)
     state.samples, state.batches = facts["samples"], facts["batches"]
+    state.scale_rates(facts.get("rate_scale", 1.0))
     return facts
+
+
+class Writer:
+    """Writes snapshots in a thread of its own, so that training goes on meanwhile.
+
+    A write that fails is tried again; after `ATTEMPTS` it is given up with a warning, and the
+    run goes on to the next checkpoint. `close` waits, and raises if the last one was given up.
+    """
+
+    def __init__(self, folder: Path, keep: int, after: Callable[[Path], None]) -> None:
+        self.failures = 0
+        """Writes that failed, those that went well at a later attempt included."""
+        self._folder, self._keep, self._after = folder, keep, after
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._last: Future[None] | None = None
+
+    def put(self, taken: Snapshot) -> None:
+        """Hand over a snapshot. Waits for the one before, so that at most one is in memory."""
+        if self._last is not None:
+            self._last.exception()
+        self._last = self._thread.submit(self._write, taken)
+
+    def close(self) -> None:
+        """Wait for the last snapshot. Raises OSError if it could not be written."""
+        self._thread.shutdown()
+        if self._last is not None:
+            self._last.result()
+
+    def _write(self, taken: Snapshot) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._after(save(self._folder, taken, self._keep))
+                return
+            except OSError as error:
+                self.failures += 1
+                samples = taken.trainer["samples"]
+                log.warning("checkpoint %d was not written (%d): %s", samples, attempt, error)
+                if attempt == ATTEMPTS:
+                    raise
+                time.sleep(PAUSE_S * 2**attempt)
 
 
 def _below(named: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

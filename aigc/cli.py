@@ -6,7 +6,15 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-_EXTRAS = {"torch": "train", "onnx": "train", "sklearn": "train", "ray": "train,serve"}
+_EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "sklearn", "safetensors"), "train"),
+    **dict.fromkeys(("filelock", "tqdm", "tensorboard"), "train"),
+    **dict.fromkeys(("orjson", "swagger_ui_bundle"), "serve"),
+    **dict.fromkeys(("ray", "psutil"), "train,serve"),
+    **dict.fromkeys(("s3fs", "botocore", "aiobotocore"), "s3"),
+    "datasets": "hf",
+}
+"""Extra that brings a module."""
 
 
 def main() -> int:
@@ -25,11 +33,14 @@ def main() -> int:
     try:
         status: int = commands[name].load()(argv)
         return status
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+    except ImportError as error:
+        # fsspec says which module a protocol needs in its message alone.
+        words = [error.name or "", *str(error).split()]
+        module = next((w for w in (w.partition(".")[0] for w in words) if w in _EXTRAS), None)
+        if module is None:
             raise
-        print(f"aigc {name}: needs {error.name}; pip install 'aigc[{extra}]'", file=sys.stderr)
+        needed = f"needs {module}; pip install 'aigc[{_EXTRAS[module]}]'"
+        print(f"aigc {name}: {needed}", file=sys.stderr)
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"aigc {name}: {error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -1,8 +1,7 @@
 """What a training run is: frozen dataclasses, to and from JSON, and the flags of `aigc train`."""
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
@@ -36,9 +35,23 @@ class DataConfig:
     """What to train on."""
 
     source: str = "digits"
-    """Name of a file in aigc/data: digits, idx, ring."""
+    """Name of a file in aigc/data: digits, ring (no files); folder (pictures, a folder per class);
+    idx (as MNIST comes); npz (arrays); hf (a data set saved by Hugging Face's datasets); parquet,
+    webdataset (shards, also in an object store)."""
     path: str = ""
-    """Folder of the data, for sources that read one."""
+    """Folder, file or URI of the data, for sources that read one."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a row that cannot be read does: end the run, or give its place to the next readable
+    row. Skipped rows are counted and named."""
+    memory_mb: int = 1024
+    """A source that is no larger than this, decoded, is held in memory; a larger one is read and
+    decoded in loader processes while the step before runs."""
+    loaders: int = 0
+    """Loader processes per worker; 0 takes as many as there are cores to share, at most 8."""
+
+    def __post_init__(self) -> None:
+        require(self.memory_mb >= 0, f"memory_mb must be >= 0, got {self.memory_mb}")
+        require(self.loaders >= 0, f"loaders must be >= 0, got {self.loaders}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +106,25 @@ class TrainConfig:
     """Samples between two checkpoints; there is always one at the end."""
     keep_checkpoints: int = 3
     """How many checkpoints stay, newest first."""
-    precision: Literal["float32", "float64"] = "float32"
-    """Of weights and arithmetic; float64 is for comparing runs."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Of arithmetic. bfloat16 keeps float32 weights and runs the networks under autocast, for GPUs;
+    float64 is for comparing runs."""
+    micro_batch: int = 0
+    """Most samples of a worker that go through the networks at once; gradients are added up over
+    the parts of a batch. 0 takes a worker's whole share."""
+    sync_batch_norm: bool = False
+    """BatchNorm takes its statistics over the global batch, not over each worker's share."""
+    compile: bool = False
+    """torch.compile of the networks: pays on GPUs; penalties stay eager."""
+    evaluate_interval: int = 0
+    """Samples between two measurements of quality during training; 0 for none."""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """What a diverged run does: end, or go back to the last good checkpoint with the learning
+    rates halved."""
+    init_from: str = ""
+    """Run or artifact whose weights a new run starts from."""
+    price_per_worker_hour: float = 0.0
+    """Cost of one worker, in any currency; reports then say what the run has cost."""
     threads: int = 0
     """torch threads per worker; 0 shares the machine's cores among its workers. Part of what makes
     a resumed run exact."""
@@ -105,9 +135,11 @@ class TrainConfig:
         require(0 <= self.seed < 2**63, f"seed must be in [0, 2^63), got {self.seed}")
         require(self.threads >= 0, f"threads must be >= 0, got {self.threads}")
         require(self.keep_checkpoints > 0, f"keep_checkpoints must be > 0: {self.keep_checkpoints}")
-        for name in ("report_interval", "grid_interval", "checkpoint_interval", "ema_half_life"):
+        for name in (*_INTERVALS, "ema_half_life"):
             value = getattr(self, name)
             require(value >= 0, f"{name} must be >= 0 samples, got {value}")
+        require(self.micro_batch >= 0, f"micro_batch must be >= 0, got {self.micro_batch}")
+        require(self.price_per_worker_hour >= 0, "price_per_worker_hour must be >= 0")
         require(self.ema_warmup > 0, f"ema_warmup must be > 0, got {self.ema_warmup}")
 
     @property
@@ -127,20 +159,30 @@ class TrainConfig:
         try:
             model = msgspec.convert(document["model"], model_type)
             data = msgspec.convert(fields.pop("data"), DataConfig)
-            return cls(model=model, data=data, **fields)
+            cls(model=model, data=data, **fields)  # refuses a name that it does not know
+            return replace(msgspec.convert(fields | {"model": {}}, cls), model=model, data=data)
         except (KeyError, TypeError, msgspec.ValidationError) as error:
             raise ValueError(f"config.json does not fit this version: {error}") from error
 
-    def fingerprint(self) -> str:
-        """sha256 of what must stay the same when a run is resumed."""
-        return hashlib.sha256(json.dumps(self.fixed(), sort_keys=True).encode()).hexdigest()
-
     def fixed(self) -> dict[str, Any]:
         """The fields that must stay the same when a run is resumed, flattened by dots."""
-        free = {"samples", "report_interval", "grid_interval", "checkpoint_interval"}
-        free |= {"keep_checkpoints", "threads"}
-        document = {key: value for key, value in self.to_json().items() if key not in free}
-        return dict(_flatten("", document))
+        flat = self.flat()
+        return {k: v for k, v in flat.items() if k not in _FREE and not k.endswith("learning_rate")}
+
+    def flat(self) -> dict[str, Any]:
+        """Every field, flattened by dots."""
+        return dict(_flatten("", self.to_json()))
+
+
+_INTERVALS = ("report_interval", "grid_interval", "checkpoint_interval", "evaluate_interval")
+_FREE = {
+    *_INTERVALS,
+    *("samples", "keep_checkpoints", "threads", "compile", "on_divergence", "init_from"),
+    *("micro_batch", "price_per_worker_hour"),
+    *("data.path", "data.on_error", "data.memory_mb", "data.loaders"),
+}
+"""What may change on resume, besides learning rates. The data may move but not change: its
+fingerprint is compared."""
 
 
 def _flatten(prefix: str, value: Any) -> list[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,10 +21,12 @@ def describe(config: TrainConfig) -> str:
     dataset = data.load(config.data, config.model)
     state = TrainState(config)
     like = next(state.model.parameters())
-    rows = slice(0, 2)
+    pairs = [data.read(dataset, row % len(dataset), config.data.on_error) for row in (0, 1)]
     batch = {
-        config.model.modality: torch.from_numpy(dataset.samples[rows]).to(like),
-        "label": torch.from_numpy(dataset.labels[rows]),
+        config.model.modality: torch.from_numpy(data.scaled(np.stack([x for x, *_ in pairs]))).to(
+            like
+        ),
+        "label": torch.tensor([label for _, label, _ in pairs]),
     }
     shapes: dict[str, tuple[int, ...]] = {}
     hooks = [

@@ -15,7 +15,7 @@ from aigc.artifact import Artifact, latents
 from aigc.artifact.card import card
 from aigc.artifact.manifest import seal
 from aigc.config import TrainConfig, require
-from aigc.data import Dataset
+from aigc.data import Dataset, scaled
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
 from aigc.metrics.neighbours import covered
@@ -70,8 +70,8 @@ def evaluate(artifact: Artifact, *, n: int = 2000, seed: int = 0, path: str = ""
     """
     config = _config(artifact)
     config = replace(config, data=replace(config.data, path=path or config.data.path))
-    train = data.load(config.data, config.model, "train")
-    test = data.load(config.data, config.model, "test")
+    train = data.whole(data.load(config.data, config.model, "train"), config.data.on_error)
+    test = data.whole(data.load(config.data, config.model, "test"), config.data.on_error)
     metrics: list[Metric] = []
     if config.model.modality == "image":
         metrics += _images(artifact, train, test, n, seed)
@@ -94,10 +94,16 @@ def table(title: str, metrics: list[Metric]) -> str:
 def write(artifact: Artifact, metrics: list[Metric]) -> None:
     """Seal a local artifact again with metrics in its manifest and card; its digest changes.
 
-    Meant between export and the first use. Raises ValueError for an artifact on an object store.
+    The one change that a version ever sees, once, between export and its first use. Raises
+    ValueError for an artifact that has metrics, or is on an object store.
     """
     folder = Path(artifact.uri)
     require(folder.is_dir(), f"{artifact.uri} is no local folder: evaluate before publishing it")
+    require(
+        not artifact.manifest.metrics,
+        f"{artifact.id} was evaluated already and versions never change; export a new one,"
+        " or evaluate without --write",
+    )
     values = {m.name: round(m.value, 6) for m in metrics}
     values |= {f"{m.name}/real": round(m.floor, 6) for m in metrics if m.floor is not None}
     manifest = replace(artifact.manifest, metrics=values)
@@ -115,11 +121,12 @@ def _config(artifact: Artifact) -> TrainConfig:
 
 def _images(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) -> list[Metric]:
     judge = Classifier.trained_on(train)
-    on_test = judge.accuracy(test.samples, test.labels)
+    held_out = judge.judge(scaled(test.samples))
+    on_test = float((held_out.predicted == test.labels).mean())
     images, labels = _generate(artifact, n, seed)
     made = judge.judge(images)
-    real, held_out = judge.judge(train.samples), judge.judge(test.samples)
-    metrics = []
+    real = judge.judge(scaled(train.samples))
+    metrics = [Metric(f"judge/{NAME}", on_test, None, "higher")]
     if labels is not None:
         accuracy = float((made.predicted == labels).mean())
         metrics.append(Metric(f"accuracy/{NAME}", accuracy, on_test, "higher"))
@@ -158,9 +165,13 @@ def _generate(
 
 
 def _elbo(artifact: Artifact, config: TrainConfig, test: Dataset) -> Metric:
-    """Test ELBO per sample in nats, beta 1, one draw of the posterior per sample."""
+    """Test ELBO per sample in nats, beta 1, one draw of the posterior per sample.
+
+    Of the model that is served: a Gaussian's mean is clamped to [-1, 1] there, where the data are,
+    so the figure is at least that of the decoder without the clamp.
+    """
     model = models.build(config)
-    x = test.samples
+    x = scaled(test.samples)
     given = {"label": test.labels} if config.model.num_classes else {}
     key = config.model.modality
     moments = artifact.run("encode", {key: x, **given})

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
 from aigc.config import require
 
@@ -35,6 +37,8 @@ def upsampling_base(
     Raises ValueError naming the field and the cure where they cannot.
     """
     check_image(shape)
+    check_positive("widths", widths)
+    check_positive("strides", strides)
     factor = math.prod(strides)
     require(
         len(widths) == len(strides) > 0,
@@ -62,6 +66,33 @@ def check_image(shape: tuple[int, ...]) -> None:
         f"shape must be (C, H, W): a convolution takes batches of rank 4, {shape} gives rank"
         f" {len(shape) + 1}; take for example (1, 28, 28), or a fully connected model",
     )
+
+
+def check_positive(name: str, sizes: tuple[int, ...]) -> None:
+    """Raise ValueError naming the field unless all `sizes` are > 0."""
+    require(all(size > 0 for size in sizes), f"{name} must all be > 0, got {sizes}")
+
+
+def downsampled(
+    shape: tuple[int, ...], widths: tuple[int, ...], kernel: int
+) -> tuple[int, int, int]:
+    """(C, H, W) after one convolution of stride 2 per width.
+
+    Raises ValueError naming the field and the cure where nothing would be left.
+    """
+    check_image(shape)
+    check_positive("widths", widths)
+    require(kernel > 0, f"kernel must be > 0, got {kernel}")
+    _, height, width = shape
+    for _ in widths:
+        spare = 2 * ((kernel - 1) // 2) - kernel
+        require(
+            height + spare >= 0 and width + spare >= 0,
+            f"shape {shape} is too small for {len(widths)} halvings, widths {widths}, with kernel"
+            f" {kernel}; take fewer widths",
+        )
+        height, width = (height + spare) // 2 + 1, (width + spare) // 2 + 1
+    return (*widths[-1:], height, width) if widths else shape  # type: ignore[return-value]
 
 
 class Upsampler(nn.Sequential):
@@ -119,10 +150,9 @@ class Downsampler(nn.Module):
         spectral: bool,
     ) -> None:
         super().__init__()
-        check_image(shape)
         wrap = spectral_norm if spectral else _plain
         layers: list[nn.Module] = []
-        channels, height, width = shape
+        channels = shape[0]
         for c_out in widths:
             layers += [
                 wrap(nn.Conv2d(channels, c_out, kernel, 2, padding=(kernel - 1) // 2)),
@@ -131,14 +161,8 @@ class Downsampler(nn.Module):
             if dropout:
                 layers.append(nn.Dropout(dropout))
             channels = c_out
-            pad = 2 * ((kernel - 1) // 2)
-            height, width = (height + pad - kernel) // 2 + 1, (width + pad - kernel) // 2 + 1
-            require(
-                height > 0 and width > 0,
-                f"shape {shape} is too small for {len(widths)} halvings {widths}; take fewer",
-            )
         layers.append(nn.Flatten())
-        self.features = channels * height * width
+        self.features = math.prod(downsampled(shape, widths, kernel))
         if hidden:
             layers += [wrap(nn.Linear(self.features, hidden)), nn.LeakyReLU(0.2)]
             self.features = hidden
@@ -181,6 +205,22 @@ class Verdict(nn.Module):
             assert label is not None
             logits = logits + (self.projection(label) * h).sum(1)
         return logits, None if self.classes is None else self.classes(h)
+
+
+@contextmanager
+def frozen_power_iteration(model: nn.Module, frozen: bool) -> Iterator[None]:
+    """Spectral norms keep their vectors meanwhile: a batch in parts iterates once, as a whole one.
+
+    A no-op unless `frozen`.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _SpectralNorm)] if frozen else []
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def _plain(module: nn.Module) -> nn.Module:

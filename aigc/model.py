@@ -62,6 +62,14 @@ class GenerativeModel(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must define loss()")
 
+    def collapsed(self, values: dict[str, float]) -> str:
+        """Why the figures of a batch (`phase/name`) mean that training goes nowhere; "" if not."""
+        return ""
+
+    def distributions(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """What histograms are drawn of, in eval mode: {name: (N,)}; nothing unless overridden."""
+        return {}
+
     def averaged(self) -> nn.Module:
         """The part whose moving average is exported; the whole model unless overridden."""
         return self

@@ -2,28 +2,42 @@
 
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
 from aigc.run import Report
 
+SMOOTHING = 0.3
+"""Weight of the newest report in the speed that the bar shows."""
+
 
 class Progress:
-    """Samples seen, samples/s, time left and losses of a run."""
+    """Samples seen, samples/s, time left, losses and quality of a run.
 
-    def __init__(self, samples: int) -> None:
+    progress = Progress(config.samples, initial=samples seen before this start)
+    work(..., publish=progress.show)
+    progress.close()
+    """
+
+    def __init__(self, samples: int, initial: int = 0) -> None:
         self.total = samples
         self._last = 0.0
-        self._bar = None
+        self._bar: _Bar | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=samples, unit=" samples", unit_scale=True, dynamic_ncols=True)
+            self._bar = _Bar(
+                total=samples,
+                initial=initial,
+                unit=" samples",
+                unit_scale=True,
+                dynamic_ncols=True,
+            )
 
     def show(self, report: Report) -> None:
         """Take in a report; off a terminal at most a line every five seconds, and the last."""
         losses = {k: f"{v:.3f}" for k, v in report.values.items() if k.endswith("/loss")}
         if self._bar is not None:
-            self._bar.update(report.samples - self._bar.n)
-            self._bar.set_postfix(losses)
+            self._bar.show(report, losses)
             return
         now = time.monotonic()
         if now - self._last < 5 and report.samples < self.total:
@@ -41,3 +55,28 @@ class Progress:
         """Leave the bar as it is and end the line."""
         if self._bar is not None:
             self._bar.close()
+
+
+class _Bar(tqdm):  # type: ignore[misc]
+    """A bar whose speed, and so the time left, comes from the reports.
+
+    tqdm's own clock would count the start of the workers, and what they trained before a restart.
+    """
+
+    speed: float | None = None
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        return {**super().format_dict, "rate": self.speed}
+
+    def show(self, report: Report, losses: dict[str, str]) -> None:
+        new = report.samples_per_second
+        self.speed = new if self.speed is None else self.speed + SMOOTHING * (new - self.speed)
+        quality = {
+            name.partition("/")[2]: f"{value:.4g}"
+            for name, value in report.values.items()
+            if name.startswith("quality/")
+        }
+        self.set_postfix(losses | quality, refresh=False)
+        self.n = report.samples  # not update(): a restart goes back to a checkpoint
+        self.refresh()

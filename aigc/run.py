@@ -2,7 +2,8 @@
 
 <storage>/<run>/
     config.json      fully resolved
-    history.jsonl    every start of its workers: when, from which sample, how many, on what
+    history.jsonl    every start of its workers: when, from which sample, how many, on what;
+                     and what was changed on resume, and every rollback
     metrics.jsonl    losses and metrics by samples seen
     grids/           pictures by samples seen, a column per class
     checkpoints/     see aigc/checkpoint.py
@@ -12,34 +13,28 @@
 import datetime
 import json
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from aigc import checkpoint, models
-from aigc.artifact import codecs, latents
+from aigc.artifact import codecs
 from aigc.config import TrainConfig
-from aigc.data import Dataset
-from aigc.train import Event, Outcome, Sync, TrainState, train
+from aigc.data import Source
+from aigc.feed import Stream
+from aigc.initial import start_from
+from aigc.reporter import Report, Reporter, Since, cut_back, start_line
+from aigc.storage import Mirror, is_remote, local_folder
+from aigc.train import Diverged, Outcome, Sync, TrainState, train
+
+__all__ = ["Report", "Run", "cut_back", "work"]
+
+MAX_ROLLBACKS = 5
+"""From the same checkpoint; each halves the learning rates."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Report:
-    """One line of metrics.jsonl, and what a progress bar shows."""
-
-    samples: int
-    samples_per_second: float
-    wall_seconds: float
-    """Since the run began, over all restarts."""
-    values: dict[str, float]
-    """Losses and metrics, `phase/name`, means since the report before over all workers."""
 
 
 class Run:
@@ -52,14 +47,28 @@ class Run:
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
 
+    @classmethod
+    def open(cls, reference: str) -> "Run":
+        """A run by its folder, or by its URI on an object store, which is brought here."""
+        if not is_remote(reference):
+            return cls(reference)
+        mirror = Mirror(reference, local_folder(reference.rstrip("/")))
+        mirror.pull()
+        return cls(mirror.local)
+
     @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return (self.folder / "config.json").exists()
 
     def create(self, config: TrainConfig) -> None:
-        """Make the folder and write its config."""
+        """Make the folder and write its config; what that changes of a run is noted."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.exists:
+            old, new = self.config().flat(), config.flat()
+            changed = {k: [old.get(k), v] for k, v in new.items() if old.get(k) != v}
+            if changed:
+                self.note({"event": "config", "changed": changed})
         text = json.dumps(config.to_json(), indent=1) + "\n"
         codecs.write(self.folder / "config.json", text.encode())
 
@@ -72,10 +81,26 @@ class Run:
         model = models.load(str(document["preset"]).partition(":")[0])
         return TrainConfig.from_json(document, model.Config)
 
-    def starts(self) -> list[dict[str, Any]]:
-        """history.jsonl: one entry per start of the workers, oldest first."""
+    def history(self) -> list[dict[str, Any]]:
+        """history.jsonl, oldest first; a half-written last line is left out."""
         path = self.folder / "history.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        entries = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue
+        return entries
+
+    def starts(self) -> list[dict[str, Any]]:
+        """The starts of the workers in the history."""
+        return [entry for entry in self.history() if "event" not in entry]
+
+    def note(self, entry: dict[str, Any]) -> None:
+        """Append to history.jsonl."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with (self.folder / "history.jsonl").open("a") as file:
+            file.write(json.dumps({"time": now} | entry) + "\n")
 
     def check_resume(self, config: TrainConfig) -> None:
         """Raise ValueError naming the fields that may not change on resume but did."""
@@ -94,7 +119,7 @@ class Run:
     def trained(self) -> TrainState:
         """The state of the newest checkpoint. Raises ValueError if there is none."""
         path = self._newest()
-        state = TrainState(self.config())
+        state = TrainState(self.config(), "cpu")
         checkpoint.load(path, state)
         return state
 
@@ -108,146 +133,86 @@ class Run:
 def work(
     run: Run,
     config: TrainConfig,
-    dataset: Dataset,
+    source: Source,
     sync: Sync,
     publish: Callable[[Report], None] = lambda report: None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[int], bool] = lambda samples: False,
     device: torch.device | str = "cpu",
+    *,
+    stream: Stream | None = None,
+    written: Callable[[Path], None] = lambda checkpoint: None,
+    lost_samples: int = 0,
 ) -> Outcome:
     """Train one worker's share of a run from its newest checkpoint on; rank 0 writes the folder.
 
-    Raises NonFiniteLoss; ValueError if the run was begun on other data.
+    `written` hears of every whole checkpoint, in the thread that wrote it. `lost_samples` is the
+    work that the restart before cost. Raises Diverged; ValueError if the run was begun on other
+    data; OSError if the last checkpoint cannot be written.
     """
-    state = TrainState(config, device)
-    begun = time.monotonic()
+    tries, at = 0, None
+    while True:
+        state = TrainState(config, device)
+        facts = _begin(run, config, source, sync, state)
+        if at is not None:
+            tries = tries + 1 if state.samples == at else 1
+        at = state.samples
+        since = Since(facts, sync.world)
+        since.rollbacks = facts.get("rollbacks", 0) + tries
+        if tries:
+            state.scale_rates(state.rate_scale * 0.5**tries)
+        if sync.rank == 0:
+            checkpoint.tidy(run.checkpoints, state.samples)
+            cut_back(run.folder / "metrics.jsonl", state.samples)
+            run.note(start_line(state.samples, sync.world, lost_samples))
+            lost_samples = 0  # a rollback loses none of that again
+            starts = run.starts()
+            since.restarts = len(starts) - 1
+            since.lost_samples = sum(start.get("work_lost_samples", 0) for start in starts)
+        reporter = Reporter(run.folder, config, source, sync, since, publish, written)
+        try:
+            return train(config, state, source, reporter.events(), sync, stop, stream)
+        except Diverged as error:
+            if config.on_divergence == "stop" or tries >= MAX_ROLLBACKS:
+                reporter.close()
+                sync.sum(_nothing(state))  # who raises first may end the others' writing
+                raise
+            log.warning("%s; going back to the last checkpoint with half the learning rate", error)
+            if sync.rank == 0:
+                run.note({"event": "rollback", "at": state.samples, "reason": str(error)})
+        finally:
+            reporter.close()
+
+
+def _begin(
+    run: Run, config: TrainConfig, source: Source, sync: Sync, state: TrainState
+) -> dict[str, Any]:
+    """Load the newest checkpoint, or what the run starts from; returns trainer.json or {}."""
+    # Everybody looks once rank 0 has written what it was writing.
+    sync.sum(_nothing(state))
     found = checkpoint.newest(run.checkpoints)
-    if found is not None:
-        facts = checkpoint.load(found, state)
-        _check_same(facts, config, dataset)
-        begun -= facts["wall_seconds"]
-    writer = _Writer(run, config, dataset, sync, begun, publish, state.samples)
-    try:
-        return train(config, state, dataset, writer.events(), sync, stop)
-    finally:
-        writer.close()
+    if found is None:
+        if config.init_from:
+            start_from(state, config.init_from)
+        return {}
+    facts = checkpoint.load(found, state)
+    _check_same(facts, source, sync)
+    return facts
 
 
-def _check_same(facts: dict[str, Any], config: TrainConfig, dataset: Dataset) -> None:
-    if facts["data"] != dataset.fingerprint():
+def _nothing(state: TrainState) -> torch.Tensor:
+    """To be added up by all: a barrier."""
+    return torch.zeros(1, device=next(state.model.parameters()).device)
+
+
+def _check_same(facts: dict[str, Any], source: Source, sync: Sync) -> None:
+    found = source.fingerprint()
+    if facts["data"] != found:
         raise ValueError(
-            f"the run was begun on data {facts['data']}, got {dataset.fingerprint()};"
+            f"the run was begun on data {facts['data']}, got {found};"
             " resume with the same data or train under another --name"
         )
-    if facts["config"] != config.fingerprint():
-        raise ValueError("the checkpoint is of a run with another config; give another --name")
-    old, new = facts["environment"], checkpoint.environment()
-    if old != new:
-        changed = {key: (old.get(key), new[key]) for key in new if old.get(key) != new[key]}
+    old = facts["environment"] | {"workers": facts["workers"]}
+    new = checkpoint.environment() | {"workers": sync.world}
+    changed = {key: (old.get(key), new[key]) for key in new if old.get(key) != new[key]}
+    if changed and sync.rank == 0:
         log.warning("resumed, but no longer bit-exact: %s", changed)
-
-
-class _Writer:
-    """Rank 0's reports, grids and checkpoints; the other ranks only take part in their timing."""
-
-    def __init__(
-        self,
-        run: Run,
-        config: TrainConfig,
-        dataset: Dataset,
-        sync: Sync,
-        begun: float,
-        publish: Callable[[Report], None],
-        samples: int,
-    ) -> None:
-        self.run, self.config, self.dataset, self.sync = run, config, dataset, sync
-        self.begun, self.publish = begun, publish
-        self.mark = (time.monotonic(), samples)
-        self.data = dataset.fingerprint()
-        if sync.rank != 0:
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        cut_back(run.folder / "metrics.jsonl", samples)
-        start = {
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "samples": samples,
-            "workers": sync.world,
-            "environment": checkpoint.environment(),
-        }
-        with (run.folder / "history.jsonl").open("a") as file:
-            file.write(json.dumps(start) + "\n")
-        self.board = SummaryWriter(str(run.folder), purge_step=samples or None)
-
-    def events(self) -> list[Event]:
-        c = self.config
-        return [
-            Event(c.report_interval, self.report, at_end=c.report_interval > 0),
-            Event(c.grid_interval, self.grid, at_end=c.grid_interval > 0),
-            Event(c.checkpoint_interval, self.checkpoint),
-        ]
-
-    def report(self, state: TrainState, values: dict[str, float]) -> None:
-        if self.sync.rank != 0:
-            return
-        now, (then, samples) = time.monotonic(), self.mark
-        self.mark = now, state.samples
-        speed = (state.samples - samples) / max(now - then, 1e-9)
-        report = Report(state.samples, round(speed, 2), round(now - self.begun, 3), values)
-        with (self.run.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(asdict(report)) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, state.samples)
-        self.publish(report)
-
-    def grid(self, state: TrainState, values: dict[str, float]) -> None:
-        if self.sync.rank != 0 or state.model.config.modality != "image":
-            return
-        folder = self.run.folder / "grids"
-        folder.mkdir(exist_ok=True)
-        picture = grid(state)
-        codecs.write(folder / f"{state.samples:012d}.png", codecs.png(picture))
-        self.board.add_image("samples", picture, state.samples, dataformats="HWC")
-
-    def checkpoint(self, state: TrainState, values: dict[str, float]) -> None:
-        if self.sync.rank != 0:
-            return
-        facts = {
-            "config": self.config.fingerprint(),
-            "data": self.data,
-            "environment": checkpoint.environment(),
-            "wall_seconds": round(time.monotonic() - self.begun, 3),
-            "workers": self.sync.world,
-        }
-        checkpoint.save(self.run.checkpoints, state, facts, self.config.keep_checkpoints)
-
-    def close(self) -> None:
-        if self.sync.rank == 0:
-            self.board.close()
-
-
-def grid(state: TrainState, columns: int = 10, per_row: int = 8) -> np.ndarray:
-    """Samples of the averaged model, a column per class: (H, W, C) uint8."""
-    model = state.served()
-    module = model.exports()["sample"].module
-    like = next(model.parameters())
-    n = columns * per_row
-    inputs = [torch.from_numpy(latents.normal(0, range(n), (model.config.latent,))).to(like)]
-    if model.config.num_classes:
-        inputs.append(torch.arange(n, device=like.device) % columns % model.config.num_classes)
-    with torch.no_grad():
-        images = module(*inputs).float().cpu().numpy()
-    return codecs.grid(codecs.to_uint8(images, -1, 1), columns)
-
-
-def cut_back(path: Path, samples: int) -> None:
-    """Drop the lines of a metrics.jsonl beyond a checkpoint, and a half-written last one."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["samples"] <= samples:
-                kept.append(line + "\n")
-        except ValueError:
-            continue
-    codecs.write(path, "".join(kept).encode())

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -147,8 +147,8 @@ def from_server(options: Options) -> Samples:
     id_, digest = str(parts[0]["model"]), str(parts[0].get("digest", ""))
     assert seed is not None
     if "image" not in records[0]:
-        key = next(k for k in records[0] if k not in ("index", "label"))
-        values = np.array([record[key] for record in records], np.float32)
+        key = next(iter(records[0]["outputs"]))
+        values = np.array([record["outputs"][key] for record in records], np.float32)
         return Samples(id_, digest, seed, values, ())
     files = tuple(base64.b64decode(record["image"]) for record in records)
     images = np.stack([codecs.read_png(data)[0] for data in files])
@@ -168,8 +168,11 @@ def write(options: Options, samples: Samples) -> Path:
         document = {"model": samples.artifact, "seed": samples.seed, "first_index": first}
         text = json.dumps(document | {"samples": samples.arrays.tolist()})
         return _write(path.with_name(f"{path.name}.json"), text.encode())
-    provenance = codecs.read_png(samples.files[0])[1]
-    columns = min(10, len(samples.files)) if len(samples.files) % 10 == 0 else None
+    first_one = codecs.read_png(samples.files[0])[1]
+    columns = min(10, len(samples.files)) if len(samples.files) % 10 == 0 else 0
+    provenance = first_one and replace(
+        first_one, label=None, n=len(samples.files), labels=options.label, columns=columns
+    )
     picture = codecs.png(codecs.grid(samples.arrays, columns), provenance)
     grid = _write(path.with_name(f"{path.name}.png"), picture)
     if options.format == "grid":

@@ -77,8 +77,9 @@ class VAE(GenerativeModel):
         autoencoder whose latent space cannot be sampled. Returns log likelihood and KL, each (N,)
         nats, mu and logvar.
         """
-        mu, logvar = self.encode(x, label)
-        raw = self.decoder(mu + (0.5 * logvar).exp() * eps, label)
+        mu, logvar = (moment.to(x.dtype) for moment in self.encode(x, label))
+        # Likelihoods are summed in full precision, whatever autocast made of the networks.
+        raw = self.decoder(mu + (0.5 * logvar).exp() * eps, label).to(x.dtype)
         if self.config.likelihood == "bernoulli":
             log_likelihood = losses.bernoulli_log_likelihood(raw, (x + 1) / 2)
         else:

@@ -9,6 +9,9 @@ import tyro
 
 from aigc.artifact import Artifact, codecs
 
+MAX_GRID = 100_000
+"""Most samples that a picture is made again from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -43,17 +46,25 @@ def _png(path: Path, reference: str) -> int:
         raise ValueError(f"{path} carries no provenance of an artifact")
     where = f"{made_by.artifact} ({made_by.digest[:12]}), signature {made_by.signature}"
     label = "" if made_by.label is None else f", label {made_by.label}"
-    print(f"{where}, seed {made_by.seed}, index {made_by.index}{label}")
+    labels = f", labels {' '.join(map(str, made_by.labels))} in turn" if made_by.labels else ""
+    grid = f", a grid of {made_by.n}" if made_by.n > 1 else ""
+    print(f"{where}, seed {made_by.seed}, index {made_by.index}{label}{labels}{grid}")
     if not reference:
         print("give --artifact to make it again and compare", file=sys.stderr)
         return 0
+    if not 1 <= made_by.n <= MAX_GRID:
+        raise ValueError(f"{path} claims {made_by.n} samples; a grid has 1 to {MAX_GRID}")
     artifact = Artifact.open(reference, verify=False)
     if artifact.manifest.digest != made_by.digest:
         raise ValueError(f"{artifact.id} has digest {artifact.manifest.digest[:12]}, another one")
+    asked: int | list[int] | None = made_by.label
+    if made_by.labels:
+        asked = [made_by.labels[i % len(made_by.labels)] for i in range(made_by.n)]
     outputs = artifact.sample(
-        made_by.signature, seed=made_by.seed, first_index=made_by.index, label=made_by.label
+        made_by.signature, seed=made_by.seed, n=made_by.n, first_index=made_by.index, label=asked
     )
-    again = artifact.uint8(made_by.signature, outputs)[0]
+    pixels_again = artifact.uint8(made_by.signature, outputs)
+    again = pixels_again[0] if made_by.n == 1 else codecs.grid(pixels_again, made_by.columns)
     if not np.array_equal(again, pixels):
         raise ValueError(f"{path} differs from what {artifact.id} makes of its seed and index")
     print("made again: every pixel is equal", file=sys.stderr)

@@ -4,20 +4,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
+from filelock import FileLock, Timeout
 
-from aigc import data, models
+from aigc import checkpoint, data, models
 from aigc.config import TrainConfig, require
 from aigc.dryrun import describe
+from aigc.lease import Lease
 from aigc.progress import Progress
-from aigc.run import Run, work
+from aigc.run import Report, Run, work
+from aigc.storage import Mirror, is_remote, local_folder
 from aigc.train import Alone, Outcome
+from cluster.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,23 +29,58 @@ class Options:
     """Train a model."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    workers: int = 0
-    """Ray Train workers; 0 trains in this process without Ray."""
+    workers: Annotated[str, tyro.conf.arg(metavar="K|MIN..MAX")] = "0"
+    """Ray Train workers: a fixed number, or as many within MIN..MAX as there are nodes for; 0
+    trains in this process without Ray."""
+    address: str = ""
+    """HOST:PORT of a running Ray cluster, or auto; by default Ray is started on this machine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is a GPU for each worker where there are any."""
+    resize_interval_s: float = 60.0
+    """With MIN..MAX workers: seconds between two looks for nodes that joined."""
     storage: str = "runs"
-    """Folder that holds the runs."""
+    """Folder that holds the runs, or an object store such as s3://bucket/runs; with several nodes
+    one that all of them see."""
     name: str = ""
     """Name of the run; by default MODEL-PRESET."""
     resume: bool = False
     """Continue the run of that name from its newest checkpoint."""
+    metrics_port: int | None = None
+    """Port of Prometheus metrics of the run; 0 takes a free one. None are served by default."""
     dry_run: bool = False
     """Print the resolved config, the networks and their memory, and train nothing."""
 
     def __post_init__(self) -> None:
-        require(self.workers >= 0, f"workers must be >= 0, got {self.workers}")
+        low, high = self.world
         require(
-            self.workers <= self.config.batch,
-            f"workers must be at most the batch, {self.config.batch}, got {self.workers}",
+            0 < low <= high or low == high == 0,
+            f"workers must be K >= 0 or MIN..MAX with 1 <= MIN <= MAX, got {self.workers!r}",
         )
+        require(
+            high <= self.config.batch,
+            f"workers must be at most the batch, {self.config.batch}, got {high}",
+        )
+        require(high > 0 or not self.address, "--address needs --workers; give at least 1")
+        require(
+            "://" not in self.address,
+            f"address must be the HOST:PORT of a cluster that this machine is a node of, got"
+            f" {self.address!r}; start `ray start --address HOST:PORT` here",
+        )
+        require(
+            self.resize_interval_s > 0,
+            f"resize_interval_s must be > 0, got {self.resize_interval_s}",
+        )
+
+    @property
+    def world(self) -> tuple[int, int]:
+        """Fewest and most workers. Raises ValueError if `workers` is no number or range."""
+        low, dots, high = self.workers.partition("..")
+        try:
+            return int(low), int(high if dots else low)
+        except ValueError:
+            raise ValueError(
+                f"workers must be a number or MIN..MAX, got {self.workers!r}"
+            ) from None
 
 
 def command(argv: list[str]) -> int:
@@ -60,18 +99,26 @@ def command(argv: list[str]) -> int:
     if options.dry_run:
         print(describe(options.config))
         return 0
-    run = Run(Path(options.storage).absolute() / options.name)
-    with _one_driver(run):
-        outcome = _train(run, options)
-    newest = run.facts()["samples"]
+    mirror: Mirror | None = None
+    if is_remote(options.storage):
+        uri = f"{options.storage.rstrip('/')}/{options.name}"
+        mirror = Mirror(uri, local_folder(uri))
+    folder = mirror.local if mirror else Path(options.storage).absolute() / options.name
+    run = Run(folder)
+    with _one_driver(run, mirror):
+        outcome = _train(run, options, mirror)
     if outcome == "stopped":
-        print(f"stopped after {newest:,} samples; continue with --resume", file=sys.stderr)
-    print(os.path.relpath(run.folder))
+        newest = checkpoint.newest(run.checkpoints)
+        samples = 0 if newest is None else int(newest.name)
+        print(f"stopped after {samples:,} samples; continue with --resume", file=sys.stderr)
+    print(mirror.uri if mirror else os.path.relpath(run.folder))
     return 0
 
 
-def _train(run: Run, options: Options) -> Outcome:
+def _train(run: Run, options: Options, mirror: Mirror | None) -> Outcome:
     config = options.config
+    if mirror:
+        mirror.pull()
     data.load(config.data, config.model)  # a wrong source or shape shows here, before any process
     require(
         options.resume or not run.exists,
@@ -79,29 +126,68 @@ def _train(run: Run, options: Options) -> Outcome:
     )
     if run.exists:
         run.check_resume(config)
-    run.create(config)
-    progress = Progress(config.samples)
+    elif options.resume:
+        print(f"there is no run {options.name} yet; a new one begins", file=sys.stderr)
+    newest = checkpoint.newest(run.checkpoints)
+    metrics = Metrics(options.name, options.metrics_port)
+    progress = Progress(config.samples, initial=int(newest.name) if newest else 0)
+    if metrics.url:
+        print(f"metrics at {metrics.url}", file=sys.stderr)
+
+    def show(report: Report) -> None:
+        progress.show(report)
+        metrics.observe(report)
+
     try:
-        if options.workers:
-            return _train_on_ray(run, options, progress)
+        if options.world[1]:
+            return _train_on_ray(run, options, show, mirror)
         import torch
 
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and options.device != "cpu" else "cpu"
+        require(device == options.device or options.device != "cuda", "--device cuda: none is here")
+        run.create(config)
         with _signals() as stop:
             dataset = data.load(config.data, config.model)
-            return work(run, config, dataset, Alone(), progress.show, stop.is_set, device)
+            return work(
+                run,
+                config,
+                dataset,
+                Alone(),
+                publish=show,
+                stop=lambda samples: stop.is_set(),
+                device=device,
+                written=mirror.push if mirror else lambda path: None,
+            )
     finally:
         progress.close()
+        metrics.close()
 
 
-def _train_on_ray(run: Run, options: Options, progress: Progress) -> Outcome:
-    from cluster.local import local_ray
+def _train_on_ray(
+    run: Run, options: Options, show: Callable[[Report], None], mirror: Mirror | None
+) -> Outcome:
+    from cluster.local import local_ray, running_ray
 
-    with local_ray(options.workers), _signals() as stop:
-        from cluster.fit import fit
+    low, high = options.world
+    threads = options.config.threads
+    if low == high and not options.address:
+        threads = threads or max(1, (os.cpu_count() or 1) // high)
+    # Elsewhere the share of a machine would depend on how many workers happen to be on it.
+    threads = threads or 1
+    cluster = running_ray(options.address) if options.address else local_ray(high)
+    # Ray prints other nodes' troubles to stdout, which is for the path alone.
+    with redirect_stdout(sys.stderr), cluster, _signals() as stop:
+        from cluster.fit import Shape, fit
 
-        return fit(run, options.workers, progress.show, stop.is_set)
+        shape = Shape(
+            workers=(low, high),
+            threads=threads,
+            cpus=threads if options.address else 1,
+            device=options.device,
+            resize_interval_s=options.resize_interval_s,
+        )
+        return fit(run, options.config, shape, show, stop.is_set, mirror)
 
 
 @contextmanager
@@ -128,20 +214,37 @@ def _signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _one_driver(run: Run) -> Iterator[None]:
-    """Keep a second driver out of a run."""
-    from filelock import FileLock, Timeout
+def _one_driver(run: Run, mirror: Mirror | None) -> Iterator[None]:
+    """Keep a second driver out of a run, whichever machine it is on.
 
+    The lock is for this machine and `aigc runs`, the lease for the others.
+    """
+    begun = run.exists
     run.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.folder / ".lock", timeout=1)  # `aigc runs` looks at it for a moment
     try:
-        with FileLock(run.folder / ".lock", timeout=0):
+        with lock, Lease(mirror.uri if mirror else str(run.folder), _give_up):
             yield
     except Timeout:
         raise ValueError(f"{run.folder} is being trained by another process") from None
+    if not begun and not run.exists:
+        with suppress(OSError):  # a refused start leaves nothing
+            (run.folder / ".lock").unlink()
+            run.folder.rmdir()
+
+
+def _give_up(reason: str) -> None:
+    """Not a step or a checkpoint more: another driver writes this run now."""
+    print(f"aigc train: {reason}; this driver ends at once", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _usage() -> str:
-    lines = ["usage: aigc train MODEL[:PRESET] [--workers K] [options]", "", "models and presets:"]
+    lines = [
+        "usage: aigc train MODEL[:PRESET] [--workers K|MIN..MAX] [options]",
+        "",
+        "models and presets:",
+    ]
     for name in models.names():
         lines.append(f"  {name:<10}{', '.join(models.load(name).PRESETS)}")
     lines += ["", "`aigc train MODEL:PRESET --help` lists the options with their defaults."]

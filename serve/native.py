@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -154,7 +154,13 @@ class Ask:
         """The class asked for the sample at `position`."""
         return self.label[position] if isinstance(self.label, list) else self.label
 
-    def provenance(self, position: int, n: int, label: int | None) -> Provenance:
+    def of_grid(self) -> Provenance:
+        """Of all samples in one picture."""
+        labels = [self.label] if isinstance(self.label, int) else self.label or ()
+        return replace(self.provenance(0, None), n=self.n, labels=tuple(labels))
+
+    def provenance(self, position: int, label: int | None) -> Provenance:
+        """Of one sample."""
         artifact = self.lane.artifact
         return Provenance(
             artifact=artifact.id,
@@ -163,7 +169,6 @@ class Ask:
             seed=self.seed,
             index=self.first_index + position,
             label=label,
-            n=n,
         )
 
 
@@ -367,11 +372,10 @@ def encode(ask: Ask, outputs: Arrays, headers: Headers) -> Response:
         array = outputs[PIXELS] if ask.lane.image is not None else next(iter(outputs.values()))
         return Response(codecs.npy(array), b"application/octet-stream", headers=headers)
     if ask.format == "png":
-        data = codecs.png(outputs[PIXELS][0], ask.provenance(0, 1, ask.label_of(0)))
+        data = codecs.png(outputs[PIXELS][0], ask.provenance(0, ask.label_of(0)))
         return Response(data, b"image/png", headers=headers)
     if ask.format == "grid":
-        label = ask.label if isinstance(ask.label, int) else None
-        data = codecs.png(codecs.grid(outputs[PIXELS]), ask.provenance(0, ask.n, label))
+        data = codecs.png(codecs.grid(outputs[PIXELS]), ask.of_grid())
         return Response(data, b"image/png", headers=headers)
     return json_response(_document(ask, outputs), headers)
 
@@ -389,7 +393,7 @@ def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
         if lane.num_classes is not None:
             sample["label"] = asked if drawn is None else int(drawn[position])
         if lane.image is not None:
-            data = codecs.png(outputs[PIXELS][position], ask.provenance(position, 1, asked))
+            data = codecs.png(outputs[PIXELS][position], ask.provenance(position, asked))
             sample["image"] = base64.b64encode(data).decode()
         else:
             sample["outputs"] = {k: np.ascontiguousarray(v[position]) for k, v in outputs.items()}

@@ -81,6 +81,13 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
     """Everything that can be found wrong before a process is started. Raises ValueError."""
     uris = tuple(_absolute(locate(reference)) for reference in config.artifacts)
     manifests = [_manifest(uri) for uri in uris]
+    ids = [manifest.id for manifest in manifests]
+    twice = next((uri for uri, id_ in zip(uris, ids, strict=True) if ids.count(id_) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{twice} and another artifact have the same name and version; serve one of them, or"
+            " export one under another --name"
+        )
     settings = Settings(
         artifacts=uris, replicas=parse_replicas(config.replicas), threads=config.threads
     )

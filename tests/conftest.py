@@ -4,6 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test asserts a time, hypothesis's deadline of 200 ms per example included.
+settings.register_profile("aigc", deadline=None)
+settings.load_profile("aigc")
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist10k"
 

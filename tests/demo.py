@@ -9,6 +9,8 @@ import http.client
 import json
 import os
 import re
+import secrets
+import shutil
 import signal
 import socket
 import statistics
@@ -21,6 +23,7 @@ from types import FrameType
 ROOT = Path(__file__).parent.parent
 RUN, ARTIFACT, SAMPLES = Path("runs/dcgan-digits"), Path("artifacts/digits"), Path("samples")
 PORT = "8000"
+METRICS_PORT = 9464
 
 
 def main() -> int:
@@ -30,11 +33,18 @@ def main() -> int:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             commands = [c.replace(PORT, str(probe.getsockname()[1])) for c in commands]
+    if not _free(METRICS_PORT):
+        commands = [re.sub(r"(--port \d+)", r"\1 --metrics-port 0", c) for c in commands]
     if samples := os.environ.get("AIGC_DEMO_SAMPLES"):
         commands[0] += f" --samples {samples}"
+    if shutil.which("curl") is None:
+        print("demo: needs curl; on Debian: apt-get install curl", file=sys.stderr)
+        return 1
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     children: list[subprocess.Popen[bytes]] = []
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     SAMPLES.mkdir(exist_ok=True)
     begun, status = time.monotonic(), 0
     try:
@@ -84,7 +94,8 @@ def _run(command: str, children: list[subprocess.Popen[bytes]]) -> int:
 
 def stop(children: list[subprocess.Popen[bytes]]) -> None:
     """Ask each child to end as Ctrl-C does, and wait for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     for child in children:
         if child.poll() is None:
             child.send_signal(signal.SIGINT)
@@ -117,6 +128,8 @@ def summary(port: int, took: float) -> str:
             if f"{name}/real" in metrics
         ),
         f"latency      {latency * 1000:.1f} ms per sample over HTTP (median of 100, one at a time)",
+        "metrics",
+        *(f"  {line}" for line in _metrics(port)),
         f"took         {took:.0f} s",
         "",
     ]
@@ -137,6 +150,16 @@ def _latency(port: int, requests: int = 100) -> float:
         assert response.status == 200, response.status
     connection.close()
     return statistics.median(times)
+
+
+def _metrics(port: int) -> list[str]:
+    """A few lines of what Prometheus would scrape."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    wanted = ("aigc_requests_total", "aigc_samples_total", "aigc_batch_size_samples_count")
+    return [line for line in lines if line.startswith(wanted)]
 
 
 def _port(commands: list[str]) -> int:

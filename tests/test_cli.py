@@ -100,6 +100,47 @@ def test_sampling_and_verifying_need_no_torch(sealed: Path, tmp_path: Path, no_t
     assert "references reproduced, level bit" in replayed.stderr
 
 
+@pytest.mark.parametrize("labels", [["7"], ["1", "2", "3"], []])
+def test_a_grid_says_what_it_is_made_of(labels: list[str], sealed: Path, tmp_path: Path) -> None:
+    flags = ["-n", "20", "--seed", "5", "--first-index", "4", "--format", "grid"]
+    flags += ["--label", *labels] if labels else []
+    run = aigc("sample", str(sealed), *flags, "--out", str(tmp_path))
+    png = Path(run.stdout.splitlines()[-1])
+    said = aigc("verify", str(png), "--artifact", str(sealed))
+    assert said.returncode == 0, said.stderr
+    assert "seed 5, index 4" in said.stdout
+    assert "a grid of 20" in said.stdout
+    assert ("labels " + " ".join(labels) in said.stdout) == bool(labels)
+    assert "every pixel is equal" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "extra"),
+    [
+        (["serve", "x"], "psutil", "train,serve"),
+        (["train", "fc_gan"], "filelock", "train"),
+        (["sample", "s3://bucket/x"], "s3fs", "s3"),
+    ],
+)
+def test_a_missing_module_names_its_extra(
+    arguments: list[str], module: str, extra: str, tmp_path: Path
+) -> None:
+    line = f"raise ModuleNotFoundError('no module {module}', name='{module}')\n"
+    (tmp_path / f"{module}.py").write_text(line)
+    run = aigc(*arguments, path=tmp_path)
+    assert run.returncode == 1
+    assert f"needs {module}; pip install 'aigc[{extra}]'" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_run_in_this_process_needs_no_ray(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError('this machine has no Ray')\n")
+    storage = ["--storage", str(tmp_path / "runs"), "--samples", "640"]
+    run = aigc("train", "fc_gan:ring", *storage, path=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert Path(run.stdout.splitlines()[-1]).name == "fc_gan-ring"
+
+
 def test_training_without_torch_names_the_extra(no_torch: Path) -> None:
     run = aigc("train", "dcgan:digits", path=no_torch)
     assert run.returncode == 1

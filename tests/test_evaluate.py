@@ -25,6 +25,9 @@ def test_metrics_are_written_into_the_manifest_and_the_card(tmp_path: Path) -> N
     run = write_run(tmp_path / "run", config())
     artifact = Artifact.open(export(run, name="tiny", store=Store(tmp_path / "store")))
     metrics = evaluate(artifact, n=200)
+    judge, *metrics = metrics
+    assert judge.name == "judge/cnn64"
+    assert judge.value > 0.97
     assert [m.name for m in metrics] == [
         "accuracy/cnn64",
         "frechet/cnn64",
@@ -40,6 +43,8 @@ def test_metrics_are_written_into_the_manifest_and_the_card(tmp_path: Path) -> N
     assert again.manifest.metrics["frechet/cnn64/real"] == pytest.approx(metrics[1].floor)
     assert again.manifest.digest != artifact.manifest.digest
     assert "| frechet/cnn64 |" in (Path(again.uri) / "README.md").read_text()
+    with pytest.raises(ValueError, match="tiny@1 was evaluated already and versions never change"):
+        write(again, metrics)
 
 
 def test_a_metric_without_a_floor_is_shown_without_one() -> None:

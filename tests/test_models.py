@@ -382,6 +382,17 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: fc_gan.Config(shape=(2, 2)), r"shape must be \(C, H, W\) or \(features,\)"),
     (lambda: fc_gan.Config(shape=(0,)), r"sizes > 0, got \(0,\)"),
     (lambda: fc_vae.Config(shape=(2,)), "likelihood bernoulli .*take gaussian"),
+    (
+        lambda: dcgan.Config(shape=(1, 8, 8), discriminator_widths=(4, 8, 16, 32, 64)),
+        r"shape \(1, 8, 8\) is too small for 5 halvings, widths \(4, 8, 16, 32, 64\).*take fewer",
+    ),
+    (lambda: dcgan.Config(generator_strides=(0, 2)), r"strides must all be > 0, got \(0, 2\)"),
+    (lambda: dcgan.Config(generator_widths=(0, 4)), r"widths must all be > 0, got \(0, 4\)"),
+    (lambda: dcgan.Config(discriminator_kernel=0), "kernel must be > 0, got 0"),
+    (lambda: dcgan.Config(discriminator_hidden=-1), "discriminator_hidden must be >= 0, got -1"),
+    (lambda: dcgan.Config(penalty_weight=-1.0), "penalty_weight must be >= 0, got -1"),
+    (lambda: replace(models.preset("fc_gan"), micro_batch=-1), "micro_batch must be >= 0, got -1"),
+    (lambda: DataConfig(loaders=-1), "loaders must be >= 0, got -1"),
     (lambda: fc_vae.Config(beta=-1.0), "beta must be >= 0, got -1"),
     (lambda: fc_vae.Config(gaussian_std=0.0), "gaussian_std must be > 0, got 0"),
     (lambda: OptimizerConfig(learning_rate=0.0), "learning_rate must be > 0, got 0"),
@@ -424,6 +435,8 @@ def test_an_impossible_choice_is_refused_with_its_cure(
         ({"model": {"latent": "many"}}, "latent"),
         ({"data": {"source": 3}}, "source"),
         ({"samples": "all"}, "config.json does not fit"),
+        ({"batch": 16.5}, "batch"),
+        ({"precision": "float16"}, "precision"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_by_the_name_of_its_field(

@@ -31,7 +31,15 @@ class Provenance:
     label: int | None = None
     """The class asked for; None where none was asked for (it is then drawn from the seed)."""
     n: int = 1
+    """Samples in a grid, index upward."""
+    labels: tuple[int, ...] = ()
+    """Classes of a grid's samples, taken in turn."""
+    columns: int = 0
+    """Of a grid; 0 is nearly square."""
     digital_source_type: str = SOURCE_TYPE
+
+
+_ALWAYS = {"seed", "index", "label"}
 
 
 def to_uint8(images: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
@@ -47,7 +55,8 @@ def png(image: NDArray[np.uint8], provenance: Provenance | None = None) -> bytes
     """(H, W, C) uint8 with C 1 or 3 -> PNG, its provenance in an iTXt chunk."""
     info = PngImagePlugin.PngInfo()
     if provenance is not None:
-        info.add_itxt(PROVENANCE_KEY, json.dumps(asdict(provenance), separators=(",", ":")))
+        said = {k: v for k, v in asdict(provenance).items() if v not in ((), 0) or k in _ALWAYS}
+        info.add_itxt(PROVENANCE_KEY, json.dumps(said, separators=(",", ":")))
     buffer = io.BytesIO()
     pixels = image[..., 0] if image.shape[-1] == 1 else image
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=info, compress_level=1)
@@ -77,7 +86,7 @@ def read_png(data: bytes) -> tuple[NDArray[np.uint8], Provenance | None]:
         return pixels, None  # somebody else's text under our key
 
 
-def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
+def grid(images: NDArray[np.uint8], columns: int = 0) -> NDArray[np.uint8]:
     """(N, H, W, C) uint8 -> one image, row by row, 2 pixels apart, nearly square by default."""
     n, h, w, c = images.shape
     columns = columns or int(np.ceil(np.sqrt(n)))

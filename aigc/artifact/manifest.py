@@ -84,6 +84,8 @@ class Training:
     data: dict[str, Any]
     wall_seconds: float
     workers: int
+    cost: float | None = None
+    """Of the training, where a price per worker hour was given."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,13 @@ class Artifact:
             known = ", ".join(self.manifest.signatures)
             raise ValueError(f"{self.id} has no signature {name!r}, it has: {known}") from None
 
+    def read(self, name: str) -> bytes:
+        """A file of the artifact, its hash checked. Raises ArtifactError if there is none."""
+        if name not in self.manifest.files:
+            raise ArtifactError(f"{self.id} holds no file {name!r}")
+        fs, root = fsspec.core.url_to_fs(self.uri)
+        return _read(fs, root, name, self.manifest.files[name])
+
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph: inputs by name with a batch axis first -> outputs by name.
 
@@ -170,7 +177,7 @@ class Artifact:
                     self.run(name, {k: v[i : i + 1] for k, v in inputs.items()})
                     for i in range(size)
                 ]
-            except ValueError as error:
+            except Exception as error:  # onnxruntime raises types without a common base
                 raise ArtifactError(f"{self.id}: references of {name!r}: {error}") from error
             single = {k: np.concatenate([part[k] for part in alone]) for k in together}
             found = [compare(spec, expected, outputs) for outputs in (together, single)]
@@ -274,6 +281,12 @@ def _check_graph(name: str, signature: Signature, session: ort.InferenceSession)
         if promised != found:
             raise ArtifactError(
                 f"signature {name!r} promises {what}s {promised}, its graph has {found}"
+            )
+        fixed = [node.name for node in nodes if isinstance(node.shape[0], int)]
+        if fixed:
+            raise ArtifactError(
+                f"the batch axis of {what} {fixed[0]!r} of signature {name!r} is fixed; it must be"
+                " free: export with a dynamic batch"
             )
 
 

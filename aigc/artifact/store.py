@@ -4,11 +4,14 @@
     store.publish(folder)                       # -> artifacts/digits/1
     store.resolve("digits")                     # -> artifacts/digits/1, the newest version
 
-A version is there when its manifest is: it is written last. A version never changes.
+A version is there when its manifest is: it is written last. A version never changes, once it has
+been evaluated.
 """
 
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,11 @@ from aigc.artifact.manifest import (
     check_version,
     parse,
 )
+
+CLAIM = "publishing"
+"""Object that says since when a version is being published."""
+CLAIM_S = 600.0
+"""A claim older than this is of a process that died."""
 
 
 def _order(version: str) -> tuple[int, ...]:
@@ -94,9 +102,7 @@ class Store:
         if self._fs.protocol == "file" or "file" in self._fs.protocol:
             self._publish_local(folder, Path(target))
         else:
-            for name in (*manifest.files, MANIFEST):
-                self._fs.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
-                self._fs.pipe_file(f"{target}/{name}", (folder / name).read_bytes())
+            self._publish_remote(folder, target, tuple(manifest.files))
         return f"{self.uri}/{manifest.id.replace('@', '/')}"
 
     def _publish_local(self, folder: Path, target: Path) -> None:
@@ -112,6 +118,31 @@ class Store:
                 copy.rename(target)
             except OSError as error:
                 raise ArtifactError(f"{target} exists already and versions never change") from error
+
+    def _publish_remote(self, folder: Path, target: str, files: tuple[str, ...]) -> None:
+        """Claim the version, upload, and write the manifest last, only if there is none."""
+        self._fs.makedirs(target, exist_ok=True)
+        claim = f"{target}/{CLAIM}"
+        try:
+            self._fs.pipe_file(claim, str(time.time()).encode(), mode="create")
+        except FileExistsError:
+            age = time.time() - float(self._fs.cat_file(claim))
+            if age < CLAIM_S:
+                raise ArtifactError(
+                    f"{target} is being published by another process; if that has died, try again"
+                    f" in {CLAIM_S - age:.0f} s"
+                ) from None
+        try:
+            for name in files:
+                self._fs.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
+                self._fs.pipe_file(f"{target}/{name}", (folder / name).read_bytes())
+            data = (folder / MANIFEST).read_bytes()
+            self._fs.pipe_file(f"{target}/{MANIFEST}", data, mode="create")
+        except FileExistsError as error:
+            raise ArtifactError(f"{target} exists already and versions never change") from error
+        finally:
+            with suppress(Exception):  # it ends by itself
+                self._fs.rm_file(claim)
 
     def _folders(self, path: str) -> list[str]:
         try:

@@ -1,11 +1,20 @@
-"""One file per kind of source, with `load(config, shape, split)`: the folder is the registry."""
+"""One file per kind of source, with `load(config, shape, split)`: the folder is the registry.
+
+Files whose name begins with an underscore are what several sources share.
+"""
 
 import difflib
 import hashlib
+import logging
+import os
 import pkgutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
-from typing import Any, Literal
+from math import prod
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +23,83 @@ from aigc.artifact.latents import integers
 from aigc.config import DataConfig, ModelConfig
 
 Split = Literal["train", "test"]
+Sample = NDArray[np.float32] | NDArray[np.uint8]
+PATHLESS = ("digits", "ring")
+"""Sources that read no files."""
+
+log = logging.getLogger(__name__)
+
+
+class CorruptRow(ValueError):
+    """A row that cannot be read; the message names it and says why."""
+
+
+class Source(Protocol):
+    """Labelled samples by row number: in memory (`Dataset`), or read when they are due."""
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their labels; empty without labels, which then are 0."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def read(self, row: int) -> tuple[Sample, int]:
+        """One sample and its label: (*shape) float32 in [-1, 1], or (C, H, W) uint8 that the feed
+        scales to it. Called in worker processes. Raises CorruptRow."""
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The permutation of all rows that is an epoch: (N,), a function of its arguments alone."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Name, count, classes and content hash: what a run was trained on."""
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """A Source whose rows lie in shards, and whose order takes one shard after the other."""
+
+    def shard_of(self, row: int) -> int:
+        """The shard that a row is in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Labelled samples in memory."""
+    """A Source in memory."""
 
     name: str
-    samples: NDArray[np.float32]
-    """(N, *shape), images in [-1, 1]."""
+    samples: NDArray[Any]
+    """(N, *shape): float32, images in [-1, 1]; or uint8 images."""
     labels: NDArray[np.int64]
-    """(N,) in [0, len(classes))."""
+    """(N,) in [0, len(classes)); zeros without classes."""
     classes: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    """Why rows were replaced by the next readable one, a message for each."""
+    origin: Source | None = None
+    """What was read into memory, if anything was. Order and fingerprint are its own, so that what
+    is held in memory changes no run."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    def read(self, row: int) -> tuple[Sample, int]:
+        """See Source.read."""
+        return self.samples[row], int(self.labels[row])
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """See Source.order."""
+        if self.origin is not None:
+            return self.origin.order(seed, epoch)
+        return permutation(seed, epoch, len(self))
+
     def fingerprint(self) -> dict[str, Any]:
-        """Name, count, classes and content hash: what a run was trained on."""
+        """See Source.fingerprint."""
+        if self.origin is not None:
+            return self.origin.fingerprint()
         content = hashlib.sha256(self.samples.tobytes())
         content.update(self.labels.tobytes())
         return {
@@ -44,49 +112,139 @@ class Dataset:
 
 def names() -> list[str]:
     """Every source there is."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if not name.startswith("_"))
 
 
-def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Dataset:
-    """Load a split at the shape that a model wants.
+def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Source:
+    """Open a split at the shape that a model wants; in memory if it fits `memory_mb`, decoded.
 
-    Raises ValueError for an unknown source, another shape than the model's, or other classes.
+    Raises ValueError for an unknown source, another shape than the model's, or other classes, and
+    CorruptRow while it reads into memory.
     """
     if config.source not in names():
         near = difflib.get_close_matches(config.source, names(), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}"
         raise ValueError(f"unknown data source {config.source!r}; {hint}")
-    dataset: Dataset = import_module(f"{__name__}.{config.source}").load(config, model.shape, split)
-    if model.num_classes not in (0, len(dataset.classes)):
+    if config.path and config.source in PATHLESS:
+        log.warning("data.path %r has no effect: %s reads no files", config.path, config.source)
+    source: Source = import_module(f"{__name__}.{config.source}").load(config, model.shape, split)
+    if model.num_classes and not source.classes:
         raise ValueError(
-            f"num_classes is {model.num_classes}, data {dataset.name!r} has"
-            f" {len(dataset.classes)} classes; set --model.num-classes {len(dataset.classes)} or 0"
+            f"num_classes is {model.num_classes}, but data {source.name!r} has no labels;"
+            " set --model.num-classes 0 or take data with labels"
         )
-    return dataset
+    if model.num_classes not in (0, len(source.classes)):
+        raise ValueError(
+            f"num_classes is {model.num_classes}, data {source.name!r} has"
+            f" {len(source.classes)} classes; set --model.num-classes {len(source.classes)} or 0"
+        )
+    width = 1 if model.modality == "image" else 4
+    if len(source) * prod(model.shape) * width <= config.memory_mb * 2**20:
+        return whole(source, config.on_error)
+    return source
 
 
-def rows(seed: int, start: int, stop: int, num_rows: int) -> NDArray[np.int64]:
+def read(
+    source: Source, row: int, on_error: Literal["stop", "skip"]
+) -> tuple[Sample, int, str | None]:
+    """One sample, its label, and why it is another row's, which is None where it is not.
+
+    `skip` gives the place of a row that cannot be read to the next one that can, (row + 1) % N and
+    so on, so that batches keep their size and order stays a function of the seed. Raises CorruptRow
+    under `stop`, or if no row can be read.
+    """
+    try:
+        return *source.read(row), None
+    except CorruptRow as error:
+        reason = str(error)
+    if on_error == "stop":
+        raise stopping(reason)
+    for step in range(1, len(source)):
+        try:
+            return *source.read((row + step) % len(source)), reason
+        except CorruptRow:
+            continue
+    raise CorruptRow(f"no row of data {source.name!r} can be read; of one: {reason}")
+
+
+def stopping(reason: str) -> CorruptRow:
+    """What ends a run under `stop`."""
+    return CorruptRow(f"{reason}; mend it, or set --data.on-error skip to train without it")
+
+
+def whole(source: Source, on_error: Literal["stop", "skip"] = "stop") -> Dataset:
+    """Read every row into memory, in threads; a bar on stderr after two seconds."""
+    if isinstance(source, Dataset):
+        return source
+    from tqdm import tqdm
+
+    num_rows = len(source)
+    first, _, _ = read(source, 0, on_error)
+    samples = np.empty((num_rows, *first.shape), first.dtype)
+    labels = np.zeros(num_rows, np.int64)
+
+    def part(start: int) -> list[str]:
+        reasons = []
+        for row in range(start, min(start + 64, num_rows)):
+            samples[row], labels[row], reason = read(source, row, on_error)
+            reasons += [reason] if reason else []
+        return reasons
+
+    skipped: list[str] = []
+    threads = min(8, os.cpu_count() or 1)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=num_rows, desc=f"reading {source.name}", delay=2, leave=False) as bar,
+    ):
+        for reasons in pool.map(part, range(0, num_rows, 64)):
+            skipped += reasons
+            bar.update(min(64, num_rows - bar.n))
+    if skipped:
+        log.warning("%d rows of %s replaced: %s", len(skipped), source.name, "; ".join(skipped[:3]))
+    return Dataset(
+        name=source.name,
+        samples=samples,
+        labels=labels,
+        classes=source.classes,
+        skipped=tuple(skipped),
+        origin=source,
+    )
+
+
+def scaled(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """uint8 -> float32 in [-1, 1]; float32 stays what it is."""
+    if samples.dtype == np.uint8:
+        return samples.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return np.asarray(samples, np.float32)
+
+
+def rows(
+    seed: int,
+    start: int,
+    stop: int,
+    num_rows: int,
+    order: Callable[[int, int], NDArray[np.int64]] | None = None,
+) -> NDArray[np.int64]:
     """Which rows of the data set are samples start..stop of a run: (stop - start,) int64.
 
-    Each epoch is a permutation of its own, a function of (seed, epoch) alone; a batch may span
-    two epochs, and no row is repeated within one.
+    Each epoch is a permutation of its own, `order(seed, epoch)`; a batch may span two epochs, and
+    no row is repeated within one.
     """
-    epochs = range(start // num_rows, -(-stop // num_rows))
-    order = np.concatenate([_permutation(seed, epoch, num_rows) for epoch in epochs])
-    offset = epochs.start * num_rows
-    return order[start - offset : stop - offset]
+    order = order or (lambda seed, epoch: permutation(seed, epoch, num_rows))
+    parts = []
+    for epoch in range(start // num_rows, -(-stop // num_rows)):
+        first = epoch * num_rows
+        parts.append(order(seed, epoch)[max(start - first, 0) : stop - first])
+    return np.concatenate(parts)
 
 
-_last: dict[tuple[int, int, int], NDArray[np.int64]] = {}
-
-
-def _permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
-    key = (seed, epoch, num_rows)
-    if key not in _last:
-        while len(_last) > 1:
-            _last.pop(next(iter(_last)))
-        _last[key] = np.argsort(integers(seed, "order", [epoch], num_rows)[0], kind="stable")
-    return _last[key]
+@lru_cache(maxsize=2)
+def permutation(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
+    """A uniform permutation of `num_rows` rows: (num_rows,), not to be written to."""
+    order = np.argsort(integers(seed, "order", [epoch], num_rows)[0], kind="stable")
+    order.setflags(write=False)
+    return order
 
 
 def resize(images: NDArray[Any], shape: tuple[int, ...], high: float, name: str) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from aigc.data import Dataset
+from aigc.data import Dataset, scaled
 from aigc.noise import derive
 
 NAME = "cnn64"
@@ -91,7 +91,8 @@ def _network(shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
 
 def _fit(network: nn.Sequential, dataset: Dataset) -> None:
     """AdamW with cosine decay; shifted a little (2 of 28 pixels), so that position is no clue."""
-    samples, labels = torch.from_numpy(dataset.samples), torch.from_numpy(dataset.labels)
+    samples = torch.from_numpy(scaled(dataset.samples))
+    labels = torch.from_numpy(dataset.labels)
     batch = 64
     steps = max(EPOCHS * -(-len(dataset) // batch), 600)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from aigc.config import TrainConfig
-from aigc.layers import Downsampler, Upsampler, check_image, condition, upsampling_base
+from aigc.layers import Downsampler, Upsampler, condition, upsampling_base
 from aigc.vae import VAE, VAEConfig
 
 
@@ -20,7 +20,6 @@ class Config(VAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_image(self.shape)
         upsampling_base(self.shape, self.widths, (2,) * len(self.widths), 4)
 
 

@@ -11,8 +11,8 @@ from aigc.layers import (
     Downsampler,
     Upsampler,
     Verdict,
-    check_image,
     condition,
+    downsampled,
     upsampling_base,
 )
 
@@ -43,10 +43,14 @@ class Config(GANConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_image(self.shape)
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         upsampling_base(
             self.shape, self.generator_widths, self.generator_strides, self.generator_kernel
+        )
+        downsampled(self.shape, self.discriminator_widths, self.discriminator_kernel)
+        require(
+            self.discriminator_hidden >= 0,
+            f"discriminator_hidden must be >= 0, got {self.discriminator_hidden}",
         )
 
 

@@ -61,7 +61,8 @@ def test_the_same_pixels_and_provenance_are_the_same_bytes() -> None:
 def test_a_png_says_that_an_algorithm_made_it() -> None:
     data = png(np.zeros((2, 2, 3), np.uint8), MADE_BY)
     text = Image.open(io.BytesIO(data)).text[PROVENANCE_KEY]
-    assert json.loads(text) == asdict(MADE_BY)
+    said = {k: v for k, v in asdict(MADE_BY).items() if k not in ("labels", "columns")}
+    assert json.loads(text) == said  # what only a grid has is left out
     assert json.loads(text)["digital_source_type"] == SOURCE_TYPE
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from aigc.artifact import Artifact, ArtifactError, latents
@@ -210,6 +211,14 @@ def test_sample_i_is_the_same_alone_and_in_any_batch(artifact: Artifact) -> None
     alone = [artifact.sample(seed=5, first_index=i)["image"][0] for i in range(12)]
     assert np.allclose(np.stack(alone), whole, atol=1e-6)
     assert not np.allclose(whole, artifact.sample(seed=6, n=12)["image"], atol=1e-3)
+
+
+def test_a_graph_with_a_fixed_batch_is_refused(copy: Path) -> None:
+    graph = onnx.load(copy / "generator.onnx")
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(graph, copy / "generator.onnx")
+    reseal(copy)
+    refused(copy, "the batch axis of input 'latent' of signature 'sample' is fixed")
 
 
 def test_a_sample_is_the_graph_of_its_latent_and_label(artifact: Artifact) -> None:

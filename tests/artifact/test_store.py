@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -119,18 +120,18 @@ def test_what_is_no_artifact_is_said_to_be_none(store: Store, build: Build, wher
         Artifact.open(f"{store.uri}/{where}")
 
 
-@pytest.mark.parametrize("written", range(5))
+@pytest.mark.parametrize("written", range(6))
 def test_an_interrupted_upload_is_no_version_and_may_be_repeated(
     written: int, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection breaks after so many of the five files."""
+    """The connection breaks after so many of the claim and the five files."""
     folder, store = build("digits", "1"), Store(f"memory://{uuid.uuid4().hex}")
     upload, left = store._fs.pipe_file, iter(range(written))
 
-    def cut(path: str, data: bytes) -> None:
+    def cut(path: str, data: bytes, **mode: str) -> None:
         if next(left, None) is None:
             raise ConnectionError
-        upload(path, data)
+        upload(path, data, **mode)
 
     with monkeypatch.context() as network:
         network.setattr(store._fs, "pipe_file", cut)
@@ -228,3 +229,16 @@ def test_a_published_version_is_readable_by_everybody(tmp_path: Path, build: Bui
     folder.chmod(0o700)
     published = Path(Store(tmp_path / "store").publish(folder))
     assert published.stat().st_mode & 0o055 == 0o055
+
+
+def test_two_publishers_of_one_version_do_not_mix(build: Build) -> None:
+    folder, store = build("digits", "1"), Store(f"memory://{uuid.uuid4().hex}")
+    claim = f"{store._root}/digits/1/publishing"
+    store._fs.pipe_file(claim, str(time.time()).encode())
+    with pytest.raises(ArtifactError, match="being published by another process; if that has died"):
+        store.publish(folder)
+    assert store.versions("digits") == []
+    store._fs.pipe_file(claim, str(time.time() - 3600).encode())  # that one died
+    store.publish(folder)
+    assert store.versions("digits") == ["1"]
+    assert not store._fs.exists(claim)

@@ -62,11 +62,12 @@ class Judge:
     """A classifier that never saw generated data, and what real data scores by it."""
 
     def __init__(self, config: TrainConfig) -> None:
-        train_split: Any = data.load(config.data, config.model, "train")
-        test: Any = data.load(config.data, config.model, "test")
+        train_split, test = (
+            data.whole(data.load(config.data, config.model, split)) for split in ("train", "test")
+        )
         self.classifier = Classifier.trained_on(train_split)
-        self.real = self.classifier.judge(train_split.samples).features
-        held_out = self.classifier.judge(test.samples)
+        self.real = self.classifier.judge(data.scaled(train_split.samples)).features
+        held_out = self.classifier.judge(data.scaled(test.samples))
         self.floor = frechet(self.real, held_out.features)
         self.accuracy = float((held_out.predicted == test.labels).mean())
 
@@ -111,14 +112,14 @@ class Course:
 def ours(config: TrainConfig, judge: Judge, bench: Bench) -> Course:
     """The preset as `aigc train` runs it; its averaged generator is judged, as it is exported."""
     state = TrainState(config)
-    dataset: Any = data.load(config.data, config.model)
+    source = data.load(config.data, config.model)
     course = Course(f"ours, seed {config.seed}", judge, config.model.latent, bench)
 
     def look(state: TrainState, values: Any) -> None:
         course.look(lambda: state.served().averaged())
 
     events = [Event(LOOK_EVERY * config.batch, look, at_end=False)]
-    train(config, state, dataset, events, stop=lambda *unused: course.over)
+    train(config, state, source, events, stop=lambda samples: course.over)
     return course
 
 

@@ -89,6 +89,8 @@ def test_the_answer_is_what_the_artifact_gives(client: Client, artifact: Artifac
     found, provenance = codecs.read_png(grid.content)
     assert np.array_equal(found, codecs.grid(pixels))
     assert provenance is not None
+    assert (provenance.n, provenance.labels, provenance.index) == (6, (4,), 3)
+    assert provenance is not None
     assert (provenance.artifact, provenance.n, provenance.index) == ("tiny@1", 6, 3)
 
 

@@ -175,6 +175,53 @@ def test_every_replica_gives_what_the_artifact_gives_offline(
     assert all({1, 8} <= set(sizes) for sizes in seen.values()), seen
 
 
+@pytest.mark.parametrize("signature", ["sample", "numbers"])
+def test_the_command_gives_the_same_files_from_server_and_artifact(
+    pair: Server, store: Path, tmp_path: Path, signature: str
+) -> None:
+    flags = ["-n", "20", "--seed", "7", "--first-index", "3", "--signature", signature]
+    flags += ["--label", "1", "2", "3"] if signature == "sample" else []
+    found = []
+    for number, source in enumerate((f"{store}/tiny@1", pair.url)):
+        out = tmp_path / str(number)
+        model = ["--model", "tiny@1"] if number else []
+        command = [sys.executable, "-m", "aigc.cli", "sample", source, "--out", str(out)]
+        subprocess.run([*command, *flags, *model], check=True, capture_output=True, timeout=60)
+        found.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert len(found[0]) == (21 if signature == "sample" else 1)
+    assert found[0] == found[1]
+
+
+def test_replicas_are_added_under_load(store: Path, tmp_path: Path) -> None:
+    arguments = [f"{store}/tiny@1", "--replicas", "1..2"]
+    with server(tmp_path, *arguments) as running:
+        running.wait_until_ready()
+        assert len(running.replicas()) == 1
+
+        async def load(seen: set[str], until: float) -> None:
+            async with httpx.AsyncClient(timeout=60) as client:
+                while len(seen) < 2 and time.monotonic() < until:
+                    body = {"model": "tiny", "n": 64, "format": "npy"}
+                    answer = await client.post(f"{running.url}/v1/samples", json=body)
+                    assert answer.status_code == 200, answer.text
+                    seen.add(answer.headers["x-aigc-replica"])
+
+        async def crowd() -> set[str]:
+            seen: set[str] = set()
+            until = time.monotonic() + 90
+            await asyncio.gather(*(load(seen, until) for _ in range(64)))
+            return seen
+
+        assert len(asyncio.run(crowd())) == 2
+
+
+def test_two_artifacts_of_one_name_are_refused(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store / "tiny" / "1", tmp_path / "copy" / "tiny" / "1")
+    with server(tmp_path / "server", f"{store}/tiny@1", f"{tmp_path}/copy/tiny@1") as running:
+        assert running.process.wait(60) == 1
+    assert "have the same name and version" in running.stderr
+
+
 def test_a_crowd_gets_what_each_would_get_alone(pair: Server, artifact: Artifact) -> None:
     async def crowd() -> list[httpx.Response]:
         async with httpx.AsyncClient(timeout=60) as client:
@@ -288,16 +335,17 @@ def kind(process: psutil.Process) -> str:
         return "aigc serve"
     if "raylet" in process.name():
         return "raylet"
-    return text.split()[0].split(":aigc")[0]
+    # "ray::ServeReplica:aigc:default", or "ray::ServeController.method" while that runs.
+    return "ray::" + re.split(r"[:.]", text.split()[0].removeprefix("ray::"))[0]
 
 
 def test_everything_listens_on_loopback_but_what_is_known_not_to(pair: Server) -> None:
     for process in [psutil.Process(pair.process.pid), *pair.tree()]:
-        listening = {
-            connection.laddr
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        }
+        try:
+            connections = process.net_connections("inet")
+        except psutil.NoSuchProcess:
+            continue  # Ray starts and ends idle workers as it likes
+        listening = {c.laddr for c in connections if c.status == psutil.CONN_LISTEN}
         if not listening:
             continue
         name = kind(process)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
@@ -23,11 +22,10 @@ def start(preset: str, threads: int) -> tuple[TrainConfig, Any]:
 
 def tensors(config: TrainConfig) -> TensorDataset:
     """The training split in memory: (N, *shape) float32 in [-1, 1], labels (N,)."""
-    dataset: Any = data.load(config.data, config.model)
-    samples = torch.from_numpy(dataset.samples)
-    if samples.dtype == torch.uint8:
-        samples = samples / 127.5 - 1
-    return TensorDataset(samples, torch.from_numpy(dataset.labels.astype(np.int64)))
+    dataset = data.whole(data.load(config.data, config.model))
+    return TensorDataset(
+        torch.from_numpy(data.scaled(dataset.samples)), torch.from_numpy(dataset.labels)
+    )
 
 
 def endless(pairs: TensorDataset, batch: int, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,6 +1,7 @@
 """One contract over every data source; order without repeats; broken files refused by reason."""
 
 import gzip
+import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,8 @@ import pytest
 
 from aigc import data
 from aigc.config import DataConfig, ModelConfig
-from aigc.data import Dataset, rows
+from aigc.data import Dataset, rows, whole
+from tests.data.pictures import KINDS, SHAPE, write
 
 IMAGE = ModelConfig(shape=(1, 28, 28))
 
@@ -33,9 +35,11 @@ def idx(folder: Path, split: str, n: int, zipped: bool = False) -> None:
             (folder / name).write_bytes(content)
 
 
-@pytest.fixture(params=["digits", "ring", "idx", "idx zipped"])
+@pytest.fixture(params=["digits", "ring", "idx", "idx zipped", *KINDS])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, ModelConfig]:
     name = request.param.split()[0]
+    if name in KINDS:
+        return write(name, tmp_path), ModelConfig(shape=SHAPE, num_classes=3)
     if name == "idx":
         for split, n in (("train", 12), ("t10k", 6)):
             idx(tmp_path, split, n, zipped="zipped" in request.param)
@@ -45,26 +49,33 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, 
 
 def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> None:
     config, model = source
-    train, test = (data.load(config, model, split) for split in ("train", "test"))
+    train, test = (whole(data.load(config, model, split)) for split in ("train", "test"))
     for split in (train, test):
-        assert split.samples.dtype == np.float32
+        assert split.samples.dtype == (np.uint8 if config.source in KINDS else np.float32)
         assert split.labels.dtype == np.int64
         assert split.samples.shape == (len(split.labels), *model.shape)
         assert np.isfinite(split.samples).all()
         assert set(split.labels) == set(range(len(split.classes)))
         if model.modality == "image":
-            assert split.samples.min() >= -1
-            assert split.samples.max() <= 1
-            assert split.samples.min() < -0.9  # the whole range is in use
-            assert split.samples.max() > 0.9
+            images = data.scaled(split.samples)
+            assert images.min() >= -1
+            assert images.max() <= 1
+            assert images.min() < -0.9  # the whole range is in use
+            assert images.max() > 0.9
+        sample, label = split.read(1)
+        assert np.array_equal(sample, split.samples[1])
+        assert label == split.labels[1]
+        assert sorted(split.order(3, 1)) == list(range(len(split)))
     again = data.load(config, model, "train")
     assert again.fingerprint() == train.fingerprint() != test.fingerprint()
+    copied = pickle.loads(pickle.dumps(again))  # as to a loader process
+    assert np.array_equal(copied.read(2)[0], train.samples[2])
     seen = {sample.tobytes() for sample in train.samples}
     assert not seen & {sample.tobytes() for sample in test.samples}
 
 
 def test_every_source_is_under_contract() -> None:
-    assert data.names() == ["digits", "idx", "ring"]
+    assert data.names() == sorted(["digits", "idx", "ring", *KINDS])
 
 
 def test_a_fingerprint_sees_one_pixel_and_one_label() -> None:
@@ -186,6 +197,9 @@ def test_counts_that_differ_are_refused(tmp_path: Path) -> None:
         (DataConfig(source="ring"), IMAGE, "take fc_gan:ring"),
         (DataConfig(), ModelConfig(shape=(3, 28, 28)), "set --model.shape 1 8 8"),
         (DataConfig(), ModelConfig(num_classes=7), "set --model.num-classes 10 or 0"),
+        (DataConfig(source="folder"), IMAGE, "set --data.path DIR"),
+        (DataConfig(source="parquet"), IMAGE, "set --data.path PATH"),
+        (DataConfig(source="webdataset", path="nowhere"), IMAGE, "holds no .tar file"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_cure(

@@ -1,0 +1,96 @@
+"""Files of a folder or an object store, and what is known of them, kept in the user's cache."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as a listing shows it."""
+
+    uri: str
+    """What fsspec opens."""
+    name: str
+    """Relative to the folder listed."""
+    size: int
+    stamp: str
+    """ETag or time of last change: another content has another one."""
+
+    def facts(self) -> list[Any]:
+        """What tells this version of the file from every other."""
+        return [self.uri, self.size, self.stamp]
+
+
+def listing(path: str, suffixes: Sequence[str], source: str) -> list[File]:
+    """All files below a folder or URI with one of the suffixes, or the one file, sorted by name.
+
+    Hidden ones are left out. Raises ValueError if there is none, or no path was given.
+    """
+    if not path:
+        raise ValueError(f"data source {source} needs a folder or URI; set --data.path PATH")
+    try:
+        system, root = fsspec.url_to_fs(path)
+        found = system.find(root, detail=True)
+    except (ImportError, ValueError) as error:  # an unknown scheme, or its package is not there
+        raise ValueError(f"{path!r} cannot be opened: {error}") from error
+    root = root.rstrip("/")
+    files = []
+    for key, info in found.items():
+        name = key.removeprefix(root).lstrip("/") or Path(key).name
+        hidden = any(part.startswith((".", "__")) for part in name.split("/"))
+        if name.lower().endswith(tuple(suffixes)) and not hidden:
+            stamp = next((info[k] for k in ("ETag", "etag", "mtime") if info.get(k)), "")
+            files.append(File(system.unstrip_protocol(key), name, int(info["size"]), str(stamp)))
+    if not files:
+        raise ValueError(
+            f"{path!r} holds no {' or '.join(suffixes)} file; set --data.path to where they are"
+        )
+    return sorted(files, key=lambda file: file.name)
+
+
+def fetch(file: File) -> bytes:
+    """The whole content. Its file system is looked up anew: connections do not survive a fork."""
+    system, path = fsspec.url_to_fs(file.uri)
+    return bytes(system.cat_file(path))
+
+
+def sha256(files: Sequence[File]) -> str:
+    """Of relative names and contents; read once, then known from the listing."""
+
+    def digests() -> str:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            parts = pool.map(lambda file: hashlib.sha256(fetch(file)).hexdigest(), files)
+            total = hashlib.sha256()
+            for file, digest in zip(files, parts, strict=True):
+                total.update(f"{file.name}\0{digest}\n".encode())
+        return total.hexdigest()
+
+    return str(cached("sha256", ([file.name, *file.facts()] for file in files), digests))
+
+
+def cached(kind: str, facts: Iterable[Any], compute: Callable[[], Any]) -> Any:
+    """What `compute` gives, as JSON in $XDG_CACHE_HOME/aigc under the hash of `facts`.
+
+    A cache that cannot be read or written costs time only.
+    """
+    key = hashlib.sha256(json.dumps(list(facts)).encode()).hexdigest()[:32]
+    folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aigc"
+    path = folder / f"{kind}-{key}.json"
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text())
+    value = compute()
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(value))
+        temporary.rename(path)
+    return value

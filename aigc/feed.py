@@ -1,0 +1,195 @@
+"""What the loop trains on: one worker's rows of every global batch, on its device, in time."""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from aigc import data
+from aigc.config import TrainConfig
+from aigc.data import CorruptRow, Dataset, Source
+from aigc.model import Batch
+
+Read = tuple[NDArray[Any], NDArray[np.int64], list[str]]
+"""Samples (rows, *shape), labels (rows,), and what was said of each row that was skipped."""
+
+Stream = Callable[[int], Iterator[Read]]
+"""From the samples seen at its start: one item per global batch, this worker's rows of it."""
+
+PREFETCH = 4
+"""Batches that each loader process keeps ready."""
+DEVICE_SHARE = 0.25
+"""Most of a GPU's free memory that a data set in memory may take."""
+
+
+class Feed:
+    """Endless batches of one worker, from `start` samples seen on.
+
+    feed = Feed(config, source, rank=0, world=1, start=0, like=weight)
+    batch = next(feed)      # {"image": (rows, C, H, W) in [-1, 1], "label": (rows,) int64}
+
+    Rows are a function of (seed, epoch, position) alone. Samples have the dtype and device of
+    `like`. Raises data.CorruptRow if a row cannot be read and none is to be skipped.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: Source,
+        *,
+        rank: int,
+        world: int,
+        start: int,
+        like: Tensor,
+        stream: Stream | None = None,
+    ) -> None:
+        self.skipped: list[str] = []
+        """What was said of each row that could not be read."""
+        self._waited_s, self._counted = 0.0, 0
+        self._key, self._like, self._world = config.model.modality, like, world
+        rows = functools.partial(local_rows, config, source, rank, world, start)
+        self._batches: Iterator[tuple[Tensor, Tensor]]
+        if stream is not None:
+            self._batches = map(self._take, stream(start))
+        elif isinstance(source, Dataset):
+            self.skipped = list(source.skipped) if rank == 0 else []
+            self._batches = self._memory(source, rows())
+        else:
+            self._batches = map(self._take, _loader(config, source, rows, world))
+
+    def __iter__(self) -> "Feed":
+        return self
+
+    def __next__(self) -> Batch:
+        begun = time.perf_counter()
+        samples, labels = next(self._batches)
+        batch = {self._key: self._scaled(samples), "label": labels}
+        self._waited_s = time.perf_counter() - begun
+        return batch
+
+    def figures(self) -> dict[str, float]:
+        """Of the last batch, to be added up over the workers: mean seconds waited, rows skipped."""
+        new = len(self.skipped) - self._counted
+        self._counted = len(self.skipped)
+        return {"data/wait_s": self._waited_s / self._world, "data/skipped": float(new)}
+
+    def _memory(
+        self, source: Dataset, rows: Iterator[NDArray[np.int64]]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The whole data set on the device where it fits there, on the host otherwise."""
+        samples, labels = torch.from_numpy(source.samples), torch.from_numpy(source.labels)
+        if samples.dtype != torch.uint8:
+            samples = samples.to(self._like.dtype)
+        device = self._like.device
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            if samples.nbytes > DEVICE_SHARE * free:
+                for chosen in rows:
+                    index = torch.from_numpy(chosen)
+                    yield self._moved(samples[index].pin_memory(), labels[index].pin_memory())
+        samples, labels = samples.to(device), labels.to(device)
+        for chosen in rows:
+            index = torch.from_numpy(chosen)
+            if device.type == "cuda":
+                index = index.pin_memory().to(device, non_blocking=True)
+            yield samples[index], labels[index]
+
+    def _take(self, item: tuple[Any, Any, list[str]]) -> tuple[Tensor, Tensor]:
+        samples, labels, said = item
+        if samples is None:
+            raise CorruptRow(said[0])
+        self.skipped += said
+        return self._moved(torch.as_tensor(samples), torch.as_tensor(labels))
+
+    def _moved(self, samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        device = self._like.device
+        return samples.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    def _scaled(self, samples: Tensor) -> Tensor:
+        if samples.dtype == torch.uint8:
+            samples = samples.to(self._like.dtype).div_(127.5).sub_(1)
+        samples = samples.to(self._like.dtype)
+        return samples.contiguous(memory_format=memory_format(samples))
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last for images (N, C, H, W): convolutions are faster, on CPUs too."""
+    return torch.channels_last if x.dim() == 4 else torch.contiguous_format
+
+
+def local_rows(
+    config: TrainConfig, source: Source, rank: int, world: int, start: int
+) -> Iterator[NDArray[np.int64]]:
+    """The row numbers of this worker's share of every global batch, for ever."""
+    order = functools.lru_cache(2)(source.order)
+    low, high = share(config.batch, rank, world)
+    while True:
+        yield data.rows(config.seed, start + low, start + high, len(source), order)
+        start += config.batch
+
+
+def share(batch: int, rank: int, world: int) -> tuple[int, int]:
+    """First and last + 1 of a worker's rows in a global batch."""
+    return batch * rank // world, batch * (rank + 1) // world
+
+
+class _Reading:
+    """A map-style data set for DataLoader; runs in its processes."""
+
+    def __init__(self, source: Source, on_error: Literal["stop", "skip"]) -> None:
+        self._source, self._on_error = source, on_error
+
+    def __getitem__(self, row: int) -> tuple[NDArray[Any] | None, int, str | None]:
+        try:
+            return data.read(self._source, int(row), self._on_error)
+        except CorruptRow as error:
+            return None, -1, str(error)  # raised by the feed, without a process's traceback
+
+
+class _Forever:
+    """A batch sampler without an end."""
+
+    def __init__(self, rows: Callable[[], Iterator[NDArray[np.int64]]]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (chosen.tolist() for chosen in self._rows())
+
+
+def _loader(
+    config: TrainConfig, source: Source, rows: Callable[[], Iterator[NDArray[np.int64]]], world: int
+) -> Iterator[Any]:
+    """Loader processes that read and decode ahead; batches come in the order of their rows."""
+    spare = (os.cpu_count() or 1) // world
+    processes = config.data.loaders or min(8, max(1, spare))
+    loader: Any = DataLoader
+    return iter(
+        loader(
+            _Reading(source, config.data.on_error),
+            batch_sampler=_Forever(rows),
+            num_workers=processes,
+            prefetch_factor=PREFETCH,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+            # Its own: the default one would be asked for a number and go on differently.
+            generator=torch.Generator(),
+        )
+    )
+
+
+def _collate(
+    rows: list[tuple[NDArray[Any] | None, int, str | None]],
+) -> tuple[Tensor | None, Tensor, list[str]]:
+    said = [text for _, _, text in rows if text is not None]
+    for sample, _, text in rows:
+        if sample is None:
+            return None, torch.empty(0), [str(text)]
+    samples = torch.from_numpy(np.stack([sample for sample, _, _ in rows if sample is not None]))
+    return samples, torch.tensor([label for _, label, _ in rows]), said

@@ -1,0 +1,96 @@
+"""A Ray cluster of several nodes on this machine, and one run that nothing disturbed."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from aigc.run import Run
+from tests.cluster.runs import DIGITS, TOTAL, finish, start
+
+TOKEN = secrets.token_hex(32)
+"""One for all clusters of this process: Ray reads it once."""
+
+
+class Nodes:
+    """Nodes that join and die. The first one gives no CPU to workers: a driver lives there."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster()
+        self._cluster.add_node(
+            num_cpus=0,
+            include_dashboard=False,
+            _system_config={"health_check_period_ms": 500, "health_check_failure_threshold": 4},
+        )
+        self.address: str = self._cluster.address
+
+    def add(self) -> Any:
+        """A node with room for one worker."""
+        return self._cluster.add_node(num_cpus=1)
+
+    def kill_raylet(self, node: Any) -> None:
+        """kill -9: its workers die with it."""
+        raylet = psutil.Process(raylet_pid(node))
+        raylet.kill()
+        raylet.wait(10)
+
+    def drain(self, node: Any) -> None:
+        """What a pod's end or a spot instance's notice looks like to Ray."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+        command += ["--address", self.address, "--node-id", node.node_id]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
+        command += ["--deadline-remaining-seconds", "60"]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def shutdown(self) -> None:
+        """End every node."""
+        self._cluster.shutdown()
+
+
+def raylet_pid(node: Any) -> int:
+    """Of a node of the cluster."""
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """A cluster of its own folder, ports and token, gone at the end with all its processes."""
+    before = set(psutil.Process().children(recursive=True))
+    folder = tempfile.mkdtemp(prefix="aigc-")
+    (Path(folder) / "ray").mkdir()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_TMPDIR", folder)
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN") or TOKEN)
+        environment.setenv("RAY_worker_niceness", "0")
+        cluster = Nodes()
+        yield cluster
+        started = set(psutil.Process().children(recursive=True)) - before
+        cluster.shutdown()
+    _, alive = psutil.wait_procs(list(started), timeout=10)
+    shutil.rmtree(folder, ignore_errors=True)
+    assert alive == []
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """DIGITS to its end."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    process = start(storage, "run", *DIGITS)
+    stdout, stderr = finish(process)
+    run = Run(storage / "run")
+    assert Path(stdout.splitlines()[-1]).resolve() == run.folder.resolve()
+    assert f"{TOTAL:,} of {TOTAL:,} samples" in stderr
+    assert [start["samples"] for start in run.starts()] == [0]
+    assert run.facts()["workers"] == 2
+    return run

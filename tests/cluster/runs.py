@@ -1,0 +1,95 @@
+"""`aigc train` as a user starts it, its processes, and what it left behind."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from aigc import checkpoint
+from aigc.run import Run
+
+TOTAL, INTERVAL = 6400, 1600
+DIGITS = [
+    *("dcgan:digits", "--workers", "2", "--samples", str(TOTAL), "--threads", "1"),
+    *("--checkpoint-interval", str(INTERVAL), "--report-interval", "320"),
+    *("--grid-interval", "0"),
+]
+
+
+def start(
+    storage: Path, name: str, *flags: str, directory: Path | None = None
+) -> "subprocess.Popen[str]":
+    """`aigc train` as a user starts it."""
+    command = [sys.executable, "-m", "aigc.cli", "train", *flags]
+    return subprocess.Popen(
+        [*command, "--storage", str(storage), "--name", name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=directory,
+    )
+
+
+def finish(process: "subprocess.Popen[str]", status: int = 0) -> tuple[str, str]:
+    """Wait for its end; returns stdout and stderr."""
+    stdout, stderr = process.communicate(timeout=240)
+    assert process.returncode == status, stderr
+    return stdout, stderr
+
+
+def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """Every process that a run started."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def wait_until_beyond(run: Run, samples: int, process: "subprocess.Popen[str]") -> None:
+    """Wait for a report beyond `samples`."""
+    wait_for(lambda: reported(run) > samples, process, f"a report beyond {samples} samples")
+
+
+def wait_for(what: Callable[[], bool], process: "subprocess.Popen[str]", name: str) -> None:
+    """Wait until something is so, as long as the run lives."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if what():
+            return
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"the run never came to {name}: {process.communicate()[1]}")
+
+
+def reported(run: Run) -> int:
+    """Samples of the last whole report; 0 before the first."""
+    path = run.folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    whole = [line for line in lines if line.endswith("}")]
+    return int(json.loads(whole[-1])["samples"]) if whole else 0
+
+
+def state(run: Run) -> dict[str, Tensor]:
+    """Every tensor of its newest checkpoint."""
+    return checkpoint.tensors(run.trained())
+
+
+def assert_bit_equal(a: Run, b: Run) -> None:
+    """Both have trained to the end and hold the same state."""
+    one, other = state(a), state(b)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert a.facts()["samples"] == b.facts()["samples"] == TOTAL
+
+
+def assert_restarted(run: Run) -> None:
+    """At least once, from a checkpoint in the middle, and it says what was lost."""
+    starts = run.starts()
+    assert len(starts) > 1
+    for start in starts[1:]:
+        assert 0 < start["samples"] < TOTAL
+        assert 0 <= start["work_lost_samples"] <= INTERVAL

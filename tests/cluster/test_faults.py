@@ -1,0 +1,126 @@
+"""Faults injected for real: what was killed and started again ends bit-equal to the undisturbed."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from aigc.run import Run
+from tests.cluster.conftest import Nodes, raylet_pid
+from tests.cluster.runs import (
+    DIGITS,
+    INTERVAL,
+    TOTAL,
+    assert_bit_equal,
+    assert_restarted,
+    family,
+    finish,
+    start,
+    wait_for,
+    wait_until_beyond,
+)
+
+pytestmark = pytest.mark.cluster
+
+
+def test_a_worker_killed_between_checkpoints_changes_nothing(
+    undisturbed: Run, tmp_path: Path
+) -> None:
+    process = start(tmp_path, "run", *DIGITS)
+    run = Run(tmp_path / "run")
+    wait_until_beyond(run, INTERVAL + INTERVAL // 3, process)
+    workers = [p for p in family(process) if "TrainWorker" in " ".join(p.cmdline())]
+    assert len(workers) == 2
+    workers[1].send_signal(signal.SIGKILL)
+    _, stderr = finish(process)
+    assert_restarted(run)
+    assert "workers restarted from" in stderr
+    assert f"work_lost_samples {run.starts()[1]['work_lost_samples']}" in stderr
+    assert_bit_equal(undisturbed, run)
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    samples = [json.loads(line)["samples"] for line in lines]
+    assert samples == list(range(320, TOTAL + 1, 320))  # none lost, none twice
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_with_a_checkpoint_and_leaves_no_process(
+    undisturbed: Run, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(tmp_path, "run", *DIGITS)
+    run = Run(tmp_path / "run")
+    wait_until_beyond(run, 640, process)
+    started = family(process)
+    os.kill(process.pid, number)
+    _, stderr = finish(process)
+    stopped = run.facts()["samples"]
+    assert 640 < stopped < TOTAL
+    assert f"stopped after {stopped:,} samples; continue with --resume" in stderr
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
+    finish(start(tmp_path, "run", *DIGITS, "--resume"))
+    assert [start["samples"] for start in run.starts()] == [0, stopped]
+    assert_bit_equal(undisturbed, run)
+
+
+def test_a_driver_killed_takes_its_processes_along_and_is_resumed(
+    undisturbed: Run, tmp_path: Path
+) -> None:
+    process = start(tmp_path, "run", *DIGITS)
+    run = Run(tmp_path / "run")
+    wait_until_beyond(run, INTERVAL + INTERVAL // 3, process)
+    started = family(process)
+    process.kill()
+    finish(process, status=-signal.SIGKILL)
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == []
+    finish(start(tmp_path, "run", *DIGITS, "--resume"))
+    assert_restarted(run)
+    assert run.starts()[1]["work_lost_samples"] > 0
+    assert_bit_equal(undisturbed, run)
+
+
+def test_a_node_killed_is_replaced_by_a_spare_one(
+    undisturbed: Run, tmp_path: Path, nodes: Nodes
+) -> None:
+    three = [nodes.add() for _ in range(3)]
+    process = start(tmp_path, "run", *DIGITS, "--address", nodes.address)
+    run = Run(tmp_path / "run")
+    wait_until_beyond(run, INTERVAL + INTERVAL // 3, process)
+    busy = [node for node in three if _workers(raylet_pid(node))]
+    assert len(busy) == 2
+    nodes.kill_raylet(busy[0])
+    _, stderr = finish(process)
+    assert_restarted(run)
+    assert "workers restarted from" in stderr
+    assert_bit_equal(undisturbed, run)
+
+
+def test_a_node_that_is_drained_loses_no_sample(
+    undisturbed: Run, tmp_path: Path, nodes: Nodes
+) -> None:
+    three = [nodes.add() for _ in range(3)]
+    process = start(tmp_path, "run", *DIGITS, "--address", nodes.address)
+    run = Run(tmp_path / "run")
+    wait_until_beyond(run, INTERVAL // 3, process)
+    leaving = next(node for node in three if _workers(raylet_pid(node)))
+    nodes.drain(leaving)
+    wait_for(lambda: len(run.starts()) > 1, process, "a restart")
+    assert not _workers(raylet_pid(leaving))
+    finish(process)
+    assert_restarted(run)
+    assert [start["work_lost_samples"] for start in run.starts()] == [0, 0]
+    assert_bit_equal(undisturbed, run)
+
+
+def test_a_cluster_without_room_is_refused(tmp_path: Path, nodes: Nodes) -> None:
+    flags = ["fc_gan:ring", "--workers", "1", "--address", nodes.address]
+    _, stderr = finish(start(tmp_path, "run", *flags), status=1)
+    assert "1 workers want 1 CPU each, which leaves room for 0 on this cluster of 1" in stderr
+
+
+def _workers(raylet: int) -> list[psutil.Process]:
+    children = psutil.Process(raylet).children()
+    return [child for child in children if "TrainWorker" in " ".join(child.cmdline())]

@@ -1,0 +1,132 @@
+"""The feed: the same rows from memory, from loader processes and from a stream, for any workers."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from aigc import data, models
+from aigc.config import DataConfig, TrainConfig
+from aigc.data import CorruptRow, Dataset
+from aigc.feed import Feed, Read, local_rows, share
+
+
+class Lazy:
+    """A data set that is read row by row; some rows cannot be."""
+
+    def __init__(self, dataset: Dataset, corrupt: frozenset[int] = frozenset()) -> None:
+        self.name, self.classes = dataset.name, dataset.classes
+        self._dataset, self._corrupt = dataset, corrupt
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, row: int) -> tuple[NDArray[Any], int]:
+        if row in self._corrupt:
+            raise CorruptRow(f"row {row} is broken")
+        return self._dataset.read(row)
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        return self._dataset.order(seed, epoch)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self._dataset.fingerprint()
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """100 rows of 4x4 grey levels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 1, 4, 4), np.uint8)
+    labels = np.arange(100) % 10
+    return Dataset(name="small", samples=pixels, labels=labels, classes=tuple("0123456789"))
+
+
+CONFIG = replace(models.preset("dcgan:digits"), batch=24)
+LIKE = torch.zeros(())
+
+
+def take(feed: Iterator[dict[str, torch.Tensor]], n: int) -> list[dict[str, torch.Tensor]]:
+    return [next(feed) for _ in range(n)]
+
+
+def make(source: Any, config: TrainConfig = CONFIG, **changes: Any) -> Feed:
+    return Feed(config, source, **({"rank": 0, "world": 1, "start": 0, "like": LIKE} | changes))
+
+
+def same(a: list[dict[str, torch.Tensor]], b: list[dict[str, torch.Tensor]]) -> bool:
+    return all(torch.equal(x[key], y[key]) for x, y in zip(a, b, strict=True) for key in x)
+
+
+def test_loader_processes_give_what_memory_gives(dataset: Dataset) -> None:
+    config = replace(CONFIG, data=DataConfig(loaders=2))
+    batches = take(make(dataset), 9)  # into the third epoch
+    assert batches[0]["image"].shape == (24, 1, 4, 4)
+    assert batches[0]["image"].min() >= -1
+    assert batches[0]["image"].max() <= 1
+    assert same(batches, take(make(Lazy(dataset), config), 9))
+
+
+def test_an_epoch_shows_every_row_once_and_the_next_in_another_order(dataset: Dataset) -> None:
+    rows = local_rows(replace(CONFIG, batch=10), dataset, 0, 1, 0)
+    epochs = [np.concatenate([next(rows) for _ in range(10)]) for _ in range(2)]
+    assert all(np.array_equal(np.sort(epoch), np.arange(100)) for epoch in epochs)
+    assert not np.array_equal(*epochs)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_workers_share_the_global_batch(dataset: Dataset, world: int) -> None:
+    whole = take(make(dataset), 6)
+    parts = [take(make(dataset, rank=rank, world=world), 6) for rank in range(world)]
+    joined = [
+        {key: torch.cat([part[n][key] for part in parts]) for key in whole[0]} for n in range(6)
+    ]
+    assert same(whole, joined)
+    assert [share(24, rank, world)[1] for rank in range(world)][-1] == 24
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_feed_goes_on_where_the_one_before_stopped(dataset: Dataset, lazy: bool) -> None:
+    source: Any = Lazy(dataset) if lazy else dataset
+    assert same(take(make(source), 8)[5:], take(make(source, start=5 * 24), 3))
+
+
+def test_a_stream_is_scaled_and_counted_alike(dataset: Dataset) -> None:
+    def stream(start: int) -> Iterator[Read]:
+        for chosen in local_rows(CONFIG, dataset, 0, 1, start):
+            yield dataset.samples[chosen], dataset.labels[chosen], []
+
+    assert same(take(make(dataset, start=48), 3), take(make(dataset, start=48, stream=stream), 3))
+
+
+def test_a_corrupt_row_stops_the_run_by_name(dataset: Dataset) -> None:
+    source = Lazy(dataset, frozenset(range(40, 60)))
+    with pytest.raises(CorruptRow, match=r"^row \d+ is broken; mend it, or set"):
+        take(make(source), 5)
+
+
+def test_a_skipped_row_gives_its_place_to_the_next_and_is_counted(dataset: Dataset) -> None:
+    corrupt = frozenset({7, 8, 50})
+    config = replace(CONFIG, batch=100, data=DataConfig(on_error="skip", loaders=2))
+    feed = make(Lazy(dataset, corrupt), config)
+    (batch,) = take(feed, 1)
+    (whole,) = take(make(dataset, config), 1)
+    order = dataset.order(config.seed, 0)
+    replaced = [int(np.flatnonzero(order == row)[0]) for row in (7, 8, 50)]
+    stand_in = [int(np.flatnonzero(order == row)[0]) for row in (9, 9, 51)]
+    for at, other in zip(replaced, stand_in, strict=True):
+        assert torch.equal(batch["image"][at], whole["image"][other])
+    others = [at for at in range(100) if at not in replaced]
+    assert torch.equal(batch["image"][others], whole["image"][others])
+    assert sorted(feed.skipped) == [f"row {row} is broken" for row in (50, 7, 8)]
+    assert feed.figures()["data/skipped"] == 3
+    assert feed.figures()["data/skipped"] == 0  # counted once
+    assert feed.figures()["data/wait_s"] > 0
+
+
+def test_a_data_set_without_a_readable_row_is_said(dataset: Dataset) -> None:
+    with pytest.raises(CorruptRow, match=r"no row of data 'small' can be read; .* row 3 is broken"):
+        data.read(Lazy(dataset, frozenset(range(100))), 3, "skip")

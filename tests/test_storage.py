@@ -1,0 +1,159 @@
+"""Runs and artifacts on a real S3 server: mirrored whole, resumed from, never half there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aigc import checkpoint, data
+from aigc.artifact import Artifact, ArtifactError, Store
+from aigc.export import export
+from aigc.initial import start_from
+from aigc.run import Run, work
+from aigc.storage import Mirror, is_remote
+from aigc.train import Alone, TrainState
+from tests.s3 import s3_server
+from tests.test_train import differing, small
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server() as uri:
+        yield uri
+
+
+def trained(folder: Path, uri: str, samples: int = 96) -> Mirror:
+    """A run with checkpoints at 32, 64 and 96, mirrored as it trains."""
+    config = small("fc_gan:ring", checkpoint_interval=32, report_interval=16, samples=samples)
+    run, mirror = Run(folder), Mirror(uri, folder)
+    mirror.pull()
+    run.create(config)
+    dataset = data.load(config.data, config.model)
+    assert work(run, config, dataset, Alone(), written=mirror.push) == "done"
+    return mirror
+
+
+def names(bucket: str, name: str) -> list[str]:
+    return Mirror(f"{bucket}/{name}", Path("unused"))._names()
+
+
+def test_a_run_comes_back_from_its_store(bucket: str, tmp_path: Path) -> None:
+    uri = f"{bucket}/whole"
+    trained(tmp_path / "a", uri)
+    assert names(bucket, "whole") == [f"{n:012d}" for n in (96, 64, 32)]
+    trained(tmp_path / "b", uri, samples=192)  # on another machine
+    trained(tmp_path / "c", f"{bucket}/undisturbed", samples=192)
+    b, c = Run(tmp_path / "b"), Run(tmp_path / "c")
+    assert [start["samples"] for start in b.starts()] == [0, 96]
+    states = [checkpoint.tensors(run.trained()) for run in (b, c)]
+    assert differing(*states) == []
+    lines = [
+        [(r["samples"], r["values"]) for r in map(json.loads, path.read_text().splitlines())]
+        for path in (b.folder / "metrics.jsonl", c.folder / "metrics.jsonl")
+    ]
+    assert lines[0] == lines[1]
+    assert names(bucket, "whole") == [f"{n:012d}" for n in (192, 160, 128)]  # pruned there too
+
+
+def test_what_is_torn_or_altered_in_the_store_is_passed_over(
+    bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = f"{bucket}/torn"
+    mirror = trained(tmp_path / "a", uri)
+    root = f"{mirror.root}/checkpoints"
+    mirror.filesystem.rm_file(f"{root}/{96:012d}/{checkpoint.CERTIFICATE}")
+    state = mirror.filesystem.cat_file(f"{root}/{64:012d}/{checkpoint.STATE}")
+    mirror.filesystem.pipe_file(f"{root}/{64:012d}/{checkpoint.STATE}", state[:-1])
+    Mirror(uri, tmp_path / "b").pull()
+    assert Run(tmp_path / "b").facts()["samples"] == 32
+    assert "certificate.json is missing" in caplog.text
+    assert "state.safetensors does not match the certificate" in caplog.text
+
+
+def test_a_store_that_is_gone_is_an_error_that_is_retried(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(checkpoint, "PAUSE_S", 0.01)
+    mirror = trained(tmp_path / "a", f"{bucket}/gone")
+    newest = checkpoint.newest(tmp_path / "a" / "checkpoints")
+    assert newest is not None
+    lost = Mirror("s3://no-such-bucket/run", tmp_path / "a")
+    with pytest.raises(OSError, match="bucket"):
+        lost.push(newest)
+    config = small("fc_gan:ring", checkpoint_interval=32, samples=128)
+    with pytest.raises(OSError, match="bucket"):
+        work(
+            Run(tmp_path / "a"),
+            config,
+            data.load(config.data, config.model),
+            Alone(),
+            written=lost.push,
+        )
+    assert "was not written (4)" in caplog.text
+    assert Run(tmp_path / "a").facts()["samples"] == 128  # whole on the local disk
+    assert mirror._names()[0] == f"{96:012d}"
+
+
+def test_artifacts_are_published_opened_and_served_from_a_store(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve.run import ServeConfig, prepare
+
+    trained(tmp_path / "a", f"{bucket}/art")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = Run.open(f"{bucket}/art")
+    assert run.folder.is_relative_to(tmp_path / "cache")
+    uri = export(run, name="ring", store=Store(f"{bucket}/store"))
+    fresh = TrainState(run.config())
+    start_from(fresh, f"{bucket}/art")
+    assert fresh.average.state_dict().keys() == run.trained().average.state_dict().keys()
+    local = export(run, name="ring", store=Store(tmp_path / "store"))
+    remote = Artifact.open(f"{bucket}/store/ring@1")
+    expected = Artifact.open(local).sample(seed=3, n=5)["vector"]
+    assert (remote.sample(seed=3, n=5)["vector"] == expected).all()
+    with pytest.raises(ArtifactError, match="ring@1 exists already"):
+        export(run, name="ring", version="1", store=Store(f"{bucket}/store"))
+    settings, _ = prepare(ServeConfig(artifacts=(f"{bucket}/store/ring",), port=1, metrics_port=0))
+    assert settings.artifacts == (uri,)
+
+
+@pytest.mark.cluster
+def test_the_command_trains_and_resumes_on_a_store(bucket: str, tmp_path: Path) -> None:
+    cache = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "aigc.cli", "train", "fc_gan:ring", "--name", "run"]
+    command += ["--storage", f"{bucket}/command", "--threads", "1", "--checkpoint-interval", "640"]
+    command += ["--report-interval", "640"]
+
+    def train(*flags: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*command, *flags], env=cache, capture_output=True, text=True, timeout=200
+        )
+
+    first = train("--samples", "1280", "--workers", "2")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[-1] == f"{bucket}/command/run"
+    refused = train("--samples", "1280")
+    assert "exists; continue it with --resume" in refused.stderr
+    shutil.rmtree(tmp_path / "aigc" / "runs")  # another machine
+    second = train("--samples", "2560", "--workers", "2", "--resume")
+    assert second.returncode == 0, second.stderr
+    Mirror(f"{bucket}/command/run", tmp_path / "look").pull()
+    look = Run(tmp_path / "look")
+    assert look.facts()["samples"] == 2560
+    assert [start["samples"] for start in look.starts()] == [0, 1280]
+    assert not Mirror(f"{bucket}/command/run", tmp_path).filesystem.exists(
+        "bucket/command/run/lease.json"
+    )
+
+
+def test_what_is_a_store() -> None:
+    assert is_remote("s3://bucket/runs")
+    assert not is_remote("runs")
+    assert not is_remote("file:///runs")
+    with pytest.raises(ValueError, match="memory:// is not shared"):
+        is_remote("memory://runs")
