@@ -201,7 +201,7 @@ def two(bench: Bench) -> str:
             alone = statistics.median(figures[one])
             met = verdict(gain, EFFICIENCY if name == "ours" else None)
             lines.append(f"| {name} | {alone:,.0f} | {spread(gain)} | {met} |")
-    return "\n".join([*lines, "", explained(bench) + " Higher is better in both tables."])
+    return "\n".join([*lines, "", explained(bench)])
 
 
 def table(first: str) -> list[str]:

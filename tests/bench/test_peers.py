@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.bench.bench_quality import Course, ratio, summary
 from tests.bench.peers import examples_loop, examples_networks, steady, torch_loop, vae_loop
 from tests.bench.report import spread, verdict, write_section
 
@@ -74,3 +75,21 @@ def test_a_bar_is_met_by_the_median() -> None:
     assert verdict([0.5, 0.9, 2.0], 1.0) == "≥ 1: not met"
     assert verdict([0.5, 0.9, 2.0], 1.0, "lower") == "≤ 1: met"
     assert verdict([1.0], None) == "no bar"
+
+
+def test_a_quality_that_was_not_reached_gives_a_bound_or_nothing() -> None:
+    def course(seconds: float, reached: bool) -> Course:
+        ended = Course.__new__(Course)  # a run that is over: nothing is trained or judged here
+        ended.seconds, ended.reached = seconds, seconds if reached else None
+        return ended
+
+    good, late, never = course(30, True), course(60, True), course(300, False)
+    assert ratio(good, late) == "0.50"
+    assert ratio(good, never) == "≤ 0.10"
+    assert ratio(never, late) == "≥ 5.00"
+    assert ratio(never, never) == "unknown"
+    assert summary([(never, never)]) == "Lower is better. No ratio: neither side got there in time."
+    assert "0.30 (0.10 to 0.50), seeds: 2 of 3; bounds" in summary(
+        [(good, late), (good, never), (never, never)]
+    )
+    assert summary([(good, never)]).endswith("in time: 1.")
