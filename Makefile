@@ -28,6 +28,7 @@ format: $(READY)
 bench: $(READY)  ## writes docs/benchmarks.md
 	$(BIN)/python -m tests.bench.bench_training
 	$(BIN)/python -m tests.bench.bench_quality
+	$(BIN)/python -m tests.bench.bench_overheads
 	$(BIN)/python -m tests.bench.bench_serving
 
 setup: $(READY)

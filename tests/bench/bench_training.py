@@ -1,24 +1,36 @@
-"""Samples/s of `aigc train` against loops that one would write or take from elsewhere.
+"""Samples/s of `aigc train` against hand-written loops and trainers on the same networks.
 
-    python -m tests.bench.bench_training --rounds 5 --only dcgan
+    python -m tests.bench.bench_training --rounds 5
+    python -m tests.bench.bench_training --only vae
 
-The same networks, batch, threads and data; in turn within each round; all are timed over the last
-half of their batches, so no start counts. Ours also keeps the moving average, looks at every loss
-and gradient, reports, and writes a checkpoint.
+Ours and every peer in turn within each round; all are timed over the last half of their batches, so
+that no start counts. Ours also keeps the moving average, checks every loss and reports.
 """
 
-import json
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from tests.bench.report import header, write_section
+from tests.bench import venv
+from tests.bench.measure import ours, peer
+from tests.bench.report import header, spread, verdict, write_section
+
+GAN, VAE = "dcgan:digits", "conv_vae:digits"
+HAND, RECIPE = "hand-written loop", "PyTorch examples recipe"
+BARS = {1: 1.05, 2: 1.15}
+"""What ours / peer should come to by number of threads, for the two loops written by hand."""
+EFFICIENCY = 0.9
+"""What two workers should come to, as a share of twice one."""
+SECTIONS = {"gan": "training", "vae": "training-vae", "two": "training-two"}
+Name = Literal["gan", "vae", "two"]
+Runners = dict[str, Callable[[], float]]
+Figures = dict[str, list[float]]
+"""Samples/s by name, one per round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,144 +39,192 @@ class Bench:
 
     rounds: int = 5
     """Rounds; medians are taken over them."""
-    batches: int = 240
-    """Batches per measurement."""
-    only: str = ""
-    """Part of the names of the rows to measure; all by default."""
-    out: str = "docs/benchmarks.md"
-    """File whose section is rewritten."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A loop of somebody else."""
-
-    title: str
-    module: str
-    """Below tests.bench.peers."""
-
-
-HAND = Peer("hand-written loop", "torch_loop")
-VAE = Peer("hand-written loop", "vae_loop")
-EXAMPLES = Peer("tutorial steps", "examples_loop")
-DDP = Peer("torchrun DDP", "torch_loop")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is run: a preset on so many workers with so many threads each."""
-
-    preset: str
-    workers: int
-    threads: int
-    peers: tuple[Peer, ...]
-
-    @property
-    def title(self) -> str:
-        processes = max(1, self.workers)
-        return f"`{self.preset}`, {processes} x {self.threads} thread{'s' * (self.threads > 1)}"
-
-
-SETTINGS = (
-    Setting("dcgan:digits", 0, 1, (HAND, EXAMPLES)),
-    Setting("dcgan:digits", 0, 2, (HAND, EXAMPLES)),
-    Setting("conv_vae:digits", 0, 1, (VAE,)),
-    Setting("conv_vae:digits", 0, 2, (VAE,)),
-    Setting("dcgan:digits", 2, 1, (DDP,)),
-)
-ALONE, TOGETHER = SETTINGS[0], SETTINGS[-1]
-
-
-def ours(setting: Setting, batches: int) -> float:
-    """Samples/s of `aigc train`, from its own report of the last half."""
-    storage = tempfile.mkdtemp()
-    samples = batches * 64
-    command = [sys.executable, "-m", "aigc.cli", "train", setting.preset]
-    command += ["--samples", str(samples), "--workers", str(setting.workers)]
-    command += ["--threads", str(setting.threads), "--report-interval", str(samples // 2)]
-    command += ["--grid-interval", "0", "--checkpoint-interval", "0"]
-    subprocess.run(
-        [*command, "--storage", storage, "--name", "bench"], check=True, capture_output=True
-    )
-    last = (Path(storage) / "bench" / "metrics.jsonl").read_text().splitlines()[-1]
-    shutil.rmtree(storage)
-    return float(json.loads(last)["samples_per_second"])
-
-
-def theirs(peer: Peer, setting: Setting, batches: int) -> float:
-    """Samples/s of a peer."""
-    arguments = [f"tests.bench.peers.{peer.module}", setting.preset, str(batches)]
-    arguments += [str(setting.threads)]
-    launcher = ["-m"]
-    if setting.workers > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc-per-node", str(setting.workers), "-m"]
-    command = [sys.executable, *launcher, *arguments]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(run.stdout.split()[-1])
+    batches: int = 60
+    """Batches of each measurement, of which the last half counts."""
+    only: Name | None = None
+    """The GAN or the VAE on one process, or the GAN on two; by default all."""
+    out: Path = Path("docs/benchmarks.md")
+    """File whose sections are rewritten."""
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write a section for each part."""
     bench = tyro.cli(Bench, description=Bench.__doc__)
-    chosen = [setting for setting in SETTINGS if bench.only in setting.title]
-    figures: dict[tuple[Setting, str], list[float]] = {}
+    parts = {"gan": gan, "vae": vae, "two": two}
+    for name, part in parts.items():
+        if bench.only in (None, name):
+            section = part(bench)
+            print(section)
+            write_section(bench.out, SECTIONS[name], section)
+
+
+def measure(runners: Runners, bench: Bench) -> Figures:
+    """Every runner once per round, in turn; one that fails is left out of all rounds, and said."""
+    figures: Figures = {name: [] for name in runners}
     for number in range(bench.rounds):
-        for setting in chosen:
-            row = {"ours": ours(setting, bench.batches)}
-            row |= {peer.title: theirs(peer, setting, bench.batches) for peer in setting.peers}
-            for name, speed in row.items():
-                figures.setdefault((setting, name), []).append(speed)
-            said = "  ".join(f"{name} {speed:.0f}" for name, speed in row.items())
-            print(f"round {number + 1}: {setting.title}: {said}", file=sys.stderr)
-    section = report(figures, chosen, bench)
-    print(section)
-    write_section(Path(bench.out), "training", section)
+        for name in list(figures):
+            try:
+                figures[name].append(runners[name]())
+            except RuntimeError as error:
+                if name.startswith("ours"):
+                    raise
+                print(f"{name} is left out: {error}", file=sys.stderr)
+                del figures[name]
+                continue
+            speed = figures[name][-1]
+            print(f"round {number + 1}: {name}: {speed:,.0f} samples/s", file=sys.stderr)
+    return figures
 
 
-def report(
-    figures: dict[tuple[Setting, str], list[float]], chosen: list[Setting], bench: Bench
+def gan(bench: Bench) -> str:
+    """One process, one and two threads: a section."""
+    n = bench.batches
+    found = venv.versions()
+
+    def runners(threads: int) -> Runners:
+        some: Runners = {
+            "ours": lambda: ours(GAN, n, 0, threads),
+            HAND: lambda: peer("torch_loop", GAN, n, threads),
+            RECIPE: lambda: peer("examples_loop", GAN, n, threads),
+        }
+        if "lightning" in found:
+            some["Lightning, manual optimization"] = lambda: peer(
+                "lightning_loop", GAN, n, threads, python=venv.python()
+            )
+        return some
+
+    text = (
+        "The hand-written loop makes two discriminator forwards and one backward; the recipe"
+        " makes two of each and reads five values per batch; both, and Lightning, let the"
+        " generator's loss run through the discriminator's weights, whose gradients nobody uses."
+    )
+    return single("Training a GAN", GAN, bench, runners, {"lightning"}, text)
+
+
+def vae(bench: Bench) -> str:
+    """One process, one and two threads: a section."""
+    n = bench.batches
+    found = venv.versions()
+
+    def runners(threads: int) -> Runners:
+        some: Runners = {
+            "ours": lambda: ours(VAE, n, 0, threads),
+            HAND: lambda: peer("vae_loop", VAE, n, threads),
+        }
+        if "pythae" in found:
+            some["pythae BaseTrainer"] = lambda: peer(
+                "pythae_trainer", VAE, n, threads, python=venv.python()
+            )
+        return some
+
+    text = "pythae's trainer brings its own DataLoader, which reads the data row by row."
+    return single("Training a VAE", VAE, bench, runners, {"pythae"}, text)
+
+
+def single(
+    title: str,
+    preset: str,
+    bench: Bench,
+    runners: Callable[[int], Runners],
+    extras: set[str],
+    text: str,
 ) -> str:
-    """The section of docs/benchmarks.md."""
+    """The section of a preset on one process: a table row for each peer and thread count."""
+    found = {name: number for name, number in venv.versions().items() if name in extras}
+    missing = [
+        f" {name} does not install or import beside this torch." for name in extras - {*found}
+    ]
+    rows = []
+    keyed: Runners = {}
+    for threads in (1, 2):
+        keyed |= {f"{name}, {threads}": run for name, run in runners(threads).items()}
+    # All of a round together, so that one and two threads see the same machine.
+    measured = measure(keyed, bench)
+    for threads in (1, 2):
+        mine = measured[f"ours, {threads}"]
+        for name in runners(threads):
+            theirs = measured.get(f"{name}, {threads}")
+            if name != "ours":
+                bar = BARS[threads] if name in (HAND, RECIPE) else None
+                rows.append(f"| {threads} | {name} | {comparison(mine, theirs, bar)} |")
+    return "\n".join(
+        [
+            f"## {title}",
+            "",
+            header("torch", "numpy", **found),
+            "",
+            f"`{preset}`, one process, batch 64, data in memory, the same networks, objective,"
+            f" batches and threads, torch's default Adam for the peers, who log nothing. {text}"
+            + "".join(missing),
+            "",
+            *table("threads | peer"),
+            *rows,
+            "",
+            explained(bench),
+        ]
+    )
+
+
+def two(bench: Bench) -> str:
+    """Two processes with one thread each, and what they gain over one: a section."""
+    n = bench.batches
+    figures = measure(
+        {
+            "ours, 2 workers": lambda: ours(GAN, n, 2, 1),
+            "torchrun": lambda: peer("torch_loop", GAN, n, 1, processes=2),
+            "ours, 1 worker": lambda: ours(GAN, n, 1, 1),
+            "one loop": lambda: peer("torch_loop", GAN, n, 1),
+        },
+        bench,
+    )
+    mine = figures["ours, 2 workers"]
     lines = [
-        "## Training",
+        "## Training on two processes",
         "",
         header("torch", "ray", "numpy"),
         "",
-        f"Global batch 64, medians of {bench.rounds} interleaved rounds of {bench.batches} batches,"
-        " samples/s; higher is better. Tutorial steps: two discriminator passes, the"
-        " discriminator's gradients computed and thrown away in the generator's step, losses read"
-        " after every batch.",
+        f"`{GAN}`, global batch 64, one thread each. Ours is `aigc train --workers 2`; the peer the"
+        " hand-written loop under torchrun with DistributedDataParallel (static_graph,"
+        " gradient_as_bucket_view, no buffers synced, OMP_NUM_THREADS=1).",
         "",
-        "| setting | ours | peer | peer's | ratio | ratio, min to max |",
-        "|---|--:|---|--:|--:|---|",
+        *table("peer"),
+        f"| torchrun, DDP | {comparison(mine, figures.get('torchrun'), None)} |",
+        "",
+        "| scaling efficiency: 2 processes / (2 × 1 process) | samples/s with 1"
+        " | efficiency (min to max) | bar |",
+        "|---|--:|--:|---|",
     ]
-    for setting in chosen:
-        mine = figures[setting, "ours"]
-        for peer in setting.peers:
-            other = figures[setting, peer.title]
-            lines.append(
-                f"| {setting.title} | {statistics.median(mine):,.0f} | {peer.title}"
-                f" | {statistics.median(other):,.0f} | {_ratio(mine, other)} |"
-            )
-    if ALONE in chosen and TOGETHER in chosen:
-        one, two = figures[ALONE, "ours"], figures[TOGETHER, "ours"]
-        halves = [speed / 2 for speed in two]
-        lines += [
-            "",
-            f"Scaling efficiency of two workers with one thread each: {_plain(halves, one)}.",
-        ]
-    return "\n".join(lines)
+    pairs = {"ours": ("ours, 2 workers", "ours, 1 worker"), "torchrun": ("torchrun", "one loop")}
+    for name, (both, one) in pairs.items():
+        if both in figures and one in figures:
+            gain = [a / (2 * b) for a, b in zip(figures[both], figures[one], strict=True)]
+            alone = statistics.median(figures[one])
+            met = verdict(gain, EFFICIENCY if name == "ours" else None)
+            lines.append(f"| {name} | {alone:,.0f} | {spread(gain)} | {met} |")
+    return "\n".join([*lines, "", explained(bench)])
 
 
-def _ratio(mine: list[float], other: list[float]) -> str:
-    ratios = sorted(a / b for a, b in zip(mine, other, strict=True))
-    return f"{statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f}"
+def table(first: str) -> list[str]:
+    """Head of a table of comparisons."""
+    columns = f"{first} | ours, samples/s | peer, samples/s | ours / peer (min to max) | bar"
+    return [f"| {columns} |", "|---" * (first.count("|") + 1) + "|--:|--:|--:|---|"]
 
 
-def _plain(mine: list[float], other: list[float]) -> str:
-    ratios = sorted(a / b for a, b in zip(mine, other, strict=True))
-    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+def comparison(mine: list[float], theirs: list[float] | None, bar: float | None) -> str:
+    """Cells of a table: both medians, the ratios within each round, and the bar."""
+    if theirs is None:
+        return f"{statistics.median(mine):,.0f} | failed | | "
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    medians = f"{statistics.median(mine):,.0f} | {statistics.median(theirs):,.0f}"
+    return f"{medians} | {spread(ratios)} | {verdict(ratios, bar)}"
+
+
+def explained(bench: Bench) -> str:
+    """How the figures came about."""
+    return (
+        f"Higher is better. Medians of {bench.rounds} interleaved rounds of {bench.batches}"
+        " batches, of which the last half counts; ratios are taken within a round."
+    )
 
 
 if __name__ == "__main__":

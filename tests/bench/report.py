@@ -1,14 +1,17 @@
 """docs/benchmarks.md: each benchmark writes its own section, with machine and versions."""
 
 import os
+import statistics
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 
-def header(*packages: str) -> str:
-    """One line: date, processor, cores, versions."""
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+def header(*packages: str, **others: str) -> str:
+    """One line: date, processor, cores, versions; `others` are versions of other environments."""
+    found = {package: version(package) for package in packages} | others
+    versions = ", ".join(f"{package} {number}" for package, number in found.items())
     return f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {os.cpu_count()} cores; {versions}."
 
 
@@ -18,6 +21,21 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return "unknown processor"
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """`median (min to max)`."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def verdict(values: Sequence[float], bar: float | None, better: str = "higher") -> str:
+    """Whether the median meets a bar, in words; a report, which fails nothing."""
+    if bar is None:
+        return "no bar"
+    middle = statistics.median(values)
+    met = middle >= bar if better == "higher" else middle <= bar
+    return f"{'≥' if better == 'higher' else '≤'} {bar:g}: {'met' if met else 'not met'}"
 
 
 def write_section(path: Path, name: str, section: str) -> None:

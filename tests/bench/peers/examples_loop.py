@@ -1,104 +1,105 @@
-"""The steps of the DCGAN recipe that most tutorials teach, on any preset's networks.
+"""The steps of the DCGAN recipe that the PyTorch examples made the field's habit, written anew.
 
     python -m tests.bench.peers.examples_loop PRESET BATCHES THREADS
 
-Two discriminator passes with a backward each; the generator's step goes back through the
-discriminator, whose gradients are thrown away; losses are read on the host after every batch.
-Prints samples/s over the last half of the batches.
+Prints samples/s over the last half of the batches. The discriminator sees real and fake in passes
+of their own, each with its backward; the generator's loss goes back through the discriminator,
+whose gradients nobody uses; losses and verdicts are read with `.item()` in every batch. Here the
+networks, optimizers and auxiliary head are those of the preset; the recipe's own networks, for
+measuring quality, are in examples_networks.py.
 """
 
+import math
 import sys
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import Tensor, nn
 
-from aigc import data, models
-from tests.bench.peers.torch_loop import _auxiliary
-
-
-def steps(
-    generator: nn.Module,
-    discriminator: nn.Module,
-    dataset: TensorDataset,
-    *,
-    latent: int,
-    batch: int,
-    auxiliary: float,
-    rate: float,
-    betas: tuple[float, float],
-    after: Callable[[int], bool],
-) -> list[float]:
-    """Train until `after(batches done)` is true; returns the last losses."""
-    optimizer_g = torch.optim.Adam(generator.parameters(), rate, betas)
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), rate, betas)
-    done = 0
-    while True:
-        for real, label in DataLoader(dataset, batch, shuffle=True, drop_last=True):
-            discriminator.zero_grad()
-            on_real, classes = discriminator(real, label)
-            loss_real = F.softplus(-on_real).mean() + _auxiliary(classes, label, auxiliary)
-            loss_real.backward()
-            fake = generator(torch.randn(len(real), latent), label)
-            on_fake, _ = discriminator(fake.detach(), label)
-            loss_fake = F.softplus(on_fake).mean()
-            loss_fake.backward()
-            optimizer_d.step()
-            generator.zero_grad()
-            on_fake, classes = discriminator(fake, label)
-            loss_g = F.softplus(-on_fake).mean() + _auxiliary(classes, label, auxiliary)
-            loss_g.backward()
-            optimizer_g.step()
-            losses = [loss_real.item(), loss_fake.item(), loss_g.item()]
-            done += 1
-            if after(done):
-                return losses
+from tests.bench.peers import task
+from tests.bench.peers.steady import Steady
 
 
-def tensors(preset: str, path: str = "") -> TensorDataset:
-    """The preset's training data; with a path, MNIST-format files."""
-    from dataclasses import replace
+class Recipe:
+    """One batch of training.
 
-    from aigc.config import DataConfig
+    generator(z: (N, latent), label: (N,)) -> (N, *shape) in [-1, 1]
+    discriminator(x: (N, *shape), label) -> logits (N,), class logits (N, num_classes) or None
+    """
 
-    config = models.preset(preset)
-    if path:
-        config = replace(config, data=DataConfig(source="idx", path=path))
-    source = data.whole(data.load(config.data, config.model))
-    return TensorDataset(
-        torch.from_numpy(data.scaled(source.samples)), torch.from_numpy(source.labels)
-    )
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
+        latent: int,
+        auxiliary: float = 0.0,
+    ) -> None:
+        self.generator, self.discriminator = generator, discriminator
+        self.optimizer_g, self.optimizer_d = optimizers
+        self.latent, self.auxiliary = latent, auxiliary
+
+    def step(self, real: Tensor, label: Tensor) -> dict[str, float]:
+        """Train on one batch: losses and mean verdicts, as the recipe prints them."""
+        self.discriminator.zero_grad()
+        target = torch.full((len(real),), 1.0)
+        verdict, classes = self.discriminator(real, label)
+        loss_real = self._loss(verdict, target, classes, label)
+        loss_real.backward()
+        on_real = verdict.sigmoid().mean().item()
+
+        fake = self.generator(torch.randn(len(real), self.latent), label)
+        target.fill_(0.0)
+        verdict, _ = self.discriminator(fake.detach(), label)
+        loss_fake = self._loss(verdict, target, None, label)
+        loss_fake.backward()
+        on_fake_before = verdict.sigmoid().mean().item()
+        self.optimizer_d.step()
+
+        self.generator.zero_grad()
+        target.fill_(1.0)
+        verdict, classes = self.discriminator(fake, label)
+        loss_g = self._loss(verdict, target, classes, label)
+        loss_g.backward()
+        on_fake_after = verdict.sigmoid().mean().item()
+        self.optimizer_g.step()
+        return {
+            "discriminator": (loss_real + loss_fake).item(),
+            "generator": loss_g.item(),
+            "on_real": on_real,
+            "on_fake_before": on_fake_before,
+            "on_fake_after": on_fake_after,
+        }
+
+    def _loss(
+        self, verdict: Tensor, target: Tensor, classes: Tensor | None, label: Tensor
+    ) -> Tensor:
+        loss = F.binary_cross_entropy_with_logits(verdict, target)
+        return loss if classes is None else loss + self.auxiliary * F.cross_entropy(classes, label)
 
 
 def main(preset: str, batches: int, threads: int) -> float:
-    """Samples/s."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    config = models.preset(preset)
-    model = models.build(config)
-    begun: list[float] = []
-
-    def after(done: int) -> bool:
-        if done == batches // 2:
-            begun.append(time.perf_counter())
-        return done >= batches
-
-    options = config.model.generator_optimizer
-    steps(
+    """Samples/s with the networks of a preset."""
+    config, model = task.start(preset, threads)
+    options = config.model
+    recipe = Recipe(
         model.generator,
         model.discriminator,
-        tensors(preset),
-        latent=config.model.latent,
-        batch=config.batch,
-        auxiliary=config.model.auxiliary,
-        rate=options.learning_rate,
-        betas=options.betas,
-        after=after,
+        (
+            task.adam(model.generator, options.generator_optimizer),
+            task.adam(model.discriminator, options.discriminator_optimizer),
+        ),
+        options.latent,
+        options.auxiliary,
     )
-    return (batches - batches // 2) * config.batch / (time.perf_counter() - begun[0])
+    clock = Steady(batches, config.batch)
+    for real, label in task.endless(task.tensors(config), config.batch):
+        values = recipe.step(real, label)
+        if clock.tick():
+            break
+    if not all(map(math.isfinite, values.values())):
+        raise ArithmeticError(f"not finite: {values}")
+    return clock.samples_per_second
 
 
 if __name__ == "__main__":
