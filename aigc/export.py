@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 import tyro
@@ -172,6 +173,17 @@ def to_onnx(part: Export, path: Path) -> None:
         )
     assert program is not None
     program.save(str(path), external_data=False)
+    _strip(path)
+
+
+def _strip(path: Path) -> None:
+    """Take out torch's notes on where each node comes from: paths of this machine, mostly."""
+    graph = onnx.load(path)
+    for part in (graph.graph, *graph.functions):
+        del part.metadata_props[:]
+        for item in (*part.node, *part.value_info):
+            del item.metadata_props[:]
+    onnx.save(graph, path)
 
 
 def example(signature: Signature, n: int) -> Arrays:

@@ -25,6 +25,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,7 +103,6 @@ class Folder:
     """lease.json in a local or shared folder. The file lock is held for single changes only."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / LEASE
         self.lock = FileLock(folder / f".{LEASE}.lock", timeout=LOCK_TIMEOUT_S)
 
@@ -117,6 +117,7 @@ class Folder:
     def swap(self, tag: Any, data: bytes) -> None:
         """See Place. Raises OSError if the lock is held for long, by a stopped process."""
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.lock:
                 found = self.read()
                 if (found and found[1]) == tag:
@@ -174,6 +175,16 @@ class Claim:
         if holder is None or holder.id != self.id:
             by = holder.name if holder else "whoever deleted its lease"
             raise LeaseLost(f"{self.where} was taken over by {by}")
+
+
+def holder(where: Path | str) -> Holder | None:
+    """Who trains a run now, as far as its lease tells; None if nobody does. Raises OSError."""
+    found = _place(str(where)).read()
+    with suppress(ValueError):
+        held = found and _parse(found[0], str(where))
+        if held and not held.released and held.ends > time.time() and not held.gone():
+            return held
+    return None
 
 
 class Lease:

@@ -1,6 +1,6 @@
 """`aigc runs`: what runs there are, and what of them may go. Listing reads small files only.
 
-aigc runs [STORAGE] [--json]
+aigc runs [STORAGE|s3://BUCKET/PREFIX] [--json]
 aigc runs prune RUN... [--keep K] [--dry-run]
 """
 
@@ -11,12 +11,16 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+
+from aigc.lease import holder
+from aigc.storage import bring_small_files, is_remote
 
 State = Literal["training", "done", "stopped", "failed"]
 
@@ -29,7 +33,7 @@ class List:
     """List the runs, the one that changed last first; `aigc runs prune --help` frees storage."""
 
     storage: tyro.conf.Positional[str] = "runs"
-    """Folder that holds the runs."""
+    """Folder that holds the runs, or s3://BUCKET/PREFIX."""
     json: bool = False
     """Print JSON, one object per run."""
 
@@ -81,6 +85,11 @@ def command(argv: list[str]) -> int:
     """List runs with their state, speed, quality and cost; `runs prune` frees storage."""
     if argv[:1] == ["prune"]:
         wish = tyro.cli(Prune, args=argv[1:], prog="aigc runs prune")
+        for run in filter(is_remote, wish.runs):
+            raise ValueError(
+                f"{run}: prune works on folders; a run on S3 keeps its newest --keep-checkpoints"
+                " and its best one, and nothing more"
+            )
         folders = dict.fromkeys(map(Path, wish.runs))
         with contextlib.ExitStack() as held:
             for folder in folders:  # all of them, before anything goes
@@ -89,7 +98,7 @@ def command(argv: list[str]) -> int:
                 print("\n".join(prune(folder, wish.keep, dry_run=wish.dry_run)))
         return 0
     options = tyro.cli(List, args=argv, prog="aigc runs")
-    found = summaries(Path(options.storage))
+    found = summaries(options.storage)
     if options.json:
         print(json.dumps([asdict(summary) for summary in found], indent=1))
     elif found:
@@ -99,11 +108,19 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def summaries(storage: Path) -> list[Summary]:
-    """The runs in a folder, the one that changed last first. Raises ValueError if it is none."""
-    if not storage.is_dir():
+def summaries(storage: Path | str) -> list[Summary]:
+    """The runs in a folder or below an S3 prefix, the one that changed last first.
+
+    Raises ValueError if there is no such place.
+    """
+    if is_remote(storage):
+        with tempfile.TemporaryDirectory() as copies:
+            bring_small_files(str(storage), Path(copies))
+            return summaries(copies)
+    folder = Path(storage)
+    if not folder.is_dir():
         raise ValueError(f"{storage} is no folder; name the one that holds the runs")
-    found = [summary for folder in storage.iterdir() if (summary := summarise(folder)) is not None]
+    found = [summary for run in folder.iterdir() if (summary := summarise(run)) is not None]
     return sorted(found, key=lambda summary: (-summary.changed, summary.name))
 
 
@@ -138,15 +155,21 @@ def summarise(folder: Path) -> Summary | None:
 
 
 def being_trained(folder: Path) -> bool:
-    """Whether a driver holds the run's lock. Looking takes it shared, for a moment."""
+    """Whether a driver holds the run's lock, or one of another machine its lease.
+
+    Looking takes the lock shared, for a moment.
+    """
     try:
         with (folder / ".lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:  # there is none, or none that we may read
+        pass
+    try:
+        return holder(folder) is not None
+    except OSError:
         return False
-    return False
 
 
 def table(found: list[Summary]) -> str:

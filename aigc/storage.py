@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ from filelock import FileLock
 CERTIFICATE = "certificate.json"
 """sha256 of a checkpoint's files by name, as aigc.checkpoint writes it; what else it says is let
 be."""
+SMALL = (
+    "config.json",
+    "history.jsonl",
+    "metrics.jsonl",
+    "lease.json",
+    "checkpoints/*/trainer.json",
+    f"checkpoints/*/{CERTIFICATE}",
+)
+"""What of a run's files tells how it goes."""
 DRIVER_ONLY = {"checkpoints", "ray", "lease.json"}
 """In a run's folder, but no file of the run: mirrored by themselves, or not at all."""
 
@@ -74,6 +84,28 @@ def local_folder(uri: str, purpose: str = "runs") -> Path:
     uri = uri.rstrip("/")
     digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
     return cache / "aigc" / purpose / digest / uri.rpartition("/")[2]
+
+
+def bring_small_files(uri: str, folder: Path) -> None:
+    """Copy what `aigc runs` reads of every run below a prefix: all but the states.
+
+    Raises ValueError if there is no such bucket, OSError if the store does not answer.
+    """
+    fs, root = filesystem(uri)
+    with store_errors(uri):
+        try:
+            found = fs.find(root, detail=True)
+        except FileNotFoundError as error:
+            raise ValueError(f"there is no bucket {root.partition('/')[0]!r}") from error
+        for path, facts in found.items():
+            parts = path.removeprefix(f"{root}/").split("/")
+            if not any(fnmatch("/".join(parts[1:]), pattern) for pattern in SMALL):
+                continue
+            target = folder.joinpath(*parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(path, str(target))
+            changed = facts["LastModified"].timestamp()
+            os.utime(target, (changed, changed))
 
 
 class Mirror:

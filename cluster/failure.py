@@ -25,6 +25,8 @@ from aigc.train import Diverged
 MAX_FRUITLESS_STARTS = 3
 """Failed starts in a row at the same sample after which a run gives up."""
 
+NODE_DIED = "its node has died"
+
 DETERMINISTIC = (ValueError, Diverged, LeaseLost)
 """Errors that say what the user has to change, and the loss of the run to another driver."""
 
@@ -35,6 +37,8 @@ class Yielded(Exception):
 
 class ProgressPolicy(DefaultFailurePolicy):  # type: ignore[misc]
     """Retry as long as there is progress: three failures at the same sample end the run.
+
+    Nodes that die are no failure of the run's, however many of them die within an interval.
 
     It lives in Ray Train's controller, which a stuck worker cannot hold up.
     """
@@ -55,6 +59,8 @@ class ProgressPolicy(DefaultFailurePolicy):  # type: ignore[misc]
         decision: FailureDecision = super().make_decision(training_failed_error)
         if decision != FailureDecision.RETRY or _is_waiting(training_failed_error):
             return decision
+        if any(_node_died(failure) for failure in failures):
+            return FailureDecision.RETRY
         begun = ray.get(self._board.begun.remote())
         self._fruitless = self._fruitless + 1 if begun == self._begun else 1
         self._begun = begun
@@ -89,6 +95,11 @@ def reason(error: BaseException, begun: int) -> str:
         f"{MAX_FRUITLESS_STARTS} starts in a row came no further than {max(begun, 0):,} samples;"
         f" the last one ended with {text}"
     )
+
+
+def _node_died(failure: BaseException) -> bool:
+    """Whether a worker died with its node; Ray tells in the message only."""
+    return isinstance(failure, WorkerHealthCheckFailedError) and NODE_DIED in str(failure)
 
 
 def _is_waiting(error: TrainingFailedError) -> bool:

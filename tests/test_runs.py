@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,9 @@ from filelock import FileLock
 
 from aigc import checkpoint, data, models, runs
 from aigc.artifact import codecs
+from aigc.lease import Lease
 from aigc.run import Run, work
+from aigc.storage import Mirror
 from aigc.train import Alone, TrainState
 
 CONFIG = replace(
@@ -97,6 +100,34 @@ def test_a_run_whose_lock_is_held_is_in_training(storage: Path) -> None:
         assert (training.state, training.samples) == ("training", 1088), "that of its last report"
     (idle,) = (s for s in runs.summaries(storage) if s.name == "killed")
     assert idle.state == "failed"
+
+
+def test_runs_on_s3_are_told_as_those_of_a_folder(storage: Path, bucket: str) -> None:
+    here = {s.name: s for s in runs.summaries(storage)}
+    for name in here:
+        mirror = Mirror(f"{bucket}/runs/{name}", storage / name)
+        for path in sorted((storage / name / "checkpoints").glob("*")):
+            mirror.push(path)
+        mirror.push_files()
+    held = f"{bucket}/runs/killed"
+    with Lease(held, lost=lambda reason: None):
+        there = {s.name: s for s in runs.summaries(f"{bucket}/runs")}
+        assert there["killed"].state == "training"
+    there = {s.name: replace(s, changed=0.0) for s in runs.summaries(f"{bucket}/runs")}
+    assert there == {name: replace(s, changed=0.0) for name, s in here.items()}
+    with pytest.raises(ValueError, match="there is no bucket 'absent'"):
+        runs.summaries("s3://absent/runs")
+    with pytest.raises(ValueError, match="prune works on folders"):
+        runs.command(["prune", held])
+
+
+def test_a_run_that_another_machine_trains_is_in_training(storage: Path, tmp_path: Path) -> None:
+    shutil.copytree(storage / "killed", tmp_path / "killed")
+    with Lease(tmp_path / "killed", lost=lambda reason: None):
+        (summary,) = runs.summaries(tmp_path)
+        assert summary.state == "training"
+    (summary,) = runs.summaries(tmp_path)
+    assert summary.state == "failed"
 
 
 def test_the_best_quality_is_that_of_a_checkpoint_that_is_there(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -96,6 +97,47 @@ def test_a_node_killed_is_replaced_by_a_spare_one(
     assert_restarted(run)
     assert "workers restarted from" in stderr
     assert_bit_equal(undisturbed, run)
+
+
+def test_deaths_of_nodes_do_not_use_up_a_run_s_starts(nodes: Nodes) -> None:
+    import ray
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from cluster import board
+    from cluster.failure import ProgressPolicy
+
+    @ray.remote(num_cpus=1)
+    class Worker:
+        def ready(self) -> bool:
+            return True
+
+        def end(self) -> None:
+            os._exit(1)
+
+    def failed(worker: Any, call: Any) -> WorkerGroupError:
+        with pytest.raises(ray.exceptions.ActorDiedError) as caught:
+            ray.get([call.remote(), *(worker.ready.remote() for _ in range(100))], timeout=60)
+        died = WorkerHealthCheckFailedError("a worker died", caught.value)
+        return WorkerGroupError("a worker died", {0: died})
+
+    node = nodes.add()
+    ray.init(nodes.address, log_to_driver=False)
+    try:
+        policy = ProgressPolicy(board.create())
+        worker = Worker.remote()
+        assert ray.get(worker.ready.remote())
+        died = failed(worker, worker.end)
+        assert [policy.make_decision(died) for _ in range(2)] == [FailureDecision.RETRY] * 2
+        worker = Worker.remote()
+        assert ray.get(worker.ready.remote())
+        nodes.kill_raylet(node)
+        gone = failed(worker, worker.ready)
+        assert [policy.make_decision(gone) for _ in range(5)] == [FailureDecision.RETRY] * 5
+        assert policy.make_decision(died) == FailureDecision.RAISE
+    finally:
+        ray.shutdown()
 
 
 def test_a_node_that_is_drained_loses_no_sample(
