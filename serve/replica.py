@@ -18,6 +18,7 @@ from serve.metrics import Metrics
 from serve.native import NativeApi
 from serve.openapi import document
 from serve.playground import docs_routes, page_routes
+from serve.sampling import Sampler
 from serve.settings import Settings
 
 STUCK_S = 120.0
@@ -42,14 +43,14 @@ class Replica:
             max_queue=settings.limits.max_queue, observe_queue=self._metrics.queued.set
         )
         self._loading: asyncio.Task[None] | None = None
-        native = NativeApi(
+        sampler = Sampler(
             models=lambda: self._models,
             batcher=self._batcher,
             metrics=self._metrics,
             limits=settings.limits,
             replica=name,
         )
-        exact, prefixes = native.routes()
+        exact, prefixes = NativeApi(sampler).routes()
         self.application = Application(
             {
                 **exact,

@@ -1,0 +1,269 @@
+"""What every dialect calls: a request is checked, its samples are run, its answer is signed.
+
+    ask = sampler.ask(model="digits", n=8, seed=7, label=3)     # HTTPError if it is not valid
+    outputs = await sampler.run(ask)                            # {"pixels": (8, 28, 28, 1) uint8}
+
+A dialect translates its own words into an Ask and the outputs into its own answer, no more. Its
+errors are HTTPErrors with a stable code, which it may put into another shape.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from aigc.artifact import latents
+from aigc.artifact.codecs import Provenance
+from serve.batching import Arrays, Batcher, ClosedError, Job, OverloadedError
+from serve.hosting import Hosted, Models, SignatureLane
+from serve.http import Headers, HTTPError, Response
+from serve.metrics import Metrics, RequestMetrics
+from serve.settings import MAX_SEED, Limits
+
+ENCODE_INLINE_VALUES = 1 << 15
+"""Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
+
+RETRY_SOON = (b"retry-after", b"1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A request that was found valid."""
+
+    lane: SignatureLane
+    n: int
+    seed: int
+    first_index: int
+    label: int | list[int] | None
+
+    @property
+    def indices(self) -> range:
+        """Of its samples within the seed."""
+        return range(self.first_index, self.first_index + self.n)
+
+    def label_of(self, position: int) -> int | None:
+        """The class asked for the sample at `position`."""
+        return self.label[position] if isinstance(self.label, list) else self.label
+
+    def labels(self) -> list[int] | None:
+        """Every sample's class, asked for or drawn; None for models without classes."""
+        if self.lane.num_classes is None:
+            return None
+        if self.label is None:
+            drawn = latents.labels(self.seed, self.indices, self.lane.num_classes)
+            return [int(label) for label in drawn]
+        return [self.label] * self.n if isinstance(self.label, int) else self.label
+
+    def provenance(self, position: int) -> Provenance:
+        """Of one sample."""
+        artifact = self.lane.artifact
+        return Provenance(
+            artifact=artifact.id,
+            digest=artifact.manifest.digest,
+            signature=self.lane.name,
+            seed=self.seed,
+            index=self.first_index + position,
+            label=self.label_of(position),
+        )
+
+    def of_grid(self) -> Provenance:
+        """Of all samples in one picture."""
+        labels = [self.label] if isinstance(self.label, int) else self.label or ()
+        return replace(self.provenance(0), label=None, n=self.n, labels=tuple(labels))
+
+
+class Call:
+    """One request while it is being answered, for the metrics."""
+
+    def __init__(self, metrics: RequestMetrics) -> None:
+        self.metrics = metrics
+        """Of the signature that it asks for, once that is known."""
+
+
+class Sampler:
+    """The models of one replica, its batcher and its limits."""
+
+    def __init__(
+        self,
+        *,
+        models: Callable[[], Models | None],
+        batcher: Batcher,
+        metrics: Metrics,
+        limits: Limits,
+        replica: str,
+    ) -> None:
+        self.limits = limits
+        self._models = models
+        self._batcher = batcher
+        self._metrics = metrics
+        self._replica = replica.encode()
+        self._encoder_thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+
+    def hosted(self) -> Models:
+        """What is hosted now. Raises HTTPError 503 while nothing is."""
+        models = self._models()
+        if models is None:
+            message = "the models are being loaded; try again"
+            raise HTTPError(503, "not_ready", message, [RETRY_SOON])
+        return models
+
+    def find(self, reference: str) -> Hosted:
+        """The artifact called `name@version`, or the newest called `name`. Raises HTTPError 404."""
+        models = self.hosted()
+        hosted = models.find(reference)
+        if hosted is None:
+            message = f"unknown model {reference[:100]!r}; hosted are: {models.known()}"
+            raise HTTPError(404, "unknown_model", message)
+        return hosted
+
+    def lane(self, model: str, signature: str) -> SignatureLane:
+        """One signature of one artifact. Raises HTTPError 404."""
+        hosted = self.find(model)
+        lane = hosted.lanes.get(signature)
+        if lane is None:
+            raise HTTPError(
+                404,
+                "unknown_signature",
+                f"{hosted.id} has no signature {signature[:100]!r}, it has:"
+                f" {', '.join(hosted.lanes)}",
+            )
+        return lane
+
+    def ask(
+        self,
+        *,
+        model: str,
+        signature: str = "sample",
+        n: int = 1,
+        seed: int | None = None,
+        first_index: int = 0,
+        label: int | list[int] | None = None,
+    ) -> Ask:
+        """What is to be done. Raises HTTPError 400 or 404 with a stable code."""
+        lane = self.lane(model, signature)
+        if not lane.spec.drawable:
+            needs = ", ".join(i.name for i in lane.spec.inputs if i.kind not in ("latent", "label"))
+            raise HTTPError(
+                400,
+                "signature_needs_input",
+                f"signature {signature!r} of {lane.artifact.id} needs {needs}, which a seed cannot"
+                " give",
+            )
+        self.check_n(n, lane)
+        drawn = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
+        if not 0 <= drawn <= MAX_SEED:
+            raise HTTPError(400, "seed_out_of_range", f"seed must be in [0, 2^53), got {drawn}")
+        if not 0 <= first_index <= MAX_SEED - n:
+            raise HTTPError(
+                400,
+                "first_index_out_of_range",
+                f"first_index must be in [0, 2^53 - n), got {first_index}",
+            )
+        check_label(label, n, lane)
+        return Ask(lane=lane, n=n, seed=drawn, first_index=first_index, label=label)
+
+    def check_n(self, n: int, lane: SignatureLane) -> None:
+        """Raise HTTPError 400 unless `n` samples of a lane may be asked for at once."""
+        limits = self.limits
+        most = min(limits.max_n, max(1, limits.max_values // lane.values_per_sample))
+        if not 1 <= n <= most:
+            raise HTTPError(
+                400,
+                "n_out_of_range",
+                f"n must be in [1, {most}] for {lane.artifact.id}, got {n}; ask several times with"
+                " the same seed and the next first_index",
+            )
+
+    async def run(self, ask: Ask) -> Arrays:
+        """Outputs by name, (n, ...), images as uint8 pixels. Raises HTTPError 503."""
+        job = ask.lane.job(seed=ask.seed, first_index=ask.first_index, n=ask.n, label=ask.label)
+        return await self._submit(job, ask.lane)
+
+    async def infer(self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run a signature on given inputs, all with the same batch axis. Raises HTTPError 503."""
+        n = len(next(iter(inputs.values())))
+
+        def draw(start: int, stop: int) -> Arrays:
+            return {name: array[start:stop] for name, array in inputs.items()}
+
+        return await self._submit(Job(lane=lane, n=n, draw=draw), lane)
+
+    async def _submit(self, job: Job, lane: SignatureLane) -> Arrays:
+        try:
+            return await self._batcher.submit(job)
+        except OverloadedError as error:
+            lane.metrics.shed(job.n)
+            retry = (b"retry-after", b"%d" % error.retry_after_s)
+            raise HTTPError(503, "overloaded", f"{error}", [retry]) from None
+        except ClosedError:
+            message = "this replica shuts down; try again"
+            raise HTTPError(503, "shutting_down", message, [RETRY_SOON]) from None
+
+    async def encoded(self, values: int, encode: Callable[[], Response]) -> Response:
+        """What `encode` makes of so many values: in a thread if it would take long."""
+        if values < ENCODE_INLINE_VALUES:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self._encoder_thread, encode)
+
+    def signed(self, ask: Ask) -> Headers:
+        """Headers that say where the samples come from."""
+        return [
+            *self.model_headers(ask.lane),
+            (b"x-aigc-seed", b"%d" % ask.seed),
+            (b"x-aigc-first-index", b"%d" % ask.first_index),
+        ]
+
+    def model_headers(self, lane: SignatureLane) -> Headers:
+        """Headers that say which model answered, and where."""
+        manifest = lane.artifact.manifest
+        return [
+            (b"x-aigc-model", manifest.id.encode()),
+            (b"x-aigc-digest", manifest.digest.encode()),
+            (b"x-aigc-reproducibility", lane.level.encode()),
+            (b"x-aigc-replica", self._replica),
+        ]
+
+    async def counted(self, api: str, work: Callable[[Call], Awaitable[Response]]) -> Response:
+        """The answer of `work`, counted with its duration and status, whatever happens."""
+        started = time.perf_counter()
+        call = Call(self._metrics.unknown)
+        code = 499  # what is counted when the client hangs up
+        self._metrics.in_progress.inc()
+        try:
+            response = await work(call)
+            code = response.status
+            return response
+        except HTTPError as error:
+            code = error.status
+            raise
+        except Exception:
+            code = 500
+            raise
+        finally:
+            self._metrics.in_progress.dec()
+            call.metrics.answered(api, code, time.perf_counter() - started)
+
+
+def check_label(label: int | Sequence[int] | None, n: int, lane: SignatureLane) -> None:
+    """Raise HTTPError 400 unless `label` is one class, n classes or None where there are none."""
+    if label is None:
+        return
+    if lane.num_classes is None:
+        raise HTTPError(
+            400,
+            "label_not_supported",
+            f"{lane.artifact.id} takes no label: it was trained without classes",
+        )
+    given = [label] if isinstance(label, int) else label
+    if not isinstance(label, int) and len(label) != n:
+        message = f"label must be one class or n of them: n is {n}, got {len(label)}"
+        raise HTTPError(400, "label_count", message)
+    for value in given:
+        if not 0 <= value < lane.num_classes:
+            message = f"label must be in [0, {lane.num_classes}), got {value}"
+            raise HTTPError(400, "label_out_of_range", message)
