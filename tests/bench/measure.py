@@ -26,10 +26,12 @@ def train_command(preset: str, samples: int, storage: Path, *flags: str) -> list
     return [*command, *flags]
 
 
-def ours(preset: str, batches: int, workers: int, threads: int, *flags: str) -> float:
+def ours(
+    preset: str, batches: int, workers: int, threads: int, *flags: str, batch: int = BATCH
+) -> float:
     """Samples/s of `aigc train` over the last half of the batches, from its own metrics.jsonl."""
-    half = batches // 2 * BATCH
-    common = ["--workers", str(workers), "--threads", str(threads)]
+    half = batches // 2 * batch
+    common = ["--workers", str(workers), "--threads", str(threads), "--batch", str(batch)]
     common += ["--report-interval", str(half)]
     with tempfile.TemporaryDirectory() as folder:
         _run(train_command(preset, 2 * half, Path(folder), *common, *flags), environment())
@@ -45,9 +47,12 @@ def peer(
     threads: int,
     processes: int = 1,
     python: str = sys.executable,
+    batch: int = BATCH,
 ) -> float:
     """Samples/s of a module of tests/bench/peers over the last half of the batches."""
     command = ["-m", f"tests.bench.peers.{module}", preset, str(batches), str(threads)]
+    if batch != BATCH:
+        command.append(str(batch))
     if processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone"]
         command = [*torchrun, "--nproc-per-node", str(processes), *command]

@@ -1,9 +1,12 @@
 """Processes joined by gloo, without Ray: shared batch statistics make N workers one."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from aigc import checkpoint, data
 from aigc.config import TrainConfig
 from aigc.train import TrainState, train
+from cluster import shared_memory
 from cluster.sync import ProcessGroup, SharedBatchNorm
 from tests.test_step import float64, worst
 from tests.test_train import finish
@@ -78,3 +82,64 @@ def test_statistics_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -
     assert torch.allclose(torch.cat([a[1], b[1]]), gradient, atol=1e-12)
     for found, expected in ((a[2], norm.running_mean), (a[3], norm.running_var)):
         assert torch.allclose(found, expected, atol=1e-12)
+
+
+def _sums(sizes: list[int], folder: str) -> list[Tensor]:
+    """Of tensors that differ from rank to rank, by ProcessGroup and by gloo alone."""
+    shared_memory.FOLDER = Path(folder)
+    group = ProcessGroup()
+    found = []
+    for call, size in enumerate(sizes):
+        dtype = torch.float64 if call % 2 else torch.float32
+        own = torch.randn(size, generator=torch.Generator().manual_seed(group.rank), dtype=dtype)
+        ours, gloos = own.clone(), own.clone()
+        group.sum(ours)
+        dist.all_reduce(gloos)
+        assert torch.allclose(ours, gloos, atol=1e-5)
+        assert group.world > 2 or torch.equal(ours, gloos)
+        found.append(ours)
+    used = group._shared._memory is not None
+    return [*found, torch.tensor(used)]
+
+
+SIZES = [40_001, 40_001, 7, 40_001, 300_003, 40_001, 90_000, 300_003]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_sums_through_shared_memory_are_those_of_gloo(tmp_path: Path, world: int) -> None:
+    before = set(shared_memory.FOLDER.glob("aigc-*"))
+    first, *others = together(tmp_path / "sums", world, _sums, SIZES, str(shared_memory.FOLDER))
+    assert first[-1], "shared memory was not used"
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert set(shared_memory.FOLDER.glob("aigc-*")) == before
+
+
+def test_without_shared_memory_gloo_adds_up(tmp_path: Path) -> None:
+    folder = str(tmp_path / "there-is-none")
+    first, other = together(tmp_path / "sums", 2, _sums, SIZES, folder)
+    assert not first[-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def _until_killed() -> str:
+    group = ProcessGroup()
+    flat = torch.ones(100_000)
+    group.sum(flat)
+    if group.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(RuntimeError):
+        group.sum(flat)
+    Path("survivor").write_text("saw it")
+    return "saw it"
+
+
+def test_a_dead_worker_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "killed").mkdir()
+    context = mp.spawn(
+        _worker, (2, str(tmp_path / "killed"), _until_killed, ()), nprocs=2, join=False
+    )
+    for process in context.processes:
+        process.join(60)
+    assert Path("survivor").read_text() == "saw it"

@@ -1,7 +1,7 @@
 """A GAN loop as one writes it by hand: two discriminator passes, default Adam, DDP under torchrun.
 
-    python -m tests.bench.peers.torch_loop PRESET BATCHES THREADS
-    torchrun --nproc-per-node 2 -m tests.bench.peers.torch_loop PRESET BATCHES THREADS
+    python -m tests.bench.peers.torch_loop PRESET BATCHES THREADS [BATCH]
+    torchrun --nproc-per-node 2 -m tests.bench.peers.torch_loop PRESET BATCHES THREADS [BATCH]
 
 Prints samples/s over the last half of the batches. The networks, the objective and the data are
 those of the preset; so is the auxiliary classifier.
@@ -9,6 +9,7 @@ those of the preset; so is the auxiliary classifier.
 
 import os
 import sys
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -20,9 +21,11 @@ from tests.bench.peers import task
 from tests.bench.peers.steady import Steady
 
 
-def main(preset: str, batches: int, threads: int) -> float:
+def main(preset: str, batches: int, threads: int, batch: int = 0) -> float:
     """Samples/s of the whole group."""
     config, model = task.start(preset, threads)
+    if batch:
+        config = replace(config, batch=batch)
     weight = config.model.auxiliary
     generator, discriminator = model.generator, model.discriminator
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -74,6 +77,6 @@ def _auxiliary(classes: Tensor | None, label: Tensor, weight: float) -> Tensor |
 
 
 if __name__ == "__main__":
-    speed = main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    speed = main(sys.argv[1], *map(int, sys.argv[2:]))
     if int(os.environ.get("RANK", "0")) == 0:
         print(speed)
