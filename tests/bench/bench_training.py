@@ -183,6 +183,7 @@ def two(bench: Bench) -> str:
         bench,
     )
     doubled = figures["ours, 2 workers, twice the batch"]
+    halved = shares(figures["ours, half the batch"], figures["ours, 1 worker"])
     lines = [
         "## Training on two processes",
         "",
@@ -201,7 +202,7 @@ def two(bench: Bench) -> str:
         f"Scaling efficiency is samples/s of two processes by twice those of one with batch {BATCH}"
         " and one thread.",
         "",
-        f"| samples of each process per batch | | efficiency (min to max) | bar |",
+        "| samples of each process per batch | | efficiency (min to max) | bar |",
         "|---|---|--:|---|",
         *efficiency(BATCH, "ours", doubled, figures, "ours, 1 worker", EFFICIENCY),
         *efficiency(
@@ -212,8 +213,7 @@ def two(bench: Bench) -> str:
         ),
         *efficiency(BATCH // 2, "torchrun", figures.get("torchrun"), figures, "one loop", None),
         "",
-        f"A process alone, with nobody to wait for, makes"
-        f" {statistics.median(shares(figures['ours, half the batch'], figures['ours, 1 worker'])):.2f}"
+        f"A process alone, with nobody to wait for, makes {statistics.median(halved):.2f}"
         f" of its samples/s when its batch is {BATCH // 2} instead of {BATCH}: the most that two"
         f" could come to in the last rows.",
     ]
