@@ -279,7 +279,7 @@ def test_pages_render_in_a_browser_without_the_network(pair: Server, tmp_path: P
         page.select_option("#n", "9")
         page.fill("#seed", "41")
         page.click("#go")
-        page.wait_for_function("document.querySelector('#said-seed').textContent === '41'")
+        page.locator("#said-seed").get_by_text("41", exact=True).wait_for()
         tiles = page.locator("#grid img")
         assert tiles.count() == 9
         assert tiles.first.evaluate("image => image.naturalWidth") == 8
