@@ -29,8 +29,9 @@ from torch import Tensor
 
 from aigc.state import TrainState
 from aigc.step import like_in_memory
+from aigc.storage import CERTIFICATE, sha256
 
-STATE, TRAINER, CERTIFICATE = "state.safetensors", "trainer.json", "certificate.json"
+STATE, TRAINER = "state.safetensors", "trainer.json"
 
 ATTEMPTS = 4
 PAUSE_S = 0.5
@@ -110,7 +111,7 @@ def save(folder: Path, taken: Snapshot, keep: int) -> Path:
         temporary.mkdir(parents=True)
         _write_state(temporary / STATE, taken.tensors)
         (temporary / TRAINER).write_text(json.dumps(taken.trainer, indent=1))
-        certificate = {name: _sha256(temporary / name) for name in (STATE, TRAINER)}
+        certificate = {name: sha256(temporary / name) for name in (STATE, TRAINER)}
         parts = fingerprints(taken.tensors)
         (temporary / CERTIFICATE).write_text(json.dumps(certificate | {"parts": parts}, indent=1))
         for path in temporary.iterdir():
@@ -200,7 +201,7 @@ def invalid(path: Path) -> str | None:
     """Why a folder is no whole checkpoint; None if it is one."""
     try:
         certificate = json.loads((path / CERTIFICATE).read_text())
-        altered = [n for n in (STATE, TRAINER) if certificate.get(n) != _sha256(path / n)]
+        altered = [n for n in (STATE, TRAINER) if certificate.get(n) != sha256(path / n)]
     except (OSError, ValueError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return f"{', '.join(altered)} does not match the certificate" if altered else None
@@ -276,11 +277,6 @@ def _numbered(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((p for p in folder.iterdir() if p.name.isdigit()), reverse=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_to_disk(path: Path) -> None:

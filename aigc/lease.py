@@ -171,10 +171,10 @@ class Claim:
     def check(self) -> None:
         """Raise LeaseLost if another driver took the run over; OSError if that cannot be known."""
         found = _place(self.where).read()
-        holder = _parse(found[0], self.where) if found else None
-        if holder is None or holder.id != self.id:
-            by = holder.name if holder else "whoever deleted its lease"
-            raise LeaseLost(f"{self.where} was taken over by {by}")
+        with suppress(ValueError):
+            if found and _parse(found[0], self.where).id == self.id:
+                return
+        raise LeaseLost(f"{self.where} was taken over by {_taken_by(found, self.where)}")
 
 
 def holder(where: Path | str) -> Holder | None:
@@ -284,11 +284,7 @@ class Lease:
     def _renew(self) -> None:
         if self._write(self._me):
             return
-        found = self._place.read()
-        try:
-            by = _parse(found[0], self.where).name if found else "whoever deleted its lease"
-        except ValueError:
-            by = "whoever overwrote its lease"
+        by = _taken_by(self._place.read(), self.where)
         silent = time.clock_gettime(_CLOCK) - self._renewed
         self._reason = (
             f"{self.where} was taken over by {by}, {silent:.0f} s after this driver last renewed"
@@ -344,6 +340,14 @@ def _parse(data: bytes, where: str) -> Holder:
         raise ValueError(
             f"{where}/{LEASE} is no lease ({error}); delete it if nobody trains this run"
         ) from None
+
+
+def _taken_by(found: tuple[bytes, Any] | None, where: str) -> str:
+    """Whose a lease is that was ours, for messages."""
+    try:
+        return _parse(found[0], where).name if found else "whoever deleted its lease"
+    except ValueError:
+        return "whoever overwrote its lease"
 
 
 def _refusal(where: str, holder: Holder | None) -> str:

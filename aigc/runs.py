@@ -20,7 +20,7 @@ from typing import Any, Literal
 import tyro
 
 from aigc.lease import holder
-from aigc.storage import bring_small_files, is_remote
+from aigc.storage import CERTIFICATE, bring_small_files, is_remote
 
 State = Literal["training", "done", "stopped", "failed"]
 
@@ -254,7 +254,7 @@ def _numbered(checkpoints: Path) -> list[Path]:
 
 def _checkpoints(folder: Path) -> list[dict[str, Any]]:
     """trainer.json of every checkpoint that was finished, newest first; states are not read."""
-    finished = [p for p in _numbered(folder / "checkpoints") if (p / "certificate.json").exists()]
+    finished = [p for p in _numbered(folder / "checkpoints") if (p / CERTIFICATE).exists()]
     return [facts for path in finished if (facts := _read(path / "trainer.json")) is not None]
 
 

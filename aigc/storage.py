@@ -93,19 +93,30 @@ def bring_small_files(uri: str, folder: Path) -> None:
     """
     fs, root = filesystem(uri)
     with store_errors(uri):
-        try:
-            found = fs.find(root, detail=True)
-        except FileNotFoundError as error:
-            raise ValueError(f"there is no bucket {root.partition('/')[0]!r}") from error
-        for path, facts in found.items():
-            parts = path.removeprefix(f"{root}/").split("/")
-            if not any(fnmatch("/".join(parts[1:]), pattern) for pattern in SMALL):
+        for name, facts in _find(fs, root).items():
+            if not any(fnmatch(name.partition("/")[2], pattern) for pattern in SMALL):
                 continue
-            target = folder.joinpath(*parts)
+            target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(path, str(target))
+            fs.get_file(f"{root}/{name}", str(target))
             changed = facts["LastModified"].timestamp()
             os.utime(target, (changed, changed))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's contents, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find(fs: Any, root: str) -> dict[str, dict[str, Any]]:
+    """Facts of all objects by their names below the root. Raises ValueError without the bucket."""
+    try:
+        found = fs.find(root, detail=True)
+    except FileNotFoundError as error:
+        bucket = root.partition("/")[0]
+        raise ValueError(f"there is no bucket {bucket!r}; create it first") from error
+    return {path.removeprefix(f"{root}/"): facts for path, facts in found.items()}
 
 
 class Mirror:
@@ -193,12 +204,7 @@ class Mirror:
 
     def _list(self) -> list[str]:
         """Names of all objects below the root, a checkpoint's certificate before its files."""
-        try:
-            found = self.filesystem.find(self.root)
-        except FileNotFoundError as error:
-            bucket = self.root.partition("/")[0]
-            raise ValueError(f"there is no bucket {bucket!r}; create it first") from error
-        names = (path.removeprefix(f"{self.root}/") for path in found)
+        names = _find(self.filesystem, self.root)
         return sorted(names, key=lambda name: (not name.endswith(CERTIFICATE), name))
 
     def _fetch(self, name: str, there: list[str]) -> bool:
@@ -288,12 +294,5 @@ def _equals(checkpoint: Path, certificate: bytes) -> bool:
 
 def _altered(folder: Path, hashes: dict[str, str]) -> list[str]:
     """Names of files that are missing or not what their hash says."""
-    return [name for name, expected in hashes.items() if _sha256(folder / name) != expected]
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return ""
+    files = {name: folder / name for name in hashes}
+    return [n for n, path in files.items() if not path.exists() or sha256(path) != hashes[n]]

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.s3 import bucket, s3
 
 __all__ = ["bucket", "s3"]
-from hypothesis import settings
 
 # No test asserts a time, hypothesis's deadline of 200 ms per example included.
 settings.register_profile("aigc", deadline=None)

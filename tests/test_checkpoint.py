@@ -69,7 +69,7 @@ def test_the_certificate_covers_every_part(tmp_path: Path) -> None:
     named = load_file(path / checkpoint.STATE)
     named["average/layers.0.bias"][0] += 1
     save_file(named, path / checkpoint.STATE)
-    certificate[checkpoint.STATE] = checkpoint._sha256(path / checkpoint.STATE)
+    certificate[checkpoint.STATE] = checkpoint.sha256(path / checkpoint.STATE)
     (path / checkpoint.CERTIFICATE).write_text(json.dumps(certificate))
     with pytest.raises(ValueError, match="average was altered"):
         checkpoint.load(path, TrainState(small("fc_gan:ring")))

@@ -207,14 +207,7 @@ def two(bench: Bench) -> str:
         "",
         "| samples of each process per batch | | efficiency (min to max) | bar |",
         "|---|---|--:|---|",
-        *efficiency(BATCH, "ours", doubled, figures, "ours, 1 worker", EFFICIENCY),
-        *efficiency(
-            BATCH, "torchrun", figures.get("torchrun, twice the batch"), figures, "one loop", None
-        ),
-        *efficiency(
-            BATCH // 2, "ours", figures["ours, 2 workers"], figures, "ours, 1 worker", EFFICIENCY
-        ),
-        *efficiency(BATCH // 2, "torchrun", figures.get("torchrun"), figures, "one loop", None),
+        *efficiencies(figures),
         "",
         f"A process alone, with nobody to wait for, makes {statistics.median(halved):.2f}"
         f" of its samples/s when its batch is {BATCH // 2} instead of {BATCH}: the most that two"
@@ -228,19 +221,20 @@ def shares(some: list[float], whole: list[float]) -> list[float]:
     return [a / b for a, b in zip(some, whole, strict=True)]
 
 
-def efficiency(
-    size: int,
-    name: str,
-    both: list[float] | None,
-    figures: Figures,
-    one: str,
-    bar: float | None,
-) -> list[str]:
-    """A row of the table of efficiencies, or none if a figure is missing."""
-    if both is None or one not in figures:
-        return []
-    gain = [share / 2 for share in shares(both, figures[one])]
-    return [f"| {size} | {name} | {spread(gain)} | {verdict(gain, bar)} |"]
+def efficiencies(figures: Figures) -> list[str]:
+    """Rows of the table of efficiencies; those that lack a figure are left out."""
+    rows = []
+    for size, suffix in ((BATCH, ", twice the batch"), (BATCH // 2, "")):
+        for name, two_of, one in (
+            ("ours", "ours, 2 workers", "ours, 1 worker"),
+            ("torchrun", "torchrun", "one loop"),
+        ):
+            both = figures.get(two_of + suffix)
+            if both and one in figures:
+                gain = [share / 2 for share in shares(both, figures[one])]
+                met = verdict(gain, EFFICIENCY if name == "ours" else None)
+                rows.append(f"| {size} | {name} | {spread(gain)} | {met} |")
+    return rows
 
 
 def table(first: str) -> list[str]:

@@ -339,21 +339,31 @@ def kind(process: psutil.Process) -> str:
     return "ray::" + re.split(r"[:.]", text.split()[0].removeprefix("ray::"))[0]
 
 
+def settled(process: psutil.Process) -> set[Any]:
+    """Where a process listens; Ray's agents may still be starting, and get a while for it."""
+    end = time.monotonic() + 20
+    while True:
+        connections = process.net_connections("inet")
+        listening = {c.laddr for c in connections if c.status == psutil.CONN_LISTEN}
+        expected, _ = SOCKETS.get(kind(process), (0, ""))
+        if not listening or len(listening) >= expected or time.monotonic() > end:
+            return listening
+        time.sleep(0.2)
+
+
 def test_everything_listens_on_loopback_but_what_is_known_not_to(pair: Server) -> None:
     for process in [psutil.Process(pair.process.pid), *pair.tree()]:
         try:
-            connections = process.net_connections("inet")
+            listening = settled(process)
         except psutil.NoSuchProcess:
             continue  # Ray starts and ends idle workers as it likes
-        listening = {c.laddr for c in connections if c.status == psutil.CONN_LISTEN}
         if not listening:
             continue
         name = kind(process)
         outside = [a for a in listening if a.ip.removeprefix("::ffff:") != "127.0.0.1"]
         assert name in SOCKETS, (name, process.cmdline(), listening)
         expected, _ = SOCKETS[name]
-        # Ray's agents may still be starting: fewer is no fault, more is.
-        assert len(listening) <= expected, (name, listening)
+        assert len(listening) == expected, (name, listening)
         assert len(outside) == EVERYWHERE.get(name, 0), (name, listening)
 
 
