@@ -1,5 +1,7 @@
-"""One thread for torch, and what the tests of several packages share."""
+"""One thread for torch, one token for Ray, and what the tests of several packages share."""
 
+import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -9,6 +11,10 @@ from hypothesis import settings
 from tests.s3 import bucket, s3
 
 __all__ = ["bucket", "s3"]
+
+# Ray reads it once in a process: when it is imported, which collecting some modules does.
+if "RAY_AUTH_MODE" not in os.environ:
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 # No test asserts a time, hypothesis's deadline of 200 ms per example included.
 settings.register_profile("aigc", deadline=None)
