@@ -94,6 +94,8 @@ def train_worker(arguments: dict[str, Any]) -> Outcome:
             written=written,
             lost_samples=link.lost,
         )
+        if mirror:
+            mirror.push_files()  # the last lines are written after the last checkpoint
         return _leave(sync, outcome, link.wish)
 
 

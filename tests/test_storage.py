@@ -147,6 +147,9 @@ def test_the_command_trains_and_resumes_on_a_store(bucket: str, tmp_path: Path) 
     Mirror(f"{bucket}/command/run", tmp_path / "look").pull()
     look = Run(tmp_path / "look")
     assert look.facts()["samples"] == 2560
+    # Uploaded after the last checkpoint, which is written before its line.
+    last = (tmp_path / "look" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["samples"] == 2560
     assert [start["samples"] for start in look.starts()] == [0, 1280]
     lease = Mirror(f"{bucket}/command/run", tmp_path).filesystem
     assert json.loads(lease.cat_file("bucket/command/run/lease.json"))["released"]
