@@ -114,7 +114,7 @@ class Upsampler(nn.Sequential):
         height, width = upsampling_base(shape, widths, strides, kernel)
         layers: list[nn.Module] = [
             nn.Linear(features, widths[0] * height * width, bias=not batch_norm),
-            nn.Unflatten(1, (widths[0], height, width)),
+            _Pixels(1, (widths[0], height, width)),
         ]
         outputs = (*widths[1:], shape[0])
         for i, (c_in, c_out, stride) in enumerate(zip(widths, outputs, strides, strict=True)):
@@ -135,6 +135,14 @@ class Upsampler(nn.Sequential):
                 )
             )
         super().__init__(*layers)
+
+
+class _Pixels(nn.Unflatten):
+    """Rows to images, laid out as the weights that follow: no layer has to convert then."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        images: Tensor = super().forward(input)
+        return images.contiguous(memory_format=torch.channels_last)
 
 
 class Downsampler(nn.Module):
