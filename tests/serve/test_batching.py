@@ -24,6 +24,9 @@ from serve.batching import (
 )
 from tests.serve.test_fair import Counted
 
+HELD_S = 10.0
+"""A thread held for longer lets go: a test that fails must end, and so must its process."""
+
 
 class Doubler:
     """A lane that doubles; refuses the numbers named, may be held."""
@@ -37,7 +40,7 @@ class Doubler:
         self.observed: list[Batch] = []
 
     def run(self, inputs: Mapping[str, Any]) -> Arrays:
-        self.open.wait()
+        assert self.open.wait(HELD_S), "nobody let the batch through"
         numbers = inputs["x"]
         if self.bad & set(numbers.tolist()):
             raise ValueError("bad number")
@@ -68,7 +71,7 @@ class Stepped(Doubler):
     def run(self, inputs: Mapping[str, Any]) -> Arrays:
         numbers = set(inputs["x"].tolist())
         if not numbers <= self.failed:  # else a batch that failed is run again, job by job
-            self.steps.acquire()
+            assert self.steps.acquire(timeout=HELD_S), "nobody let the batch through"
         if self.bad & numbers:
             self.failed |= numbers
         return super().run(inputs)
@@ -565,3 +568,36 @@ def test_what_is_full_or_has_a_deadline_or_finds_work_running_does_not_linger() 
 def test_a_negative_linger_is_refused() -> None:
     with pytest.raises(ValueError, match="linger_s must be at least 0, got -1"):
         Batcher(max_queue=1, linger_s=-1)
+
+
+def test_the_room_of_a_job_that_failed_goes_to_the_others_at_once() -> None:
+    async def main() -> None:
+        lane, batcher = Doubler(4), Batcher(max_queue=100)
+        bad = Job(lane=lane, n=8, draw=bad_draw)
+        outcomes = await asyncio.gather(
+            batcher.submit(bad), batcher.submit(lane.job(100, 6)), return_exceptions=True
+        )
+        assert isinstance(outcomes[0], KeyError)
+        assert lane.batches == [[100, 101], [102, 103, 104, 105]]
+        assert [batch.size for batch in lane.observed] == [4, 4]
+
+    asyncio.run(main())
+
+
+def test_who_hangs_up_as_a_batch_ends_is_not_in_the_next() -> None:
+    class HangsUp(Doubler):
+        def observe(self, batch: Batch) -> None:
+            tasks[1].cancel()  # after this the next batch is taken, and then the task is told
+
+    tasks: list[asyncio.Task[Arrays]] = []
+
+    async def main() -> None:
+        lane, batcher = HangsUp(4), Batcher(max_queue=100)
+        tasks.extend(await _fill(batcher, lane, 3))
+        lane.open.set()
+        await asyncio.wait(tasks)
+        await settled(lambda: batcher.running_since_s is None)
+        assert lane.batches == [[0]]
+        assert batcher.queued == 0
+
+    asyncio.run(main())
