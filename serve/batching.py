@@ -4,226 +4,292 @@
     pixels = await batcher.submit(Job(lane=lane, n=100, draw=draw))
 
 The unit is the sample. While a batch runs in the one inference thread, arriving samples queue up
-and form the next batch: nothing lingers when the machine is idle, and batches grow by themselves
-under load. A lane is one graph; a batch never mixes lanes.
+and form the next batch: nothing lingers when the machine is idle unless asked to, and batches grow
+by themselves under load. A lane is one graph; a batch never mixes lanes. Who runs next is decided
+in `serve.fair`.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
-import numpy as np
-from numpy.typing import NDArray
+from serve.fair import Arrays, Batch, Fair, Job, Lane, Piece, Queue, most_batches
+from serve.inference import Outcome, run
 
-Arrays = dict[str, NDArray[Any]]
+__all__ = [
+    "Arrays",
+    "Batch",
+    "Batcher",
+    "ClosedError",
+    "DeadlineError",
+    "Job",
+    "Lane",
+    "OverloadedError",
+    "Piece",
+    "Queue",
+]
+
+MAX_RETRY_AFTER_S = 30
 
 logger = logging.getLogger(__name__)
 
 
 class OverloadedError(Exception):
-    """The queue is full. `retry_after_s` is when it may have room again."""
+    """The queue is full, or too long for a deadline. `retry_after_s` is when to come again."""
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__(f"the queue is full, try again in {retry_after_s} s")
+    def __init__(self, retry_after_s: int, reason: str = "the queue is full") -> None:
+        super().__init__(f"{reason}, try again in {retry_after_s} s")
         self.retry_after_s = retry_after_s
+
+
+class DeadlineError(Exception):
+    """The job's deadline passed before its last samples were taken; they were not run."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(
+            f"the deadline passed before all {n} samples were run; ask for fewer or allow more time"
+        )
 
 
 class ClosedError(Exception):
     """The batcher was closed before the job was done."""
 
 
-class Lane(Protocol):
-    """A graph that takes batches."""
+@dataclass(kw_only=True)
+class Pace:
+    """How long a lane's samples take, the last batches counting most.
+
+    Both are exponential moving averages over batches. The average of the ratio instead would let
+    many small batches, which are dear by the sample, outweigh the large ones that a queue makes.
+    """
+
+    seconds: float = 0.0
+    samples: float = 0.0
+
+    def add(self, size: int, seconds: float) -> None:
+        """A batch of `size` samples took so long."""
+        weight = 0.2 if self.samples else 1.0
+        self.seconds += weight * (seconds - self.seconds)
+        self.samples += weight * (size - self.samples)
 
     @property
-    def max_batch(self) -> int:
-        """Most samples per run."""
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Inputs with a batch axis first -> outputs with the same batch axis. In a thread."""
-
-    def observe(self, batch: "Batch") -> None:
-        """Told of every batch that ran, on the event loop: here metrics are counted."""
+    def seconds_per_sample(self) -> float:
+        """0 before the first batch."""
+        return self.seconds / self.samples if self.samples else 0.0
 
 
-@dataclass(eq=False, kw_only=True)
-class Job:
-    """One request: `n` samples of a lane."""
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """The batch now in the thread."""
 
     lane: Lane
-    n: int
-    draw: Callable[[int, int], Arrays]
-    """(start, stop) -> the inputs of samples start .. stop - 1 of this job. Runs in the thread."""
-    taken: int = 0
-    """Samples that went into a batch already."""
-    parts: list[Arrays] = field(default_factory=list)
-    queued_at_s: float = 0.0
-    waited_s: float | None = None
-    """From submission to the first batch, by the monotonic clock."""
-    done: "asyncio.Future[Arrays] | None" = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Samples start .. stop - 1 of a job, in one batch."""
-
-    job: Job
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """A batch that ran: its size, how long the thread took, and the waits that ended with it."""
-
     size: int
-    seconds: float
-    waits_s: tuple[float, ...]
-
-
-class Queue(Protocol):
-    """Which samples run next. Another order is another class with these three methods."""
-
-    def push(self, job: Job) -> None:
-        """Append a job."""
-
-    def take(self) -> list[Piece]:
-        """The next batch: pieces of one lane, at most its max_batch samples. Empty if none."""
-
-    def discard(self, job: Job) -> None:
-        """Forget the samples of a job that were not taken yet."""
-
-
-class Fifo:
-    """First come, first served; later jobs of the same lane fill the batch."""
-
-    def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()
-
-    def push(self, job: Job) -> None:
-        self._jobs.append(job)
-
-    def take(self) -> list[Piece]:
-        if not self._jobs:
-            return []
-        lane = self._jobs[0].lane
-        room = lane.max_batch
-        pieces: list[Piece] = []
-        passed: list[Job] = []
-        while self._jobs and room:
-            job = self._jobs.popleft()
-            if job.lane is not lane:
-                passed.append(job)
-                continue
-            stop = min(job.n, job.taken + room)
-            pieces.append(Piece(job=job, start=job.taken, stop=stop))
-            room -= stop - job.taken
-            job.taken = stop
-            if stop < job.n:
-                self._jobs.appendleft(job)
-        self._jobs.extendleft(reversed(passed))
-        return pieces
-
-    def discard(self, job: Job) -> None:
-        if job.taken < job.n and job in self._jobs:
-            self._jobs.remove(job)
+    since_s: float
+    """By the monotonic clock."""
 
 
 class Batcher:
-    """Feeds one inference thread; lives on one event loop."""
+    """Feeds one inference thread; lives on one event loop.
+
+    `linger_s`: the longest that a batch that is not full is held back when nothing ran before it,
+    for others to join. A job with a deadline is not held back, nor what came with it.
+    """
 
     def __init__(
         self,
         *,
         max_queue: int,
         queue: Queue | None = None,
+        linger_s: float = 0.0,
         observe_queue: Callable[[int], None] = lambda _: None,
     ) -> None:
+        if linger_s < 0:
+            raise ValueError(f"linger_s must be at least 0, got {linger_s}")
         self._max_queue = max_queue
+        self._linger_s = linger_s
         self._observe_queue = observe_queue
-        self._queue: Queue = queue or Fifo()
+        self._queue: Queue = Fair() if queue is None else queue
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._pump: asyncio.Task[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self._running: Running | None = None
+        self._paces: WeakKeyDictionary[Lane, Pace] = WeakKeyDictionary()
         self._closed = False
-        self._samples_per_s = 0.0
         self.queued = 0
         """Samples waiting, those in the running batch not counted."""
-        self.running_since_s: float | None = None
+        self.shed_samples = 0
+        """Samples of all jobs that were refused with OverloadedError. Only grows."""
+
+    @property
+    def running_since_s(self) -> float | None:
         """When the batch now in the thread began, by the monotonic clock; None when idle."""
+        return self._running.since_s if self._running else None
+
+    @property
+    def work_s(self) -> float:
+        """Seconds until all that waits and runs is done, as far as its lanes were measured."""
+        waiting = self._queue.waiting.items()
+        rest = self._rest_s()
+        return rest + sum(each.samples * self.seconds_per_sample(lane) for lane, each in waiting)
+
+    def seconds_per_sample(self, lane: Lane) -> float:
+        """How long a sample of the lane took in its last batches; 0 before the first."""
+        pace = self._paces.get(lane)
+        return pace.seconds_per_sample if pace is not None else 0.0
+
+    def wait_s(self, lane: Lane, n: int) -> float:
+        """Estimated seconds until the last of `n` further samples of a lane would be taken.
+
+        Counted is what would run before it, not all that waits: a request of few samples passes
+        a large one. Lanes that never ran count nothing.
+        """
+        others = dict(self._queue.waiting)
+        own = others.pop(lane, None)
+        jobs, samples = (len(own.jobs), own.samples) if own else (0, 0)
+        all_of_it = -(-(samples + n) // lane.max_batch)
+        batches = min(all_of_it, most_batches(n, jobs + 1, lane.max_batch))
+        wait_s = self._rest_s() + self.seconds_per_sample(lane) * (batches - 1) * lane.max_batch
+        for other, waiting in others.items():
+            ahead = min(waiting.samples, batches * other.max_batch)
+            wait_s += self.seconds_per_sample(other) * ahead
+        return wait_s
 
     async def submit(self, job: Job) -> Arrays:
         """Run a job; outputs by name, batch axis first, in the order of its samples.
 
-        Raises OverloadedError at once if its samples do not fit in the queue, ClosedError after
-        close(), and what the job's own draw or run raised. Cancelling it takes its samples out of
-        the queue.
+        Raises OverloadedError at once if its samples do not fit in the queue or would wait there
+        for longer than its deadline, DeadlineError when that passes before all were taken,
+        ClosedError after close(), ValueError for n < 1, and what the job's own draw or run raised.
+        Cancelling it takes its samples out of the queue.
         """
         if self._closed:
             raise ClosedError
+        if job.n < 1:
+            raise ValueError(f"n must be at least 1, got {job.n}")
         if self.queued + job.n > self._max_queue:
-            raise OverloadedError(self._retry_after_s())
-        job.done = asyncio.get_running_loop().create_future()
+            self.shed_samples += job.n
+            raise OverloadedError(_retry_after_s(self.work_s))
         job.queued_at_s = time.monotonic()
+        loop = asyncio.get_running_loop()
+        timer = None
+        if job.deadline_s is not None:
+            slack_s = job.deadline_s - job.queued_at_s
+            self._check_deadline(job, slack_s)
+            timer = loop.call_later(slack_s, self._expire, job)
+        job.done = loop.create_future()
         self._queue.push(job)
         self._count(job.n)
         if self._pump is None:
-            self._pump = asyncio.create_task(self._run_queue())
+            self._wake(job)
         try:
             return await job.done
         finally:
+            if timer is not None:
+                timer.cancel()
             self._drop(job)
 
     def close(self) -> None:
         """Refuse new jobs and fail those that wait; the running batch ends in its thread."""
         self._closed = True
+        if self._lingering is not None:
+            self._lingering.cancel()
         while pieces := self._queue.take():
             for piece in pieces:
                 self._count(piece.start - piece.stop)
                 _fail(piece.job, ClosedError())
         self._thread.shutdown(wait=False)
 
+    def _check_deadline(self, job: Job, slack_s: float) -> None:
+        if slack_s <= 0:
+            raise DeadlineError(job.n)
+        wait_s = self.wait_s(job.lane, job.n)
+        if wait_s > slack_s:
+            self.shed_samples += job.n
+            reason = f"the wait of about {wait_s:.2g} s is longer than the deadline allows"
+            raise OverloadedError(_retry_after_s(wait_s - slack_s), reason)
+
+    def _wake(self, job: Job) -> None:
+        """Run the queue from the next turn of the event loop on, or after lingering."""
+        if self._linger_s and job.deadline_s is None:
+            waiting = self._queue.waiting[job.lane]
+            if waiting.samples < job.lane.max_batch:
+                if self._lingering is None:
+                    loop = asyncio.get_running_loop()
+                    self._lingering = loop.call_later(self._linger_s, self._start)
+                return
+        self._start()
+
+    def _start(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        self._pump = asyncio.get_running_loop().create_task(self._run_queue())
+
     async def _run_queue(self) -> None:
         """Run batches until the queue is empty. Ends; the next submit starts it again."""
         loop = asyncio.get_running_loop()
         try:
-            while pieces := self._queue.take():
-                size = sum(piece.stop - piece.start for piece in pieces)
-                self._count(-size)
-                started = self.running_since_s = time.monotonic()
-                waits = []
-                for piece in pieces:
-                    if piece.job.waited_s is None:
-                        piece.job.waited_s = started - piece.job.queued_at_s
-                        waits.append(piece.job.waited_s)
+            while pieces := self._take():
                 lane = pieces[0].job.lane
-                outcomes, seconds = await loop.run_in_executor(self._thread, _run, lane, pieces)
-                self.running_since_s = None
+                size = sum(piece.stop - piece.start for piece in pieces)
+                started = time.monotonic()
+                self._running = Running(lane=lane, size=size, since_s=started)
+                waits = _waits_s(pieces, started)
+                outcomes, seconds = await loop.run_in_executor(self._thread, run, lane, pieces)
+                self._running = None
                 for piece, outcome in zip(pieces, outcomes, strict=True):
                     self._settle(piece, outcome)
-                rate = size / max(seconds, 1e-6)
-                self._samples_per_s += 0.2 * (rate - self._samples_per_s)
+                self._paces.setdefault(lane, Pace()).add(size, seconds)
                 try:
-                    lane.observe(Batch(size=size, seconds=seconds, waits_s=tuple(waits)))
+                    lane.observe(Batch(size=size, seconds=seconds, waits_s=waits))
                 except Exception:  # counting must not cost those who wait their samples
                     logger.exception("a batch could not be counted")
         finally:
-            self.running_since_s = None
+            self._running = None
             self._pump = None
 
-    def _settle(self, piece: Piece, outcome: Arrays | Exception) -> None:
+    def _take(self) -> list[Piece]:
+        """The next batch, without the jobs that nobody waits for any more or that are too late.
+
+        Those leave the queue by themselves, but only when the event loop comes round to it.
+        """
+        while pieces := self._queue.take():
+            self._count(sum(piece.start - piece.stop for piece in pieces))
+            now = time.monotonic()
+            over = [piece for piece in pieces if _is_over(piece.job, now)]
+            if not over:
+                return pieces
+            for piece in over:
+                _fail(piece.job, DeadlineError(piece.job.n))
+                self._drop(piece.job)
+            if live := [piece for piece in pieces if piece not in over]:
+                return live
+        return []
+
+    def _settle(self, piece: Piece, outcome: Outcome) -> None:
         job = piece.job
+        if job.done is None or job.done.done():
+            return
+        if not isinstance(outcome, Exception):
+            try:
+                job.place(piece, outcome)
+            except Exception as error:  # a graph whose outputs differ in shape from run to run
+                outcome = error
         if isinstance(outcome, Exception):
             _fail(job, outcome)
             self._drop(job)
-            return
-        job.parts.append(outcome)
-        if piece.stop == job.n and job.done is not None and not job.done.done():
-            job.done.set_result(_concatenate(job.parts))
+        elif piece.stop == job.n:
+            job.done.set_result(job.outputs)
+
+    def _expire(self, job: Job) -> None:
+        """Its deadline passed. What was wholly taken before is still answered."""
+        if job.taken < job.n:
+            _fail(job, DeadlineError(job.n))
+            self._drop(job)
 
     def _drop(self, job: Job) -> None:
         """Take what is left of a job out of the queue."""
@@ -236,50 +302,34 @@ class Batcher:
         self.queued += samples
         self._observe_queue(self.queued)
 
-    def _retry_after_s(self) -> int:
-        return min(30, 1 + int(self.queued / max(self._samples_per_s, 1.0)))
+    def _rest_s(self) -> float:
+        """Seconds that the running batch should still take."""
+        if self._running is None:
+            return 0.0
+        whole = self._running.size * self.seconds_per_sample(self._running.lane)
+        return max(0.0, self._running.since_s + whole - time.monotonic())
+
+
+def _retry_after_s(wait_s: float) -> int:
+    return min(MAX_RETRY_AFTER_S, 1 + int(wait_s))
+
+
+def _is_over(job: Job, now_s: float) -> bool:
+    if job.done is None or job.done.done():
+        return True
+    return job.deadline_s is not None and job.deadline_s <= now_s
+
+
+def _waits_s(pieces: list[Piece], started_s: float) -> tuple[float, ...]:
+    """The waits that end with this batch, noted in their jobs."""
+    first = [piece.job for piece in pieces if piece.job.waited_s is None]
+    for job in first:
+        job.waited_s = started_s - job.queued_at_s
+    return tuple(started_s - job.queued_at_s for job in first)
 
 
 def _fail(job: Job, error: Exception) -> None:
+    if isinstance(error, StopIteration):  # a future does not take it
+        error = RuntimeError(f"the job raised {error!r}")
     if job.done is not None and not job.done.done():
         job.done.set_exception(error)
-
-
-def _concatenate(parts: list[Arrays]) -> Arrays:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _run(lane: Lane, pieces: list[Piece]) -> tuple[list[Arrays | Exception], float]:
-    """In the thread: draw each piece, run them together; an error is the outcome of its piece."""
-    started = time.monotonic()
-    drawn: list[Arrays | Exception] = []
-    for piece in pieces:
-        try:
-            drawn.append(piece.job.draw(piece.start, piece.stop))
-        except Exception as error:
-            drawn.append(error)
-    good = [inputs for inputs in drawn if not isinstance(inputs, Exception)]
-    ran: list[Arrays | Exception] = _run_together(lane, good) if good else []
-    outcomes = iter(ran)
-    answer = [inputs if isinstance(inputs, Exception) else next(outcomes) for inputs in drawn]
-    return answer, time.monotonic() - started
-
-
-def _run_together(lane: Lane, drawn: list[Arrays]) -> list[Arrays | Exception]:
-    """One run for all; when it fails, one for each, so that the fault stays with its own piece."""
-    sizes = [len(next(iter(inputs.values()))) for inputs in drawn]
-    try:
-        outputs = lane.run(_concatenate(drawn))
-        if any(len(array) != sum(sizes) for array in outputs.values()):
-            raise RuntimeError("the graph changed the size of the batch")
-    except Exception as error:
-        if len(drawn) == 1:
-            return [error]
-        return [outcome for inputs in drawn for outcome in _run_together(lane, [inputs])]
-    ends = np.cumsum(sizes)
-    return [
-        {name: array[end - size : end] for name, array in outputs.items()}
-        for size, end in zip(sizes, ends, strict=True)
-    ]

@@ -1,8 +1,11 @@
 """Every sample is answered once, in order, as if it were alone, whatever happens to the others."""
 
 import asyncio
+import re
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.batching import Arrays, Batch, Batcher, ClosedError, Fifo, Job, OverloadedError
+from serve.batching import (
+    Arrays,
+    Batch,
+    Batcher,
+    ClosedError,
+    DeadlineError,
+    Job,
+    OverloadedError,
+)
+from tests.serve.test_fair import Counted
+
+HELD_S = 10.0
+"""A thread held for longer lets go: a test that fails must end, and so must its process."""
 
 
 class Doubler:
@@ -25,7 +40,7 @@ class Doubler:
         self.observed: list[Batch] = []
 
     def run(self, inputs: Mapping[str, Any]) -> Arrays:
-        self.open.wait()
+        assert self.open.wait(HELD_S), "nobody let the batch through"
         numbers = inputs["x"]
         if self.bad & set(numbers.tolist()):
             raise ValueError("bad number")
@@ -45,56 +60,170 @@ async def settled(predicate: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-jobs = st.lists(
-    st.tuples(
-        st.integers(1, 9),  # n
-        st.sampled_from(["run", "cancel", "bad draw", "bad run"]),
-        st.integers(0, 1),  # lane
-    ),
-    max_size=12,
-)
+class Stepped(Doubler):
+    """A lane that lets batches through one by one."""
+
+    def __init__(self, max_batch: int, bad: frozenset[int], steps: threading.Semaphore) -> None:
+        super().__init__(max_batch, bad)
+        self.steps = steps
+        self.failed: set[int] = set()
+
+    def run(self, inputs: Mapping[str, Any]) -> Arrays:
+        numbers = set(inputs["x"].tolist())
+        if not numbers <= self.failed:  # else a batch that failed is run again, job by job
+            assert self.steps.acquire(timeout=HELD_S), "nobody let the batch through"
+        if self.bad & numbers:
+            self.failed |= numbers
+        return super().run(inputs)
 
 
-@given(jobs=jobs, max_batch=st.integers(1, 8))
-@settings(deadline=None, max_examples=60)
-def test_each_job_is_answered_as_if_alone(jobs: list[tuple[int, str, int]], max_batch: int) -> None:
-    async def main() -> None:
-        firsts = [1000 * (i + 1) for i in range(len(jobs))]
-        bad = frozenset(
-            first for first, job in zip(firsts, jobs, strict=True) if job[1] == "bad run"
+MAX_QUEUE = 40
+DEADLINES_S = {"late": -1.0, "soon late": 0.002, "no hurry": 3600.0}
+MAY_RAISE: dict[str, type[Exception]] = {
+    "bad draw": KeyError,
+    "bad run": ValueError,
+    "late": DeadlineError,
+    "soon late": DeadlineError,
+}
+
+
+@dataclass(frozen=True)
+class Arrive:
+    """Job number i has the samples 1000 i, 1000 i + 1, ..."""
+
+    lane: int
+    n: int
+    fate: str
+
+
+@dataclass(frozen=True)
+class HangUp:
+    which: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """The running batch ends."""
+
+
+fates = st.sampled_from(["run", "run", "run", "bad draw", "bad run", *DEADLINES_S])
+arrivals = st.builds(Arrive, lane=st.integers(0, 1), n=st.integers(1, 12), fate=fates)
+hang_ups = st.builds(HangUp, which=st.integers(0, 30))
+traces = st.lists(st.one_of(arrivals, arrivals, hang_ups, st.builds(Step)), max_size=40)
+
+
+class Played:
+    """A trace of events, played to its end, and what became of each job."""
+
+    def __init__(self, max_batch: int) -> None:
+        self.steps = threading.Semaphore(0)
+        self.lanes = [Stepped(max_batch, frozenset(), self.steps) for _ in range(2)]
+        self.queue = Counted()
+        self.depths: list[int] = []
+        self.batcher = Batcher(
+            max_queue=MAX_QUEUE, queue=self.queue, observe_queue=self.depths.append
         )
-        lanes = [Doubler(max_batch, bad), Doubler(max_batch, bad)]
-        batcher = Batcher(max_queue=1000)
-        tasks = []
-        for first, (n, fate, lane) in zip(firsts, jobs, strict=True):
-            job = lanes[lane].job(first, n)
-            if fate == "bad draw":
+        self.arrivals: list[Arrive] = []
+        self.jobs: list[Job] = []
+        self.tasks: list[asyncio.Task[Arrays]] = []
+        self.shed = 0
+        self.taken_at_hang_up: dict[Job, int] = {}
 
-                def draw(start: int, stop: int) -> Arrays:
-                    raise KeyError("bad draw")
-
-                job.draw = draw
-            tasks.append(asyncio.create_task(batcher.submit(job)))
+    async def play(self, trace: Sequence[Arrive | HangUp | Step]) -> list[Arrays | BaseException]:
+        for event in trace:
+            match event:
+                case Arrive():
+                    self.arrive(event)
+                case HangUp(which) if self.tasks:
+                    i = which % len(self.tasks)
+                    if self.tasks[i].cancel():
+                        self.taken_at_hang_up.setdefault(self.jobs[i], self.jobs[i].taken)
+                case Step():
+                    await self.step()
+            if len(trace) % 2:  # else whole bursts come within one turn of the event loop
+                await asyncio.sleep(0)
         await asyncio.sleep(0)
-        for task, (_, fate, _) in zip(tasks, jobs, strict=True):
-            if fate == "cancel":
-                task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        expected = {"cancel": asyncio.CancelledError, "bad draw": KeyError, "bad run": ValueError}
-        for first, (n, fate, _), outcome in zip(firsts, jobs, outcomes, strict=True):
-            if fate == "run":
-                assert isinstance(outcome, dict), outcome
-                assert outcome["y"].tolist() == [2 * x for x in range(first, first + n)]
-            else:
-                assert isinstance(outcome, expected[fate])
-        ran = [x for lane in lanes for batch in lane.batches for x in batch]
-        assert len(ran) == len(set(ran)), "a sample ran twice"
-        assert all(len(batch) <= max_batch for lane in lanes for batch in lane.batches)
-        await settled(lambda: batcher.running_since_s is None)
-        assert batcher.queued == 0
-        batcher.close()
+        self.steps.release(10_000)
+        outcomes = await asyncio.gather(*self.tasks, return_exceptions=True)
+        await settled(lambda: self.batcher.running_since_s is None)
+        self.batcher.close()
+        return outcomes
 
-    asyncio.run(main())
+    def arrive(self, event: Arrive) -> None:
+        first = 1000 * len(self.jobs)
+        lane = self.lanes[event.lane]
+        job = lane.job(first, event.n)
+        if event.fate == "bad draw":
+            job.draw = bad_draw
+        if event.fate == "bad run":
+            lane.bad |= {first + event.n // 2}
+        self.arrivals.append(event)
+        self.jobs.append(job)
+        self.tasks.append(asyncio.create_task(self.submit(job, event.fate)))
+
+    async def submit(self, job: Job, fate: str) -> Arrays:
+        if fate in DEADLINES_S:
+            job.deadline_s = time.monotonic() + DEADLINES_S[fate]
+        full = self.batcher.queued + job.n > MAX_QUEUE
+        try:
+            outputs = await self.batcher.submit(job)
+        except OverloadedError:
+            assert full or fate == "soon late"
+            self.shed += job.n
+            raise
+        assert not full
+        return outputs
+
+    async def step(self) -> None:
+        await asyncio.sleep(0)
+        since = self.batcher.running_since_s
+        if since is not None:
+            self.steps.release()
+            await settled(lambda: self.batcher.running_since_s != since)
+
+
+@given(trace=traces, max_batch=st.integers(1, 8))
+@settings(max_examples=150)
+def test_each_job_is_answered_as_if_alone(
+    trace: list[Arrive | HangUp | Step], max_batch: int
+) -> None:
+    async def main() -> tuple[Played, list[Arrays | BaseException]]:
+        played = Played(max_batch)
+        return played, await played.play(trace)
+
+    played, outcomes = asyncio.run(main())
+    for i, (job, arrival, outcome) in enumerate(
+        zip(played.jobs, played.arrivals, outcomes, strict=True)
+    ):
+        if isinstance(outcome, dict):
+            assert arrival.fate in ("run", "no hurry", "soon late")
+            assert outcome["y"].tolist() == [2 * (1000 * i + k) for k in range(job.n)]
+            assert played.queue.within_bound(job)
+        elif isinstance(outcome, asyncio.CancelledError):
+            assert job in played.taken_at_hang_up
+        else:
+            assert isinstance(outcome, (OverloadedError, MAY_RAISE.get(arrival.fate, ()))), outcome
+    _check_what_ran(played)
+    batcher = played.batcher
+    assert batcher.shed_samples == played.shed
+    assert (batcher.queued, batcher.work_s, played.queue.waiting) == (0, 0, {})
+    assert 0 <= min(played.depths, default=0) <= max(played.depths, default=0) <= MAX_QUEUE
+
+
+def _check_what_ran(played: Played) -> None:
+    """No sample twice, none too late, none that nobody waited for, no batch too large."""
+    ran = [x for lane in played.lanes for batch in lane.batches for x in batch]
+    assert len(ran) == len(set(ran)), "a sample ran twice"
+    for lane in played.lanes:
+        assert all(batch.size <= lane.max_batch for batch in lane.observed)
+    for job, index in ((played.jobs[x // 1000], x % 1000) for x in ran):
+        assert index < played.taken_at_hang_up.get(job, job.n), "ran after its client hung up"
+        if job.deadline_s is not None:
+            assert played.queue.taken_at_s[job, index] < job.deadline_s, "ran too late"
+
+
+def bad_draw(start: int, stop: int) -> Arrays:
+    raise KeyError("bad draw")
 
 
 async def _fill(batcher: Batcher, lane: Doubler, *sizes: int) -> list["asyncio.Task[Arrays]"]:
@@ -191,11 +320,284 @@ def test_a_lane_that_cannot_count_loses_no_samples() -> None:
     asyncio.run(main())
 
 
-def test_fifo_keeps_the_order_of_lanes_that_it_passes_over() -> None:
-    a, b = Doubler(4), Doubler(4)
-    queue = Fifo()
-    for job in (first := a.job(0, 1), second := b.job(10, 2), third := a.job(20, 1)):
-        queue.push(job)
-    assert [piece.job for piece in queue.take()] == [first, third]
-    assert [piece.job for piece in queue.take()] == [second]
-    assert queue.take() == []
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        ({"x": np.arange(3)}, r"to draw 2 samples, it drew \[3\]"),
+        ({"x": np.arange(2), "z": np.arange(1)}, r"it drew \[1, 2\]"),
+        ({}, "it drew none"),
+        (StopIteration(), "StopIteration"),
+    ],
+)
+def test_a_job_that_draws_nonsense_fails_alone(drawn: Arrays | Exception, message: str) -> None:
+    def draw(start: int, stop: int) -> Arrays:
+        if isinstance(drawn, Exception):
+            raise drawn
+        return drawn
+
+    async def main() -> None:
+        lane, batcher = Doubler(8), Batcher(max_queue=100)
+        jobs = [lane.job(10, 2), Job(lane=lane, n=2, draw=draw), lane.job(20, 2)]
+        before, wrong, after = await asyncio.gather(
+            *map(batcher.submit, jobs), return_exceptions=True
+        )
+        assert isinstance(before, dict)
+        assert isinstance(after, dict)
+        assert (before["y"].tolist(), after["y"].tolist()) == ([20, 22], [40, 42])
+        assert isinstance(wrong, RuntimeError)
+        assert re.search(message, str(wrong))
+
+    asyncio.run(main())
+
+
+def test_a_graph_whose_outputs_change_shape_fails_only_who_gets_both() -> None:
+    class Growing(Doubler):
+        def run(self, inputs: Mapping[str, Any]) -> Arrays:
+            outputs = super().run(inputs)
+            return {"y": np.tile(outputs["y"][:, None], len(self.batches))}
+
+    async def main() -> None:
+        lane, batcher = Growing(4), Batcher(max_queue=100)
+        large, small = await asyncio.gather(
+            batcher.submit(lane.job(0, 7)), batcher.submit(lane.job(10, 1)), return_exceptions=True
+        )
+        assert isinstance(large, ValueError)
+        assert isinstance(small, dict)
+        assert batcher.queued == 0
+
+    asyncio.run(main())
+
+
+def test_a_part_does_not_keep_its_whole_batch_in_memory() -> None:
+    async def main() -> None:
+        lane, batcher = Doubler(64), Batcher(max_queue=1000)
+        large, *_ = await asyncio.gather(
+            batcher.submit(lane.job(0, 100)), *(batcher.submit(lane.job(i, 1)) for i in range(500))
+        )
+        assert large["y"].base is None
+        assert large["y"].tolist() == list(range(0, 200, 2))
+
+    asyncio.run(main())
+
+
+def test_no_samples_are_no_job() -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+            await Batcher(max_queue=10).submit(Doubler().job(0, 0))
+
+    asyncio.run(main())
+
+
+def in_s(job: Job, seconds: float) -> Job:
+    job.deadline_s = time.monotonic() + seconds
+    return job
+
+
+def test_a_deadline_stops_what_is_partly_done_and_the_others_get_its_room() -> None:
+    async def main() -> None:
+        lane, batcher = Doubler(4), Batcher(max_queue=100)
+        lane.open.clear()
+        tasks = [asyncio.create_task(batcher.submit(in_s(lane.job(0, 9), 0.2)))]
+        await settled(lambda: batcher.running_since_s is not None)
+        tasks.append(asyncio.create_task(batcher.submit(lane.job(100, 4))))
+        with pytest.raises(DeadlineError, match="before all 9 samples were run; ask for fewer"):
+            await tasks[0]  # while its first four are still in the thread
+        assert batcher.queued == 4
+        lane.open.set()
+        assert (await tasks[1])["y"].tolist() == [200, 202, 204, 206]
+        assert lane.batches == [[0, 1, 2, 3], [100, 101, 102, 103]]
+
+    asyncio.run(main())
+
+
+def test_what_was_taken_in_time_is_answered_after_the_deadline() -> None:
+    async def main() -> None:
+        lane, batcher = Doubler(4), Batcher(max_queue=100)
+        lane.open.clear()
+        job = in_s(lane.job(0, 4), 0.2)
+        task = asyncio.create_task(batcher.submit(job))
+        await settled(lambda: job.deadline_s is not None and time.monotonic() > job.deadline_s)
+        lane.open.set()
+        assert (await task)["y"].tolist() == [0, 2, 4, 6]
+
+    asyncio.run(main())
+
+
+def test_expired_work_is_not_run_even_when_the_event_loop_was_busy() -> None:
+    async def main() -> None:
+        lane, batcher = Doubler(4), Batcher(max_queue=100)
+        late = asyncio.create_task(batcher.submit(in_s(lane.job(0, 4), 0.01)))
+        other = asyncio.create_task(batcher.submit(lane.job(10, 2)))
+        await asyncio.sleep(0)
+        time.sleep(0.02)  # before the first batch is taken, and no timer gets its turn
+        with pytest.raises(DeadlineError):
+            await late
+        await other
+        assert lane.batches == [[10, 11]]
+        assert batcher.queued == 0
+
+    asyncio.run(main())
+
+
+class Slow(Doubler):
+    """A lane whose samples take a known time at least."""
+
+    def run(self, inputs: Mapping[str, Any]) -> Arrays:
+        time.sleep(0.005 * len(inputs["x"]))
+        return super().run(inputs)
+
+
+def test_who_would_wait_for_longer_than_its_deadline_is_refused_at_once() -> None:
+    async def main() -> None:
+        lane, batcher = Slow(4), Batcher(max_queue=1000)
+        await batcher.submit(lane.job(0, 4))
+        assert batcher.seconds_per_sample(lane) >= 0.005
+        tasks = await _fill(batcher, lane, 400)
+        with pytest.raises(OverloadedError, match="longer than the deadline allows, try again in"):
+            await batcher.submit(in_s(lane.job(900, 100), 0.2))
+        assert batcher.shed_samples == 100
+        assert batcher.queued == 400
+        with pytest.raises(DeadlineError):
+            await batcher.submit(in_s(lane.job(900, 1), -1))
+        tasks.append(asyncio.create_task(batcher.submit(in_s(lane.job(800, 100), 3600))))
+        await asyncio.sleep(0)
+        assert batcher.queued == 500
+        for task in tasks:
+            task.cancel()
+        lane.open.set()
+        await asyncio.wait(tasks)
+
+    asyncio.run(main())
+
+
+def test_the_wait_of_a_small_job_is_not_that_of_the_large_one_that_it_passes() -> None:
+    async def main() -> None:
+        lane, other, batcher = Slow(4), Slow(8), Batcher(max_queue=1000)
+        assert batcher.wait_s(lane, 100) == 0  # nothing is known
+        await batcher.submit(lane.job(0, 4))
+        await batcher.submit(other.job(0, 8))
+        a, b = batcher.seconds_per_sample(lane), batcher.seconds_per_sample(other)
+        assert batcher.wait_s(lane, 4) == 0
+        assert batcher.wait_s(lane, 9) == pytest.approx(8 * a)
+        tasks = await _fill(batcher, lane, 400)
+        await settled(lambda: batcher.work_s == pytest.approx(400 * a))  # the running one is due
+        assert batcher.wait_s(lane, 1) == 0
+        assert batcher.wait_s(lane, 3) == pytest.approx(4 * a)
+        assert batcher.wait_s(other, 1) == pytest.approx(4 * a)  # one batch, then its turn
+        assert batcher.wait_s(other, 1000) == pytest.approx(400 * a + 992 * b)
+        tasks.append(asyncio.create_task(batcher.submit(in_s(lane.job(900, 1), 60))))
+        lane.open.set()
+        await tasks[-1]
+        tasks[1].cancel()
+        await asyncio.wait(tasks)
+
+    asyncio.run(main())
+
+
+def test_the_work_is_what_waits_at_each_lane_s_pace_and_the_rest_of_what_runs() -> None:
+    async def main() -> None:
+        a, b, batcher = Slow(4), Slow(4), Batcher(max_queue=1000)
+        assert batcher.work_s == 0
+        for n in (4, 1, 2, 4):
+            await batcher.submit(a.job(0, n))
+        seconds, samples = a.observed[0].seconds, float(a.observed[0].size)
+        for batch in a.observed[1:]:
+            seconds += 0.2 * (batch.seconds - seconds)
+            samples += 0.2 * (batch.size - samples)
+        assert batcher.seconds_per_sample(a) == pytest.approx(seconds / samples)
+        tasks = await _fill(batcher, a, 6, 5)
+        tasks.append(asyncio.create_task(batcher.submit(b.job(0, 7))))  # has never run
+        await asyncio.sleep(0)
+        least = 11 * batcher.seconds_per_sample(a)
+        assert least <= batcher.work_s <= least + batcher.seconds_per_sample(a) * 1.001
+        a.open.set()
+        await asyncio.gather(*tasks)
+        await settled(lambda: batcher.running_since_s is None)
+        assert batcher.work_s == 0
+        assert batcher.seconds_per_sample(b) > 0
+
+    asyncio.run(main())
+
+
+def test_lanes_take_turns() -> None:
+    async def main() -> None:
+        order: list[str] = []
+
+        class Named(Doubler):
+            def run(self, inputs: Mapping[str, Any]) -> Arrays:
+                order.append("a" if self is a else "b")
+                return super().run(inputs)
+
+        a, b, batcher = Named(4), Named(2), Batcher(max_queue=1000)
+        await asyncio.gather(batcher.submit(a.job(0, 20)), batcher.submit(b.job(0, 4)))
+        assert "".join(order) == "ababaaa"
+
+    asyncio.run(main())
+
+
+def test_a_lingering_batch_is_joined_by_those_that_come_in_time() -> None:
+    async def main() -> None:
+        lane, batcher = Doubler(4), Batcher(max_queue=100, linger_s=0.2)
+        first = asyncio.create_task(batcher.submit(lane.job(0, 1)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await asyncio.gather(first, batcher.submit(lane.job(10, 1)))
+        assert lane.batches == [[0, 10]]
+
+    asyncio.run(main())
+
+
+def test_what_is_full_or_has_a_deadline_or_finds_work_running_does_not_linger() -> None:
+    async def main() -> None:
+        lane, batcher = Doubler(4), Batcher(max_queue=100, linger_s=3600)
+        await asyncio.gather(batcher.submit(lane.job(0, 1)), batcher.submit(lane.job(10, 3)))
+        await asyncio.gather(
+            batcher.submit(lane.job(20, 1)), batcher.submit(in_s(lane.job(30, 1), 60))
+        )
+        await batcher.submit(lane.job(40, 5))
+        assert lane.batches == [[0, 10, 11, 12], [20, 30], [40, 41, 42, 43], [44]]
+        waiting = asyncio.create_task(batcher.submit(lane.job(50, 1)))
+        await asyncio.sleep(0)
+        batcher.close()
+        with pytest.raises(ClosedError):
+            await waiting
+
+    asyncio.run(main())
+
+
+def test_a_negative_linger_is_refused() -> None:
+    with pytest.raises(ValueError, match="linger_s must be at least 0, got -1"):
+        Batcher(max_queue=1, linger_s=-1)
+
+
+def test_the_room_of_a_job_that_failed_goes_to_the_others_at_once() -> None:
+    async def main() -> None:
+        lane, batcher = Doubler(4), Batcher(max_queue=100)
+        bad = Job(lane=lane, n=8, draw=bad_draw)
+        outcomes = await asyncio.gather(
+            batcher.submit(bad), batcher.submit(lane.job(100, 6)), return_exceptions=True
+        )
+        assert isinstance(outcomes[0], KeyError)
+        assert lane.batches == [[100, 101], [102, 103, 104, 105]]
+        assert [batch.size for batch in lane.observed] == [4, 4]
+
+    asyncio.run(main())
+
+
+def test_who_hangs_up_as_a_batch_ends_is_not_in_the_next() -> None:
+    class HangsUp(Doubler):
+        def observe(self, batch: Batch) -> None:
+            tasks[1].cancel()  # after this the next batch is taken, and then the task is told
+
+    tasks: list[asyncio.Task[Arrays]] = []
+
+    async def main() -> None:
+        lane, batcher = HangsUp(4), Batcher(max_queue=100)
+        tasks.extend(await _fill(batcher, lane, 3))
+        lane.open.set()
+        await asyncio.wait(tasks)
+        await settled(lambda: batcher.running_since_s is None)
+        assert lane.batches == [[0]]
+        assert batcher.queued == 0
+
+    asyncio.run(main())
