@@ -155,6 +155,19 @@ class Batcher:
         """Samples waiting, those in the running batch not counted."""
         self.running_since_s: float | None = None
         """When the batch now in the thread began, by the monotonic clock; None when idle."""
+        self.busy_s = 0.0
+        """Seconds that all batches so far took, the running one not counted. Only grows."""
+        self.shed_s = 0.0
+        """Seconds that the samples refused so far would have taken. Only grows."""
+
+    @property
+    def work_s(self) -> float:
+        """Seconds that the waiting samples will take, by the pace of the last batches."""
+        return self.queued * self._seconds_per_sample()
+
+    def _seconds_per_sample(self) -> float:
+        """0 before the first batch."""
+        return 1 / self._samples_per_s if self._samples_per_s else 0.0
 
     async def submit(self, job: Job) -> Arrays:
         """Run a job; outputs by name, batch axis first, in the order of its samples.
@@ -166,6 +179,7 @@ class Batcher:
         if self._closed:
             raise ClosedError
         if self.queued + job.n > self._max_queue:
+            self.shed_s += job.n * self._seconds_per_sample()
             raise OverloadedError(self._retry_after_s())
         job.done = asyncio.get_running_loop().create_future()
         job.queued_at_s = time.monotonic()
@@ -205,8 +219,10 @@ class Batcher:
                 self.running_since_s = None
                 for piece, outcome in zip(pieces, outcomes, strict=True):
                     self._settle(piece, outcome)
+                self.busy_s += seconds
                 rate = size / max(seconds, 1e-6)
-                self._samples_per_s += 0.2 * (rate - self._samples_per_s)
+                weight = 0.2 if self._samples_per_s else 1.0
+                self._samples_per_s += weight * (rate - self._samples_per_s)
                 try:
                     lane.observe(Batch(size=size, seconds=seconds, waits_s=tuple(waits)))
                 except Exception:  # counting must not cost those who wait their samples
