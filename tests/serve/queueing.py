@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -265,7 +266,7 @@ class Pool:
                 ready_s=self.now_s + self.machine.startup_s,
             )
             self.replicas.append(replica)
-            self._at(replica.ready_s, lambda one=replica: self._ready(one, self.now_s))
+            self._at(replica.ready_s, partial(self._ready, replica, replica.ready_s))
         for replica in living[target:]:  # the youngest
             replica.stopped_s = self.now_s
 
