@@ -113,20 +113,19 @@ def decide(
         newest = demand_of(scaling, fresh)
         keep = math.exp(-pause_s / scaling.average_s) if scaling.average_s else 0.0
         # From nothing there is nothing to average with: a pool that wakes must not wait.
-        demand = newest + keep * (demand - newest) if demand else newest
-        demand = 0.0 if demand < NOTHING else demand
-    wanted = math.ceil(round(demand, 6)) if fresh else target
+        demand = newest + keep * (demand - newest) if demand > NOTHING else newest
+    wanted = math.ceil(demand - NOTHING) if fresh else target
     if len(fresh) < len(reports):
         wanted = max(wanted, target)
-    wishes = _remember(scaling, memory.wishes, now_s, min(max(wanted, low), high))
+    wishes = _remember(scaling, memory.wishes, now_s, wanted)
     up = min(_since(wishes, now_s - scaling.upscale_delay_s))
     down = max(_since(wishes, now_s - scaling.downscale_delay_s))
     decided = min(max(min(max(target, up), down), low), high)
     return decided, Memory(wishes=wishes, demand=demand, heard=heard)
 
 
-NOTHING = 1e-4
-"""A moving average below this is no demand: it would never reach zero by itself."""
+NOTHING = 1e-6
+"""Replicas that are none: a moving average never comes down to 0, and sums are inexact."""
 
 
 def demand_of(scaling: Scaling, reports: Iterable[Report]) -> float:
@@ -158,7 +157,6 @@ def _remember(
     if last.replicas == wanted:
         kept = [*wishes[:-1], replace(last, end_s=now_s)]
     else:
-        # What was wished before was right until now.
         kept = [*wishes, Wish(start_s=now_s, end_s=now_s, replicas=wanted)]
     horizon = now_s - max(scaling.upscale_delay_s, scaling.downscale_delay_s)
     return tuple(wish for wish in kept if wish.end_s >= horizon)

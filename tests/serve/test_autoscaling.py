@@ -172,6 +172,49 @@ def test_the_formula() -> None:
     assert demand_of(scaling, []) == 0
 
 
+def test_more_is_started_when_it_was_needed_for_all_of_the_delay() -> None:
+    scaling = Scaling(upscale_delay_s=3.0, average_s=0.0)
+
+    def targets(shares: list[float]) -> list[int]:
+        memory, target, found = Memory(), 1, []
+        for second, busy in enumerate(shares):
+            report = Report(taken_s=second, work_s=0.0, busy=busy, shed=0.0)
+            target, memory = decide(
+                scaling,
+                memory,
+                now_s=float(second),
+                target=target,
+                low=1,
+                high=8,
+                reports={"one": report},
+            )
+            found.append(target)
+        return found
+
+    assert targets([1.0, 1.0, 1.0, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0]) == [1] * 7 + [2, 2]
+
+
+def test_a_demand_after_none_is_taken_as_it_is_and_then_averaged() -> None:
+    def report(second: float, work_s: float) -> dict[str, Report]:
+        return {"one": Report(taken_s=second, work_s=work_s, busy=0.0, shed=0.0)}
+
+    memory = Memory()
+    for second, work_s in enumerate((0.0, 4.0, 1.0)):
+        _, memory = decide(
+            SCALING,
+            memory,
+            now_s=float(second),
+            target=1,
+            low=1,
+            high=8,
+            reports=report(second, work_s),
+        )
+        if second == 1:
+            assert memory.demand == 4.0
+    keep = math.exp(-1 / SCALING.average_s)
+    assert memory.demand == pytest.approx(1.0 + keep * 3.0, abs=1e-6)
+
+
 def test_clocks_of_other_machines_do_not_matter() -> None:
     """A replica an hour behind is as fresh as one an hour ahead, while it goes on reporting."""
     memory, target = Memory(), 1
