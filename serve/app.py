@@ -3,7 +3,7 @@
     applications:
     - name: aigc
       import_path: serve.app:build
-      args: {artifacts: [s3://models/digits], replicas: 1..4, threads: 1}
+      args: {artifacts: [s3://models/digits], replicas: 1..4, scaling: {target_busy: 0.6}}
 
 Another pool would be another deployment in this application, reached by its handle.
 """
@@ -20,7 +20,7 @@ from ray.serve.schema import LoggingConfig
 from aigc.exporter import ENVIRONMENT
 from serve.autoscaling import Scaling, WorkPolicy
 from serve.http import Application
-from serve.settings import Settings, parse
+from serve.settings import ParsedScaling, Settings, parse
 
 NAME = "aigc"
 POOL = "default"
@@ -84,7 +84,7 @@ def build(args: Mapping[str, Any]) -> ray_serve.Application:
         ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": _environment(settings)}},
         **scaling,
     )
-    return pool.bind(asdict(replace(settings, artifacts=(), scaling=Scaling())))
+    return pool.bind(asdict(replace(settings, artifacts=(), scaling=ParsedScaling())))
 
 
 def autoscaling(scaling: Scaling, low: int, high: int) -> AutoscalingConfig:

@@ -39,6 +39,14 @@ class Limits:
             )
 
 
+class ParsedScaling(Scaling):
+    """A Scaling that msgspec may parse.
+
+    It leaves a cache in every class that it parses, and with one in it Ray could not pickle
+    Scaling, by value, into its controller.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything `serve.app:build` takes."""
@@ -54,7 +62,7 @@ class Settings:
     drain_file: str = ""
     """While this file exists, /readyz answers 503."""
     limits: Limits = field(default_factory=Limits)
-    scaling: Scaling = field(default_factory=Scaling)
+    scaling: ParsedScaling = field(default_factory=ParsedScaling)
     """When the number of replicas changes within its range."""
 
     def __post_init__(self) -> None:

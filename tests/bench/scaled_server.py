@@ -16,7 +16,7 @@ from typing import Any
 from serve import run as serve_run
 from serve.autoscaling import Scaling
 from serve.machine import Run
-from serve.settings import Settings
+from serve.settings import ParsedScaling, Settings
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         if "target_ongoing_requests" in options:
             app.autoscaling = request_count
         else:
-            settings = replace(settings, scaling=Scaling(**options))
+            settings = replace(settings, scaling=ParsedScaling(**options))
         deploy(run, config, settings)
 
     def request_count(scaling: Scaling, low: int, high: int) -> Any:

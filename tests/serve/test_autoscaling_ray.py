@@ -69,6 +69,7 @@ assert not any(name.split(".")[0] in ("serve", "aigc") for name in sys.modules i
 
 
 def test_the_controller_needs_neither_serve_nor_what_it_imports() -> None:
+    build({"artifacts": ["store/tiny"], "replicas": "1..4", "scaling": {"stale_s": 9.0}})
     pickled = autoscaling(Scaling(), 1, 4).policy.get_serialized_policy_def()
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ELSEWHERE], input=pickled, capture_output=True
