@@ -3,22 +3,24 @@
     applications:
     - name: aigc
       import_path: serve.app:build
-      args: {artifacts: [s3://models/digits], replicas: 1..4, threads: 1}
+      args: {artifacts: [s3://models/digits], replicas: 1..4, scaling: {target_busy: 0.6}}
 
 Another pool would be another deployment in this application, reached by its handle.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from ray import serve as ray_serve
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import LoggingConfig
 
 from aigc.exporter import ENVIRONMENT
+from serve.autoscaling import Scaling, WorkPolicy
 from serve.http import Application
-from serve.settings import Settings, parse
+from serve.settings import ParsedScaling, Settings, parse
 
 NAME = "aigc"
 POOL = "default"
@@ -26,8 +28,8 @@ POOL = "default"
 MAX_ONGOING_REQUESTS = 4096
 """Far above what a replica's queue takes: shedding is the batcher's decision, not Serve's."""
 
-TARGET_ONGOING_REQUESTS = 16
-"""Requests in progress per replica at which the pool neither grows nor shrinks."""
+REPORT_INTERVAL_S = 1.0
+"""How often a replica tells the controller of its work."""
 
 
 class Pool:
@@ -47,6 +49,9 @@ class Pool:
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         await self._replica.configure(user_config["artifacts"])
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        return self._replica.autoscaling_stats()
+
     async def check_health(self) -> None:
         self._replica.check_health()
 
@@ -55,7 +60,8 @@ def build(args: Mapping[str, Any]) -> ray_serve.Application:
     """The application for `serve.settings.Settings` as a plain dictionary.
 
     Artifacts go into user_config: changing them reconfigures the replicas that there are, whereas
-    a change of anything else starts new ones. Raises ValueError for an unknown or wrong option.
+    a change of what a replica is made with starts new ones. Raises ValueError for an unknown or
+    wrong option.
     """
     settings = parse(args)
     if not settings.artifacts:
@@ -63,16 +69,7 @@ def build(args: Mapping[str, Any]) -> ray_serve.Application:
     low, high = settings.replicas
     scaling: dict[str, Any] = {"num_replicas": low}
     if low != high:
-        scaling = {
-            "autoscaling_config": AutoscalingConfig(
-                min_replicas=low,
-                max_replicas=high,
-                initial_replicas=low,
-                target_ongoing_requests=TARGET_ONGOING_REQUESTS,
-                upscale_delay_s=2.0,
-                downscale_delay_s=60.0,
-            )
-        }
+        scaling = {"autoscaling_config": autoscaling(settings.scaling, low, high)}
     pool = ray_serve.deployment(
         ray_serve.ingress()(Pool),
         name=POOL,
@@ -87,7 +84,26 @@ def build(args: Mapping[str, Any]) -> ray_serve.Application:
         ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": _environment(settings)}},
         **scaling,
     )
-    return pool.bind(asdict(replace(settings, artifacts=())))
+    return pool.bind(asdict(replace(settings, artifacts=(), scaling=ParsedScaling())))
+
+
+def autoscaling(scaling: Scaling, low: int, high: int) -> AutoscalingConfig:
+    """Replicas by work, between `low` and `high`. A pool behind a handle may have low = 0."""
+    with warnings.catch_warnings():
+        # Ray 2.60 calls metrics_interval_s deprecated, but nothing else sets the interval: the
+        # variables that it names instead are read nowhere.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return AutoscalingConfig(
+            min_replicas=low,
+            max_replicas=high,
+            initial_replicas=max(low, 1),
+            metrics_interval_s=REPORT_INTERVAL_S,
+            look_back_period_s=5 * REPORT_INTERVAL_S,
+            # The policy has its own delays.
+            upscale_delay_s=0.0,
+            downscale_delay_s=0.0,
+            policy=AutoscalingPolicy(policy_function=WorkPolicy, policy_kwargs=asdict(scaling)),
+        )
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -123,6 +123,10 @@ class Batcher:
         """Samples waiting, those in the running batch not counted."""
         self.shed_samples = 0
         """Samples of all jobs that were refused with OverloadedError. Only grows."""
+        self.busy_s = 0.0
+        """Seconds that all batches so far took, the running one not counted. Only grows."""
+        self.shed_s = 0.0
+        """Seconds that the refused samples would have taken. Only grows."""
 
     @property
     def running_since_s(self) -> float | None:
@@ -171,7 +175,7 @@ class Batcher:
         if job.n < 1:
             raise ValueError(f"n must be at least 1, got {job.n}")
         if self.queued + job.n > self._max_queue:
-            self.shed_samples += job.n
+            self._count_shed(job)
             raise OverloadedError(_retry_after_s(self.work_s))
         job.queued_at_s = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -208,7 +212,7 @@ class Batcher:
             raise DeadlineError(job.n)
         wait_s = self.wait_s(job.lane, job.n)
         if wait_s > slack_s:
-            self.shed_samples += job.n
+            self._count_shed(job)
             reason = f"the wait of about {wait_s:.2g} s is longer than the deadline allows"
             raise OverloadedError(_retry_after_s(wait_s - slack_s), reason)
 
@@ -243,6 +247,7 @@ class Batcher:
                 self._running = None
                 for piece, outcome in zip(pieces, outcomes, strict=True):
                     self._settle(piece, outcome)
+                self.busy_s += seconds
                 self._paces.setdefault(lane, Pace()).add(size, seconds)
                 try:
                     lane.observe(Batch(size=size, seconds=seconds, waits_s=waits))
@@ -297,6 +302,10 @@ class Batcher:
             self._queue.discard(job)
             self._count(job.taken - job.n)
             job.taken = job.n
+
+    def _count_shed(self, job: Job) -> None:
+        self.shed_samples += job.n
+        self.shed_s += job.n * self.seconds_per_sample(job.lane)
 
     def _count(self, samples: int) -> None:
         self.queued += samples

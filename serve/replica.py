@@ -14,6 +14,7 @@ from aigc import exporter
 from serve.batching import Batcher
 from serve.hosting import Models
 from serve.http import NO_STORE, Application, HTTPError, Receive, Response, Scope
+from serve.load import Load
 from serve.metrics import Metrics
 from serve.native import NativeApi
 from serve.openapi import document
@@ -42,6 +43,7 @@ class Replica:
         self._batcher = Batcher(
             max_queue=settings.limits.max_queue, observe_queue=self._metrics.queued.set
         )
+        self._load = Load(self._batcher)
         self._loading: asyncio.Task[None] | None = None
         sampler = Sampler(
             models=lambda: self._models,
@@ -102,6 +104,10 @@ class Replica:
         since = self._batcher.running_since_s
         if since is not None and time.monotonic() - since > STUCK_S:
             raise RuntimeError(f"a batch has been running for more than {STUCK_S:.0f} s")
+
+    def autoscaling_stats(self) -> dict[str, float]:
+        """This replica's work, for serve.autoscaling. On the event loop, by one caller only."""
+        return self._load.report()
 
     def close(self) -> None:
         """Fail what waits, take no more."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from serve.autoscaling import Scaling
+
 MAX_SEED = 2**53 - 1
 """Largest seed and index over HTTP: JavaScript and most JSON readers keep integers exact so far."""
 
@@ -37,6 +39,14 @@ class Limits:
             )
 
 
+class ParsedScaling(Scaling):
+    """A Scaling that msgspec may parse.
+
+    It leaves a cache in every class that it parses, and with one in it Ray could not pickle
+    Scaling, by value, into its controller.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything `serve.app:build` takes."""
@@ -52,6 +62,8 @@ class Settings:
     drain_file: str = ""
     """While this file exists, /readyz answers 503."""
     limits: Limits = field(default_factory=Limits)
+    scaling: ParsedScaling = field(default_factory=ParsedScaling)
+    """When the number of replicas changes within its range."""
 
     def __post_init__(self) -> None:
         low, high = self.replicas
@@ -72,6 +84,7 @@ def parse(args: Mapping[str, Any]) -> Settings:
         document["replicas"] = parse_replicas(document["replicas"])
     _check_names(document, Settings, "")
     _check_names(document.get("limits", {}), Limits, "limits.")
+    _check_names(document.get("scaling", {}), Scaling, "scaling.")
     try:
         return msgspec.convert(document, Settings)
     except msgspec.ValidationError as error:
