@@ -4,9 +4,10 @@ A framework costs more per request than sampling a small model does, so the hot 
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -21,6 +22,8 @@ JSON = b"application/json"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,30 +34,59 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     """Stable, for programs."""
     message: str
     """One sentence, for people."""
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    """Whose fault it is, in OpenAI's words: by the status, 429 is rate_limit_error."""
+    param: str | None = None
+    """The field of the request that is at fault, if it is one."""
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every answer that is no success."""
+    """The body of every answer that is no success, in all dialects that let us choose."""
 
     error: ErrorDetail
 
 
 class HTTPError(Exception):
-    """An answer that is no success. `code` is stable, `message` one sentence for people."""
+    """An answer that is no success. `code` is stable, `message` one sentence for people.
+
+    `param` is the field of the request that is at fault, None if it is not one.
+    """
 
     def __init__(
-        self, status: int, code: str, message: str, headers: Headers | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Headers | None = None,
+        *,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.headers = headers or []
+        self.param = param
+
+    def body(self) -> bytes:
+        """ErrorBody as JSON."""
+        detail = ErrorDetail(
+            code=self.code,
+            message=self.message,
+            type=(
+                "server_error"
+                if self.status >= 500
+                else "rate_limit_error"
+                if self.status == 429
+                else "invalid_request_error"
+            ),
+            param=self.param,
+        )
+        return msgspec.json.encode(ErrorBody(error=detail))
 
     def response(self) -> "Response":
-        body = ErrorBody(error=ErrorDetail(code=self.code, message=self.message))
         headers = [*self.headers, NO_STORE]
-        return Response(msgspec.json.encode(body), JSON, status=self.status, headers=headers)
+        return Response(self.body(), JSON, status=self.status, headers=headers)
 
 
 @dataclass(frozen=True)
@@ -112,6 +144,21 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
 
 
 _CLOSE = (b"connection", b"close")
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str) -> T:
+    """The request that a route takes. Raises HTTPError 400, naming the field at fault."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        message = f"the body is not what {path} takes: {error}"
+        field = _FIELD.search(message)
+        param = field[1] if field else None
+        raise HTTPError(400, "malformed_body", message, param=param) from None
+
+
+_FIELD = re.compile(r"(?:field `|at `\$\.)(\w+)")
+"""How msgspec names a field that is missing, unknown or of the wrong type."""
 
 Endpoint = Callable[[Scope, Receive], Awaitable[Response]]
 Endpoints = Mapping[str, Endpoint]

@@ -7,6 +7,7 @@ reproducibility level that the answer states.
 """
 
 import base64
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ from serve.http import (
     Receive,
     Response,
     Scope,
+    decode,
     json_response,
     read_body,
 )
@@ -101,7 +103,7 @@ class SampleResponse(msgspec.Struct, kw_only=True):
 
 
 class ModelSummary(msgspec.Struct, kw_only=True):
-    """One hosted version of a model."""
+    """One hosted version of a model, and OpenAI's model object: id, object, created, owned_by."""
 
     id: str
     name: str
@@ -110,12 +112,17 @@ class ModelSummary(msgspec.Struct, kw_only=True):
     model: str
     preset: str
     digest: str
-    created: str
+    created: int
+    """Seconds since 1970; 0 if the manifest gives no time that can be read."""
+    created_at: str
+    """ISO 8601, UTC."""
     licence: str
     signatures: dict[str, Signature]
     reproducibility: dict[str, Reproducibility]
     """By signature, as measured by the replica that answered."""
     metrics: dict[str, float]
+    object: Literal["model"] = "model"
+    owned_by: Literal["aigc"] = "aigc"
 
 
 class ModelList(msgspec.Struct, kw_only=True):
@@ -150,7 +157,7 @@ class NativeApi:
     async def samples(self, scope: Scope, receive: Receive) -> Response:
         async def work(call: Call) -> Response:
             body = await read_body(scope, receive, self._sampler.limits.max_body_bytes)
-            request = self._decode(body)
+            request = decode(self._decoder, body, "/v1/samples")
             ask = self.check(request)
             call.metrics = ask.lane.metrics
             outputs = await self._sampler.run(ask)
@@ -158,13 +165,6 @@ class NativeApi:
             return await self._sampler.encoded(ask.n * ask.lane.values_per_sample, answer)
 
         return await self._sampler.counted(API, work)
-
-    def _decode(self, body: bytes) -> SampleRequest:
-        try:
-            return self._decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            message = f"the body is not what /v1/samples takes: {error}"
-            raise HTTPError(400, "malformed_body", message) from None
 
     def check(self, request: SampleRequest) -> Ask:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""
@@ -182,6 +182,7 @@ class NativeApi:
                 "format_needs_one_sample",
                 f"format png holds one image, so n must be 1, got {request.n}; take grid for one"
                 " picture of all, or json for one PNG per sample",
+                param="format",
             )
         if request.format in ("png", "grid") and ask.lane.image is None:
             raise HTTPError(
@@ -189,6 +190,7 @@ class NativeApi:
                 "format_needs_image",
                 f"signature {ask.lane.name!r} of {ask.lane.artifact.id} gives no image; take json"
                 " or npy",
+                param="format",
             )
         return ask
 
@@ -245,9 +247,19 @@ def summary(hosted: Hosted) -> ModelSummary:
         model=manifest.model,
         preset=f"{manifest.model}:{manifest.preset}",
         digest=manifest.digest,
-        created=manifest.created,
+        created=_unix_seconds(manifest.created),
+        created_at=manifest.created,
         licence=manifest.licence,
         signatures=manifest.signatures,
         reproducibility=artifact.reproducibility,
         metrics=manifest.metrics,
     )
+
+
+def _unix_seconds(created: str) -> int:
+    """A manifest's time, which nothing has checked yet."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return 0
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

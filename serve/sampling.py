@@ -118,7 +118,7 @@ class Sampler:
         hosted = models.find(reference)
         if hosted is None:
             message = f"unknown model {reference[:100]!r}; hosted are: {models.known()}"
-            raise HTTPError(404, "unknown_model", message)
+            raise HTTPError(404, "unknown_model", message, param="model")
         return hosted
 
     def lane(self, model: str, signature: str) -> SignatureLane:
@@ -131,6 +131,7 @@ class Sampler:
                 "unknown_signature",
                 f"{hosted.id} has no signature {signature[:100]!r}, it has:"
                 f" {', '.join(hosted.lanes)}",
+                param="signature",
             )
         return lane
 
@@ -153,30 +154,37 @@ class Sampler:
                 "signature_needs_input",
                 f"signature {signature!r} of {lane.artifact.id} needs {needs}, which a seed cannot"
                 " give",
+                param="signature",
             )
         self.check_n(n, lane)
         drawn = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
         if not 0 <= drawn <= MAX_SEED:
-            raise HTTPError(400, "seed_out_of_range", f"seed must be in [0, 2^53), got {drawn}")
+            message = f"seed must be in [0, 2^53), got {drawn}"
+            raise HTTPError(400, "seed_out_of_range", message, param="seed")
         if not 0 <= first_index <= MAX_SEED - n:
             raise HTTPError(
                 400,
                 "first_index_out_of_range",
                 f"first_index must be in [0, 2^53 - n), got {first_index}",
+                param="first_index",
             )
         check_label(label, n, lane)
         return Ask(lane=lane, n=n, seed=drawn, first_index=first_index, label=label)
 
+    def most(self, lane: SignatureLane) -> int:
+        """How many samples of a lane may be asked for at once."""
+        return min(self.limits.max_n, max(1, self.limits.max_values // lane.values_per_sample))
+
     def check_n(self, n: int, lane: SignatureLane) -> None:
         """Raise HTTPError 400 unless `n` samples of a lane may be asked for at once."""
-        limits = self.limits
-        most = min(limits.max_n, max(1, limits.max_values // lane.values_per_sample))
+        most = self.most(lane)
         if not 1 <= n <= most:
             raise HTTPError(
                 400,
                 "n_out_of_range",
                 f"n must be in [1, {most}] for {lane.artifact.id}, got {n}; ask several times with"
                 " the same seed and the next first_index",
+                param="n",
             )
 
     async def run(self, ask: Ask) -> Arrays:
@@ -258,12 +266,13 @@ def check_label(label: int | Sequence[int] | None, n: int, lane: SignatureLane) 
             400,
             "label_not_supported",
             f"{lane.artifact.id} takes no label: it was trained without classes",
+            param="label",
         )
     given = [label] if isinstance(label, int) else label
     if not isinstance(label, int) and len(label) != n:
         message = f"label must be one class or n of them: n is {n}, got {len(label)}"
-        raise HTTPError(400, "label_count", message)
+        raise HTTPError(400, "label_count", message, param="label")
     for value in given:
         if not 0 <= value < lane.num_classes:
             message = f"label must be in [0, {lane.num_classes}), got {value}"
-            raise HTTPError(400, "label_out_of_range", message)
+            raise HTTPError(400, "label_out_of_range", message, param="label")
