@@ -32,7 +32,6 @@ from aigc.artifact import codecs
 from serve.batching import Arrays
 from serve.hosting import PIXELS, SignatureLane
 from serve.http import (
-    NO_STORE,
     Endpoint,
     Endpoints,
     Headers,
@@ -74,7 +73,7 @@ def _field(description: str, **schema: Any) -> Meta:
 
 
 def _choice(name: str, description: str) -> Meta:
-    return _field(description, enum=[*_ALLOWED[name], None], default=_ALLOWED[name][0])
+    return _field(description, enum=[*_ALLOWED[name], None])
 
 
 class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,7 +102,7 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     style: Annotated[str | None, _choice("style", "There is one style.")] = None
     background: Annotated[str | None, _choice("background", "Images are opaque.")] = None
     moderation: Annotated[str | None, _choice("moderation", "Nothing is filtered.")] = None
-    stream: Annotated[bool | None, _field("Must not be true.")] = None
+    stream: Annotated[bool | None, _field("Images come whole.", enum=[False, None])] = None
     user: Annotated[str | None, _field("Accepted and not kept.")] = None
     safety_identifier: Annotated[str | None, _field("Accepted and not kept.")] = None
     seed: Annotated[

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -27,6 +27,8 @@ from serve.settings import MAX_SEED, Limits
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
+
+T = TypeVar("T")
 
 RETRY_SOON = (b"retry-after", b"1")
 
@@ -212,7 +214,7 @@ class Sampler:
             message = "this replica shuts down; try again"
             raise HTTPError(503, "shutting_down", message, [RETRY_SOON]) from None
 
-    async def encoded(self, values: int, encode: Callable[[], Response]) -> Response:
+    async def encoded(self, values: int, encode: Callable[[], T]) -> T:
         """What `encode` makes of so many values: in a thread if it would take long."""
         if values < ENCODE_INLINE_VALUES:
             return encode()

@@ -118,15 +118,18 @@ def read_png(data: bytes) -> tuple[NDArray[np.uint8], Provenance | None]:
 
     Raises ValueError for what is not one PNG of at most 64 megapixels.
     """
-    return _read(data, ("PNG",))
+    return _read(data, ("PNG",), MAX_PIXELS)
 
 
-def read_image(data: bytes) -> tuple[NDArray[np.uint8], Provenance | None]:
+def read_image(
+    data: bytes, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.uint8], Provenance | None]:
     """PNG, WebP or JPEG -> ((H, W, C) uint8, its provenance, None if it carries none of ours).
 
-    Raises ValueError for anything else, for animations, and above 64 megapixels.
+    Raises ValueError for anything else, for animations, and for more than `max_pixels`, which it
+    counts before it decodes.
     """
-    return _read(data, ("PNG", "WEBP", "JPEG"))
+    return _read(data, ("PNG", "WEBP", "JPEG"), max_pixels)
 
 
 def arranged(images: NDArray[np.uint8], provenance: Provenance) -> NDArray[np.uint8]:
@@ -181,14 +184,17 @@ _XMP = (
 _XMP_PROVENANCE = re.compile(r' aigc:provenance="([^"]*)"')
 
 
-def _read(data: bytes, formats: tuple[str, ...]) -> tuple[NDArray[np.uint8], Provenance | None]:
+def _read(
+    data: bytes, formats: tuple[str, ...], max_pixels: int
+) -> tuple[NDArray[np.uint8], Provenance | None]:
     what = " or ".join(formats)
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels are too many")
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"an animation of {image.n_frames} frames; take a single image")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise ValueError(f"an animation of {frames} frames; take a single image")
         pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         raise ValueError(f"not a {what} that can be read: {error}") from error
