@@ -3,9 +3,10 @@
 A framework costs more per request than sampling a small model does, so the hot route has none.
 """
 
+import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -98,7 +99,7 @@ class Response:
     status: int = 200
     headers: Headers = field(default_factory=list)
 
-    async def send(self, send: Send, *, with_body: bool = True) -> None:
+    async def send(self, send: Send, receive: Receive, *, with_body: bool = True) -> None:
         headers = [
             (b"content-type", self.media_type),
             (b"content-length", b"%d" % len(self.body)),
@@ -108,6 +109,65 @@ class Response:
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         body = self.body if with_body else b""
         await send({"type": "http.response.body", "body": body})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(Response):
+    """An answer that is sent while it is made, line by line; `body` is what there is already.
+
+    When the client hangs up, `chunks` is closed. An error in it ends the answer, whose status is
+    long gone, with a line that holds an ErrorBody.
+    """
+
+    chunks: AsyncGenerator[bytes, None]
+    """What comes after `body`. May raise HTTPError."""
+    ended: Callable[[int], None] = lambda code: None
+    """Told once how it ended: its status, that of the error, or HUNG_UP."""
+
+    async def send(self, send: Send, receive: Receive, *, with_body: bool = True) -> None:
+        code = HUNG_UP
+        sending = asyncio.create_task(self._send_all(send))
+        hanging_up = asyncio.create_task(_until_disconnect(receive))
+        try:
+            await asyncio.wait({sending, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                code = sending.result()
+        finally:
+            for task in (sending, hanging_up):
+                task.cancel()
+            await asyncio.gather(sending, hanging_up, return_exceptions=True)
+            await self.chunks.aclose()
+            self.ended(code)
+
+    async def _send_all(self, send: Send) -> int:
+        headers = [(b"content-type", self.media_type), NOSNIFF, *self.headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        code, last = self.status, b""
+        try:
+            async for chunk in self.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except HTTPError as error:
+            code, last = error.status, error.body() + b"\n"
+        except Exception:
+            logger.exception("a stream failed")
+            code, last = 500, internal_error().body() + b"\n"
+        await send({"type": "http.response.body", "body": last})
+        return code
+
+
+HUNG_UP = 499
+"""What is counted when the client hangs up."""
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def internal_error() -> HTTPError:
+    """The server's own fault, of which only its log tells."""
+    return HTTPError(500, "internal", "the server failed on this request; its log says why")
 
 
 def json_response(value: Any, headers: Headers | None = None) -> Response:
@@ -185,10 +245,8 @@ class Application:
             response = error.response()
         except Exception:
             logger.exception("%s %s failed", method, scope["path"])
-            response = HTTPError(
-                500, "internal", "the server failed on this request; its log says why"
-            ).response()
-        await response.send(send, with_body=method != "HEAD")
+            response = internal_error().response()
+        await response.send(send, receive, with_body=method != "HEAD")
 
     def _find(self, method: str, scope: Scope) -> Endpoint:
         path = scope["path"]

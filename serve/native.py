@@ -6,13 +6,18 @@ Sample `index` of `seed` is the same alone, in a batch and on every replica, up 
 reproducibility level that the answer states.
 """
 
+import asyncio
 import base64
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+import orjson
 from msgspec import Meta
 
 from aigc.artifact import codecs
@@ -27,6 +32,7 @@ from serve.http import (
     Receive,
     Response,
     Scope,
+    Stream,
     decode,
     json_response,
     read_body,
@@ -34,9 +40,12 @@ from serve.http import (
 from serve.sampling import Ask, Call, Sampler
 from serve.settings import MAX_SEED
 
-Format = Literal["png", "grid", "npy", "json"]
+Format = Literal["png", "grid", "npy", "json", "ndjson"]
 
 API = "native"
+
+AHEAD = 2
+"""Batches of a stream that are under way at once: one runs while another waits or is encoded."""
 
 
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,8 +80,9 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Format,
         Meta(
             description="json: every sample, images as base64 PNG. png: one image, n must be 1."
-            " grid: all images in one PNG. npy: (n, height, width, channels) uint8 for images, else"
-            " the first output as it is."
+            " ndjson: a line per sample, sent as soon as it is made; an error after the first line"
+            " is the last line. grid: all images in one PNG. npy: (n, height, width, channels)"
+            " uint8 for images, else the first output as it is."
         ),
     ] = "json"
 
@@ -160,11 +170,38 @@ class NativeApi:
             request = decode(self._decoder, body, "/v1/samples")
             ask = self.check(request)
             call.metrics = ask.lane.metrics
+            if request.format == "ndjson":
+                lines = self._lines(ask)
+                # Made before the status is sent, so that a full queue still is a 503.
+                first = await anext(lines)
+                headers = [*self._sampler.signed(ask), NO_STORE]
+                return Stream(first, b"application/x-ndjson", headers=headers, chunks=lines)
             outputs = await self._sampler.run(ask)
             answer = partial(encode, ask, request.format, outputs, self._sampler.signed(ask))
             return await self._sampler.encoded(ask.n * ask.lane.values_per_sample, answer)
 
         return await self._sampler.counted(API, work)
+
+    async def _lines(self, ask: Ask) -> AsyncGenerator[bytes, None]:
+        """The samples as lines of JSON, a batch at a time. Raises HTTPError 503."""
+        parts = ask.parts(ask.lane.max_batch)
+        running = deque(asyncio.create_task(self._batch(part)) for part in islice(parts, AHEAD))
+        try:
+            while running:
+                lines = await running[0]
+                running.popleft()
+                if (part := next(parts, None)) is not None:
+                    running.append(asyncio.create_task(self._batch(part)))
+                yield lines
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _batch(self, ask: Ask) -> bytes:
+        outputs = await self._sampler.run(ask)
+        values = ask.n * ask.lane.values_per_sample
+        return await self._sampler.encoded(values, partial(encode_lines, ask, outputs))
 
     def check(self, request: SampleRequest) -> Ask:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""
@@ -210,11 +247,18 @@ def encode(ask: Ask, form: Format, outputs: Arrays, headers: Headers) -> Respons
     return json_response(_document(ask, outputs), headers)
 
 
-def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
-    """The body of SampleResponse, its numbers still numpy arrays."""
+def encode_lines(ask: Ask, outputs: Arrays) -> bytes:
+    """Outputs of a lane -> a line of JSON per sample, as they are in SampleResponse."""
+    return b"".join(
+        orjson.dumps(sample, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+        for sample in _samples(ask, outputs)
+    )
+
+
+def _samples(ask: Ask, outputs: Arrays) -> Iterator[dict[str, Any]]:
+    """The fields of each Sample, its numbers still numpy arrays."""
     lane = ask.lane
     labels = ask.labels()
-    samples = []
     for position, index in enumerate(ask.indices):
         sample: dict[str, Any] = {"index": index}
         if labels is not None:
@@ -224,14 +268,19 @@ def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
             sample["image"] = base64.b64encode(data).decode()
         else:
             sample["outputs"] = {k: np.ascontiguousarray(v[position]) for k, v in outputs.items()}
-        samples.append(sample)
+        yield sample
+
+
+def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
+    """The body of SampleResponse, its numbers still numpy arrays."""
+    lane = ask.lane
     return {
         "model": lane.artifact.id,
         "digest": lane.artifact.manifest.digest,
         "signature": lane.name,
         "seed": ask.seed,
         "reproducibility": lane.level,
-        "samples": samples,
+        "samples": list(_samples(ask, outputs)),
     }
 
 

@@ -123,6 +123,7 @@ def _samples(model: str) -> dict[str, Any]:
     example = {"model": model, "n": 4, "seed": 7, "format": "grid"}
     answers = {
         "application/json": {"schema": _ref("SampleResponse")},
+        "application/x-ndjson": {"schema": _ref("Sample")},
         "image/png": _BINARY,
         "application/octet-stream": _BINARY,
     }

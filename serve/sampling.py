@@ -10,7 +10,7 @@ errors are HTTPErrors with a stable code, which it may put into another shape.
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from aigc.artifact import latents
 from aigc.artifact.codecs import Provenance
 from serve.batching import Arrays, Batcher, ClosedError, Job, OverloadedError
 from serve.hosting import Hosted, Models, SignatureLane
-from serve.http import Headers, HTTPError, Response
+from serve.http import HUNG_UP, Headers, HTTPError, Response, Stream
 from serve.metrics import Metrics, RequestMetrics
 from serve.settings import MAX_SEED, Limits
 
@@ -60,6 +60,14 @@ class Ask:
             drawn = latents.labels(self.seed, self.indices, self.lane.num_classes)
             return [int(label) for label in drawn]
         return [self.label] * self.n if isinstance(self.label, int) else self.label
+
+    def parts(self, size: int) -> "Iterator[Ask]":
+        """The same samples in asks for at most `size` each, in order."""
+        for start in range(0, self.n, size):
+            stop = min(start + size, self.n)
+            label = self.label[start:stop] if isinstance(self.label, list) else self.label
+            first_index = self.first_index + start
+            yield replace(self, n=stop - start, first_index=first_index, label=label)
 
     def provenance(self, position: int) -> Provenance:
         """Of one sample."""
@@ -239,15 +247,23 @@ class Sampler:
         ]
 
     async def counted(self, api: str, work: Callable[[Call], Awaitable[Response]]) -> Response:
-        """The answer of `work`, counted with its duration and status, whatever happens."""
+        """The answer of `work`, counted with its duration and status, whatever happens.
+
+        A Stream is counted when it has ended.
+        """
         started = time.perf_counter()
         call = Call(self._metrics.unknown)
-        code = 499  # what is counted when the client hangs up
+        code = HUNG_UP
         self._metrics.in_progress.inc()
+
+        def ended(code: int) -> None:
+            self._metrics.in_progress.dec()
+            call.metrics.answered(api, code, time.perf_counter() - started)
+
+        response: Response | None = None
         try:
             response = await work(call)
             code = response.status
-            return response
         except HTTPError as error:
             code = error.status
             raise
@@ -255,8 +271,9 @@ class Sampler:
             code = 500
             raise
         finally:
-            self._metrics.in_progress.dec()
-            call.metrics.answered(api, code, time.perf_counter() - started)
+            if not isinstance(response, Stream):
+                ended(code)
+        return replace(response, ended=ended) if isinstance(response, Stream) else response
 
 
 def check_label(label: int | Sequence[int] | None, n: int, lane: SignatureLane) -> None:
