@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from aigc import verify
 from aigc.artifact import Artifact, codecs, latents
 from serve.settings import MAX_SEED
 from tests.serve.conftest import images
@@ -137,3 +138,14 @@ def test_what_is_wrong_is_said(
     status, code, message = error(interpolate(client, **fields))
     assert (status, code) == expected[:2]
     assert expected[2] in message
+
+
+def test_the_command_makes_a_strip_again(
+    client: Client, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "strip.png"
+    path.write_bytes(interpolate(client, frames=5, label=[3, 5]).content)
+    assert verify.command([str(path), "--artifact", f"{store}/tiny@1"]) == 0
+    said = capsys.readouterr()
+    assert "seed 7, index 0, label 3, on the way to seed 8, label 5, a grid of 5" in said.out
+    assert "every pixel is equal" in said.err
