@@ -133,11 +133,13 @@ class Stream(Response):
             if sending.done():
                 code = sending.result()
         finally:
-            for task in (sending, hanging_up):
-                task.cancel()
-            await asyncio.gather(sending, hanging_up, return_exceptions=True)
-            await self.chunks.aclose()
-            self.ended(code)
+            try:
+                for task in (sending, hanging_up):
+                    task.cancel()
+                await asyncio.gather(sending, hanging_up, return_exceptions=True)
+                await self.chunks.aclose()
+            finally:
+                self.ended(code)
 
     async def _send_all(self, send: Send) -> int:
         headers = [(b"content-type", self.media_type), NOSNIFF, *self.headers]

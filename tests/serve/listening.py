@@ -25,6 +25,15 @@ class Listening:
         """The result of a coroutine on the replica's event loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
+    def requests(self, **labels: str) -> float:
+        """How many requests were counted under these labels."""
+        (family,) = self.replica._metrics.requests.collect()
+        return sum(
+            sample.value
+            for sample in family.samples
+            if sample.name == "aigc_requests_total" and labels.items() <= sample.labels.items()
+        )
+
 
 @contextmanager
 def listening(settings: Settings, *references: str) -> Iterator[Listening]:

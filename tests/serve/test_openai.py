@@ -378,16 +378,7 @@ def test_the_asynchronous_client_gets_the_same(served: Listening, client: openai
 
 def test_requests_are_counted_under_their_dialect(client: openai.OpenAI, served: Listening) -> None:
     def counted(code: int, model: str) -> float:
-        text = httpx.get(f"{served.url}/metrics").text
-        lines = [
-            line
-            for line in text.splitlines()
-            if line.startswith("aigc_requests_total{")
-            and 'api="openai"' in line
-            and f'code="{code}"' in line
-            and f'model="{model}"' in line
-        ]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+        return served.requests(api="openai", code=str(code), model=model)
 
     before = counted(200, "tiny"), counted(404, "")
     generate(client)

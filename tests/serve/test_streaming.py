@@ -66,12 +66,6 @@ def whole(served: Listening, **fields: Any) -> list[dict[str, Any]]:
     return records(answer)
 
 
-def counted(served: Listening, code: int) -> float:
-    lines = httpx.get(f"{served.url}/metrics").text.splitlines()
-    found = [x for x in lines if x.startswith("aigc_requests_total{") and f'code="{code}"' in x]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in found)
-
-
 def settled(predicate: Callable[[], bool]) -> None:
     for _ in range(3000):
         if predicate():
@@ -110,7 +104,7 @@ def test_the_first_line_comes_before_the_second_batch_is_made(
         assert gate.batches <= 2
         gate.open.set()
         assert first + [json.loads(line)["index"] for line in lines] == list(range(20))
-    assert counted(served, 200) == 1
+    settled(lambda: served.requests(code="200") == 1)
 
 
 def test_hanging_up_takes_the_rest_out_of_the_queue(served: Listening, gate: Gate) -> None:
@@ -119,7 +113,7 @@ def test_hanging_up_takes_the_rest_out_of_the_queue(served: Listening, gate: Gat
     with httpx.stream("POST", f"{served.url}/v1/samples", json=body(n=100)) as answer:
         next(answer.iter_lines())
         settled(lambda: gate.batches == 2)
-    settled(lambda: counted(served, 499) == 1)
+    settled(lambda: served.requests(code="499") == 1)
     assert batcher.queued == 0
     gate.open.set()
     settled(lambda: batcher.running_since_s is None)
@@ -133,7 +127,7 @@ def test_a_batch_that_fails_ends_the_lines_with_the_error(served: Listening, gat
     assert [line["index"] for line in found[:-1]] == list(range(8))
     assert set(found[-1]) == {"error"}
     assert found[-1]["error"]["code"] == "internal"
-    assert counted(served, 500) == 1
+    settled(lambda: served.requests(code="500") == 1)
 
 
 def test_a_server_that_goes_says_so_in_the_last_line(served: Listening, gate: Gate) -> None:
@@ -154,7 +148,7 @@ def test_a_server_that_goes_says_so_in_the_last_line(served: Listening, gate: Ga
     refused = httpx.post(f"{served.url}/v1/samples", json=body(n=2))
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "shutting_down"
-    assert counted(served, 503) == 2
+    settled(lambda: served.requests(code="503") == 2)
 
 
 def test_what_is_wrong_is_said_before_the_first_line(served: Listening) -> None:

@@ -127,7 +127,7 @@ def test_somebody_elses_image_is_not_ours(client: Client, made_by: codecs.Proven
         ({"seed": 2**80}, "cannot_be_made_again", "seed must be in"),
         ({"index": -1}, "cannot_be_made_again", "first_index must be in"),
         ({"label": 10}, "cannot_be_made_again", "label must be in [0, 10), got 10"),
-        ({"labels": (1, 12)}, "cannot_be_made_again", "label"),
+        ({"labels": (1, 12), "n": 2}, "cannot_be_made_again", "got 12"),
         ({"to_seed": -5, "n": 4}, "cannot_be_made_again", "seed must be in"),
         ({"to_seed": 8, "to_label": 99, "n": 4}, "cannot_be_made_again", "got 99"),
     ],
