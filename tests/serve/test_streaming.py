@@ -101,7 +101,8 @@ def test_the_first_line_comes_before_the_second_batch_is_made(
         assert "content-length" not in answer.headers
         lines = answer.iter_lines()
         first = [json.loads(next(lines))["index"] for _ in range(4)]
-        assert gate.batches <= 2
+        settled(lambda: gate.batches == 2)
+        assert served.replica._batcher.queued == 4, "one batch waits behind the one that runs"
         gate.open.set()
         assert first + [json.loads(line)["index"] for line in lines] == list(range(20))
     settled(lambda: served.requests(code="200") == 1)
