@@ -1,13 +1,13 @@
-"""`aigc verify`: replay an artifact's references, or say what made a PNG. Needs no torch."""
+"""`aigc verify`: replay an artifact's references, or say what made an image. Needs no torch."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tyro
 
 from aigc.artifact import Artifact, codecs
+from aigc.artifact.session import Arrays
 
 MAX_GRID = 100_000
 """Most samples that a picture is made again from."""
@@ -15,16 +15,16 @@ MAX_GRID = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Replay an artifact's references on this machine, or say what made a PNG."""
+    """Replay an artifact's references on this machine, or say what made an image."""
 
     what: tyro.conf.Positional[str]
-    """An artifact (folder, STORE/NAME, STORE/NAME@VERSION) or a PNG file."""
+    """An artifact (folder, STORE/NAME, STORE/NAME@VERSION) or an image file (PNG, WebP, JPEG)."""
     artifact: str = ""
-    """For a PNG: the artifact to make it again with and compare bit for bit."""
+    """For an image: the artifact to make it again with and compare bit for bit."""
 
 
 def command(argv: list[str]) -> int:
-    """Replay an artifact's references, or say which artifact and seed made a PNG."""
+    """Replay an artifact's references, or say which artifact and seed made an image."""
     options = tyro.cli(Options, args=argv, prog="aigc verify", description=Options.__doc__)
     path = Path(options.what)
     return _png(path, options.artifact) if path.is_file() else _artifact(options.what)
@@ -41,11 +41,14 @@ def _artifact(reference: str) -> int:
 
 
 def _png(path: Path, reference: str) -> int:
-    pixels, made_by = codecs.read_png(path.read_bytes())
+    pixels, made_by = codecs.read_image(path.read_bytes())
     if made_by is None:
         raise ValueError(f"{path} carries no provenance of an artifact")
     where = f"{made_by.artifact} ({made_by.digest[:12]}), signature {made_by.signature}"
     label = "" if made_by.label is None else f", label {made_by.label}"
+    if made_by.to_seed is not None:
+        label += f", on the way to seed {made_by.to_seed}"
+        label += "" if made_by.to_label is None else f", label {made_by.to_label}"
     labels = f", labels {' '.join(map(str, made_by.labels))} in turn" if made_by.labels else ""
     grid = f", a grid of {made_by.n}" if made_by.n > 1 else ""
     print(f"{where}, seed {made_by.seed}, index {made_by.index}{label}{labels}{grid}")
@@ -57,15 +60,27 @@ def _png(path: Path, reference: str) -> int:
     artifact = Artifact.open(reference, verify=False)
     if artifact.manifest.digest != made_by.digest:
         raise ValueError(f"{artifact.id} has digest {artifact.manifest.digest[:12]}, another one")
-    asked: int | list[int] | None = made_by.label
-    if made_by.labels:
-        asked = [made_by.labels[i % len(made_by.labels)] for i in range(made_by.n)]
-    outputs = artifact.sample(
-        made_by.signature, seed=made_by.seed, n=made_by.n, first_index=made_by.index, label=asked
-    )
-    pixels_again = artifact.uint8(made_by.signature, outputs)
-    again = pixels_again[0] if made_by.n == 1 else codecs.grid(pixels_again, made_by.columns)
-    if not np.array_equal(again, pixels):
+    outputs = _make_again(artifact, made_by)
+    again = codecs.arranged(artifact.uint8(made_by.signature, outputs), made_by)
+    if codecs.difference(again, pixels) != 0:
         raise ValueError(f"{path} differs from what {artifact.id} makes of its seed and index")
     print("made again: every pixel is equal", file=sys.stderr)
     return 0
+
+
+def _make_again(artifact: Artifact, made_by: codecs.Provenance) -> Arrays:
+    name, seed, n = made_by.signature, made_by.seed, made_by.n
+    if made_by.to_seed is None:
+        return artifact.sample(
+            name, seed=seed, n=n, first_index=made_by.index, label=made_by.asked()
+        )
+    inputs = artifact.draw_between(
+        name,
+        seed,
+        made_by.to_seed,
+        n,
+        index=made_by.index,
+        label=made_by.label,
+        to_label=made_by.to_label,
+    )
+    return artifact.run(name, inputs)

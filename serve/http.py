@@ -3,10 +3,12 @@
 A framework costs more per request than sampling a small model does, so the hot route has none.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -21,6 +23,8 @@ JSON = b"application/json"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,30 +35,59 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     """Stable, for programs."""
     message: str
     """One sentence, for people."""
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    """Whose fault it is, in OpenAI's words: by the status, 429 is rate_limit_error."""
+    param: str | None = None
+    """The field of the request that is at fault, if it is one."""
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every answer that is no success."""
+    """The body of every answer that is no success, in all dialects that let us choose."""
 
     error: ErrorDetail
 
 
 class HTTPError(Exception):
-    """An answer that is no success. `code` is stable, `message` one sentence for people."""
+    """An answer that is no success. `code` is stable, `message` one sentence for people.
+
+    `param` is the field of the request that is at fault, None if it is not one.
+    """
 
     def __init__(
-        self, status: int, code: str, message: str, headers: Headers | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Headers | None = None,
+        *,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.headers = headers or []
+        self.param = param
+
+    def body(self) -> bytes:
+        """ErrorBody as JSON."""
+        detail = ErrorDetail(
+            code=self.code,
+            message=self.message,
+            type=(
+                "server_error"
+                if self.status >= 500
+                else "rate_limit_error"
+                if self.status == 429
+                else "invalid_request_error"
+            ),
+            param=self.param,
+        )
+        return msgspec.json.encode(ErrorBody(error=detail))
 
     def response(self) -> "Response":
-        body = ErrorBody(error=ErrorDetail(code=self.code, message=self.message))
         headers = [*self.headers, NO_STORE]
-        return Response(msgspec.json.encode(body), JSON, status=self.status, headers=headers)
+        return Response(self.body(), JSON, status=self.status, headers=headers)
 
 
 @dataclass(frozen=True)
@@ -66,7 +99,7 @@ class Response:
     status: int = 200
     headers: Headers = field(default_factory=list)
 
-    async def send(self, send: Send, *, with_body: bool = True) -> None:
+    async def send(self, send: Send, receive: Receive, *, with_body: bool = True) -> None:
         headers = [
             (b"content-type", self.media_type),
             (b"content-length", b"%d" % len(self.body)),
@@ -76,6 +109,67 @@ class Response:
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         body = self.body if with_body else b""
         await send({"type": "http.response.body", "body": body})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(Response):
+    """An answer that is sent while it is made, line by line; `body` is what there is already.
+
+    When the client hangs up, `chunks` is closed. An error in it ends the answer, whose status is
+    long gone, with a line that holds an ErrorBody.
+    """
+
+    chunks: AsyncGenerator[bytes, None]
+    """What comes after `body`. May raise HTTPError."""
+    ended: Callable[[int], None] = lambda code: None
+    """Told once how it ended: its status, that of the error, or HUNG_UP."""
+
+    async def send(self, send: Send, receive: Receive, *, with_body: bool = True) -> None:
+        code = HUNG_UP
+        sending = asyncio.create_task(self._send_all(send))
+        hanging_up = asyncio.create_task(_until_disconnect(receive))
+        try:
+            await asyncio.wait({sending, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                code = sending.result()
+        finally:
+            try:
+                for task in (sending, hanging_up):
+                    task.cancel()
+                await asyncio.gather(sending, hanging_up, return_exceptions=True)
+                await self.chunks.aclose()
+            finally:
+                self.ended(code)
+
+    async def _send_all(self, send: Send) -> int:
+        headers = [(b"content-type", self.media_type), NOSNIFF, *self.headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        code, last = self.status, b""
+        try:
+            async for chunk in self.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except HTTPError as error:
+            code, last = error.status, error.body() + b"\n"
+        except Exception:
+            logger.exception("a stream failed")
+            code, last = 500, internal_error().body() + b"\n"
+        await send({"type": "http.response.body", "body": last})
+        return code
+
+
+HUNG_UP = 499
+"""What is counted when the client hangs up."""
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def internal_error() -> HTTPError:
+    """The server's own fault, of which only its log tells."""
+    return HTTPError(500, "internal", "the server failed on this request; its log says why")
 
 
 def json_response(value: Any, headers: Headers | None = None) -> Response:
@@ -113,6 +207,21 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
 
 _CLOSE = (b"connection", b"close")
 
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str) -> T:
+    """The request that a route takes. Raises HTTPError 400, naming the field at fault."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        message = f"the body is not what {path} takes: {error}"
+        field = _FIELD.search(message)
+        param = field[1] if field else None
+        raise HTTPError(400, "malformed_body", message, param=param) from None
+
+
+_FIELD = re.compile(r"(?:field `|at `\$\.)(\w+)")
+"""How msgspec names a field that is missing, unknown or of the wrong type."""
+
 Endpoint = Callable[[Scope, Receive], Awaitable[Response]]
 Endpoints = Mapping[str, Endpoint]
 """Method -> endpoint."""
@@ -138,10 +247,8 @@ class Application:
             response = error.response()
         except Exception:
             logger.exception("%s %s failed", method, scope["path"])
-            response = HTTPError(
-                500, "internal", "the server failed on this request; its log says why"
-            ).response()
-        await response.send(send, with_body=method != "HEAD")
+            response = internal_error().response()
+        await response.send(send, receive, with_body=method != "HEAD")
 
     def _find(self, method: str, scope: Scope) -> Endpoint:
         path = scope["path"]

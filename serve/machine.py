@@ -37,7 +37,8 @@ content-length: %d\r
 \r
 %s"""
 UNAVAILABLE_BODY = (
-    b'{"error":{"code":"unavailable","message":"no replica answered; try again in a second"}}'
+    b'{"error":{"code":"unavailable","message":"no replica answered; try again in a second",'
+    b'"type":"server_error","param":null}}'
 )
 
 

@@ -6,12 +6,18 @@ Sample `index` of `seed` is the same alone, in a batch and on every replica, up 
 reproducibility level that the answer states.
 """
 
+import asyncio
 import base64
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+import orjson
 from msgspec import Meta
 
 from aigc.artifact import codecs
@@ -26,15 +32,20 @@ from serve.http import (
     Receive,
     Response,
     Scope,
+    Stream,
+    decode,
     json_response,
     read_body,
 )
 from serve.sampling import Ask, Call, Sampler
 from serve.settings import MAX_SEED
 
-Format = Literal["png", "grid", "npy", "json"]
+Format = Literal["png", "grid", "npy", "json", "ndjson"]
 
 API = "native"
+
+AHEAD = 2
+"""Batches of a stream that are under way at once: one runs while another waits or is encoded."""
 
 
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,8 +80,9 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Format,
         Meta(
             description="json: every sample, images as base64 PNG. png: one image, n must be 1."
-            " grid: all images in one PNG. npy: (n, height, width, channels) uint8 for images, else"
-            " the first output as it is."
+            " ndjson: a line per sample, sent as soon as it is made; an error after the first line"
+            " is the last line. grid: all images in one PNG. npy: (n, height, width, channels)"
+            " uint8 for images, else the first output as it is."
         ),
     ] = "json"
 
@@ -101,7 +113,7 @@ class SampleResponse(msgspec.Struct, kw_only=True):
 
 
 class ModelSummary(msgspec.Struct, kw_only=True):
-    """One hosted version of a model."""
+    """One hosted version of a model, and OpenAI's model object: id, object, created, owned_by."""
 
     id: str
     name: str
@@ -110,12 +122,17 @@ class ModelSummary(msgspec.Struct, kw_only=True):
     model: str
     preset: str
     digest: str
-    created: str
+    created: int
+    """Seconds since 1970; 0 if the manifest gives no time that can be read."""
+    created_at: str
+    """ISO 8601, UTC."""
     licence: str
     signatures: dict[str, Signature]
     reproducibility: dict[str, Reproducibility]
     """By signature, as measured by the replica that answered."""
     metrics: dict[str, float]
+    object: Literal["model"] = "model"
+    owned_by: Literal["aigc"] = "aigc"
 
 
 class ModelList(msgspec.Struct, kw_only=True):
@@ -150,21 +167,41 @@ class NativeApi:
     async def samples(self, scope: Scope, receive: Receive) -> Response:
         async def work(call: Call) -> Response:
             body = await read_body(scope, receive, self._sampler.limits.max_body_bytes)
-            request = self._decode(body)
+            request = decode(self._decoder, body, "/v1/samples")
             ask = self.check(request)
             call.metrics = ask.lane.metrics
+            if request.format == "ndjson":
+                lines = self._lines(ask)
+                # Made before the status is sent, so that a full queue still is a 503.
+                first = await anext(lines)
+                headers = [*self._sampler.signed(ask), NO_STORE]
+                return Stream(first, b"application/x-ndjson", headers=headers, chunks=lines)
             outputs = await self._sampler.run(ask)
             answer = partial(encode, ask, request.format, outputs, self._sampler.signed(ask))
             return await self._sampler.encoded(ask.n * ask.lane.values_per_sample, answer)
 
         return await self._sampler.counted(API, work)
 
-    def _decode(self, body: bytes) -> SampleRequest:
+    async def _lines(self, ask: Ask) -> AsyncGenerator[bytes, None]:
+        """The samples as lines of JSON, a batch at a time. Raises HTTPError 503."""
+        parts = ask.parts(ask.lane.max_batch)
+        running = deque(asyncio.create_task(self._batch(part)) for part in islice(parts, AHEAD))
         try:
-            return self._decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            message = f"the body is not what /v1/samples takes: {error}"
-            raise HTTPError(400, "malformed_body", message) from None
+            while running:
+                lines = await running[0]
+                running.popleft()
+                if (part := next(parts, None)) is not None:
+                    running.append(asyncio.create_task(self._batch(part)))
+                yield lines
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _batch(self, ask: Ask) -> bytes:
+        outputs = await self._sampler.run(ask)
+        values = ask.n * ask.lane.values_per_sample
+        return await self._sampler.encoded(values, partial(encode_lines, ask, outputs))
 
     def check(self, request: SampleRequest) -> Ask:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""
@@ -182,6 +219,7 @@ class NativeApi:
                 "format_needs_one_sample",
                 f"format png holds one image, so n must be 1, got {request.n}; take grid for one"
                 " picture of all, or json for one PNG per sample",
+                param="format",
             )
         if request.format in ("png", "grid") and ask.lane.image is None:
             raise HTTPError(
@@ -189,6 +227,7 @@ class NativeApi:
                 "format_needs_image",
                 f"signature {ask.lane.name!r} of {ask.lane.artifact.id} gives no image; take json"
                 " or npy",
+                param="format",
             )
         return ask
 
@@ -208,11 +247,18 @@ def encode(ask: Ask, form: Format, outputs: Arrays, headers: Headers) -> Respons
     return json_response(_document(ask, outputs), headers)
 
 
-def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
-    """The body of SampleResponse, its numbers still numpy arrays."""
+def encode_lines(ask: Ask, outputs: Arrays) -> bytes:
+    """Outputs of a lane -> a line of JSON per sample, as they are in SampleResponse."""
+    return b"".join(
+        orjson.dumps(sample, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+        for sample in _samples(ask, outputs)
+    )
+
+
+def _samples(ask: Ask, outputs: Arrays) -> Iterator[dict[str, Any]]:
+    """The fields of each Sample, its numbers still numpy arrays."""
     lane = ask.lane
     labels = ask.labels()
-    samples = []
     for position, index in enumerate(ask.indices):
         sample: dict[str, Any] = {"index": index}
         if labels is not None:
@@ -222,14 +268,19 @@ def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
             sample["image"] = base64.b64encode(data).decode()
         else:
             sample["outputs"] = {k: np.ascontiguousarray(v[position]) for k, v in outputs.items()}
-        samples.append(sample)
+        yield sample
+
+
+def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
+    """The body of SampleResponse, its numbers still numpy arrays."""
+    lane = ask.lane
     return {
         "model": lane.artifact.id,
         "digest": lane.artifact.manifest.digest,
         "signature": lane.name,
         "seed": ask.seed,
         "reproducibility": lane.level,
-        "samples": samples,
+        "samples": list(_samples(ask, outputs)),
     }
 
 
@@ -245,9 +296,19 @@ def summary(hosted: Hosted) -> ModelSummary:
         model=manifest.model,
         preset=f"{manifest.model}:{manifest.preset}",
         digest=manifest.digest,
-        created=manifest.created,
+        created=_unix_seconds(manifest.created),
+        created_at=manifest.created,
         licence=manifest.licence,
         signatures=manifest.signatures,
         reproducibility=artifact.reproducibility,
         metrics=manifest.metrics,
     )
+
+
+def _unix_seconds(created: str) -> int:
+    """A manifest's time, which nothing has checked yet."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return 0
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

@@ -9,8 +9,11 @@ import msgspec
 
 from aigc.artifact import Manifest
 from serve.http import ErrorBody
+from serve.interpolate import INTERPOLATE, MEDIA_TYPES, InterpolationRequest
 from serve.native import ModelList, ModelSummary, SampleRequest, SampleResponse
+from serve.openai import IMAGES, ImageRequest, ImageResponse
 from serve.settings import Limits
+from serve.verify import VERIFY, Verdict
 
 _REFERENCE = "#/components/schemas/{name}"
 
@@ -24,9 +27,11 @@ _HEADERS = {
 }
 
 _ERRORS = {
-    400: "malformed_body, n_out_of_range, seed_out_of_range, first_index_out_of_range,"
+    400: "malformed_body, malformed_image, n_out_of_range, seed_out_of_range,"
+    " first_index_out_of_range, frames_out_of_range, frame_duration_out_of_range,"
     " label_out_of_range, label_count, label_not_supported, format_needs_one_sample,"
-    " format_needs_image or signature_needs_input.",
+    " format_needs_image, signature_needs_input, unsupported_value, unknown_prompt,"
+    " prompt_contradicts_label or model_gives_no_image.",
     404: "unknown_model, unknown_signature or unknown_route.",
     405: "method_not_allowed; the Allow header names the methods that are.",
     413: "body_too_large.",
@@ -35,15 +40,29 @@ _ERRORS = {
 }
 
 
+_TYPES = (
+    SampleRequest,
+    SampleResponse,
+    ModelList,
+    ModelSummary,
+    InterpolationRequest,
+    Verdict,
+    ImageRequest,
+    ImageResponse,
+    ErrorBody,
+)
+
+
 def document(manifests: Sequence[Manifest], limits: Limits) -> bytes:
     """openapi.json for the models hosted now, as UTF-8 JSON."""
-    types = [SampleRequest, SampleResponse, ModelList, ModelSummary, ErrorBody]
-    _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    request = schemas["SampleRequest"]["properties"]
-    request["n"]["maximum"] = limits.max_n
-    request["model"]["examples"] = [manifest.id for manifest in manifests]
+    _, schemas = msgspec.json.schema_components(_TYPES, ref_template=_REFERENCE)
     names = sorted({name for manifest in manifests for name in manifest.signatures})
-    request["signature"]["examples"] = names
+    for kind in ("SampleRequest", "InterpolationRequest", "ImageRequest"):
+        request = schemas[kind]["properties"]
+        request["model"]["examples"] = [manifest.id for manifest in manifests]
+        request["signature"]["examples"] = names
+        if "n" in request:
+            request["n"]["maximum"] = limits.max_n
     body = {
         "openapi": "3.1.0",
         "info": {
@@ -72,38 +91,11 @@ def _table(manifests: Sequence[Manifest]) -> str:
 
 def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
     model = manifests[0].id if manifests else "digits@1"
-    example = {"model": model, "n": 4, "seed": 7, "format": "grid"}
     return {
-        "/v1/samples": {
-            "post": {
-                "operationId": "createSamples",
-                "summary": "Samples of a seed",
-                "tags": ["samples"],
-                "requestBody": {
-                    "required": True,
-                    "content": {
-                        "application/json": {"schema": _ref("SampleRequest"), "example": example}
-                    },
-                },
-                "responses": {
-                    "200": {
-                        "description": "The samples, in the format asked for.",
-                        "headers": {
-                            name: {"description": text, "schema": {"type": "string"}}
-                            for name, text in _HEADERS.items()
-                        },
-                        "content": {
-                            "application/json": {"schema": _ref("SampleResponse")},
-                            "image/png": {"schema": {"type": "string", "format": "binary"}},
-                            "application/octet-stream": {
-                                "schema": {"type": "string", "format": "binary"}
-                            },
-                        },
-                    },
-                    **_errors(400, 404, 413, 500, 503),
-                },
-            }
-        },
+        "/v1/samples": {"post": _samples(model)},
+        INTERPOLATE: {"post": _interpolation(model)},
+        VERIFY: {"post": _verification()},
+        IMAGES: {"post": _images(model)},
         "/v1/models": {
             "get": _get("listModels", "What is hosted", "models", "ModelList", 500, 503)
         },
@@ -124,6 +116,73 @@ def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
         "/healthz": {"get": _text("health", "200 while the replica works", 500)},
         "/readyz": {"get": _text("ready", "200 when the references were replayed", 503)},
         "/metrics": {"get": _text("metrics", "Prometheus metrics of this machine", 500)},
+    }
+
+
+def _samples(model: str) -> dict[str, Any]:
+    example = {"model": model, "n": 4, "seed": 7, "format": "grid"}
+    answers = {
+        "application/json": {"schema": _ref("SampleResponse")},
+        "application/x-ndjson": {"schema": _ref("Sample")},
+        "image/png": _BINARY,
+        "application/octet-stream": _BINARY,
+    }
+    request = _json_body("SampleRequest", example)
+    said = "The samples, in the format asked for."
+    return _post("createSamples", "Samples of a seed", "samples", request, said, answers, _HEADERS)
+
+
+def _interpolation(model: str) -> dict[str, Any]:
+    example = {"model": model, "from_seed": 7, "to_seed": 8, "frames": 9}
+    answers = dict.fromkeys((media.decode() for media in MEDIA_TYPES.values()), _BINARY)
+    headers = {**_HEADERS, "X-Aigc-To-Seed": "The seed of the last frame."}
+    request = _json_body("InterpolationRequest", example)
+    said = "The frames, in the format asked for."
+    what = "From one sample to another"
+    return _post("interpolate", what, "samples", request, said, answers, headers)
+
+
+def _verification() -> dict[str, Any]:
+    request = dict.fromkeys(("image/png", "image/webp", "image/jpeg"), _BINARY)
+    answers = {"application/json": {"schema": _ref("Verdict")}}
+    what = "Was this image made here? It is made again and compared, bit for bit"
+    return _post("verify", what, "samples", request, "The verdict.", answers, {})
+
+
+def _images(model: str) -> dict[str, Any]:
+    example = {"model": model, "prompt": "", "n": 2, "size": "auto", "seed": 7}
+    answers = {"application/json": {"schema": _ref("ImageResponse")}}
+    request = _json_body("ImageRequest", example)
+    what = "Images, for the openai SDK"
+    return _post("createImage", what, "openai", request, "The images.", answers, _HEADERS)
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": _ref(schema), "example": example}}
+
+
+def _post(
+    operation: str,
+    summary: str,
+    tag: str,
+    request: dict[str, Any],
+    description: str,
+    answers: dict[str, Any],
+    headers: dict[str, str],
+) -> dict[str, Any]:
+    said = {k: {"description": v, "schema": {"type": "string"}} for k, v in headers.items()}
+    success = {"description": description, "content": answers}
+    if said:
+        success["headers"] = said
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "tags": [tag],
+        "requestBody": {"required": True, "content": request},
+        "responses": {"200": success, **_errors(400, 404, 413, 500, 503)},
     }
 
 

@@ -14,13 +14,16 @@ from aigc import exporter
 from serve.batching import Batcher
 from serve.hosting import Models
 from serve.http import NO_STORE, Application, HTTPError, Receive, Response, Scope
+from serve.interpolate import InterpolationApi
 from serve.load import Load
 from serve.metrics import Metrics
 from serve.native import NativeApi
+from serve.openai import OpenAIApi
 from serve.openapi import document
 from serve.playground import docs_routes, page_routes
 from serve.sampling import Sampler
 from serve.settings import Settings
+from serve.verify import VerificationApi
 
 STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
@@ -56,6 +59,9 @@ class Replica:
         self.application = Application(
             {
                 **exact,
+                **InterpolationApi(sampler).routes(),
+                **VerificationApi(sampler).routes(),
+                **OpenAIApi(sampler).routes(),
                 **page_routes(),
                 "/healthz": {"GET": self.healthz},
                 "/readyz": {"GET": self.readyz},

@@ -10,10 +10,10 @@ errors are HTTPErrors with a stable code, which it may put into another shape.
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -21,12 +21,14 @@ from aigc.artifact import latents
 from aigc.artifact.codecs import Provenance
 from serve.batching import Arrays, Batcher, ClosedError, Job, OverloadedError
 from serve.hosting import Hosted, Models, SignatureLane
-from serve.http import Headers, HTTPError, Response
+from serve.http import HUNG_UP, Headers, HTTPError, Response, Stream
 from serve.metrics import Metrics, RequestMetrics
 from serve.settings import MAX_SEED, Limits
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
+
+T = TypeVar("T")
 
 RETRY_SOON = (b"retry-after", b"1")
 
@@ -58,6 +60,14 @@ class Ask:
             drawn = latents.labels(self.seed, self.indices, self.lane.num_classes)
             return [int(label) for label in drawn]
         return [self.label] * self.n if isinstance(self.label, int) else self.label
+
+    def parts(self, size: int) -> "Iterator[Ask]":
+        """The same samples in asks for at most `size` each, in order."""
+        for start in range(0, self.n, size):
+            stop = min(start + size, self.n)
+            label = self.label[start:stop] if isinstance(self.label, list) else self.label
+            first_index = self.first_index + start
+            yield replace(self, n=stop - start, first_index=first_index, label=label)
 
     def provenance(self, position: int) -> Provenance:
         """Of one sample."""
@@ -118,7 +128,7 @@ class Sampler:
         hosted = models.find(reference)
         if hosted is None:
             message = f"unknown model {reference[:100]!r}; hosted are: {models.known()}"
-            raise HTTPError(404, "unknown_model", message)
+            raise HTTPError(404, "unknown_model", message, param="model")
         return hosted
 
     def lane(self, model: str, signature: str) -> SignatureLane:
@@ -131,6 +141,7 @@ class Sampler:
                 "unknown_signature",
                 f"{hosted.id} has no signature {signature[:100]!r}, it has:"
                 f" {', '.join(hosted.lanes)}",
+                param="signature",
             )
         return lane
 
@@ -153,30 +164,37 @@ class Sampler:
                 "signature_needs_input",
                 f"signature {signature!r} of {lane.artifact.id} needs {needs}, which a seed cannot"
                 " give",
+                param="signature",
             )
         self.check_n(n, lane)
         drawn = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
         if not 0 <= drawn <= MAX_SEED:
-            raise HTTPError(400, "seed_out_of_range", f"seed must be in [0, 2^53), got {drawn}")
+            message = f"seed must be in [0, 2^53), got {drawn}"
+            raise HTTPError(400, "seed_out_of_range", message, param="seed")
         if not 0 <= first_index <= MAX_SEED - n:
             raise HTTPError(
                 400,
                 "first_index_out_of_range",
                 f"first_index must be in [0, 2^53 - n), got {first_index}",
+                param="first_index",
             )
         check_label(label, n, lane)
         return Ask(lane=lane, n=n, seed=drawn, first_index=first_index, label=label)
 
+    def most(self, lane: SignatureLane) -> int:
+        """How many samples of a lane may be asked for at once."""
+        return min(self.limits.max_n, max(1, self.limits.max_values // lane.values_per_sample))
+
     def check_n(self, n: int, lane: SignatureLane) -> None:
         """Raise HTTPError 400 unless `n` samples of a lane may be asked for at once."""
-        limits = self.limits
-        most = min(limits.max_n, max(1, limits.max_values // lane.values_per_sample))
+        most = self.most(lane)
         if not 1 <= n <= most:
             raise HTTPError(
                 400,
                 "n_out_of_range",
                 f"n must be in [1, {most}] for {lane.artifact.id}, got {n}; ask several times with"
                 " the same seed and the next first_index",
+                param="n",
             )
 
     async def run(self, ask: Ask) -> Arrays:
@@ -204,7 +222,7 @@ class Sampler:
             message = "this replica shuts down; try again"
             raise HTTPError(503, "shutting_down", message, [RETRY_SOON]) from None
 
-    async def encoded(self, values: int, encode: Callable[[], Response]) -> Response:
+    async def encoded(self, values: int, encode: Callable[[], T]) -> T:
         """What `encode` makes of so many values: in a thread if it would take long."""
         if values < ENCODE_INLINE_VALUES:
             return encode()
@@ -229,15 +247,23 @@ class Sampler:
         ]
 
     async def counted(self, api: str, work: Callable[[Call], Awaitable[Response]]) -> Response:
-        """The answer of `work`, counted with its duration and status, whatever happens."""
+        """The answer of `work`, counted with its duration and status, whatever happens.
+
+        A Stream is counted when it has ended.
+        """
         started = time.perf_counter()
         call = Call(self._metrics.unknown)
-        code = 499  # what is counted when the client hangs up
+        code = HUNG_UP
         self._metrics.in_progress.inc()
+
+        def ended(code: int) -> None:
+            self._metrics.in_progress.dec()
+            call.metrics.answered(api, code, time.perf_counter() - started)
+
+        response: Response | None = None
         try:
             response = await work(call)
             code = response.status
-            return response
         except HTTPError as error:
             code = error.status
             raise
@@ -245,8 +271,9 @@ class Sampler:
             code = 500
             raise
         finally:
-            self._metrics.in_progress.dec()
-            call.metrics.answered(api, code, time.perf_counter() - started)
+            if not isinstance(response, Stream):
+                ended(code)
+        return replace(response, ended=ended) if isinstance(response, Stream) else response
 
 
 def check_label(label: int | Sequence[int] | None, n: int, lane: SignatureLane) -> None:
@@ -258,12 +285,13 @@ def check_label(label: int | Sequence[int] | None, n: int, lane: SignatureLane) 
             400,
             "label_not_supported",
             f"{lane.artifact.id} takes no label: it was trained without classes",
+            param="label",
         )
     given = [label] if isinstance(label, int) else label
     if not isinstance(label, int) and len(label) != n:
         message = f"label must be one class or n of them: n is {n}, got {len(label)}"
-        raise HTTPError(400, "label_count", message)
+        raise HTTPError(400, "label_count", message, param="label")
     for value in given:
         if not 0 <= value < lane.num_classes:
             message = f"label must be in [0, {lane.num_classes}), got {value}"
-            raise HTTPError(400, "label_out_of_range", message)
+            raise HTTPError(400, "label_out_of_range", message, param="label")

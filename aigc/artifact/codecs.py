@@ -1,10 +1,12 @@
-"""Arrays <-> files: PNG with its provenance inside, grids of images, npy."""
+"""Arrays <-> files: PNG, WebP and JPEG with their provenance inside, animations, grids, npy."""
 
+import html
 import io
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -36,7 +38,23 @@ class Provenance:
     """Classes of a grid's samples, taken in turn."""
     columns: int = 0
     """Of a grid; 0 is nearly square."""
+    to_seed: int | None = None
+    """Where an interpolation of `n` frames ends; it begins at `seed`. None for samples."""
+    to_label: int | None = None
+    """The class asked for there."""
     digital_source_type: str = SOURCE_TYPE
+
+    def asked(self) -> int | list[int] | None:
+        """The label argument that made this: one class, one per sample, or None."""
+        if not self.labels:
+            return self.label
+        return [self.labels[i % len(self.labels)] for i in range(self.n)]
+
+    def text(self) -> str:
+        """As JSON, without what only a grid or an interpolation has unless this is one."""
+        fields = asdict(self).items()
+        said = {k: v for k, v in fields if v not in ((), 0, None) or k in _ALWAYS}
+        return json.dumps(said, separators=(",", ":"))
 
 
 _ALWAYS = {"seed", "index", "label"}
@@ -53,37 +71,152 @@ def to_uint8(images: NDArray[np.float32], low: float, high: float) -> NDArray[np
 
 def png(image: NDArray[np.uint8], provenance: Provenance | None = None) -> bytes:
     """(H, W, C) uint8 with C 1 or 3 -> PNG, its provenance in an iTXt chunk."""
-    info = PngImagePlugin.PngInfo()
-    if provenance is not None:
-        said = {k: v for k, v in asdict(provenance).items() if v not in ((), 0) or k in _ALWAYS}
-        info.add_itxt(PROVENANCE_KEY, json.dumps(said, separators=(",", ":")))
-    buffer = io.BytesIO()
-    pixels = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=info, compress_level=1)
-    return buffer.getvalue()
+    return _save(_picture(image), "PNG", pnginfo=_png_info(provenance), compress_level=1)
+
+
+def webp(
+    image: NDArray[np.uint8], provenance: Provenance | None = None, quality: int | None = None
+) -> bytes:
+    """(H, W, C) uint8 with C 1 or 3 -> WebP, its provenance in XMP.
+
+    Every pixel is kept without a `quality`; from 0 (smallest) to 100 it is lossy.
+    """
+    # Lossless, Pillow takes quality as the effort spent on the size.
+    options = {"lossless": True, "quality": 0} if quality is None else {"quality": quality}
+    return _save(_picture(image).convert("RGB"), "WEBP", xmp=_xmp(provenance), **options)
+
+
+def jpeg(
+    image: NDArray[np.uint8], provenance: Provenance | None = None, quality: int = 100
+) -> bytes:
+    """(H, W, C) uint8 with C 1 or 3 -> JPEG of quality 0 to 100, its provenance in XMP."""
+    # Colours are kept at full resolution: these images are small, their edges a pixel wide.
+    return _save(_picture(image), "JPEG", quality=quality, subsampling=0, xmp=_xmp(provenance))
+
+
+def animation(
+    frames: NDArray[np.uint8],
+    form: Literal["apng", "gif"],
+    frame_duration_ms: int,
+    provenance: Provenance | None = None,
+) -> bytes:
+    """(N, H, W, C) uint8 -> an endless animation; GIF keeps 256 colours of each frame.
+
+    The provenance is in an iTXt chunk of the PNG, in the comment of the GIF.
+    """
+    first, *rest = [_picture(frame) for frame in frames]
+    options: dict[str, Any] = {"save_all": True, "append_images": rest, "loop": 0}
+    options["duration"] = frame_duration_ms
+    if form == "apng":
+        return _save(first, "PNG", pnginfo=_png_info(provenance), compress_level=1, **options)
+    comment = provenance.text().encode() if provenance is not None else b""
+    return _save(first, "GIF", comment=comment, **options)
 
 
 def read_png(data: bytes) -> tuple[NDArray[np.uint8], Provenance | None]:
     """PNG -> ((H, W, C) uint8, its provenance, None if it carries none of ours).
 
-    Raises ValueError for what is not a PNG of at most 64 megapixels.
+    Raises ValueError for what is not one PNG of at most 64 megapixels.
     """
+    return _read(data, ("PNG",), MAX_PIXELS)
+
+
+def read_image(
+    data: bytes, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.uint8], Provenance | None]:
+    """PNG, WebP or JPEG -> ((H, W, C) uint8, its provenance, None if it carries none of ours).
+
+    Raises ValueError for anything else, for animations, and for more than `max_pixels`, which it
+    counts before it decodes.
+    """
+    return _read(data, ("PNG", "WEBP", "JPEG"), max_pixels)
+
+
+def arranged(images: NDArray[np.uint8], provenance: Provenance) -> NDArray[np.uint8]:
+    """(n, H, W, C) uint8 -> the one image that the provenance speaks of: a grid if n > 1."""
+    return images[0] if provenance.n == 1 else grid(images, provenance.columns)
+
+
+def difference(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> int | None:
+    """Largest difference of two (H, W, C) uint8 in levels, 0 to 255; None if the sizes differ.
+
+    One channel equals three equal ones: WebP has no grey.
+    """
+    if image.shape[:2] != other.shape[:2]:
+        return None
+    return int(np.abs(image.astype(np.int16) - other).max())
+
+
+def _picture(image: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _save(picture: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _png_info(provenance: Provenance | None) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    if provenance is not None:
+        info.add_itxt(PROVENANCE_KEY, provenance.text())
+    return info
+
+
+def _xmp(provenance: Provenance | None) -> bytes:
+    """An XMP packet: IPTC's property for those who look for it, and all of ours beside it."""
+    if provenance is None:
+        return b""
+    source, said = html.escape(provenance.digital_source_type), html.escape(provenance.text())
+    packet = _XMP.format(source=source, said=said)
+    return packet.encode()
+
+
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
+    ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:aigc="urn:aigc:1.0/"'
+    ' Iptc4xmpExt:DigitalSourceType="{source}" aigc:provenance="{said}"/></rdf:RDF></x:xmpmeta>'
+    '<?xpacket end="r"?>'
+)
+_XMP_PROVENANCE = re.compile(r' aigc:provenance="([^"]*)"')
+
+
+def _read(
+    data: bytes, formats: tuple[str, ...], max_pixels: int
+) -> tuple[NDArray[np.uint8], Provenance | None]:
+    what = " or ".join(formats)
     try:
-        image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if image.width * image.height > MAX_PIXELS:
+        image = Image.open(io.BytesIO(data), formats=formats)
+        if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels are too many")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise ValueError(f"an animation of {frames} frames; take a single image")
         pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise ValueError(f"not a PNG that can be read: {error}") from error
+        raise ValueError(f"not a {what} that can be read: {error}") from error
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    assert isinstance(image, PngImagePlugin.PngImageFile)
-    text = image.text.get(PROVENANCE_KEY)
+    return pixels, _provenance(image)
+
+
+def _provenance(image: Image.Image) -> Provenance | None:
+    """What made an image that was decoded; None if it does not say, or in foreign words."""
+    text: str | None
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        text = image.text.get(PROVENANCE_KEY)
+    else:
+        # Searched and not parsed: an XML parser would be one more that strangers can feed.
+        found = _XMP_PROVENANCE.search(image.info.get("xmp", b"").decode("utf-8", "replace"))
+        text = html.unescape(found[1]) if found else None
     if text is None:
-        return pixels, None
+        return None
     try:
-        return pixels, msgspec.json.decode(str(text), type=Provenance)
+        return msgspec.json.decode(str(text), type=Provenance)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        return pixels, None  # somebody else's text under our key
+        return None  # somebody else's text under our key
 
 
 def grid(images: NDArray[np.uint8], columns: int = 0) -> NDArray[np.uint8]:

@@ -111,6 +111,29 @@ def normal(
     return _inverse_normal(p.reshape(-1)).astype(np.float32).reshape(len(indices), *shape)
 
 
+def slerp(
+    start: NDArray[np.float32], stop: NDArray[np.float32], t: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Spherical interpolation (White 2016, arXiv:1609.04468, section 2.1).
+
+    sin((1 - t) w) / sin w * start + sin(t w) / sin w * stop with w the angle between the two.
+    A straight line would lead through vectors shorter than a model has ever seen.
+
+    start, stop: (*shape,) float32; t: (K,) in [0, 1] -> (K, *shape) float32, `start` itself at
+    t = 0 and `stop` itself at t = 1. Vectors along one line, and none, are joined by a line.
+    """
+    a, b = (x.astype(np.float64).reshape(-1) for x in (start, stop))
+    lengths = np.sqrt(a @ a) * np.sqrt(b @ b)
+    angle = np.arccos(np.clip(a @ b / lengths, -1, 1)) if lengths else 0.0
+    sine = np.sin(angle)
+    if sine < 1e-6:
+        weights = 1 - t, t
+    else:
+        weights = np.sin((1 - t) * angle) / sine, np.sin(t * angle) / sine
+    points = weights[0][:, None] * a + weights[1][:, None] * b
+    return points.astype(np.float32).reshape(len(t), *start.shape)
+
+
 def labels(seed: int, indices: Sequence[int], num_classes: int) -> NDArray[np.int64]:
     """Uniform class indices of the samples named: (len(indices),) int64 in [0, num_classes)."""
     raw = integers(seed, "label", indices, 1)[:, 0]

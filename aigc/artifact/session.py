@@ -131,6 +131,32 @@ class Artifact:
             raise ValueError(f"{self.id} takes no label: it was trained without classes")
         return inputs
 
+    def draw_between(
+        self,
+        signature: str,
+        seed: int,
+        to_seed: int,
+        frames: int,
+        *,
+        index: int = 0,
+        label: int | None = None,
+        to_label: int | None = None,
+    ) -> Arrays:
+        """The inputs of `frames` steps from sample `index` of `seed` to that of `to_seed`.
+
+        The first and the last are those samples themselves. Latents go along the sphere; a class
+        cannot be mixed, so it changes half-way. Raises ValueError as draw() does.
+        """
+        start = self.draw(signature, seed, [index], label)
+        stop = self.draw(signature, to_seed, [index], to_label)
+        t = np.linspace(0, 1, frames)
+        inputs: Arrays = {}
+        for tensor in self.signature(signature).inputs:
+            a, b = start[tensor.name][0], stop[tensor.name][0]
+            latent = tensor.kind == "latent"
+            inputs[tensor.name] = latents.slerp(a, b, t) if latent else np.where(t < 0.5, a, b)
+        return inputs
+
     def sample(
         self,
         signature: str = "sample",

@@ -8,23 +8,31 @@ import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageSequence, PngImagePlugin
 
 from aigc.artifact.codecs import (
     PROVENANCE_KEY,
     SOURCE_TYPE,
     Provenance,
+    animation,
+    arranged,
+    difference,
     grid,
+    jpeg,
     npy,
     png,
+    read_image,
     read_png,
     to_uint8,
+    webp,
     write,
 )
 
@@ -35,6 +43,8 @@ PIXELS = hnp.arrays(
 MADE_BY = Provenance(
     artifact="digits@3", digest="ab" * 32, signature="sample", seed=2**63 - 1, index=7, label=3
 )
+
+GRIDS_AND_INTERPOLATIONS = ("labels", "columns", "to_seed", "to_label")
 
 
 @given(image=PIXELS, seed=st.integers(0, 2**63 - 1), label=st.none() | st.integers(0, 9))
@@ -48,8 +58,82 @@ def test_a_png_gives_back_its_pixels_and_what_made_it(
     assert found == made_by
 
 
-def test_a_png_without_provenance_has_none() -> None:
-    assert read_png(png(np.zeros((2, 2, 1), np.uint8)))[1] is None
+@given(image=PIXELS, label=st.none() | st.integers(0, 9), name=st.text(max_size=20))
+def test_a_webp_without_a_quality_does_as_well(
+    image: np.ndarray, label: int | None, name: str
+) -> None:
+    made_by = replace(MADE_BY, label=label, signature=name)
+    pixels, found = read_image(webp(image, made_by))
+    assert difference(pixels, image) == 0
+    assert found == made_by
+
+
+def test_a_jpeg_keeps_its_provenance_and_nearly_its_pixels() -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    for image in (ramp, np.concatenate([ramp, ramp[::-1], ramp.swapaxes(0, 1)], -1)):
+        pixels, found = read_image(jpeg(image, MADE_BY))
+        assert pixels.shape == image.shape
+        assert found == MADE_BY
+        near = difference(pixels, image)
+        assert near is not None
+        assert near <= 4
+
+
+@pytest.mark.parametrize("encode", [webp, jpeg])
+def test_less_quality_is_fewer_bytes(encode: Any) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    sizes = [len(encode(image, MADE_BY, quality)) for quality in (0, 30, 60, 100)]
+    assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize("encode", [png, webp, jpeg])
+def test_an_image_without_provenance_has_none(encode: Any) -> None:
+    assert read_image(encode(np.zeros((2, 2, 1), np.uint8)))[1] is None
+
+
+@pytest.mark.parametrize("encode", [webp, jpeg])
+def test_xmp_says_in_iptcs_words_that_an_algorithm_made_it(encode: Any) -> None:
+    data = encode(np.zeros((2, 2, 3), np.uint8), replace(MADE_BY, signature="<\"&'>"))
+    xmp = Image.open(io.BytesIO(data)).info["xmp"].decode()
+    packet = ElementTree.fromstring(xmp)
+    (said,) = packet.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    iptc = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
+    assert said.attrib[iptc] == SOURCE_TYPE
+    assert json.loads(said.attrib["{urn:aigc:1.0/}provenance"])["signature"] == "<\"&'>"
+
+
+@pytest.mark.parametrize(("form", "channels"), [("apng", 1), ("apng", 3), ("gif", 1)])
+def test_an_animation_gives_back_its_frames(form: Any, channels: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 6, 4, channels), np.uint8)
+    data = animation(frames, form, 50, MADE_BY)
+    moving = Image.open(io.BytesIO(data))
+    found = [np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(moving)]
+    assert len(found) == 5
+    assert all(difference(a, b) == 0 for a, b in zip(found, frames, strict=True))
+    assert moving.info["duration"] == 50
+    if form == "gif":
+        assert msgspec.json.decode(moving.info["comment"], type=Provenance) == MADE_BY
+    else:
+        assert moving.text[PROVENANCE_KEY] == MADE_BY.text()
+        with pytest.raises(ValueError, match="an animation of 5 frames"):
+            read_png(data)
+
+
+def test_provenance_tells_how_the_images_lie_and_what_was_asked() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 3, 1), np.uint8)
+    assert np.array_equal(arranged(images[:1], MADE_BY), images[0])
+    of_grid = replace(MADE_BY, label=None, n=6, labels=(1, 2, 3, 4), columns=2)
+    assert np.array_equal(arranged(images, of_grid), grid(images, 2))
+    assert of_grid.asked() == [1, 2, 3, 4, 1, 2]
+    assert (MADE_BY.asked(), replace(MADE_BY, label=None).asked()) == (3, None)
+
+
+def test_difference_is_in_levels_and_knows_grey() -> None:
+    grey = np.full((2, 3, 1), 7, np.uint8)
+    assert difference(grey, grey.repeat(3, -1)) == 0
+    assert difference(grey, np.full((2, 3, 3), 255, np.uint8)) == 248
+    assert difference(np.full((2, 3, 3), 255, np.uint8), grey) == 248
+    assert difference(grey, grey[:1]) is None
 
 
 def test_the_same_pixels_and_provenance_are_the_same_bytes() -> None:
@@ -61,8 +145,8 @@ def test_the_same_pixels_and_provenance_are_the_same_bytes() -> None:
 def test_a_png_says_that_an_algorithm_made_it() -> None:
     data = png(np.zeros((2, 2, 3), np.uint8), MADE_BY)
     text = Image.open(io.BytesIO(data)).text[PROVENANCE_KEY]
-    said = {k: v for k, v in asdict(MADE_BY).items() if k not in ("labels", "columns")}
-    assert json.loads(text) == said  # what only a grid has is left out
+    said = {k: v for k, v in asdict(MADE_BY).items() if k not in GRIDS_AND_INTERPOLATIONS}
+    assert json.loads(text) == said  # what only a grid or an interpolation has is left out
     assert json.loads(text)["digital_source_type"] == SOURCE_TYPE
 
 
@@ -110,21 +194,23 @@ def test_what_is_no_png_is_refused(data: bytes) -> None:
         read_png(data)
 
 
-def test_a_damaged_png_is_refused_or_read_but_nothing_else_is_raised() -> None:
+def test_a_damaged_image_is_refused_or_read_but_nothing_else_is_raised() -> None:
     random = np.random.default_rng(0)
-    whole = png(random.integers(0, 256, (9, 9, 3), np.uint8), MADE_BY)
-    for length in range(len(whole)):
-        _refused_or_read(whole[:length])
-    for _ in range(1000):
-        broken = bytearray(whole)
-        for offset in random.integers(0, len(whole), 3):
-            broken[offset] = random.integers(256)
-        _refused_or_read(bytes(broken))
+    pixels = random.integers(0, 256, (9, 9, 3), np.uint8)
+    for encode in (png, webp, jpeg):
+        whole = encode(pixels, MADE_BY)
+        for length in range(len(whole)):
+            _refused_or_read(whole[:length])
+        for _ in range(1000):
+            broken = bytearray(whole)
+            for offset in random.integers(0, len(whole), 3):
+                broken[offset] = random.integers(256)
+            _refused_or_read(bytes(broken))
 
 
 def _refused_or_read(data: bytes) -> None:
     try:
-        pixels, _ = read_png(data)
+        pixels, _ = read_image(data)
     except ValueError:
         return
     assert (pixels.ndim, pixels.dtype) == (3, np.uint8)
@@ -151,6 +237,13 @@ def test_a_png_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> 
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match=r"too many|exceeds"):
             read_png(bomb + chunk(b"IEND", b""))
+
+
+def test_fewer_pixels_may_be_allowed() -> None:
+    data = png(np.zeros((4, 5, 1), np.uint8))
+    assert read_image(data, 20)[0].shape == (4, 5, 1)
+    with pytest.raises(ValueError, match="5 x 4 pixels are too many"):
+        read_image(data, 19)
 
 
 def test_a_text_chunk_that_unpacks_to_too_much_is_refused() -> None:

@@ -165,3 +165,45 @@ def test_eight_threads_get_what_one_gets() -> None:
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(8)] == [expected] * 8
+
+
+@given(
+    seeds=st.tuples(st.integers(0, 2**53), st.integers(0, 2**53)),
+    size=st.integers(1, 40),
+    frames=st.integers(2, 12),
+)
+def test_between_two_latents_lies_the_sphere(
+    seeds: tuple[int, int], size: int, frames: int
+) -> None:
+    a, b = (latents.normal(seed, [0], (size,))[0] for seed in seeds)
+    t = np.linspace(0, 1, frames)
+    way = latents.slerp(a, b, t)
+    assert way.dtype == np.float32
+    assert np.array_equal(way[0], a)
+    assert np.array_equal(way[-1], b)
+    assert np.allclose(latents.slerp(b, a, t), way[::-1], atol=1e-5)
+    unit = [x.astype(np.float64) / np.linalg.norm(x.astype(np.float64)) for x in (a, b)]
+    if abs(unit[0] @ unit[1]) < 0.999:
+        on_it = latents.slerp(*(x.astype(np.float32) for x in unit), t)
+        assert np.allclose(np.linalg.norm(on_it, axis=1), 1, atol=1e-5)
+        steps = np.sum(on_it[1:] * on_it[:-1], axis=1)
+        assert np.allclose(
+            np.arccos(np.clip(steps, -1, 1)), np.arccos(unit[0] @ unit[1]) / (frames - 1), atol=1e-2
+        )
+
+
+def test_a_quarter_turn_is_an_eighth_at_half_the_way() -> None:
+    a, b = np.array([[1, 0]], np.float32), np.array([[0, 1]], np.float32)
+    found = latents.slerp(a, b, np.array([0, 0.5, 1]))
+    root = np.float32(np.sqrt(0.5))
+    assert found.shape == (3, 1, 2)
+    assert np.allclose(found[:, 0], [[1, 0], [root, root], [0, 1]])
+
+
+@pytest.mark.parametrize("factor", [-2.0, 0.0, 1.0, 3.0])
+def test_latents_along_one_line_are_joined_by_it(factor: float) -> None:
+    a = np.array([0.6, -0.8], np.float32)
+    b = (a * factor).astype(np.float32)
+    way = latents.slerp(a, b, np.linspace(0, 1, 5))
+    assert np.isfinite(way).all()
+    assert np.allclose(way, [a + (b - a) * t for t in np.linspace(0, 1, 5)], atol=1e-6)

@@ -1,6 +1,7 @@
 """A tiny artifact made without torch, and replicas in this process."""
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,14 @@ def _graph(path: Path, nodes: list[Any], weights: dict[str, Any], signature: Sig
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
 
 
-def publish(store: Store, folder: Path, name: str, seed: int) -> str:
-    """A class-conditional generator of 8 x 8 images, an encoder, and a signature of numbers."""
+def publish(
+    store: Store, folder: Path, name: str, seed: int, classes: tuple[str, ...] = CLASSES
+) -> str:
+    """A class-conditional generator of 8 x 8 images, an encoder, and a signature of numbers.
+
+    `classes`: ten of them.
+    """
+    label = replace(LABEL, classes=classes)
     random = np.random.default_rng(seed)
     weights = {
         "w": random.normal(0, 0.4, (16, 64)).astype(np.float32),
@@ -49,7 +56,7 @@ def publish(store: Store, folder: Path, name: str, seed: int) -> str:
         "shape": np.array([-1, 1, 8, 8], np.int64),
     }
     signatures = {
-        "sample": Signature(graph="sample.onnx", inputs=(LATENT, LABEL), outputs=(IMAGE,)),
+        "sample": Signature(graph="sample.onnx", inputs=(LATENT, label), outputs=(IMAGE,)),
         "encode": Signature(graph="encode.onnx", inputs=(IMAGE,), outputs=(VECTOR,)),
         "numbers": Signature(graph="numbers.onnx", inputs=(LATENT,), outputs=(VECTOR,)),
     }
@@ -96,6 +103,35 @@ def publish(store: Store, folder: Path, name: str, seed: int) -> str:
             f"out/{k}": v for k, v in outputs.items()
         }
         np.savez(folder / "references" / f"{signature}.npz", **arrays)
+    return _seal(store, folder, name, signatures)
+
+
+def publish_colours(store: Store, folder: Path, name: str) -> str:
+    """A generator of colour images, 6 wide and 4 high, without classes."""
+    random = np.random.default_rng(5)
+    image = replace(IMAGE, shape=(3, 4, 6))
+    signatures = {"sample": Signature(graph="sample.onnx", inputs=(LATENT,), outputs=(image,))}
+    (folder / "references").mkdir(parents=True)
+    node = helper.make_node
+    weights = {
+        "w": random.normal(0, 0.4, (16, 72)).astype(np.float32),
+        "shape": np.array([-1, 3, 4, 6], np.int64),
+    }
+    nodes = [
+        node("MatMul", ["latent", "w"], ["a"]),
+        node("Tanh", ["a"], ["b"]),
+        node("Reshape", ["b", "shape"], ["image"]),
+    ]
+    _graph(folder / "sample.onnx", nodes, weights, signatures["sample"])
+    latent = latents.normal(0, range(16), (16,))
+    session = ort.InferenceSession(folder / "sample.onnx")
+    (found,) = session.run(["image"], {"latent": latent})
+    arrays = {"in/latent": latent, "out/image": found}
+    np.savez(folder / "references" / "sample.npz", **arrays)
+    return _seal(store, folder, name, signatures)
+
+
+def _seal(store: Store, folder: Path, name: str, signatures: dict[str, Signature]) -> str:
     bit = Reproducibility(level="bit", max_abs=0)
     parity = Parity(max_abs=0, uint8_mismatch=0, samples=0, batch_sizes=(1,))
     manifest = Manifest(
@@ -129,6 +165,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def artifact(store: Path) -> Artifact:
     """tiny@1, opened beside the server."""
     return Artifact.open(f"{store}/tiny@1")
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """colours@1, which gives images of another shape and knows no classes."""
+    root = tmp_path_factory.mktemp("colours")
+    return publish_colours(Store(root), root / "build", "colours")
 
 
 @pytest.fixture

@@ -69,7 +69,9 @@ def client(store: Path, metrics_dir: Path) -> Iterator[Client]:
 def error(answer: httpx.Response) -> tuple[int, str, str]:
     body = answer.json()
     assert set(body) == {"error"}
-    assert set(body["error"]) == {"code", "message"}
+    assert set(body["error"]) == {"code", "message", "type", "param"}
+    kind = "server_error" if answer.status_code >= 500 else "invalid_request_error"
+    assert body["error"]["type"] == kind
     return answer.status_code, body["error"]["code"], body["error"]["message"]
 
 

@@ -4,7 +4,9 @@ Every server here runs where `import torch` fails and is written down.
 """
 
 import asyncio
+import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -20,6 +22,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -190,6 +193,21 @@ def test_the_command_gives_the_same_files_from_server_and_artifact(
         found.append({path.name: path.read_bytes() for path in out.iterdir()})
     assert len(found[0]) == (21 if signature == "sample" else 1)
     assert found[0] == found[1]
+
+
+def test_openais_sdk_and_lines_of_samples_pass_the_proxy(pair: Server) -> None:
+    whole = images(samples(pair.url, n=300, seed=7))
+    with openai.OpenAI(base_url=f"{pair.url}/v1", api_key="any", max_retries=0) as client:
+        answer = client.images.generate(model="tiny", prompt="", n=3, extra_body={"seed": 7})
+        assert [base64.b64decode(image.b64_json or "") for image in answer.data or []] == whole[:3]
+        assert client.models.retrieve("tiny@1").id == "tiny@1"
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.images.generate(model="tiny", prompt="a red house")
+        assert refused.value.param == "prompt"
+    body = {"model": "tiny", "n": 300, "seed": 7, "format": "ndjson"}
+    with httpx.stream("POST", f"{pair.url}/v1/samples", json=body, timeout=30) as stream:
+        lines = [json.loads(line) for line in stream.iter_lines()]
+    assert [base64.b64decode(line["image"]) for line in lines] == whole
 
 
 def test_replicas_are_added_under_load(store: Path, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""A replica of this process behind a real socket, for clients that know only HTTP."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from serve.replica import Replica
+from serve.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """A replica that is served, by a thread of its own."""
+
+    url: str
+    replica: Replica
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, coroutine: Any) -> Any:
+        """The result of a coroutine on the replica's event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+
+    def requests(self, **labels: str) -> float:
+        """How many requests were counted under these labels."""
+        (family,) = self.replica._metrics.requests.collect()
+        return sum(
+            sample.value
+            for sample in family.samples
+            if sample.name == "aigc_requests_total" and labels.items() <= sample.labels.items()
+        )
+
+
+@contextmanager
+def listening(settings: Settings, *references: str) -> Iterator[Listening]:
+    """A replica that hosts these artifacts and listens on a free port."""
+    started = threading.Event()
+    made: list[Any] = []
+
+    async def main() -> None:
+        replica = Replica(settings, "replica-7")
+        await replica.configure(references)
+        config = uvicorn.Config(
+            replica.application, port=0, ws="none", lifespan="off", log_level="warning"
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        loop = asyncio.get_running_loop()
+        made.append(Listening(url=f"http://127.0.0.1:{port}", replica=replica, loop=loop))
+        made.append(server)
+        started.set()
+        await serving
+        replica.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    thread.start()
+    assert started.wait(30), "the server did not start"
+    try:
+        yield made[0]
+    finally:
+        made[1].should_exit = True
+        thread.join(30)

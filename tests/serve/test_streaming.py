@@ -1,0 +1,158 @@
+"""Samples as lines: the first comes before the last is made, and hanging up ends the work."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve.hosting import SignatureLane
+from serve.settings import Limits, Settings
+from tests.serve.listening import Listening, listening
+
+
+class Gate:
+    """Stands before a lane: lets so many batches through and holds the rest, or fails them."""
+
+    def __init__(self, lane: SignatureLane) -> None:
+        self.batches = 0
+        self.free = 10**9
+        self.fails_at = 10**9
+        self.open = threading.Event()
+        self._run = lane.run
+        lane.run = self.run  # type: ignore[method-assign]
+
+    def run(self, inputs: Mapping[str, Any]) -> Any:
+        self.batches += 1
+        if self.batches > self.free:
+            assert self.open.wait(30)
+        if self.batches >= self.fails_at:
+            raise RuntimeError("the graph fell over")
+        return self._run(inputs)
+
+
+@pytest.fixture
+def served(store: Path, metrics_dir: Path) -> Iterator[Listening]:
+    settings = Settings(metrics_dir=str(metrics_dir), limits=Limits(max_batch=4, max_n=100))
+    with listening(settings, f"{store}/tiny@1") as served:
+        yield served
+
+
+@pytest.fixture
+def gate(served: Listening) -> Iterator[Gate]:
+    models = served.replica._models
+    assert models is not None
+    gate = Gate(models.all[0].lanes["sample"])
+    yield gate
+    gate.open.set()
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "seed": 7, "format": "ndjson", **fields}
+
+
+def records(answer: httpx.Response) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in answer.iter_lines()]
+
+
+def whole(served: Listening, **fields: Any) -> list[dict[str, Any]]:
+    answer = httpx.post(f"{served.url}/v1/samples", json=body(**fields))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    return records(answer)
+
+
+def settled(predicate: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if predicate():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come to pass")
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 30])
+@pytest.mark.parametrize("label", [None, 3, "each"])
+def test_the_lines_are_the_samples_of_the_whole_answer(
+    served: Listening, n: int, label: Any
+) -> None:
+    fields: dict[str, Any] = {"n": n, "first_index": 5}
+    if label is not None:
+        fields["label"] = [i % 10 for i in range(n)] if label == "each" else label
+    together = httpx.post(f"{served.url}/v1/samples", json=body(**fields, format="json"))
+    assert whole(served, **fields) == together.json()["samples"]
+
+
+def test_numbers_are_streamed_as_well(served: Listening) -> None:
+    fields = {"signature": "numbers", "n": 9}
+    together = httpx.post(f"{served.url}/v1/samples", json=body(**fields, format="json"))
+    assert whole(served, **fields) == together.json()["samples"]
+
+
+def test_the_first_line_comes_before_the_second_batch_is_made(
+    served: Listening, gate: Gate
+) -> None:
+    gate.free = 1
+    with httpx.stream("POST", f"{served.url}/v1/samples", json=body(n=20)) as answer:
+        assert answer.headers["x-aigc-seed"] == "7"
+        assert "content-length" not in answer.headers
+        lines = answer.iter_lines()
+        first = [json.loads(next(lines))["index"] for _ in range(4)]
+        settled(lambda: gate.batches == 2)
+        assert served.replica._batcher.queued == 4, "one batch waits behind the one that runs"
+        gate.open.set()
+        assert first + [json.loads(line)["index"] for line in lines] == list(range(20))
+    settled(lambda: served.requests(code="200") == 1)
+
+
+def test_hanging_up_takes_the_rest_out_of_the_queue(served: Listening, gate: Gate) -> None:
+    gate.free = 1
+    batcher = served.replica._batcher
+    with httpx.stream("POST", f"{served.url}/v1/samples", json=body(n=100)) as answer:
+        next(answer.iter_lines())
+        settled(lambda: gate.batches == 2)
+    settled(lambda: served.requests(code="499") == 1)
+    assert batcher.queued == 0
+    gate.open.set()
+    settled(lambda: batcher.running_since_s is None)
+    assert gate.batches == 2
+    assert len(whole(served, n=3)) == 3
+
+
+def test_a_batch_that_fails_ends_the_lines_with_the_error(served: Listening, gate: Gate) -> None:
+    gate.fails_at = 3
+    found = whole(served, n=20)
+    assert [line["index"] for line in found[:-1]] == list(range(8))
+    assert set(found[-1]) == {"error"}
+    assert found[-1]["error"]["code"] == "internal"
+    settled(lambda: served.requests(code="500") == 1)
+
+
+def test_a_server_that_goes_says_so_in_the_last_line(served: Listening, gate: Gate) -> None:
+    gate.free = 1
+
+    async def close() -> None:
+        served.replica._batcher.close()
+
+    with httpx.stream("POST", f"{served.url}/v1/samples", json=body(n=40)) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        settled(lambda: gate.batches == 2)
+        served.run(close())
+        gate.open.set()
+        found = [json.loads(line) for line in lines]
+    assert found[-1]["error"]["code"] == "shutting_down"
+    assert found[-1]["error"]["type"] == "server_error"
+    refused = httpx.post(f"{served.url}/v1/samples", json=body(n=2))
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "shutting_down"
+    settled(lambda: served.requests(code="503") == 2)
+
+
+def test_what_is_wrong_is_said_before_the_first_line(served: Listening) -> None:
+    for fields, code in (({"n": 101}, "n_out_of_range"), ({"label": 12}, "label_out_of_range")):
+        answer = httpx.post(f"{served.url}/v1/samples", json=body(**fields))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
