@@ -21,6 +21,8 @@ JSON = b"application/json"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
 
+INTERNAL = "the server failed on this request; its log says why"
+
 logger = logging.getLogger(__name__)
 
 
@@ -116,14 +118,25 @@ _CLOSE = (b"connection", b"close")
 Endpoint = Callable[[Scope, Receive], Awaitable[Response]]
 Endpoints = Mapping[str, Endpoint]
 """Method -> endpoint."""
+ErrorShape = Callable[[HTTPError], Response]
+"""How a dialect puts an error."""
 
 
 class Application:
-    """An ASGI application: exact paths first, then prefixes that end in a slash."""
+    """An ASGI application: exact paths first, then prefixes that end in a slash.
 
-    def __init__(self, exact: Mapping[str, Endpoints], prefixes: Mapping[str, Endpoints]) -> None:
+    `errors` says which paths, and all below them, put errors in another shape.
+    """
+
+    def __init__(
+        self,
+        exact: Mapping[str, Endpoints],
+        prefixes: Mapping[str, Endpoints],
+        errors: Mapping[str, ErrorShape] | None = None,
+    ) -> None:
         self._exact = dict(exact)
         self._prefixes = dict(prefixes)
+        self._errors = dict(errors or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -135,13 +148,15 @@ class Application:
         try:
             response = await self._find(method, scope)(scope, receive)
         except HTTPError as error:
-            response = error.response()
+            response = self._shape(scope["path"])(error)
         except Exception:
             logger.exception("%s %s failed", method, scope["path"])
-            response = HTTPError(
-                500, "internal", "the server failed on this request; its log says why"
-            ).response()
+            response = self._shape(scope["path"])(HTTPError(500, "internal", INTERNAL))
         await response.send(send, with_body=method != "HEAD")
+
+    def _shape(self, path: str) -> ErrorShape:
+        below = (shape for top, shape in self._errors.items() if f"{path}/".startswith(f"{top}/"))
+        return next(below, HTTPError.response)
 
     def _find(self, method: str, scope: Scope) -> Endpoint:
         path = scope["path"]

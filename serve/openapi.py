@@ -10,6 +10,7 @@ import msgspec
 from aigc.artifact import Manifest
 from serve.http import ErrorBody
 from serve.native import ModelList, ModelSummary, SampleRequest, SampleResponse
+from serve.oip import InferenceError, InferenceRequest, InferenceResponse, ModelMetadata
 from serve.settings import Limits
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -23,13 +24,17 @@ _HEADERS = {
     "X-Aigc-Replica": "The replica that answered.",
 }
 
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
 _ERRORS = {
     400: "malformed_body, n_out_of_range, seed_out_of_range, first_index_out_of_range,"
     " label_out_of_range, label_count, label_not_supported, format_needs_one_sample,"
-    " format_needs_image or signature_needs_input.",
+    " format_needs_image or signature_needs_input. The Open Inference Protocol has no codes: its"
+    " message says what is wrong.",
     404: "unknown_model, unknown_signature or unknown_route.",
     405: "method_not_allowed; the Allow header names the methods that are.",
     413: "body_too_large.",
+    415: "compressed_body.",
     500: "internal: the server's fault; its log says why.",
     503: "overloaded, not_ready, shutting_down or unavailable; Retry-After says when to try again.",
 }
@@ -37,7 +42,10 @@ _ERRORS = {
 
 def document(manifests: Sequence[Manifest], limits: Limits) -> bytes:
     """openapi.json for the models hosted now, as UTF-8 JSON."""
-    types = [SampleRequest, SampleResponse, ModelList, ModelSummary, ErrorBody]
+    types = [
+        *(SampleRequest, SampleResponse, ModelList, ModelSummary, ErrorBody),
+        *(InferenceRequest, InferenceResponse, ModelMetadata, InferenceError),
+    ]
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     request = schemas["SampleRequest"]["properties"]
     request["n"]["maximum"] = limits.max_n
@@ -53,7 +61,7 @@ def document(manifests: Sequence[Manifest], limits: Limits) -> bytes:
             " *s* is the same alone, in a batch and on every replica, up to the reproducibility"
             " level that the answer states.\n\n" + _table(manifests),
         },
-        "paths": _paths(manifests),
+        "paths": {**_paths(manifests), **_inference_paths(manifests)},
         "components": {"schemas": schemas},
     }
     return json.dumps(body).encode()
@@ -95,9 +103,7 @@ def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
                         "content": {
                             "application/json": {"schema": _ref("SampleResponse")},
                             "image/png": {"schema": {"type": "string", "format": "binary"}},
-                            "application/octet-stream": {
-                                "schema": {"type": "string", "format": "binary"}
-                            },
+                            **_BYTES,
                         },
                     },
                     **_errors(400, 404, 413, 500, 503),
@@ -111,19 +117,75 @@ def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
             "get": {
                 **_get("getModel", "One model", "models", "ModelSummary", 404, 500, 503),
                 "parameters": [
-                    {
-                        "name": "id",
-                        "in": "path",
-                        "required": True,
-                        "description": "`name` (its newest version here) or `name@version`.",
-                        "schema": {"type": "string", "examples": [model]},
-                    }
+                    _parameter("id", "`name` (its newest version here) or `name@version`.", model)
                 ],
             }
         },
         "/healthz": {"get": _text("health", "200 while the replica works", 500)},
         "/readyz": {"get": _text("ready", "200 when the references were replayed", 503)},
         "/metrics": {"get": _text("metrics", "Prometheus metrics of this machine", 500)},
+    }
+
+
+def _inference_paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """The Open Inference Protocol; what a model has, each of its versions has too."""
+    examples = (manifests[-1].name, manifests[-1].version) if manifests else ("digits", "1")
+    model = _parameter("model", "`artifact` for its samples, or `artifact:signature`.", examples[0])
+    number = _parameter("version", "Of the artifact; the newest if left out.", examples[1])
+    paths = {
+        "/v2": {"get": _inference("getServer", "The server's name and extensions", 500)},
+        "/v2/health/live": {"get": _inference("getLive", "200 while the replica works", 500)},
+        "/v2/health/ready": {"get": _inference("getReady", "200 when models are served", 503)},
+    }
+    for top, suffix, parameters in (
+        ("/v2/models/{model}", "", [model]),
+        ("/v2/models/{model}/versions/{version}", "OfVersion", [model, number]),
+    ):
+        about = _inference(f"getMetadata{suffix}", "Inputs and outputs", 404, 503)
+        about["responses"]["200"]["content"] = _json("ModelMetadata")
+        ready = _inference(f"getModelReady{suffix}", "200 when the model is served", 404, 503)
+        infer = _inference(
+            f"infer{suffix}", "Samples of a seed, or of tensors", 400, 404, 413, 415, 500, 503
+        )
+        infer["responses"]["200"]["content"] = _json("InferenceResponse") | _BYTES
+        infer["requestBody"] = {
+            "required": True,
+            "description": "Binary tensors may follow the JSON as little-endian bytes; the header"
+            " Inference-Header-Content-Length then gives the size of the JSON.",
+            "content": _json("InferenceRequest") | _BYTES,
+        }
+        infer["requestBody"]["content"]["application/json"]["example"] = {
+            "inputs": [],
+            "parameters": {"seed": 7, "n": 1},
+        }
+        for path, method, operation in (
+            (top, "get", about),
+            (f"{top}/ready", "get", ready),
+            (f"{top}/infer", "post", infer),
+        ):
+            paths[path] = {method: {**operation, "parameters": parameters}}
+    return paths
+
+
+def _inference(operation: str, summary: str, *errors: int) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "tags": ["open inference protocol"],
+        "responses": {
+            "200": {"description": summary, "content": {"application/json": {}}},
+            **_errors(*errors, schema="InferenceError"),
+        },
+    }
+
+
+def _parameter(name: str, description: str, example: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": {"type": "string", "examples": [example]},
     }
 
 
@@ -147,9 +209,13 @@ def _text(operation: str, summary: str, *errors: int) -> dict[str, Any]:
     }
 
 
-def _errors(*codes: int) -> dict[str, Any]:
-    content = {"application/json": {"schema": _ref("ErrorBody")}}
+def _errors(*codes: int, schema: str = "ErrorBody") -> dict[str, Any]:
+    content = _json(schema)
     return {str(code): {"description": _ERRORS[code], "content": content} for code in codes}
+
+
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": _ref(schema)}}
 
 
 def _ref(name: str) -> dict[str, str]:

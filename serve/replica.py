@@ -16,6 +16,7 @@ from serve.hosting import Models
 from serve.http import NO_STORE, Application, HTTPError, Receive, Response, Scope
 from serve.metrics import Metrics
 from serve.native import NativeApi
+from serve.oip import OipApi, error_response
 from serve.openapi import document
 from serve.playground import docs_routes, page_routes
 from serve.sampling import Sampler
@@ -51,16 +52,20 @@ class Replica:
             replica=name,
         )
         exact, prefixes = NativeApi(sampler).routes()
+        oip = OipApi(sampler, check_health=self.check_health, check_ready=self.check_ready)
+        oip_exact, oip_prefixes = oip.routes()
         self.application = Application(
             {
                 **exact,
+                **oip_exact,
                 **page_routes(),
                 "/healthz": {"GET": self.healthz},
                 "/readyz": {"GET": self.readyz},
                 "/metrics": {"GET": self.metrics},
                 "/openapi.json": {"GET": self.openapi},
             },
-            {**prefixes, **docs_routes()},
+            {**prefixes, **oip_prefixes, **docs_routes()},
+            {"/v2": error_response},
         )
 
     async def configure(self, artifacts: Sequence[str]) -> None:
@@ -103,6 +108,14 @@ class Replica:
         if since is not None and time.monotonic() - since > STUCK_S:
             raise RuntimeError(f"a batch has been running for more than {STUCK_S:.0f} s")
 
+    def check_ready(self) -> None:
+        """Raise HTTPError 503 before models are served, and once the server is shutting down."""
+        drain_file = self._settings.drain_file
+        if drain_file and Path(drain_file).exists():
+            raise HTTPError(503, "shutting_down", "this server is shutting down")
+        if self._models is None:
+            raise HTTPError(503, "not_ready", "the models are being loaded; try again")
+
     def close(self) -> None:
         """Fail what waits, take no more."""
         self._batcher.close()
@@ -114,11 +127,7 @@ class Replica:
         return Response(b"ok\n", b"text/plain; charset=utf-8", headers=[NO_STORE])
 
     async def readyz(self, scope: Scope, receive: Receive) -> Response:
-        drain_file = self._settings.drain_file
-        if drain_file and Path(drain_file).exists():
-            raise HTTPError(503, "shutting_down", "this server is shutting down")
-        if self._models is None:
-            raise HTTPError(503, "not_ready", "the models are being loaded; try again")
+        self.check_ready()
         return Response(b"ready\n", b"text/plain; charset=utf-8", headers=[NO_STORE])
 
     async def metrics(self, scope: Scope, receive: Receive) -> Response:

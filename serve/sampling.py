@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -29,6 +29,8 @@ ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
 
 RETRY_SOON = (b"retry-after", b"1")
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,16 +230,19 @@ class Sampler:
             (b"x-aigc-replica", self._replica),
         ]
 
-    async def counted(self, api: str, work: Callable[[Call], Awaitable[Response]]) -> Response:
-        """The answer of `work`, counted with its duration and status, whatever happens."""
+    async def counted(self, api: str, work: Callable[[Call], Awaitable[Answer]]) -> Answer:
+        """The answer of `work`, counted with its duration and status, whatever happens.
+
+        An answer that is no HTTP response counts as 200, an HTTPError as its own status.
+        """
         started = time.perf_counter()
         call = Call(self._metrics.unknown)
         code = 499  # what is counted when the client hangs up
         self._metrics.in_progress.inc()
         try:
-            response = await work(call)
-            code = response.status
-            return response
+            answer = await work(call)
+            code = answer.status if isinstance(answer, Response) else 200
+            return answer
         except HTTPError as error:
             code = error.status
             raise

@@ -15,7 +15,9 @@ class Limits:
     """What one request and one queue may hold."""
 
     max_body_bytes: int = 1 << 20
-    """Largest request body; more is answered with 413."""
+    """Largest request body, or JSON part of one; more is answered with 413."""
+    max_tensor_bytes: int = 1 << 24
+    """Most bytes of binary tensors after the JSON of a request; more is answered with 413."""
     max_n: int = 1024
     """Most samples per request."""
     max_values: int = 1 << 25
