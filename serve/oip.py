@@ -52,7 +52,7 @@ class InputTensor(msgspec.Struct, frozen=True, kw_only=True):
     shape: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(description="The batch axis first.")]
     data: Annotated[
         msgspec.Raw, Meta(description="Numbers, flat or nested, the last axis fastest.")
-    ] = msgspec.Raw(b"")
+    ] = msgspec.field(default_factory=msgspec.Raw)
     parameters: Annotated[
         Parameters | None,
         Meta(description="binary_data_size: the tensor is that many bytes after the JSON."),

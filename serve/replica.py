@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aigc import exporter
 from serve.batching import Batcher
+from serve.grpc import GrpcApi
 from serve.hosting import Models
 from serve.http import NO_STORE, Application, HTTPError, Receive, Response, Scope
 from serve.metrics import Metrics
@@ -54,6 +55,12 @@ class Replica:
         exact, prefixes = NativeApi(sampler).routes()
         oip = OipApi(sampler, check_health=self.check_health, check_ready=self.check_ready)
         oip_exact, oip_prefixes = oip.routes()
+        self.grpc = GrpcApi(
+            sampler,
+            check_health=self.check_health,
+            check_ready=self.check_ready,
+            local_only=settings.local_only,
+        )
         self.application = Application(
             {
                 **exact,

@@ -53,6 +53,8 @@ class Settings:
     """Folder where the processes of this machine keep their metrics."""
     drain_file: str = ""
     """While this file exists, /readyz answers 503."""
+    local_only: bool = False
+    """Refuse gRPC calls from other machines: Ray listens for them on every interface."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
