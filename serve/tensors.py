@@ -263,7 +263,6 @@ def _ask(sampler: Sampler, lane: SignatureLane, sampling: Sampling, given: Array
         first_index=sampling.first_index or 0,
         label=labels,
     )
-    sampler.check_n(ask.n, lane)
     return replace(ask, lane=lane)
 
 

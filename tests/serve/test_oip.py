@@ -357,6 +357,25 @@ def test_sizes_of_binary_data_are_checked(client: Client) -> None:
     assert sized(16, two, **{"Content-Encoding": "gzip"})[0] == 415
 
 
+def test_outputs_go_as_they_were_asked_for(client: Client) -> None:
+    def forms(outputs: Any, **parameters: Any) -> tuple[dict[str, bool], int]:
+        answer = post(client, "tiny", outputs=outputs, parameters={"seed": 1, **parameters})
+        length = int(answer.headers.get("inference-header-content-length", len(answer.content)))
+        found = json.loads(answer.content[:length])["outputs"]
+        sizes = [one["parameters"]["binary_data_size"] for one in found if "data" not in one]
+        assert len(answer.content) - length == sum(sizes)
+        return {one["name"]: "data" not in one for one in found}, sum(sizes)
+
+    named = [{"name": "pixels"}, {"name": "image"}]
+    assert forms(None) == ({"image": False, "pixels": False}, 0)
+    assert forms(None, binary_data_output=True) == ({"image": True, "pixels": True}, 320)
+    assert forms(named, binary_data_output=True) == ({"pixels": True, "image": True}, 320)
+    named[0]["parameters"] = {"binary_data": True}  # type: ignore[assignment]
+    assert forms(named) == ({"pixels": True, "image": False}, 64)
+    named[0]["parameters"] = {"binary_data": False}  # type: ignore[assignment]
+    assert forms(named, binary_data_output=True) == ({"pixels": False, "image": True}, 256)
+
+
 def test_the_json_is_bounded_more_tightly_than_the_tensors(store: Path, metrics_dir: Path) -> None:
     images = latents.normal(1, range(8), (1, 8, 8))
     limits = limited(metrics_dir, max_body_bytes=1000, max_tensor_bytes=2048)
