@@ -1,5 +1,6 @@
 """The Ray Serve application: one deployment, which is the ingress and the default pool.
 
+    grpc_options: {port: 9000, grpc_servicer_functions: [serve.protobuf.add_to_server]}
     applications:
     - name: aigc
       import_path: serve.app:build
@@ -54,6 +55,26 @@ class Pool:
 
     async def check_health(self) -> None:
         self._replica.check_health()
+
+    # Serve calls a method of the gRPC service by its own name.
+
+    async def ServerLive(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
+        return await self._replica.grpc.answer("ServerLive", request, grpc_context)
+
+    async def ServerReady(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
+        return await self._replica.grpc.answer("ServerReady", request, grpc_context)
+
+    async def ServerMetadata(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
+        return await self._replica.grpc.answer("ServerMetadata", request, grpc_context)
+
+    async def ModelReady(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
+        return await self._replica.grpc.answer("ModelReady", request, grpc_context)
+
+    async def ModelMetadata(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
+        return await self._replica.grpc.answer("ModelMetadata", request, grpc_context)
+
+    async def ModelInfer(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
+        return await self._replica.grpc.answer("ModelInfer", request, grpc_context)
 
 
 def build(args: Mapping[str, Any]) -> ray_serve.Application:

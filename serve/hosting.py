@@ -66,12 +66,30 @@ class SignatureLane:
         self.metrics.observe(batch)
 
 
+class TensorLane(SignatureLane):
+    """The same graph for those who want its images as they leave it, beside the pixels.
+
+    A lane of its own, so that a batch of pixels alone never carries floats along.
+    """
+
+    def __init__(self, artifact: Artifact, name: str, max_batch: int, metrics: LaneMetrics) -> None:
+        super().__init__(artifact, name, max_batch, metrics)
+        self.values_per_sample += sum(int(np.prod(out.shape)) for out in self.spec.outputs)
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """One run of the graph: every output by its own name, and the image as pixels too."""
+        outputs = self.artifact.run(self.name, inputs)
+        return {PIXELS: self.artifact.uint8(self.name, outputs), **outputs}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hosted:
     """One artifact, opened and verified."""
 
     artifact: Artifact
     lanes: Mapping[str, SignatureLane]
+    tensors: Mapping[str, SignatureLane]
+    """The lanes that give every output as the graph does; the same lane where it is no image."""
 
     @property
     def id(self) -> str:
@@ -101,7 +119,13 @@ class Models:
                 name: SignatureLane(artifact, name, max_batch, metrics.lane(manifest, name))
                 for name in manifest.signatures
             }
-            hosted[artifact.id] = Hosted(artifact=artifact, lanes=lanes)
+            tensors = {
+                name: lane
+                if lane.image is None
+                else TensorLane(artifact, name, max_batch, lane.metrics)
+                for name, lane in lanes.items()
+            }
+            hosted[artifact.id] = Hosted(artifact=artifact, lanes=lanes, tensors=tensors)
         return cls(list(hosted.values()))
 
     def find(self, reference: str) -> Hosted | None:

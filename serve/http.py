@@ -225,14 +225,25 @@ _FIELD = re.compile(r"(?:field `|at `\$\.)(\w+)")
 Endpoint = Callable[[Scope, Receive], Awaitable[Response]]
 Endpoints = Mapping[str, Endpoint]
 """Method -> endpoint."""
+ErrorShape = Callable[[HTTPError], Response]
+"""How a dialect puts an error."""
 
 
 class Application:
-    """An ASGI application: exact paths first, then prefixes that end in a slash."""
+    """An ASGI application: exact paths first, then prefixes that end in a slash.
 
-    def __init__(self, exact: Mapping[str, Endpoints], prefixes: Mapping[str, Endpoints]) -> None:
+    `errors` says which paths, and all below them, put errors in another shape.
+    """
+
+    def __init__(
+        self,
+        exact: Mapping[str, Endpoints],
+        prefixes: Mapping[str, Endpoints],
+        errors: Mapping[str, ErrorShape] | None = None,
+    ) -> None:
         self._exact = dict(exact)
         self._prefixes = dict(prefixes)
+        self._errors = dict(errors or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -244,11 +255,15 @@ class Application:
         try:
             response = await self._find(method, scope)(scope, receive)
         except HTTPError as error:
-            response = error.response()
+            response = self._shape(scope["path"])(error)
         except Exception:
             logger.exception("%s %s failed", method, scope["path"])
-            response = internal_error().response()
+            response = self._shape(scope["path"])(internal_error())
         await response.send(send, receive, with_body=method != "HEAD")
+
+    def _shape(self, path: str) -> ErrorShape:
+        below = (shape for top, shape in self._errors.items() if f"{path}/".startswith(f"{top}/"))
+        return next(below, HTTPError.response)
 
     def _find(self, method: str, scope: Scope) -> Endpoint:
         path = scope["path"]

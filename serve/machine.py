@@ -26,6 +26,9 @@ import psutil
 RUN = "AIGC_SERVE_RUN"
 """Environment variable that names the run which a process belongs to."""
 
+MAX_GRPC_MESSAGE_BYTES = (1 << 28) + (1 << 20)
+"""Holds the largest answer that `Limits` allows."""
+
 MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket on Linux."""
 
@@ -127,9 +130,10 @@ def set_environment(run: Run, *, most_replicas: int) -> None:
 
     Before ray is imported: it reads most of this at import.
     """
-    stats_port, metrics_port, fallback_port = free_ports(3)
+    stats_port, metrics_port, fallback_port, fallback_grpc_port = free_ports(4)
     # Ports of replaced replicas rest for a while: leave room for many replacements.
-    first, last = free_range(2 * most_replicas + 64)
+    room = 2 * most_replicas + 64
+    first, last = free_range(2 * room)
     haproxy = run.folder / "h"
     environment = {
         RUN: str(run.folder),
@@ -150,11 +154,16 @@ def set_environment(run: Run, *, most_replicas: int) -> None:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m"),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc_port),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         # Samples are a function of the request: one that got no byte of answer may be repeated.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(last),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + room - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + room),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(last),
+        # Ray takes and gives messages of 2 GiB; what is too much for a replica it says itself.
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_GRPC_MESSAGE_BYTES),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     }
     if "RAY_AUTH_MODE" not in os.environ:

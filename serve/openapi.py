@@ -11,6 +11,7 @@ from aigc.artifact import Manifest
 from serve.http import ErrorBody
 from serve.interpolate import INTERPOLATE, MEDIA_TYPES, InterpolationRequest
 from serve.native import ModelList, ModelSummary, SampleRequest, SampleResponse
+from serve.oip import InferenceError, InferenceRequest, InferenceResponse, ModelMetadata
 from serve.openai import IMAGES, ImageRequest, ImageResponse
 from serve.settings import Limits
 from serve.verify import VERIFY, Verdict
@@ -26,15 +27,20 @@ _HEADERS = {
     "X-Aigc-Replica": "The replica that answered.",
 }
 
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BYTES = {"application/octet-stream": _BINARY}
+
 _ERRORS = {
     400: "malformed_body, malformed_image, n_out_of_range, seed_out_of_range,"
     " first_index_out_of_range, frames_out_of_range, frame_duration_out_of_range,"
     " label_out_of_range, label_count, label_not_supported, format_needs_one_sample,"
     " format_needs_image, signature_needs_input, unsupported_value, unknown_prompt,"
-    " prompt_contradicts_label or model_gives_no_image.",
+    " prompt_contradicts_label or model_gives_no_image. The Open Inference Protocol has no codes:"
+    " its message says what is wrong.",
     404: "unknown_model, unknown_signature or unknown_route.",
     405: "method_not_allowed; the Allow header names the methods that are.",
     413: "body_too_large.",
+    415: "compressed_body.",
     500: "internal: the server's fault; its log says why.",
     503: "overloaded, not_ready, shutting_down or unavailable; Retry-After says when to try again.",
 }
@@ -50,6 +56,10 @@ _TYPES = (
     ImageRequest,
     ImageResponse,
     ErrorBody,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    InferenceError,
 )
 
 
@@ -72,7 +82,7 @@ def document(manifests: Sequence[Manifest], limits: Limits) -> bytes:
             " *s* is the same alone, in a batch and on every replica, up to the reproducibility"
             " level that the answer states.\n\n" + _table(manifests),
         },
-        "paths": _paths(manifests),
+        "paths": {**_paths(manifests), **_inference_paths(manifests)},
         "components": {"schemas": schemas},
     }
     return json.dumps(body).encode()
@@ -103,13 +113,7 @@ def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
             "get": {
                 **_get("getModel", "One model", "models", "ModelSummary", 404, 500, 503),
                 "parameters": [
-                    {
-                        "name": "id",
-                        "in": "path",
-                        "required": True,
-                        "description": "`name` (its newest version here) or `name@version`.",
-                        "schema": {"type": "string", "examples": [model]},
-                    }
+                    _parameter("id", "`name` (its newest version here) or `name@version`.", model)
                 ],
             }
         },
@@ -157,9 +161,6 @@ def _images(model: str) -> dict[str, Any]:
     return _post("createImage", what, "openai", request, "The images.", answers, _HEADERS)
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-
-
 def _json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": _ref(schema), "example": example}}
 
@@ -186,6 +187,68 @@ def _post(
     }
 
 
+def _inference_paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """The Open Inference Protocol; what a model has, each of its versions has too."""
+    examples = (manifests[-1].name, manifests[-1].version) if manifests else ("digits", "1")
+    model = _parameter("model", "`artifact` for its samples, or `artifact:signature`.", examples[0])
+    number = _parameter("version", "Of the artifact; the newest if left out.", examples[1])
+    paths = {
+        "/v2": {"get": _inference("getServer", "The server's name and extensions", 500)},
+        "/v2/health/live": {"get": _inference("getLive", "200 while the replica works", 500)},
+        "/v2/health/ready": {"get": _inference("getReady", "200 when models are served", 503)},
+    }
+    for top, suffix, parameters in (
+        ("/v2/models/{model}", "", [model]),
+        ("/v2/models/{model}/versions/{version}", "OfVersion", [model, number]),
+    ):
+        about = _inference(f"getMetadata{suffix}", "Inputs and outputs", 404, 503)
+        about["responses"]["200"]["content"] = _json("ModelMetadata")
+        ready = _inference(f"getModelReady{suffix}", "200 when the model is served", 404, 503)
+        infer = _inference(
+            f"infer{suffix}", "Samples of a seed, or of tensors", 400, 404, 413, 415, 500, 503
+        )
+        infer["responses"]["200"]["content"] = _json("InferenceResponse") | _BYTES
+        infer["requestBody"] = {
+            "required": True,
+            "description": "Binary tensors may follow the JSON as little-endian bytes; the header"
+            " Inference-Header-Content-Length then gives the size of the JSON.",
+            "content": _json("InferenceRequest") | _BYTES,
+        }
+        infer["requestBody"]["content"]["application/json"]["example"] = {
+            "inputs": [],
+            "parameters": {"seed": 7, "n": 1},
+        }
+        for path, method, operation in (
+            (top, "get", about),
+            (f"{top}/ready", "get", ready),
+            (f"{top}/infer", "post", infer),
+        ):
+            paths[path] = {method: {**operation, "parameters": parameters}}
+    return paths
+
+
+def _inference(operation: str, summary: str, *errors: int) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "tags": ["open inference protocol"],
+        "responses": {
+            "200": {"description": summary, "content": {"application/json": {}}},
+            **_errors(*errors, schema="InferenceError"),
+        },
+    }
+
+
+def _parameter(name: str, description: str, example: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": {"type": "string", "examples": [example]},
+    }
+
+
 def _get(operation: str, summary: str, tag: str, schema: str, *errors: int) -> dict[str, Any]:
     content = {"application/json": {"schema": _ref(schema)}}
     return {
@@ -206,9 +269,13 @@ def _text(operation: str, summary: str, *errors: int) -> dict[str, Any]:
     }
 
 
-def _errors(*codes: int) -> dict[str, Any]:
-    content = {"application/json": {"schema": _ref("ErrorBody")}}
+def _errors(*codes: int, schema: str = "ErrorBody") -> dict[str, Any]:
+    content = _json(schema)
     return {str(code): {"description": _ERRORS[code], "content": content} for code in codes}
+
+
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": _ref(schema)}}
 
 
 def _ref(name: str) -> dict[str, str]:

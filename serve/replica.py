@@ -12,12 +12,14 @@ from pathlib import Path
 
 from aigc import exporter
 from serve.batching import Batcher
+from serve.grpc import GrpcApi
 from serve.hosting import Models
 from serve.http import NO_STORE, Application, HTTPError, Receive, Response, Scope
 from serve.interpolate import InterpolationApi
 from serve.load import Load
 from serve.metrics import Metrics
 from serve.native import NativeApi
+from serve.oip import OipApi, error_response
 from serve.openai import OpenAIApi
 from serve.openapi import document
 from serve.playground import docs_routes, page_routes
@@ -56,19 +58,29 @@ class Replica:
             replica=name,
         )
         exact, prefixes = NativeApi(sampler).routes()
+        oip = OipApi(sampler, check_health=self.check_health, check_ready=self.check_ready)
+        oip_exact, oip_prefixes = oip.routes()
+        self.grpc = GrpcApi(
+            sampler,
+            check_health=self.check_health,
+            check_ready=self.check_ready,
+            local_only=settings.local_only,
+        )
         self.application = Application(
             {
                 **exact,
                 **InterpolationApi(sampler).routes(),
                 **VerificationApi(sampler).routes(),
                 **OpenAIApi(sampler).routes(),
+                **oip_exact,
                 **page_routes(),
                 "/healthz": {"GET": self.healthz},
                 "/readyz": {"GET": self.readyz},
                 "/metrics": {"GET": self.metrics},
                 "/openapi.json": {"GET": self.openapi},
             },
-            {**prefixes, **docs_routes()},
+            {**prefixes, **oip_prefixes, **docs_routes()},
+            {"/v2": error_response},
         )
 
     async def configure(self, artifacts: Sequence[str]) -> None:
@@ -115,6 +127,14 @@ class Replica:
         """This replica's work, for serve.autoscaling. On the event loop, by one caller only."""
         return self._load.report()
 
+    def check_ready(self) -> None:
+        """Raise HTTPError 503 before models are served, and once the server is shutting down."""
+        drain_file = self._settings.drain_file
+        if drain_file and Path(drain_file).exists():
+            raise HTTPError(503, "shutting_down", "this server is shutting down")
+        if self._models is None:
+            raise HTTPError(503, "not_ready", "the models are being loaded; try again")
+
     def close(self) -> None:
         """Fail what waits, take no more."""
         self._batcher.close()
@@ -126,11 +146,7 @@ class Replica:
         return Response(b"ok\n", b"text/plain; charset=utf-8", headers=[NO_STORE])
 
     async def readyz(self, scope: Scope, receive: Receive) -> Response:
-        drain_file = self._settings.drain_file
-        if drain_file and Path(drain_file).exists():
-            raise HTTPError(503, "shutting_down", "this server is shutting down")
-        if self._models is None:
-            raise HTTPError(503, "not_ready", "the models are being loaded; try again")
+        self.check_ready()
         return Response(b"ready\n", b"text/plain; charset=utf-8", headers=[NO_STORE])
 
     async def metrics(self, scope: Scope, receive: Receive) -> Response:

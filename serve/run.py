@@ -23,6 +23,7 @@ from serve import machine
 from serve.settings import Settings, parse_replicas
 
 READY_TIMEOUT_S = 120.0
+ADD_TO_SERVER = "serve.protobuf.add_to_server"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class ServeConfig:
     """Address to listen on; 0.0.0.0 lets other machines in."""
     port: int = 8000
     """Port of the page and the API."""
+    grpc_port: int = 0
+    """Port of the Open Inference Protocol over gRPC; 0 for none."""
     replicas: Annotated[str, tyro.conf.arg(metavar="N|MIN..MAX")] = "1"
     """Serving processes: a fixed number, or as many as the load needs within MIN..MAX."""
     threads: int = 1
@@ -49,11 +52,13 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not self.artifacts:
             raise ValueError("name at least one artifact to serve")
-        for name in ("port", "metrics_port"):
+        for name in ("port", "grpc_port", "metrics_port"):
             if not 0 <= getattr(self, name) < 65536:
                 raise ValueError(f"{name} must be in [0, 65536), got {getattr(self, name)}")
         if self.port == 0:
             raise ValueError("port must be in [1, 65536), got 0")
+        if self.grpc_port == self.port:
+            raise ValueError(f"grpc_port must differ from port, both are {self.port}")
         if self.grace < 0:
             raise ValueError(f"grace must be at least 0 seconds, got {self.grace}")
 
@@ -92,6 +97,8 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
         artifacts=uris, replicas=parse_replicas(config.replicas), threads=config.threads
     )
     machine.check_free(config.host, config.port, "--port")
+    if config.grpc_port:
+        machine.check_free(config.host, config.grpc_port, "--grpc-port")
     if config.metrics_port:
         machine.check_free(config.host, config.metrics_port, "--metrics-port")
     return settings, manifests
@@ -167,7 +174,7 @@ def serve(config: ServeConfig, settings: Settings, manifests: list[Manifest]) ->
         url = f"http://{_reachable(config.host)}:{config.port}"
         _wait_until_ready(config)
         machine.guard_now(run, guard)
-        _say(_banner(url, metrics_url, settings, manifests))
+        _say(_banner(url, metrics_url, config, settings, manifests))
         print(url, flush=True)
         threading.Event().wait()
     except Stopped:
@@ -184,7 +191,7 @@ def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
     from dataclasses import asdict, replace
 
     from ray import serve as ray_serve
-    from ray.serve.config import HTTPOptions
+    from ray.serve.config import HTTPOptions, gRPCOptions
     from ray.serve.schema import LoggingConfig
 
     from serve.app import NAME, POOL, build
@@ -195,9 +202,20 @@ def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
     ray_serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=config.host, port=config.port),
+        grpc_options=gRPCOptions(
+            port=config.grpc_port,
+            grpc_servicer_functions=[ADD_TO_SERVER] if config.grpc_port else [],
+            enable_reflection=False,  # it looks in protobuf's default pool, and ours is another
+        ),
         logging_config=quiet,
     )
-    settings = replace(settings, metrics_dir=str(run.metrics_dir), drain_file=str(run.drain_file))
+    settings = replace(
+        settings,
+        metrics_dir=str(run.metrics_dir),
+        drain_file=str(run.drain_file),
+        # Behind HAProxy every call comes from here; without it, the caller's own address counts.
+        local_only=run.haproxy is not None or is_loopback(config.host),
+    )
     try:
         ray_serve.run(build(asdict(settings)), name=NAME, route_prefix="/", logging_config=quiet)
     except RuntimeError as error:
@@ -211,6 +229,11 @@ def _reason(message: str) -> str:
     """The last error in what Serve reports, which holds the whole traceback of a replica."""
     found = re.findall(r"^(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)$", message, re.MULTILINE)
     return found[-1] if found else " ".join(message.split())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def _reachable(host: str) -> str:
@@ -254,7 +277,13 @@ def _in_progress(run: machine.Run) -> bool:
     return any(float(value) > 0 for value in values)
 
 
-def _banner(url: str, metrics_url: str, settings: Settings, manifests: list[Manifest]) -> str:
+def _banner(
+    url: str,
+    metrics_url: str,
+    config: ServeConfig,
+    settings: Settings,
+    manifests: list[Manifest],
+) -> str:
     low, high = settings.replicas
     replicas = f"{low}..{high} replicas" if high > low else f"{low} replica{'s' * (low > 1)}"
     lines = [""]
@@ -266,6 +295,7 @@ def _banner(url: str, metrics_url: str, settings: Settings, manifests: list[Mani
         "",
         f"  page     {url}/",
         f"  docs     {url}/docs",
+        *([f"  gRPC     {_reachable(config.host)}:{config.grpc_port}"] if config.grpc_port else []),
         f"  metrics  {metrics_url}",
         "",
         f"  {replicas}, {settings.threads} thread{'s' * (settings.threads > 1)} each."

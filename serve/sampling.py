@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 RETRY_SOON = (b"retry-after", b"1")
 
+Answer = TypeVar("Answer")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
@@ -246,10 +248,11 @@ class Sampler:
             (b"x-aigc-replica", self._replica),
         ]
 
-    async def counted(self, api: str, work: Callable[[Call], Awaitable[Response]]) -> Response:
+    async def counted(self, api: str, work: Callable[[Call], Awaitable[Answer]]) -> Answer:
         """The answer of `work`, counted with its duration and status, whatever happens.
 
-        A Stream is counted when it has ended.
+        An answer that is no HTTP response counts as 200, an HTTPError as its own status; a Stream
+        is counted when it has ended.
         """
         started = time.perf_counter()
         call = Call(self._metrics.unknown)
@@ -260,10 +263,14 @@ class Sampler:
             self._metrics.in_progress.dec()
             call.metrics.answered(api, code, time.perf_counter() - started)
 
-        response: Response | None = None
+        streams = False
         try:
-            response = await work(call)
-            code = response.status
+            answer = await work(call)
+            if isinstance(answer, Stream):
+                streams = True
+                return replace(answer, ended=ended)
+            code = answer.status if isinstance(answer, Response) else 200
+            return answer
         except HTTPError as error:
             code = error.status
             raise
@@ -271,9 +278,8 @@ class Sampler:
             code = 500
             raise
         finally:
-            if not isinstance(response, Stream):
+            if not streams:
                 ended(code)
-        return replace(response, ended=ended) if isinstance(response, Stream) else response
 
 
 def check_label(label: int | Sequence[int] | None, n: int, lane: SignatureLane) -> None:

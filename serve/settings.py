@@ -17,7 +17,9 @@ class Limits:
     """What one request and one queue may hold."""
 
     max_body_bytes: int = 1 << 20
-    """Largest request body; more is answered with 413."""
+    """Largest request body, or JSON part of one; more is answered with 413."""
+    max_tensor_bytes: int = 1 << 24
+    """Most bytes of binary tensors after the JSON of a request; more is answered with 413."""
     max_n: int = 1024
     """Most samples per request."""
     max_values: int = 1 << 25
@@ -61,6 +63,8 @@ class Settings:
     """Folder where the processes of this machine keep their metrics."""
     drain_file: str = ""
     """While this file exists, /readyz answers 503."""
+    local_only: bool = False
+    """Refuse gRPC calls from other machines: Ray listens for them on every interface."""
     limits: Limits = field(default_factory=Limits)
     scaling: ParsedScaling = field(default_factory=ParsedScaling)
     """When the number of replicas changes within its range."""

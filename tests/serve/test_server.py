@@ -313,7 +313,7 @@ def test_pages_render_in_a_browser_without_the_network(pair: Server, tmp_path: P
         assert (tmp_path / "samples.png").read_bytes() == expected
         page.goto(f"{pair.url}/docs")
         page.wait_for_selector("#operations-samples-createSamples")
-        assert page.locator(".opblock").count() == 6
+        assert page.locator(".opblock").count() == 15
         assert page.locator(".errors-wrapper").count() == 0
         browser.close()
     assert wrong == []
