@@ -4,24 +4,34 @@
     applications:
     - name: aigc
       import_path: serve.app:build
-      args: {artifacts: [s3://models/digits], replicas: 1..4, scaling: {target_busy: 0.6}}
+      args: {replicas: 1..4, scaling: {target_busy: 0.6}}
+      deployments:
+      - name: default
+        user_config: {artifacts: [s3://models/digits/3]}
+
+A change of user_config reaches the replicas that there are; one of args starts new ones.
 
 Another pool would be another deployment in this application, reached by its handle.
 """
 
+import asyncio
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+import msgspec
+import ray
 from ray import serve as ray_serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-from ray.serve.schema import LoggingConfig
+from ray.serve.context import _get_global_client
+from ray.serve.schema import LoggingConfig, ServeDeploySchema
 
 from aigc.exporter import ENVIRONMENT
 from serve.autoscaling import Scaling, WorkPolicy
 from serve.http import Application
 from serve.settings import ParsedScaling, Settings, parse
+from serve.switching import Config, Target, parse_target
 
 NAME = "aigc"
 POOL = "default"
@@ -41,14 +51,18 @@ class Pool:
         # replica has it in its environment.
         from serve.replica import Replica
 
-        name = ray_serve.get_replica_context().replica_id.unique_id
-        self._replica = Replica(parse(args), name)
+        context = ray_serve.get_replica_context()
+        config = Config(
+            read=lambda: asyncio.to_thread(read_target, context.app_name),
+            write=lambda target: asyncio.to_thread(write_target, context.app_name, target),
+        )
+        self._replica = Replica(parse(args), context.replica_id.unique_id, config)
 
     def __serve_build_asgi_app__(self) -> Application:
         return self._replica.application
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        await self._replica.configure(user_config["artifacts"])
+        await self._replica.configure(user_config)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         return self._replica.autoscaling_stats()
@@ -80,13 +94,10 @@ class Pool:
 def build(args: Mapping[str, Any]) -> ray_serve.Application:
     """The application for `serve.settings.Settings` as a plain dictionary.
 
-    Artifacts go into user_config: changing them reconfigures the replicas that there are, whereas
-    a change of what a replica is made with starts new ones. Raises ValueError for an unknown or
-    wrong option.
+    Artifacts belong into the deployment's user_config; those in args are its default. Raises
+    ValueError for an unknown or wrong option.
     """
     settings = parse(args)
-    if not settings.artifacts:
-        raise ValueError("artifacts must name at least one artifact")
     low, high = settings.replicas
     scaling: dict[str, Any] = {"num_replicas": low}
     if low != high:
@@ -125,6 +136,52 @@ def autoscaling(scaling: Scaling, low: int, high: int) -> AutoscalingConfig:
             downscale_delay_s=0.0,
             policy=AutoscalingPolicy(policy_function=WorkPolicy, policy_kwargs=asdict(scaling)),
         )
+
+
+def application(settings: Settings) -> dict[str, Any]:
+    """The application as Serve's config describes it."""
+    return {
+        "name": NAME,
+        "route_prefix": "/",
+        "import_path": "serve.app:build",
+        "args": msgspec.to_builtins(asdict(replace(settings, artifacts=()))),
+        "deployments": [
+            {"name": POOL, "user_config": Target(artifacts=settings.artifacts).document()}
+        ],
+    }
+
+
+def deploy(applications: Iterable[Mapping[str, Any]]) -> None:
+    """Make this Serve's config. It returns at once; `serve.status()` tells what comes of it."""
+    schema = ServeDeploySchema.model_validate({"applications": [*applications]})
+    _get_global_client().deploy_apps(schema)
+
+
+def read_target(app: str) -> Target:
+    """What Serve's config says is to be hosted. Raises ValueError if it was not deployed by one."""
+    return parse_target(_pool(_configs(), app)["user_config"])
+
+
+def write_target(app: str, target: Target) -> None:
+    """Change what is to be hosted, and nothing else."""
+    configs = _configs()
+    _pool(configs, app)["user_config"] = target.document()
+    deploy(configs)
+
+
+def _configs() -> list[dict[str, Any]]:
+    found = ray.get(_get_global_client()._controller.get_app_configs.remote())
+    return [config.model_dump(exclude_unset=True) for config in found.values()]
+
+
+def _pool(configs: list[dict[str, Any]], app: str) -> dict[str, Any]:
+    for config in configs:
+        for deployment in config.get("deployments", ()) if config["name"] == app else ():
+            if deployment["name"] == POOL and deployment.get("user_config"):
+                return deployment  # type: ignore[no-any-return]
+    raise ValueError(
+        f"the config of application {app} gives no user_config to its deployment {POOL}"
+    )
 
 
 def _environment(settings: Settings) -> dict[str, str]:

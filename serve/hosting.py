@@ -1,6 +1,6 @@
 """The artifacts that a replica hosts, and the lane of each of their signatures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact import Artifact, Signature
-from aigc.artifact.session import Arrays
+from aigc.artifact import Artifact, ArtifactError, Signature
+from aigc.artifact.session import Arrays, read_manifest
+from aigc.artifact.store import locate, version_order
 from serve.batching import Batch, Job
 from serve.metrics import LaneMetrics, Metrics
 
@@ -99,34 +100,41 @@ class Hosted:
 class Models:
     """The artifacts of a replica by `name` and `name@version`. Never changes: it is replaced."""
 
-    def __init__(self, hosted: Sequence[Hosted]) -> None:
+    def __init__(self, hosted: Sequence[Hosted], pinned: Mapping[str, str] | None = None) -> None:
         self.all = tuple(sorted(hosted, key=_newest_last))
         self._by_reference: dict[str, Hosted] = {}
         for one in self.all:
             self._by_reference[one.artifact.manifest.name] = one
             self._by_reference[one.id] = one
+        for name, version in (pinned or {}).items():
+            if f"{name}@{version}" not in self._by_reference:
+                raise ArtifactError(f"{name} is pinned to {version}, which is not among the rest")
+            self._by_reference[name] = self._by_reference[f"{name}@{version}"]
 
     @classmethod
     def open(
-        cls, references: Sequence[str], *, threads: int, max_batch: int, metrics: Metrics
+        cls,
+        references: Sequence[str],
+        *,
+        threads: int,
+        max_batch: int,
+        metrics: Metrics,
+        pinned: Mapping[str, str] | None = None,
+        known: Iterable[Hosted] = (),
     ) -> "Models":
-        """Open artifacts and replay their references. Blocks. Raises ArtifactError."""
+        """Open artifacts and replay their references, those already `known` excepted.
+
+        Blocks. Raises ArtifactError.
+        """
+        opened = {one.artifact.manifest.digest: one for one in known}
         hosted: dict[str, Hosted] = {}
         for reference in references:
-            artifact = Artifact.open(reference, verify=True, threads=threads)
-            manifest = artifact.manifest
-            lanes = {
-                name: SignatureLane(artifact, name, max_batch, metrics.lane(manifest, name))
-                for name in manifest.signatures
-            }
-            tensors = {
-                name: lane
-                if lane.image is None
-                else TensorLane(artifact, name, max_batch, lane.metrics)
-                for name, lane in lanes.items()
-            }
-            hosted[artifact.id] = Hosted(artifact=artifact, lanes=lanes, tensors=tensors)
-        return cls(list(hosted.values()))
+            uri = locate(reference)
+            one = opened.get(read_manifest(uri).digest) or open_one(
+                uri, threads=threads, max_batch=max_batch, metrics=metrics
+            )
+            hosted[one.id] = one
+        return cls(list(hosted.values()), pinned)
 
     def find(self, reference: str) -> Hosted | None:
         """The artifact called `name@version`, or the newest called `name`."""
@@ -137,6 +145,21 @@ class Models:
         return ", ".join(one.id for one in self.all) or "none"
 
 
+def open_one(uri: str, *, threads: int, max_batch: int, metrics: Metrics) -> Hosted:
+    """Open one artifact and replay its references. Blocks. Raises ArtifactError."""
+    artifact = Artifact.open(uri, verify=True, threads=threads)
+    manifest = artifact.manifest
+    lanes = {
+        name: SignatureLane(artifact, name, max_batch, metrics.lane(manifest, name))
+        for name in manifest.signatures
+    }
+    tensors = {
+        name: lane if lane.image is None else TensorLane(artifact, name, max_batch, lane.metrics)
+        for name, lane in lanes.items()
+    }
+    return Hosted(artifact=artifact, lanes=lanes, tensors=tensors)
+
+
 def _newest_last(hosted: Hosted) -> tuple[str, tuple[int, ...]]:
     manifest = hosted.artifact.manifest
-    return manifest.name, tuple(int(part) for part in manifest.version.split("."))
+    return manifest.name, version_order(manifest.version)

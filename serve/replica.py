@@ -4,16 +4,19 @@ No Ray in it: `serve.app` makes it in a Serve deployment, a test may make it in 
 """
 
 import asyncio
+import gc
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from aigc import exporter
+from serve.admin import AdminApi
 from serve.batching import Batcher
 from serve.grpc import GrpcApi
-from serve.hosting import Models
+from serve.hosting import Hosted, Models, open_one
 from serve.http import NO_STORE, Application, HTTPError, Receive, Response, Scope
 from serve.interpolate import InterpolationApi
 from serve.load import Load
@@ -25,6 +28,7 @@ from serve.openapi import document
 from serve.playground import docs_routes, page_routes
 from serve.sampling import Sampler
 from serve.settings import Settings
+from serve.switching import Config, Target, parse_target
 from serve.verify import VerificationApi
 
 STUCK_S = 120.0
@@ -34,11 +38,16 @@ logger = logging.getLogger(__name__)
 
 
 class Replica:
-    """Everything in one serving process. `name` is what answers are signed with."""
+    """Everything in one serving process.
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    `name` is what answers are signed with; with `config`, where the target comes from, it can be
+    changed by admin routes.
+    """
+
+    def __init__(self, settings: Settings, name: str, config: Config | None = None) -> None:
         self._settings = settings
         self._models: Models | None = None
+        self._proven: list[Hosted] = []
         metrics_dir = settings.metrics_dir or os.environ.get(exporter.ENVIRONMENT)
         if not metrics_dir:
             raise ValueError(f"name metrics_dir, or set {exporter.ENVIRONMENT} for Ray's workers")
@@ -66,6 +75,7 @@ class Replica:
             check_ready=self.check_ready,
             local_only=settings.local_only,
         )
+        admin = AdminApi(config, self._prove, self._admin_allowed).routes() if config else {}
         self.application = Application(
             {
                 **exact,
@@ -73,6 +83,7 @@ class Replica:
                 **VerificationApi(sampler).routes(),
                 **OpenAIApi(sampler).routes(),
                 **oip_exact,
+                **admin,
                 **page_routes(),
                 "/healthz": {"GET": self.healthz},
                 "/readyz": {"GET": self.readyz},
@@ -83,37 +94,58 @@ class Replica:
             {"/v2": error_response},
         )
 
-    async def configure(self, artifacts: Sequence[str]) -> None:
-        """Host these artifacts and no others.
+    async def configure(self, user_config: Mapping[str, Any]) -> None:
+        """Host the artifacts of a target (serve.switching) and no others.
 
         The first call returns when their references were replayed, and raises ArtifactError if
         they are not reproduced. Later ones return at once and load in the background: what is
         served stays until its successor is proven, and stays for good if that fails.
         """
         if self._models is None:
-            self._switch(await asyncio.to_thread(self._open, artifacts))
+            target = parse_target(user_config)
+            self._switch(await asyncio.to_thread(self._open, target))
             return
         if self._loading is not None:
             self._loading.cancel()
-        self._loading = asyncio.create_task(self._load_later(artifacts))
+        self._loading = asyncio.create_task(self._load_later(user_config))
 
-    async def _load_later(self, artifacts: Sequence[str]) -> None:
+    async def _load_later(self, user_config: Mapping[str, Any]) -> None:
         try:
-            self._switch(await asyncio.to_thread(self._open, artifacts))
+            target = parse_target(user_config)
+            self._switch(await asyncio.to_thread(self._open, target))
         except Exception:
             self._metrics.refused_loads.inc()
             logger.exception("new artifacts were refused; the old ones stay")
 
-    def _open(self, artifacts: Sequence[str]) -> Models:
+    def _open(self, target: Target) -> Models:
+        known = [*self._models.all, *self._proven] if self._models else []
         return Models.open(
-            artifacts,
+            target.artifacts,
+            threads=self._settings.threads,
+            max_batch=self._settings.limits.max_batch,
+            metrics=self._metrics,
+            pinned=target.pinned,
+            known=known,
+        )
+
+    async def _prove(self, uri: str) -> Hosted:
+        """Open a candidate and replay its references; it is kept until it is taken up."""
+        hosted = await asyncio.to_thread(
+            open_one,
+            uri,
             threads=self._settings.threads,
             max_batch=self._settings.limits.max_batch,
             metrics=self._metrics,
         )
+        self._proven = [hosted]
+        return hosted
 
     def _switch(self, models: Models) -> None:
+        """From here on new requests get `models`; those in progress end on what they began with."""
         self._models = models
+        self._proven = []
+        # What went is freed at once: Serve freezes the collector, and graphs are large.
+        gc.collect()
         self._metrics.hosted(one.artifact.manifest for one in models.all)
         self._metrics.ready.set(1)
 

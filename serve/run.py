@@ -17,7 +17,7 @@ import fsspec
 import tyro
 
 from aigc.artifact import Manifest
-from aigc.artifact.manifest import MANIFEST, parse
+from aigc.artifact.session import read_manifest
 from aigc.artifact.store import locate
 from serve import machine
 from serve.settings import Settings, parse_replicas
@@ -85,7 +85,7 @@ def command(argv: list[str]) -> int:
 def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
     """Everything that can be found wrong before a process is started. Raises ValueError."""
     uris = tuple(_absolute(locate(reference)) for reference in config.artifacts)
-    manifests = [_manifest(uri) for uri in uris]
+    manifests = [read_manifest(uri) for uri in uris]
     ids = [manifest.id for manifest in manifests]
     twice = next((uri for uri, id_ in zip(uris, ids, strict=True) if ids.count(id_) > 1), None)
     if twice is not None:
@@ -107,11 +107,6 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
 def _absolute(uri: str) -> str:
     fs, path = fsspec.core.url_to_fs(uri)
     return path if isinstance(fs, fsspec.get_filesystem_class("file")) else uri
-
-
-def _manifest(uri: str) -> Manifest:
-    fs, path = fsspec.core.url_to_fs(uri)
-    return parse(fs.cat_file(f"{path}/{MANIFEST}"))
 
 
 @contextlib.contextmanager
@@ -188,13 +183,14 @@ def serve(config: ServeConfig, settings: Settings, manifests: list[Manifest]) ->
 
 def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
     """Start Serve and its application. Raises ValueError with the reason if it fails."""
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from ray import serve as ray_serve
     from ray.serve.config import HTTPOptions, gRPCOptions
     from ray.serve.schema import LoggingConfig
 
-    from serve.app import NAME, POOL, build
+    from serve.app import NAME, POOL, application
+    from serve.app import deploy as deploy_config
 
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -216,13 +212,16 @@ def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
         # Behind HAProxy every call comes from here; without it, the caller's own address counts.
         local_only=run.haproxy is not None or is_loopback(config.host),
     )
-    try:
-        ray_serve.run(build(asdict(settings)), name=NAME, route_prefix="/", logging_config=quiet)
-    except RuntimeError as error:
+    deploy_config([application(settings)])
+    while True:
         status = ray_serve.status().applications.get(NAME)
-        pool = status.deployments.get(POOL) if status else None
-        reason = _reason(pool.message if pool else str(error))
-        raise ValueError(f"serving did not start: {reason}") from error
+        if status and status.status == "RUNNING":
+            return
+        if status and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            pool = status.deployments.get(POOL)
+            reason = _reason(pool.message if pool and pool.message else status.message)
+            raise ValueError(f"serving did not start: {reason}")
+        time.sleep(0.1)
 
 
 def _reason(message: str) -> str:

@@ -246,6 +246,15 @@ class Artifact:
         )
 
 
+def read_manifest(uri: str) -> Manifest:
+    """The manifest of one artifact folder; its files are not looked at. Raises ArtifactError."""
+    fs, root = fsspec.core.url_to_fs(uri)
+    try:
+        return parse(fs.cat_file(f"{root}/{MANIFEST}"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{uri} is no artifact: it holds no {MANIFEST}") from None
+
+
 def compare(signature: Signature, expected: Arrays, found: Arrays) -> Reproducibility:
     """How equal two runs of a signature are; max_abs is relative to 1 + |expected|."""
     level: Level = "bit"

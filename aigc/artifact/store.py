@@ -33,7 +33,8 @@ CLAIM_S = 600.0
 """A claim older than this is of a process that died."""
 
 
-def _order(version: str) -> tuple[int, ...]:
+def version_order(version: str) -> tuple[int, ...]:
+    """Sorts "10" behind "9" and "1.2"."""
     return tuple(int(part) for part in version.split("."))
 
 
@@ -56,7 +57,7 @@ class Store:
         folder = f"{self._root}/{name}"
         found = [v for v in self._folders(folder) if VERSION.fullmatch(v)]
         complete = [v for v in found if self._fs.exists(f"{folder}/{v}/{MANIFEST}")]
-        return sorted(complete, key=_order)
+        return sorted(complete, key=version_order)
 
     def resolve(self, reference: str) -> str:
         """URI of `name@version`, or of the newest version for `name` alone."""
@@ -76,7 +77,7 @@ class Store:
     def next_version(self, name: str) -> str:
         """One more than the newest version's first number; "1" for a new name."""
         versions = self.versions(name)
-        return str(_order(versions[-1])[0] + 1) if versions else "1"
+        return str(version_order(versions[-1])[0] + 1) if versions else "1"
 
     def check_free(self, name: str, version: str) -> None:
         """Raise ArtifactError if `name@version` is malformed or published already."""
