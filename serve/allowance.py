@@ -16,7 +16,7 @@ While the ledger does not answer, a replica keeps to its share, `samples_per_s /
 `concurrency / replicas` (at least one) by the last number of replicas it was told: together never
 more than the rate, but a load that is spread unevenly is held back. Nothing waits for a ledger that
 is away. What is spent then is not reported later: the ledger's bucket was filling meanwhile, so
-its return allows one more burst.
+its return uses that up, and allows at most one more burst.
 """
 
 import asyncio
@@ -42,10 +42,16 @@ MIN_GAP_S = 0.01
 """Between two messages when something is urgent."""
 
 ANSWER_S = 0.5
-"""A ledger that takes longer is away."""
+"""A question that takes longer is lost."""
+
+AWAY_S = 0.5
+"""A ledger that answered nothing for so long is away; a message or two may get lost."""
 
 SOON_S = 0.05
 """Longest that spend_soon() takes."""
+
+LEAST_WAIT_S = 0.001
+"""Less of it than this is not worth another question."""
 
 Take = Callable[[str, Mapping[str, Wish]], Awaitable[Answer]]
 """Brings wishes to the ledger: its take(), from wherever it lives."""
@@ -103,6 +109,7 @@ class Allowance:
         self._wake = asyncio.Event()
         self._told: asyncio.Event = asyncio.Event()
         self._running = False
+        self._answered_at_s = clock()
         self.alone = False
         """The ledger does not answer: this replica keeps to its share."""
 
@@ -134,18 +141,18 @@ class Allowance:
         until_s = self._clock() + SOON_S
         purse.waiting.append(n)
         try:
-            while True:
+            while (lack := purse.lacks(n)) is not None:
+                refusal = self._refusal(purse, n, lack)
+                left_s = until_s - self._clock()
+                if not refusal.worth_asking or left_s < LEAST_WAIT_S:
+                    return refusal
                 told = self._told
                 self._wake.set()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(told.wait(), max(0.0, until_s - self._clock()))
-                lack = purse.lacks(n)
-                if lack is None:
-                    purse.charge(charge, n)
-                    return None
-                refusal = self._refusal(purse, n, lack)
-                if not refusal.worth_asking or self._clock() >= until_s:
-                    return refusal
+                    async with asyncio.timeout(left_s):
+                        await told.wait()
+            purse.charge(charge, n)
+            return None
         finally:
             purse.waiting.remove(n)
 
@@ -219,10 +226,13 @@ class Allowance:
     async def run(self) -> None:
         """Talk with the ledger, until cancelled."""
         self._running = True
+        self._answered_at_s = self._clock()
         try:
             while True:
+                # Python 3.11's wait_for() may swallow the cancellation; timeout() never does.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), INTERVAL_S)
+                    async with asyncio.timeout(INTERVAL_S):
+                        await self._wake.wait()
                 self._wake.clear()
                 elapsed_s = self._clock() - self._said_at_s
                 idle = all(purse.idle() for purse in self._purses.values())
@@ -242,7 +252,8 @@ class Allowance:
         # Whoever starts to wait from here on waits for the next answer.
         told, self._told = self._told, asyncio.Event()
         try:
-            answer = await asyncio.wait_for(self._take(self._replica, wishes), ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                answer = await self._take(self._replica, wishes)
             self._found(answer.replicas)
             for name, grant in answer.grants.items():
                 said[name].settle(wishes[name], grant, self._clock())
@@ -252,7 +263,7 @@ class Allowance:
             told.set()
 
     def _lost(self, error: Exception) -> None:
-        if self.alone:
+        if self.alone or self._clock() - self._answered_at_s < AWAY_S:
             return
         self.alone = True
         for purse in self._purses.values():
@@ -267,6 +278,7 @@ class Allowance:
 
     def _found(self, replicas: int) -> None:
         self._replicas = max(1, replicas)
+        self._answered_at_s = self._clock()
         if not self.alone:
             return
         self.alone = False

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 LOST_S = 5.0
 """A replica that was silent for so long is gone, and with it what it held."""
 
-SHORT_S = 1.0
+SHORT_S = 10.0
 """For so long after somebody lacked a slot are unused slots given back at once."""
 
 KEEP_CHARGES_S = 600.0
@@ -68,8 +68,12 @@ class Wish:
     policy: Policy
     spent: int
     """Samples spent since this replica started: a total."""
-    want: int = 0
-    """Samples it would like to have at hand."""
+    away: int = 0
+    """Samples spent while the ledger did not answer, not in `spent`: a total, too."""
+    need: int = 0
+    """Samples that requests wait for."""
+    ahead: int = 0
+    """Samples it would like to have at hand beyond those, for the requests to come."""
     least: int = 1
     """Fewer than this many are of no use to it, its requests being larger."""
     running: int = 0
@@ -92,7 +96,7 @@ class Grant:
     slots: int
     """Requests that the replica may answer at a time."""
     slots_short: bool
-    """Somebody lacks a slot: give back at once what is not used."""
+    """Few are free, or somebody lacked one lately: give back at once what is not used."""
     repaid: int = 0
     """Samples to take off `spent`: they were charged before, on another replica."""
 
@@ -112,6 +116,7 @@ class _Holding:
 
     spent: int
     limit: int
+    away: int
     slots: int = 0
 
 
@@ -146,34 +151,44 @@ class _Account:
         self.fill(wish.policy, now_s)
         holding = self.holdings.get(replica)
         if holding is None:  # new, or thought dead: what it spent is past
-            holding = self.holdings[replica] = _Holding(spent=wish.spent, limit=wish.spent)
+            holding = self.holdings[replica] = _Holding(
+                spent=wish.spent, limit=wish.spent, away=wish.away
+            )
         repaid = self._repay(replica, wish.charges, now_s)
         spent = wish.spent - repaid
         # Unspent samples come back, an overdraft is paid.
         self.tokens = min(self.tokens + holding.limit - spent, float(self.policy.burst))
-        given = min(wish.want, math.floor(self.tokens))
+        # What was spent without asking uses up what ran in meanwhile, and makes no debt.
+        self.tokens = max(min(0.0, self.tokens), self.tokens - max(0, wish.away - holding.away))
+        holding.away = wish.away
+        left = max(0, math.floor(self.tokens))
+        given = min(wish.need, left)
+        # Half stays, for whom another replica's request is the next.
+        given += min(wish.ahead, (left - given) // 2)
         if given < wish.least:  # a part would lie there, of no use to anybody
             given = 0
         self.tokens -= given
         holding.spent, holding.limit = spent, spent + given
-        self._give_slots(replica, holding, wish, now_s)
+        short = self._give_slots(replica, holding, wish, now_s)
         return Grant(
             limit=holding.limit,
             left=math.floor(self.tokens),
             slots=holding.slots,
-            slots_short=now_s < self.short_until_s,
+            slots_short=short,
             repaid=repaid,
         )
 
-    def _give_slots(self, replica: str, holding: _Holding, wish: Wish, now_s: float) -> None:
+    def _give_slots(self, replica: str, holding: _Holding, wish: Wish, now_s: float) -> bool:
+        """Slots for a replica, never fewer than it has and wants. True if they are getting short."""
         if self.policy.concurrency is None:
             holding.slots = 0
-            return
+            return False
         others = sum(h.slots for name, h in self.holdings.items() if name != replica)
         free = self.policy.concurrency - others
         if wish.want_slots > free:
             self.short_until_s = now_s + SHORT_S
         holding.slots = max(wish.running, min(wish.want_slots, free))
+        return now_s < self.short_until_s or 2 * (free - holding.slots) < self.policy.concurrency
 
     def _repay(self, replica: str, charges: Sequence[tuple[bytes, int]], now_s: float) -> int:
         """Remember charges; the samples of those that another replica charged before."""

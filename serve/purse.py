@@ -115,15 +115,18 @@ class Purse:
         want_slots = self.running + len(self.waiting)
         if not self.slots_short:
             want_slots = max(want_slots, self.peak)
-        # At once and not when the answer comes: the ledger may give it to another before.
-        self.slots = min(self.slots, want_slots)
-        want = math.ceil(self.per_s * HORIZON_S)
-        if want:
-            want = max(want, least)
+        if not self.share:
+            # At once and not when the answer comes: the ledger may give it to another before.
+            self.slots = min(self.slots, want_slots)
+        ahead = math.ceil(self.per_s * HORIZON_S)
+        # Less than half a request a horizon is no steady load: what it needs it asks for then.
+        ahead = max(ahead, self.size) if 2 * ahead >= self.size else 0
         wish = Wish(
             policy=self.policy,
             spent=self.spent - self.off_ledger,
-            want=min(self.policy.burst, want + sum(self.waiting)),
+            away=self.off_ledger,
+            need=sum(self.waiting),
+            ahead=ahead,
             least=max(1, least),
             running=self.running,
             want_slots=want_slots,

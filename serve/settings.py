@@ -51,6 +51,8 @@ class Settings:
     """Folder where the processes of this machine keep their metrics."""
     drain_file: str = ""
     """While this file exists, /readyz answers 503."""
+    keys: str = ""
+    """File of API keys on every replica's machine; without one AIGC_KEYS counts, if it is set."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
