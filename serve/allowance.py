@@ -110,6 +110,7 @@ class Allowance:
         self._told: asyncio.Event = asyncio.Event()
         self._running = False
         self._answered_at_s = clock()
+        self._lost_one = False
         self.alone = False
         """The ledger does not answer: this replica keeps to its share."""
 
@@ -123,10 +124,9 @@ class Allowance:
         if n > purse.policy.burst and purse.policy.samples_per_s is not None:
             return _over_burst(purse, n)
         purse.ask(n)
-        lack = purse.lacks(n)
-        if lack is not None and self.alone:
+        if self.alone:
             purse.fill(self._clock(), self._replicas)
-            lack = purse.lacks(n)
+        lack = purse.lacks(n)
         if lack is not None:
             return self._refusal(purse, n, lack)
         purse.charge(charge, n)
@@ -236,7 +236,7 @@ class Allowance:
                 self._wake.clear()
                 elapsed_s = self._clock() - self._said_at_s
                 idle = all(purse.idle() for purse in self._purses.values())
-                if self.alone or not idle or elapsed_s >= IDLE_INTERVAL_S:
+                if self._lost_one or not idle or elapsed_s >= IDLE_INTERVAL_S:
                     await self.exchange()
                 await asyncio.sleep(MIN_GAP_S)
         finally:
@@ -263,6 +263,7 @@ class Allowance:
             told.set()
 
     def _lost(self, error: Exception) -> None:
+        self._lost_one = True
         if self.alone or self._clock() - self._answered_at_s < AWAY_S:
             return
         self.alone = True
@@ -279,6 +280,7 @@ class Allowance:
     def _found(self, replicas: int) -> None:
         self._replicas = max(1, replicas)
         self._answered_at_s = self._clock()
+        self._lost_one = False
         if not self.alone:
             return
         self.alone = False

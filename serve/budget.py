@@ -91,8 +91,8 @@ class Grant:
 
     limit: int
     """The total that `spent` may reach."""
-    left: int
-    """Samples that the ledger has left after all grants."""
+    left: float
+    """Samples that the ledger has left after all grants; less than 0 is an overdraft."""
     slots: int
     """Requests that the replica may answer at a time."""
     slots_short: bool
@@ -117,6 +117,8 @@ class _Holding:
     spent: int
     limit: int
     away: int
+    ahead: int = 0
+    """Of what it was granted last, what no request waited for: the rest is as good as spent."""
     slots: int = 0
 
 
@@ -141,7 +143,7 @@ class _Account:
     def fill(self, policy: Policy, now_s: float) -> None:
         """Let the bucket run full to now, at the rate of then; the new policy holds from now on."""
         rate = self.policy.samples_per_s or 0.0
-        held = sum(holding.limit - holding.spent for holding in self.holdings.values())
+        held = sum(holding.ahead for holding in self.holdings.values())
         filled = self.tokens + rate * (now_s - self.filled_at_s)
         self.policy = policy
         self.tokens = min(filled, float(policy.burst - held))
@@ -164,22 +166,24 @@ class _Account:
         left = max(0, math.floor(self.tokens))
         given = min(wish.need, left)
         # Half stays, for whom another replica's request is the next.
-        given += min(wish.ahead, (left - given) // 2)
-        if given < wish.least:  # a part would lie there, of no use to anybody
-            given = 0
+        ahead = min(wish.ahead, (left - given) // 2)
+        if given + ahead < wish.least:  # a part would lie there, of no use to anybody
+            given = ahead = 0
+        given += ahead
         self.tokens -= given
+        holding.ahead = ahead
         holding.spent, holding.limit = spent, spent + given
         short = self._give_slots(replica, holding, wish, now_s)
         return Grant(
             limit=holding.limit,
-            left=math.floor(self.tokens),
+            left=self.tokens,
             slots=holding.slots,
             slots_short=short,
             repaid=repaid,
         )
 
     def _give_slots(self, replica: str, holding: _Holding, wish: Wish, now_s: float) -> bool:
-        """Slots for a replica, never fewer than it has and wants. True if they are getting short."""
+        """Slots for a replica, never fewer than it has and wants. True if they get short."""
         if self.policy.concurrency is None:
             holding.slots = 0
             return False

@@ -140,7 +140,7 @@ class Purse:
         """What the ledger answered to a wish."""
         self.spent -= grant.repaid
         self.limit = grant.limit + self.off_ledger
-        self.left, self.left_at_s = float(grant.left), now_s
+        self.left, self.left_at_s = grant.left, now_s
         self.slots = grant.slots
         self.slots_short = grant.slots_short
         del self.charges[: len(wish.charges)]

@@ -237,7 +237,7 @@ def test_a_flood_beyond_the_rate_does_not_flood_the_ledger() -> None:
         await cluster.close()
         return cluster.messages
 
-    assert run(main) < 5 * 2 * 60  # of 25,000 requests
+    assert run(main) < 1050  # of 25,000 requests: one per MIN_GAP_S and replica
 
 
 def test_an_idle_replica_says_little_and_holds_nothing() -> None:
@@ -451,7 +451,8 @@ def test_lost_answers_cost_and_give_nothing(lost_in_a_row: int) -> None:
         replica = Allowance("r", lossy, clock=loop.time)
         task = loop.create_task(replica.run())
         drawn = 0
-        for _ in range(2000):
+        until_s = loop.time() + 10.0
+        while loop.time() < until_s:
             if await ask(replica, alice, 1) is None:
                 drawn += 1
                 replica.leave(alice)
