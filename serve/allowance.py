@@ -15,8 +15,8 @@ the ledger may still have something; then, and only then, is it worth a message 
 While the ledger does not answer, a replica keeps to its share, `samples_per_s / replicas` and
 `concurrency / replicas` (at least one) by the last number of replicas it was told: together never
 more than the rate, but a load that is spread unevenly is held back. Nothing waits for a ledger that
-is away. What is spent then is not reported later: the ledger's bucket was filling meanwhile, so
-its return uses that up, and allows at most one more burst.
+is away. What was spent then is told when it is back and uses up what ran into its bucket meanwhile;
+if it forgot this replica, or everything, its return allows one more burst at most.
 """
 
 import asyncio

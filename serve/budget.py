@@ -2,7 +2,8 @@
 
 Every replica holds an `Allowance` (serve.allowance) that says yes or no at once. Five to seven
 times a second, and when it runs dry, it tells the ledger what was spent and what it would like, and
-the ledger answers how far it may go. The ledger is asked beside the requests, never by them.
+the ledger answers how far it may go. A request itself waits for that only when its replica ran dry
+and the ledger may have more.
 
 Both sides speak in *totals* (samples spent since the replica started; the total it may reach), so a
 message that is lost, late or repeated changes nothing: the next one says it all again. What a
@@ -11,8 +12,9 @@ wherever it goes; what a dead one held is lost, which is at most what it asked f
 
 Exactness, while the ledger answers. Samples: what is granted within T seconds is never more than
 burst + samples_per_s * T; beyond it goes only what a replica spends of an old grant during the
-milliseconds of one message, and that is paid back first. Concurrency: never more than the limit.
-The ledger knows no key in advance and keeps nothing on disk: a new one starts with full buckets.
+milliseconds of one message, and that is paid back first. Concurrency: never more than the limit,
+but for a replica that was silent for LOST_S and still answers requests; and whoever stays within it
+is refused at most now and then, when a slot lay unused at another replica. The ledger knows no key in advance and keeps nothing on disk: a new one starts with full buckets.
 """
 
 import math

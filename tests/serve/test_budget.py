@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from serve import budget
 from serve.allowance import Allowance, Refusal, at_hand
-from serve.budget import Answer, Ledger, Policy, Wish
+from serve.budget import Answer, Grant, Ledger, Policy, Wish
 from serve.keys import Key
+from serve.purse import Purse
 from tests.serve.virtual import run
 
 MESSAGE_S = 0.002
@@ -590,3 +591,35 @@ def test_a_policy_that_could_not_hold_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         Policy(samples_per_s=rate, burst=burst, concurrency=concurrency)
+
+
+def test_a_bucket_is_full_when_what_lies_at_replicas_fills_it() -> None:
+    now_s = 0.0
+    ledger, policy = at(lambda: now_s)
+    ledger.take("a", {"k": Wish(policy=policy, spent=0, ahead=30)})
+    now_s = 4.0
+    grant = ledger.take("b", {"k": Wish(policy=policy, spent=0, need=100)}).grants["k"]
+    assert (grant.limit, grant.left) == (70, 0)
+
+
+def test_what_was_spent_off_the_ledger_uses_up_what_is_there_and_makes_no_debt() -> None:
+    now_s = 0.0
+    ledger, policy = at(lambda: now_s)
+
+    def left(away: int) -> float:
+        return ledger.take("a", {"k": Wish(policy=policy, spent=0, away=away)}).grants["k"].left
+
+    assert [left(0), left(40), left(40), left(500)] == [100, 60, 60, 0]
+    now_s = 1.0
+    assert left(500) == 10
+
+
+def test_slots_are_given_back_before_the_ledger_can_give_them_to_another() -> None:
+    policy = Policy(samples_per_s=None, burst=0, concurrency=4)
+    purse = Purse("alice", policy)
+    wish = purse.wish(0.1)
+    grant = Grant(limit=0, left=0.0, slots=4, slots_short=False)
+    purse.settle(wish, grant, 0.0)
+    assert purse.lacks(1) is None
+    assert purse.wish(0.1).want_slots == 1
+    assert purse.lacks(1) == "slots"
