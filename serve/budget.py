@@ -14,7 +14,9 @@ Exactness, while the ledger answers. Samples: what is granted within T seconds i
 burst + samples_per_s * T; beyond it goes only what a replica spends of an old grant during the
 milliseconds of one message, and that is paid back first. Concurrency: never more than the limit,
 but for a replica that was silent for LOST_S and still answers requests; and whoever stays within it
-is refused at most now and then, when a slot lay unused at another replica. The ledger knows no key in advance and keeps nothing on disk: a new one starts with full buckets.
+is refused at most now and then, when a slot lay unused at another replica.
+
+The ledger knows no key in advance and keeps nothing on disk: a new one starts with full buckets.
 """
 
 import math
