@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import fsspec
@@ -19,7 +20,7 @@ import tyro
 from aigc.artifact import Manifest
 from aigc.artifact.session import read_manifest
 from aigc.artifact.store import locate
-from serve import machine
+from serve import exposure, keys, machine
 from serve.settings import Settings, parse_replicas
 
 READY_TIMEOUT_S = 120.0
@@ -45,9 +46,13 @@ class ServeConfig:
     threads: int = 1
     """Threads of onnxruntime per replica."""
     metrics_port: int = 9464
-    """Port of the merged metrics; 0 takes a free one."""
+    """Port of the merged metrics; 0 takes a free one. With keys, on loopback only."""
     grace: float = 10.0
     """Seconds that running requests get when the server is stopped."""
+    keys: str = ""
+    """File of API keys (`aigc keys new NAME` makes them); AIGC_KEYS may hold its text instead."""
+    insecure: bool = False
+    """Let other machines in without keys or without Ray's tokens."""
 
     def __post_init__(self) -> None:
         if not self.artifacts:
@@ -84,6 +89,12 @@ def command(argv: list[str]) -> int:
 
 def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
     """Everything that can be found wrong before a process is started. Raises ValueError."""
+    guarded = keys.load(config.keys, os.environ) is not None
+    warning = exposure.check(
+        config.host, keys=guarded, insecure=config.insecure, environment=os.environ
+    )
+    if warning is not None:
+        _say(f"warning: {warning}")
     uris = tuple(_absolute(locate(reference)) for reference in config.artifacts)
     manifests = [read_manifest(uri) for uri in uris]
     ids = [manifest.id for manifest in manifests]
@@ -94,14 +105,22 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
             " export one under another --name"
         )
     settings = Settings(
-        artifacts=uris, replicas=parse_replicas(config.replicas), threads=config.threads
+        artifacts=uris,
+        replicas=parse_replicas(config.replicas),
+        threads=config.threads,
+        keys=str(Path(config.keys).absolute()) if config.keys else "",
     )
     machine.check_free(config.host, config.port, "--port")
     if config.grpc_port:
         machine.check_free(config.host, config.grpc_port, "--grpc-port")
     if config.metrics_port:
-        machine.check_free(config.host, config.metrics_port, "--metrics-port")
+        machine.check_free(_metrics_host(config), config.metrics_port, "--metrics-port")
     return settings, manifests
+
+
+def _metrics_host(config: ServeConfig) -> str:
+    """The exporter's port asks for no key: where there are keys, only this machine reaches it."""
+    return "127.0.0.1" if config.keys or os.environ.get(keys.ENVIRONMENT) else config.host
 
 
 def _absolute(uri: str) -> str:
@@ -157,7 +176,7 @@ def serve(config: ServeConfig, settings: Settings, manifests: list[Manifest]) ->
         most = settings.replicas[1]
         machine.set_environment(run, most_replicas=most)
         guard = machine.start_guard(run)
-        exporter = machine.start_exporter(run, config.host, config.metrics_port)
+        exporter = machine.start_exporter(run, _metrics_host(config), config.metrics_port)
         assert exporter.stdout is not None
         metrics_url = exporter.stdout.readline().strip()
         if not metrics_url:

@@ -1,0 +1,148 @@
+"""A retry draws the same seed and is charged once; another request under its name is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.budget import MAX_FREE_RETRIES, Policy
+from serve.http import HTTPError
+from serve.idempotency import KEEP_S, MAX_ATTEMPTS, Attempt, Idempotency
+from serve.keys import Key
+from serve.settings import MAX_SEED
+
+PATH = "/v1/samples"
+BODY = b'{"model": "tiny"}'
+
+
+def key(name: str) -> Key:
+    policy = Policy(samples_per_s=None, burst=0, concurrency=None)
+    digest = name.encode().ljust(32, b"\0")
+    return Key(name=name, digest=digest, scopes=frozenset({"sample"}), policy=policy)
+
+
+ALICE, BOB = key("alice"), key("bob")
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def replica(clock: Clock) -> Idempotency:
+    return Idempotency(clock)
+
+
+def attempt(
+    replica: Idempotency,
+    header: bytes = b"order-1",
+    *,
+    key: Key | None = ALICE,
+    path: str = PATH,
+    body: bytes = BODY,
+) -> Attempt:
+    found = replica.attempt(key, header, path, body)
+    assert found is not None
+    return found
+
+
+def test_without_the_header_there_is_no_attempt(replica: Idempotency) -> None:
+    assert replica.attempt(ALICE, None, PATH, BODY) is None
+
+
+def test_every_replica_draws_the_same_seed_for_the_same_request(replica: Idempotency) -> None:
+    first = attempt(replica)
+    replica.charged(first)
+    retry, elsewhere = attempt(replica), attempt(Idempotency())
+    assert first.seed == retry.seed == elsewhere.seed
+    assert first.charge == retry.charge == elsewhere.charge
+    assert (first.free, retry.free, elsewhere.free) == (False, True, False)
+
+
+def test_a_seed_is_what_it_was_in_the_last_release() -> None:
+    assert attempt(Idempotency()).seed == 8831474301362470
+    assert attempt(Idempotency(), key=None).seed == 8736486805054688
+
+
+def test_anything_else_draws_another_seed(replica: Idempotency) -> None:
+    seeds = [
+        attempt(replica).seed,
+        attempt(replica, b"order-2").seed,
+        attempt(replica, key=BOB).seed,
+        attempt(replica, key=None).seed,
+        attempt(replica, body=BODY + b" ").seed,
+        attempt(replica, path="/v1/images/generations").seed,
+        attempt(replica, path=PATH[:-1], body=b"s" + BODY).seed,
+    ]
+    assert len(set(seeds)) == len(seeds)
+
+
+@given(st.binary(max_size=40))
+def test_seeds_are_in_range(body: bytes) -> None:
+    assert 0 <= attempt(Idempotency(), body=body).seed <= MAX_SEED
+
+
+def test_seeds_fill_their_range() -> None:
+    seeds = [attempt(Idempotency(), b"%d" % i).seed for i in range(200)]
+    assert max(seeds) > 0.9 * MAX_SEED
+    assert min(seeds) < 0.1 * MAX_SEED
+
+
+def test_quoted_and_bare_are_the_same_key(replica: Idempotency) -> None:
+    assert attempt(replica, b'"order-1"') == attempt(replica, b"order-1")
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b'""', b'"', b'"a', b'a"', b"a b", b"a\xc3\xa9", b"a\\", b"x" * 256, b'"a"b"']
+)
+def test_a_header_that_is_no_key_is_refused(replica: Idempotency, header: bytes) -> None:
+    with pytest.raises(HTTPError) as caught:
+        replica.attempt(ALICE, header, PATH, BODY)
+    assert (caught.value.status, caught.value.code) == (400, "idempotency_key_malformed")
+
+
+def test_a_key_comes_with_one_request(replica: Idempotency, clock: Clock) -> None:
+    replica.charged(attempt(replica))
+    for path, body in ((PATH, b"{}"), ("/v1/images/generations", BODY)):
+        with pytest.raises(HTTPError) as caught:
+            replica.attempt(ALICE, b"order-1", path, body)
+        assert (caught.value.status, caught.value.code) == (422, "idempotency_key_reused")
+    assert not attempt(replica, key=BOB, body=b"{}").free, "another's key of the same name"
+    clock.now_s = KEEP_S
+    assert not attempt(replica, body=b"{}").free, "long ago"
+
+
+def test_what_was_not_paid_for_is_not_free(replica: Idempotency) -> None:
+    attempt(replica)  # refused with 429, say
+    assert not attempt(replica).free
+    replica.charged(attempt(replica))
+    replica.forget(attempt(replica))  # nothing was drawn, and its samples were given back
+    assert not attempt(replica).free
+
+
+def test_so_many_retries_are_free_and_no_more(replica: Idempotency) -> None:
+    found = []
+    for _ in range(MAX_FREE_RETRIES + 3):
+        found.append(attempt(replica))
+        replica.charged(found[-1])
+    free = [one.free for one in found]
+    assert free == [False, *[True] * MAX_FREE_RETRIES, False, False]
+    assert len({one.seed for one in found}) == 1
+
+
+def test_memory_ends_with_time_and_with_number(replica: Idempotency, clock: Clock) -> None:
+    for i in range(MAX_ATTEMPTS + 10):
+        replica.charged(attempt(replica, b"%d" % i))
+    assert len(replica._entries) == MAX_ATTEMPTS
+    assert not attempt(replica, b"0").free
+    assert attempt(replica, b"10").free
+    clock.now_s = KEEP_S
+    assert not attempt(replica, b"10").free
+    assert not replica._entries
