@@ -17,7 +17,16 @@ from msgspec import Meta
 
 from aigc.artifact import ArtifactError
 from serve.hosting import Hosted
-from serve.http import Endpoints, HTTPError, Receive, Response, Scope, json_response, read_body
+from serve.http import (
+    JSON,
+    Endpoints,
+    HTTPError,
+    Receive,
+    Response,
+    Scope,
+    json_response,
+    read_body,
+)
 from serve.switching import VERSIONS_KEPT, Config, Target, candidate
 
 MAX_BODY_BYTES = 1 << 16
@@ -134,6 +143,11 @@ class AdminApi:
 
     async def _request(self, scope: Scope, receive: Receive, kind: type[Any]) -> Any:
         self._allowed(scope)
+        # A page of another site can make a browser on this machine post a form here, but not this.
+        given = dict(scope["headers"]).get(b"content-type", b"")
+        if given.partition(b";")[0].strip().lower() != JSON:
+            message = "admin routes take application/json only; say so in Content-Type"
+            raise HTTPError(415, "content_type", message)
         body = await read_body(scope, receive, MAX_BODY_BYTES)
         try:
             return msgspec.json.decode(body, type=kind)

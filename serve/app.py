@@ -30,6 +30,7 @@ from ray.serve.schema import LoggingConfig, ServeDeploySchema
 from aigc.exporter import ENVIRONMENT
 from serve.autoscaling import Scaling, WorkPolicy
 from serve.http import Application
+from serve.ledger import shared
 from serve.settings import ParsedScaling, Settings, parse
 from serve.switching import Config, Target, parse_target
 
@@ -56,7 +57,7 @@ class Pool:
             read=lambda: asyncio.to_thread(read_target, context.app_name),
             write=lambda target: asyncio.to_thread(write_target, context.app_name, target),
         )
-        self._replica = Replica(parse(args), context.replica_id.unique_id, config)
+        self._replica = Replica(parse(args), context.replica_id.unique_id, config, shared())
 
     def __serve_build_asgi_app__(self) -> Application:
         return self._replica.application

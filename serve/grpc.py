@@ -30,9 +30,12 @@ API = "oip-grpc"
 
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
 _CONTENTS = {"float32": "fp32_contents", "int64": "int64_contents"}
@@ -108,17 +111,21 @@ class GrpcApi:
 
     async def _model_ready(self, request: Any, context: Any) -> Any:
         try:
+            self._sampler.admit(_headers(context))
             tensors.lanes(self._sampler, request.name, request.version)
         except HTTPError:
             return MESSAGES["ModelReadyResponse"](ready=False)
         return MESSAGES["ModelReadyResponse"](ready=True)
 
     async def _model_metadata(self, request: Any, context: Any) -> Any:
+        self._sampler.admit(_headers(context))
         metadata = tensors.describe(self._sampler, request.name, request.version)
         return MESSAGES["ModelMetadataResponse"](**metadata)
 
     async def _model_infer(self, request: Any, context: Any) -> Any:
         async def work(call: Call) -> Any:
+            if call.visit.named:
+                call.visit.identify(API, request.SerializeToString(deterministic=True))
             limits = self._sampler.limits
             most, size = limits.max_body_bytes + limits.max_tensor_bytes, request.ByteSize()
             if size > most:
@@ -140,7 +147,7 @@ class GrpcApi:
             context.set_trailing_metadata(_metadata(answer.headers))
             return response(answer, request.id)
 
-        return await self._sampler.counted(API, work)
+        return await self._sampler.counted(API, _headers(context), work)
 
 
 def is_local(peer: str) -> bool:
@@ -165,6 +172,14 @@ def status_code(error: HTTPError) -> Any:
 def _fail(context: Any, code: Any, message: str) -> None:
     context.set_code(code)
     context.set_details(message)
+
+
+def _headers(context: Any) -> list[tuple[bytes, bytes]]:
+    """A call's metadata as HTTP headers; values are text or bytes."""
+    return [
+        (name.encode(), value if isinstance(value, bytes) else value.encode())
+        for name, value in context.invocation_metadata() or ()
+    ]
 
 
 def _metadata(headers: Headers) -> list[tuple[str, str]]:

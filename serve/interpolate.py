@@ -28,7 +28,6 @@ from serve.http import (
     Response,
     Scope,
     decode,
-    read_body,
 )
 from serve.native import API
 from serve.sampling import Ask, Call, Sampler
@@ -98,16 +97,16 @@ class InterpolationApi:
 
     async def interpolate(self, scope: Scope, receive: Receive) -> Response:
         async def work(call: Call) -> Response:
-            body = await read_body(scope, receive, self._sampler.limits.max_body_bytes)
+            body = await call.read(scope, receive, self._sampler.limits.max_body_bytes)
             request = decode(self._decoder, body, INTERPOLATE)
             start, stop = self.check(request)
             call.metrics = start.lane.metrics
-            pixels = await between(self._sampler, start, stop, request.frames)
+            pixels = await between(self._sampler, call, start, stop, request.frames)
             headers = [*self._sampler.signed(start), (b"x-aigc-to-seed", b"%d" % stop.seed)]
             answer = partial(encode, request, start, stop, pixels, headers)
             return await self._sampler.encoded(pixels.size, answer)
 
-        return await self._sampler.counted(API, work)
+        return await self._sampler.counted(API, scope["headers"], work)
 
     def check(self, request: InterpolationRequest) -> tuple[Ask, Ask]:
         """Both ends. Raises HTTPError 400 or 404 with a stable code."""
@@ -141,8 +140,10 @@ class InterpolationApi:
         return start, stop
 
 
-async def between(sampler: Sampler, start: Ask, stop: Ask, frames: int) -> NDArray[np.uint8]:
-    """(frames, H, W, C) uint8 from one sample to another of the same lane. HTTPError 503."""
+async def between(
+    sampler: Sampler, call: Call, start: Ask, stop: Ask, frames: int
+) -> NDArray[np.uint8]:
+    """(frames, H, W, C) uint8 from one sample to another of the same lane. HTTPError 429 or 503."""
     # In a thread: many frames of a large latent would hold up the event loop.
     inputs = await asyncio.to_thread(
         start.lane.artifact.draw_between,
@@ -154,7 +155,7 @@ async def between(sampler: Sampler, start: Ask, stop: Ask, frames: int) -> NDArr
         label=start.label_of(0),
         to_label=stop.label_of(0),
     )
-    outputs = await sampler.infer(start.lane, inputs)
+    outputs = await sampler.infer(start.lane, inputs, call)
     return outputs[PIXELS]
 
 

@@ -35,7 +35,6 @@ from serve.http import (
     Stream,
     decode,
     json_response,
-    read_body,
 )
 from serve.sampling import Ask, Call, Sampler
 from serve.settings import MAX_SEED
@@ -157,59 +156,64 @@ class NativeApi:
         )
 
     async def list_models(self, scope: Scope, receive: Receive) -> Response:
+        self._sampler.admit(scope["headers"])
         models = [summary(hosted) for hosted in self._sampler.hosted().all]
         return json_response(msgspec.to_builtins(ModelList(data=models)))
 
     async def describe_model(self, scope: Scope, receive: Receive) -> Response:
+        self._sampler.admit(scope["headers"])
         reference = scope["path"].removeprefix("/v1/models/")
         return json_response(msgspec.to_builtins(summary(self._sampler.find(reference))))
 
     async def samples(self, scope: Scope, receive: Receive) -> Response:
         async def work(call: Call) -> Response:
-            body = await read_body(scope, receive, self._sampler.limits.max_body_bytes)
+            body = await call.read(scope, receive, self._sampler.limits.max_body_bytes)
             request = decode(self._decoder, body, "/v1/samples")
-            ask = self.check(request)
+            ask = self.check(request, call.seed(request.seed))
             call.metrics = ask.lane.metrics
             if request.format == "ndjson":
-                lines = self._lines(ask)
+                await call.visit.pay(ask.n)
+                lines = self._lines(ask, call)
                 # Made before the status is sent, so that a full queue still is a 503.
                 first = await anext(lines)
                 headers = [*self._sampler.signed(ask), NO_STORE]
                 return Stream(first, b"application/x-ndjson", headers=headers, chunks=lines)
-            outputs = await self._sampler.run(ask)
+            outputs = await self._sampler.run(ask, call)
             answer = partial(encode, ask, request.format, outputs, self._sampler.signed(ask))
             return await self._sampler.encoded(ask.n * ask.lane.values_per_sample, answer)
 
-        return await self._sampler.counted(API, work)
+        return await self._sampler.counted(API, scope["headers"], work)
 
-    async def _lines(self, ask: Ask) -> AsyncGenerator[bytes, None]:
+    async def _lines(self, ask: Ask, call: Call) -> AsyncGenerator[bytes, None]:
         """The samples as lines of JSON, a batch at a time. Raises HTTPError 503."""
         parts = ask.parts(ask.lane.max_batch)
-        running = deque(asyncio.create_task(self._batch(part)) for part in islice(parts, AHEAD))
+        running = deque(
+            asyncio.create_task(self._batch(part, call)) for part in islice(parts, AHEAD)
+        )
         try:
             while running:
                 lines = await running[0]
                 running.popleft()
                 if (part := next(parts, None)) is not None:
-                    running.append(asyncio.create_task(self._batch(part)))
+                    running.append(asyncio.create_task(self._batch(part, call)))
                 yield lines
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def _batch(self, ask: Ask) -> bytes:
-        outputs = await self._sampler.run(ask)
+    async def _batch(self, ask: Ask, call: Call) -> bytes:
+        outputs = await self._sampler.run(ask, call)
         values = ask.n * ask.lane.values_per_sample
         return await self._sampler.encoded(values, partial(encode_lines, ask, outputs))
 
-    def check(self, request: SampleRequest) -> Ask:
+    def check(self, request: SampleRequest, seed: int | None) -> Ask:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""
         ask = self._sampler.ask(
             model=request.model,
             signature=request.signature,
             n=request.n,
-            seed=request.seed,
+            seed=seed,
             first_index=request.first_index,
             label=request.label,
         )

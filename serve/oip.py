@@ -28,7 +28,6 @@ from serve.http import (
     Response,
     Scope,
     json_response,
-    read_body,
 )
 from serve.sampling import Call, Sampler
 from serve.tensors import DATATYPES, EXTENSIONS, Answer, Given, Request, from_bytes, to_bytes
@@ -188,6 +187,7 @@ class OipApi:
 
     async def model(self, scope: Scope, receive: Receive) -> Response:
         """The metadata of a model, or whether it is ready."""
+        self._sampler.admit(scope["headers"])
         name, number, verb = _parse(scope["path"])
         if verb == "/infer":
             _refuse_method(scope, b"POST, OPTIONS")
@@ -204,7 +204,7 @@ class OipApi:
         async def work(call: Call) -> Response:
             limits = self._sampler.limits
             most = limits.max_body_bytes + limits.max_tensor_bytes
-            body = await read_body(scope, receive, most)
+            body = await call.read(scope, receive, most)
             document, binary = split(body, dict(scope["headers"]), limits.max_body_bytes)
             request = self._decode(document)
             parameters = dict(request.parameters or {})
@@ -225,7 +225,7 @@ class OipApi:
             encoding = partial(encode, answer, request.id, forms)
             return await self._sampler.encoded(answer.values, encoding)
 
-        return await self._sampler.counted(API, work)
+        return await self._sampler.counted(API, scope["headers"], work)
 
     def _decode(self, document: memoryview) -> InferenceRequest:
         try:

@@ -41,7 +41,6 @@ from serve.http import (
     Scope,
     decode,
     json_response,
-    read_body,
 )
 from serve.sampling import Ask, Call, Sampler
 from serve.settings import MAX_SEED
@@ -156,7 +155,7 @@ class ImageResponse(msgspec.Struct, kw_only=True):
 
 
 R = TypeVar("R", bound=msgspec.Struct)
-Check = Callable[[Sampler, R], Ask]
+Check = Callable[[Sampler, R, Call], Ask]
 Encode = Callable[[R, Ask, Arrays, Headers], Response]
 
 
@@ -178,20 +177,20 @@ class OpenAIApi:
 
         async def endpoint(scope: Scope, receive: Receive) -> Response:
             async def work(call: Call) -> Response:
-                body = await read_body(scope, receive, sampler.limits.max_body_bytes)
+                body = await call.read(scope, receive, sampler.limits.max_body_bytes)
                 asked = decode(decoder, body, path)
-                ask = check(sampler, asked)
+                ask = check(sampler, asked, call)
                 call.metrics = ask.lane.metrics
-                outputs = await sampler.run(ask)
+                outputs = await sampler.run(ask, call)
                 answer = partial(encode, asked, ask, outputs, sampler.signed(ask))
                 return await sampler.encoded(ask.n * ask.lane.values_per_sample, answer)
 
-            return await sampler.counted(API, work)
+            return await sampler.counted(API, scope["headers"], work)
 
         return endpoint
 
 
-def check(sampler: Sampler, request: ImageRequest) -> Ask:
+def check(sampler: Sampler, request: ImageRequest, call: Call) -> Ask:
     """What is to be done. Raises HTTPError 400 or 404 with a stable code and the field at fault."""
     if request.stream:
         message = "stream must not be true: images come whole; ask without it"
@@ -215,7 +214,7 @@ def check(sampler: Sampler, request: ImageRequest) -> Ask:
         model=lane.artifact.id,
         signature=request.signature,
         n=1 if request.n is None else request.n,
-        seed=request.seed,
+        seed=call.seed(request.seed),
         first_index=request.first_index,
         label=resolve(request.prompt, request.label, lane),
     )

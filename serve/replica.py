@@ -14,11 +14,14 @@ from typing import Any
 
 from aigc import exporter
 from serve.admin import AdminApi
+from serve.allowance import Take
 from serve.batching import Batcher
+from serve.gate import open_gate
 from serve.grpc import GrpcApi
 from serve.hosting import Hosted, Models, open_one
 from serve.http import NO_STORE, Application, HTTPError, Receive, Response, Scope
 from serve.interpolate import InterpolationApi
+from serve.keys import load
 from serve.load import Load
 from serve.metrics import Metrics
 from serve.native import NativeApi
@@ -44,7 +47,13 @@ class Replica:
     changed by admin routes.
     """
 
-    def __init__(self, settings: Settings, name: str, config: Config | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        config: Config | None = None,
+        take_budget: Take | None = None,
+    ) -> None:
         self._settings = settings
         self._models: Models | None = None
         self._proven: list[Hosted] = []
@@ -59,12 +68,16 @@ class Replica:
         )
         self._load = Load(self._batcher)
         self._loading: asyncio.Task[None] | None = None
+        self._gate = open_gate(
+            load(settings.keys, os.environ), name, settings.replicas[1], take_budget
+        )
         sampler = Sampler(
             models=lambda: self._models,
             batcher=self._batcher,
             metrics=self._metrics,
             limits=settings.limits,
             replica=name,
+            gate=self._gate,
         )
         exact, prefixes = NativeApi(sampler).routes()
         oip = OipApi(sampler, check_health=self.check_health, check_ready=self.check_ready)
@@ -75,7 +88,7 @@ class Replica:
             check_ready=self.check_ready,
             local_only=settings.local_only,
         )
-        admin = AdminApi(config, self._prove, self._admin_allowed).routes() if config else {}
+        admin = AdminApi(config, self._prove, self.admit_admin).routes() if config else {}
         self.application = Application(
             {
                 **exact,
@@ -101,6 +114,7 @@ class Replica:
         they are not reproduced. Later ones return at once and load in the background: what is
         served stays until its successor is proven, and stays for good if that fails.
         """
+        self._gate.open()
         if self._models is None:
             target = parse_target(user_config)
             self._switch(await asyncio.to_thread(self._open, target))
@@ -149,6 +163,16 @@ class Replica:
         self._metrics.hosted(one.artifact.manifest for one in models.all)
         self._metrics.ready.set(1)
 
+    def admit_admin(self, scope: Scope) -> None:
+        """Let in who may say what is hosted. Raises HTTPError 401 or 403."""
+        if self._gate.keys is None and not self._settings.admin_without_key:
+            message = (
+                "the admin routes need a key with the scope admin, and this server has no keys;"
+                " start it with --keys FILE"
+            )
+            raise HTTPError(403, "no_keys", message)
+        self._gate.admit(scope["headers"], "admin")
+
     def check_health(self) -> None:
         """Raise RuntimeError when the inference thread no longer comes back."""
         since = self._batcher.running_since_s
@@ -170,6 +194,7 @@ class Replica:
     def close(self) -> None:
         """Fail what waits, take no more."""
         self._batcher.close()
+        self._gate.close()
         self._metrics.ready.set(0)
         self._alive.close()
 
@@ -182,11 +207,15 @@ class Replica:
         return Response(b"ready\n", b"text/plain; charset=utf-8", headers=[NO_STORE])
 
     async def metrics(self, scope: Scope, receive: Receive) -> Response:
+        self._gate.admit(scope["headers"], "metrics")
         body = await asyncio.to_thread(exporter.render, self._metrics_dir)
         return Response(body, exporter.CONTENT_TYPE.encode(), headers=[NO_STORE])
 
     async def openapi(self, scope: Scope, receive: Receive) -> Response:
         models = self._models
+        # The document is for everybody, so it names no model where models are for those with keys.
         hosted = [one.artifact.manifest for one in models.all] if models else []
+        if self._gate.keys is not None:
+            hosted = []
         body = document(hosted, self._settings.limits)
         return Response(body, b"application/json", headers=[NO_STORE])

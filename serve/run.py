@@ -229,7 +229,8 @@ def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
         metrics_dir=str(run.metrics_dir),
         drain_file=str(run.drain_file),
         # Behind HAProxy every call comes from here; without it, the caller's own address counts.
-        local_only=run.haproxy is not None or is_loopback(config.host),
+        local_only=run.haproxy is not None or exposure.is_loopback(config.host),
+        admin_without_key=exposure.is_loopback(config.host),
     )
     deploy_config([application(settings)])
     while True:
@@ -247,11 +248,6 @@ def _reason(message: str) -> str:
     """The last error in what Serve reports, which holds the whole traceback of a replica."""
     found = re.findall(r"^(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)$", message, re.MULTILINE)
     return found[-1] if found else " ".join(message.split())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def _reachable(host: str) -> str:

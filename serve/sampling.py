@@ -1,7 +1,7 @@
 """What every dialect calls: a request is checked, its samples are run, its answer is signed.
 
     ask = sampler.ask(model="digits", n=8, seed=7, label=3)     # HTTPError if it is not valid
-    outputs = await sampler.run(ask)                            # {"pixels": (8, 28, 28, 1) uint8}
+    outputs = await sampler.run(ask, call)                      # {"pixels": (8, 28, 28, 1) uint8}
 
 A dialect translates its own words into an Ask and the outputs into its own answer, no more. Its
 errors are HTTPErrors with a stable code, which it may put into another shape.
@@ -20,8 +20,18 @@ from numpy.typing import NDArray
 from aigc.artifact import latents
 from aigc.artifact.codecs import Provenance
 from serve.batching import Arrays, Batcher, ClosedError, Job, OverloadedError
+from serve.gate import NOBODY, Gate, RawHeaders
 from serve.hosting import Hosted, Models, SignatureLane
-from serve.http import HUNG_UP, Headers, HTTPError, Response, Stream
+from serve.http import (
+    HUNG_UP,
+    Headers,
+    HTTPError,
+    Receive,
+    Response,
+    Scope,
+    Stream,
+    read_body,
+)
 from serve.metrics import Metrics, RequestMetrics
 from serve.settings import MAX_SEED, Limits
 
@@ -90,11 +100,23 @@ class Ask:
 
 
 class Call:
-    """One request while it is being answered, for the metrics."""
+    """One request while it is being answered."""
 
     def __init__(self, metrics: RequestMetrics) -> None:
         self.metrics = metrics
         """Of the signature that it asks for, once that is known."""
+        self.visit = NOBODY
+        """Whose it is and what it pays with, once its key was read."""
+
+    async def read(self, scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+        """The body; by it a retry is known. Raises HTTPError 400, 413 or 422."""
+        body = await read_body(scope, receive, max_bytes)
+        self.visit.identify(scope["path"], body)
+        return body
+
+    def seed(self, asked: int | None) -> int | None:
+        """The seed asked for, else the one that a retry must get again."""
+        return self.visit.seed if asked is None else asked
 
 
 class Sampler:
@@ -108,13 +130,19 @@ class Sampler:
         metrics: Metrics,
         limits: Limits,
         replica: str,
+        gate: Gate | None = None,
     ) -> None:
         self.limits = limits
         self._models = models
         self._batcher = batcher
         self._metrics = metrics
         self._replica = replica.encode()
+        self._gate = gate or Gate()
         self._encoder_thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+
+    def admit(self, headers: RawHeaders) -> None:
+        """Let in who may draw samples, to look around. Raises HTTPError 401 or 403."""
+        self._gate.admit(headers, "sample")
 
     def hosted(self) -> Models:
         """What is hosted now. Raises HTTPError 503 while nothing is."""
@@ -199,28 +227,35 @@ class Sampler:
                 param="n",
             )
 
-    async def run(self, ask: Ask) -> Arrays:
-        """Outputs by name, (n, ...), images as uint8 pixels. Raises HTTPError 503."""
+    async def run(self, ask: Ask, call: Call) -> Arrays:
+        """Outputs by name, (n, ...), images as uint8 pixels. Raises HTTPError 429 or 503."""
         job = ask.lane.job(seed=ask.seed, first_index=ask.first_index, n=ask.n, label=ask.label)
-        return await self._submit(job, ask.lane)
+        return await self._submit(job, ask.lane, call)
 
-    async def infer(self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Run a signature on given inputs, all with the same batch axis. Raises HTTPError 503."""
+    async def infer(
+        self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call
+    ) -> Arrays:
+        """Run a signature on inputs that share a batch axis. Raises HTTPError 429 or 503."""
         n = len(next(iter(inputs.values())))
 
         def draw(start: int, stop: int) -> Arrays:
             return {name: array[start:stop] for name, array in inputs.items()}
 
-        return await self._submit(Job(lane=lane, n=n, draw=draw), lane)
+        return await self._submit(Job(lane=lane, n=n, draw=draw), lane, call)
 
-    async def _submit(self, job: Job, lane: SignatureLane) -> Arrays:
+    async def _submit(self, job: Job, lane: SignatureLane, call: Call) -> Arrays:
+        await call.visit.pay(job.n)
         try:
-            return await self._batcher.submit(job)
+            outputs = await self._batcher.submit(job)
+            call.visit.drew = True
+            return outputs
         except OverloadedError as error:
+            call.visit.refund()
             lane.metrics.shed(job.n)
             retry = (b"retry-after", b"%d" % error.retry_after_s)
             raise HTTPError(503, "overloaded", f"{error}", [retry]) from None
         except ClosedError:
+            call.visit.refund()
             message = "this replica shuts down; try again"
             raise HTTPError(503, "shutting_down", message, [RETRY_SOON]) from None
 
@@ -248,8 +283,10 @@ class Sampler:
             (b"x-aigc-replica", self._replica),
         ]
 
-    async def counted(self, api: str, work: Callable[[Call], Awaitable[Answer]]) -> Answer:
-        """The answer of `work`, counted with its duration and status, whatever happens.
+    async def counted(
+        self, api: str, headers: RawHeaders, work: Callable[[Call], Awaitable[Answer]]
+    ) -> Answer:
+        """The answer of `work` to whom may draw samples, counted, whatever happens.
 
         An answer that is no HTTP response counts as 200, an HTTPError as its own status; a Stream
         is counted when it has ended.
@@ -260,16 +297,23 @@ class Sampler:
         self._metrics.in_progress.inc()
 
         def ended(code: int) -> None:
+            call.visit.leave()
             self._metrics.in_progress.dec()
             call.metrics.answered(api, code, time.perf_counter() - started)
 
         streams = False
         try:
+            call.visit = self._gate.enter(headers, "sample")
             answer = await work(call)
+            if not isinstance(answer, Response):
+                code = 200
+                return answer
+            code = answer.status
+            if budget := call.visit.headers():
+                answer = replace(answer, headers=[*answer.headers, *budget])
             if isinstance(answer, Stream):
                 streams = True
                 return replace(answer, ended=ended)
-            code = answer.status if isinstance(answer, Response) else 200
             return answer
         except HTTPError as error:
             code = error.status

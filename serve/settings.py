@@ -65,6 +65,8 @@ class Settings:
     """While this file exists, /readyz answers 503."""
     local_only: bool = False
     """Refuse gRPC calls from other machines: Ray listens for them on every interface."""
+    admin_without_key: bool = False
+    """The admin routes are open to all who reach this server: only on loopback, without keys."""
     keys: str = ""
     """File of API keys on every replica's machine; without one AIGC_KEYS counts, if it is set."""
     limits: Limits = field(default_factory=Limits)

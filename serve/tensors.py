@@ -162,13 +162,13 @@ async def infer(sampler: Sampler, call: Call, request: Request) -> Answer:
         tensors = lane
     sampling = Sampling.parse(request.parameters)
     given = _read(sampler, tensors, request.inputs, sampling.n)
-    ask = _ask(sampler, tensors, sampling, given)
+    ask = _ask(sampler, call, tensors, sampling, given)
     if ask is not None:
-        outputs = await sampler.run(ask)
+        outputs = await sampler.run(ask, call)
         headers = sampler.signed(ask)
         drawn = {"seed": ask.seed, "first_index": ask.first_index}
     else:
-        outputs = await sampler.infer(tensors, _complete(tensors, sampling, given))
+        outputs = await sampler.infer(tensors, _complete(tensors, sampling, given), call)
         headers, drawn = sampler.model_headers(lane), {}
     manifest = lane.artifact.manifest
     return Answer(
@@ -244,7 +244,9 @@ def _check_tensor(given: Given, spec: TensorSpec) -> None:
         )
 
 
-def _ask(sampler: Sampler, lane: SignatureLane, sampling: Sampling, given: Arrays) -> Ask | None:
+def _ask(
+    sampler: Sampler, call: Call, lane: SignatureLane, sampling: Sampling, given: Arrays
+) -> Ask | None:
     """What is to be drawn from the seed; None if the inputs given are to be run."""
     signature = lane.spec
     label = signature.label.name if signature.label is not None else None
@@ -259,7 +261,7 @@ def _ask(sampler: Sampler, lane: SignatureLane, sampling: Sampling, given: Array
         model=lane.artifact.id,
         signature=lane.name,
         n=len(given[label]) if label in given else 1 if sampling.n is None else sampling.n,
-        seed=sampling.seed,
+        seed=call.seed(sampling.seed),
         first_index=sampling.first_index or 0,
         label=labels,
     )

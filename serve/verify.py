@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aigc.artifact import codecs, latents
 from aigc.artifact.codecs import Provenance
 from serve.hosting import PIXELS
-from serve.http import Endpoints, HTTPError, Receive, Response, Scope, json_response, read_body
+from serve.http import Endpoints, HTTPError, Receive, Response, Scope, json_response
 from serve.interpolate import between
 from serve.native import API
 from serve.sampling import Ask, Call, Sampler
@@ -71,7 +71,7 @@ class VerificationApi:
 
     async def verify(self, scope: Scope, receive: Receive) -> Response:
         async def work(call: Call) -> Response:
-            body = await read_body(scope, receive, self._sampler.limits.max_body_bytes)
+            body = await call.read(scope, receive, self._sampler.limits.max_body_bytes)
             try:
                 # Always in the one thread for this, so that no two of them are in memory.
                 read = partial(codecs.read_image, body, MAX_PIXELS)
@@ -82,7 +82,7 @@ class VerificationApi:
             verdict = await self._judge(call, pixels, made_by)
             return json_response(msgspec.to_builtins(verdict))
 
-        return await self._sampler.counted(API, work)
+        return await self._sampler.counted(API, scope["headers"], work)
 
     async def _judge(
         self, call: Call, pixels: NDArray[np.uint8], made_by: Provenance | None
@@ -104,14 +104,14 @@ class VerificationApi:
         except HTTPError as error:
             return _unproven(made_by, "cannot_be_made_again", error.message)
         call.metrics = ends[0].lane.metrics
-        again = codecs.arranged(await self._pixels(ends, made_by), made_by)
+        again = codecs.arranged(await self._pixels(call, ends, made_by), made_by)
         return _compared(made_by, codecs.difference(again, pixels))
 
-    async def _pixels(self, ends: list[Ask], made_by: Provenance) -> NDArray[np.uint8]:
+    async def _pixels(self, call: Call, ends: list[Ask], made_by: Provenance) -> NDArray[np.uint8]:
         if len(ends) == 1:
-            return (await self._sampler.run(ends[0]))[PIXELS]
+            return (await self._sampler.run(ends[0], call))[PIXELS]
         start, stop = ends
-        return await between(self._sampler, start, stop, made_by.n)
+        return await between(self._sampler, call, start, stop, made_by.n)
 
 
 def _asks(sampler: Sampler, made_by: Provenance) -> list[Ask]:

@@ -43,7 +43,7 @@ def listening(settings: Settings, *references: str) -> Iterator[Listening]:
 
     async def main() -> None:
         replica = Replica(settings, "replica-7")
-        await replica.configure(references)
+        await replica.configure({"artifacts": references})
         config = uvicorn.Config(
             replica.application, port=0, ws="none", lifespan="off", log_level="warning"
         )

@@ -47,7 +47,7 @@ def serving(settings: Settings, *references: str) -> Iterator[Client]:
     with asyncio.Runner() as runner:
         replica = Replica(settings, "replica-7")
         if references:
-            runner.run(replica.configure(references))
+            runner.run(replica.configure({"artifacts": references}))
         client = Client(replica, runner)
         try:
             yield client
@@ -261,7 +261,7 @@ def test_readiness_waits_for_the_models_and_ends_with_the_drain(
         assert error(client.get("/readyz"))[:2] == (503, "not_ready")
         assert error(client.samples())[:2] == (503, "not_ready")
         assert client.get("/healthz").status_code == 200
-        client.run(client.replica.configure([f"{store}/tiny"]))
+        client.run(client.replica.configure({"artifacts": [f"{store}/tiny"]}))
         assert client.get("/readyz").status_code == 200
         drain.touch()
         assert error(client.get("/readyz"))[:2] == (503, "shutting_down")
@@ -271,7 +271,7 @@ def test_new_artifacts_are_switched_to_and_broken_ones_refused(
     client: Client, store: Path, tmp_path: Path
 ) -> None:
     async def configure(reference: str) -> None:
-        await client.replica.configure([reference])
+        await client.replica.configure({"artifacts": [reference]})
         assert client.replica._loading is not None
         await client.replica._loading
 

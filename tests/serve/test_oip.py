@@ -41,7 +41,7 @@ class Listening:
 
     async def _serve(self) -> None:
         replica = Replica(self._settings, "replica-7")
-        await replica.configure(self._references)
+        await replica.configure({"artifacts": self._references})
         config = uvicorn.Config(replica.application, port=0, ws="none", log_level="error")
         self._server = uvicorn.Server(config)
         task = asyncio.create_task(self._server.serve())
@@ -423,7 +423,7 @@ def test_readiness_follows_the_replica(store: Path, tmp_path: Path) -> None:
         assert message(client.get("/v2/models/tiny/ready"))[0] == 503
         assert message(post(client, "tiny"))[0] == 503
         assert client.get("/v2/health/live").json() == {"live": True}
-        client.run(client.replica.configure([f"{store}/tiny"]))
+        client.run(client.replica.configure({"artifacts": [f"{store}/tiny"]}))
         assert client.get("/v2/health/ready").json() == {"ready": True}
         assert client.get("/v2/models/tiny/ready").json() == {"name": "tiny", "ready": True}
         drain.touch()

@@ -46,7 +46,7 @@ class Listening:
         self._loop = asyncio.get_running_loop()
         self.replica = Replica(self._settings, "replica-7")
         if self._references:
-            await self.replica.configure(self._references)
+            await self.replica.configure({"artifacts": self._references})
         server = grpc.aio.server()
         add_to_server(servicer(self.replica.grpc), server)
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
