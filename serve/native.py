@@ -8,11 +8,10 @@ reproducibility level that the answer states.
 
 import asyncio
 import base64
-from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
+from itertools import zip_longest
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -42,9 +41,6 @@ from serve.settings import MAX_SEED
 Format = Literal["png", "grid", "npy", "json", "ndjson"]
 
 API = "native"
-
-AHEAD = 2
-"""Batches of a stream that are under way at once: one runs while another waits or is encoded."""
 
 
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,26 +182,18 @@ class NativeApi:
 
     async def _lines(self, ask: Ask, call: Call) -> AsyncGenerator[bytes, None]:
         """The samples as lines of JSON, a batch at a time. Raises HTTPError 503."""
-        parts = ask.parts(ask.lane.max_batch)
-        running = deque(
-            asyncio.create_task(self._batch(part, call)) for part in islice(parts, AHEAD)
-        )
+        parts = list(ask.parts(ask.lane.max_batch))
+        running = asyncio.create_task(self._sampler.run(parts[0], call))
         try:
-            while running:
-                lines = await running[0]
-                running.popleft()
-                if (part := next(parts, None)) is not None:
-                    running.append(asyncio.create_task(self._batch(part, call)))
-                yield lines
+            for part, following in zip_longest(parts, parts[1:]):
+                outputs = await running
+                if following is not None:  # it runs while this one is encoded and sent
+                    running = asyncio.create_task(self._sampler.run(following, call))
+                values = part.n * part.lane.values_per_sample
+                yield await self._sampler.encoded(values, partial(encode_lines, part, outputs))
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    async def _batch(self, ask: Ask, call: Call) -> bytes:
-        outputs = await self._sampler.run(ask, call)
-        values = ask.n * ask.lane.values_per_sample
-        return await self._sampler.encoded(values, partial(encode_lines, ask, outputs))
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
     def check(self, request: SampleRequest, seed: int | None) -> Ask:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""

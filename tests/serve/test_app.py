@@ -45,7 +45,6 @@ def test_replicas_find_the_metrics_folder_before_their_first_import() -> None:
         ({"limits": {"max_m": 1}}, "unknown option limits.'max_m'"),
         ({"scaling": {"target": 1}}, "unknown option scaling.'target'; there are: target_busy"),
         ({"scaling": {"target_busy": 0.0}}, "scaling.target_busy must be in .0, 1."),
-        ({"artifacts": []}, "at least one artifact"),
         ({"replicas": "4..1"}, "1 <= MIN <= MAX"),
         ({"replicas": "many"}, "a number or MIN..MAX, got 'many'"),
         ({"threads": 0}, "threads must be at least 1"),
