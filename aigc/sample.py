@@ -8,8 +8,6 @@ import json
 import secrets
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,11 +16,11 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from aigc import client
 from aigc.artifact import Artifact, codecs
 from aigc.artifact.codecs import Provenance
 
 Format = Literal["png", "grid", "npy", "json"]
-TIMEOUT_S = 60
 PART = 256
 """Most samples per HTTP request; larger wishes are asked for in parts."""
 
@@ -141,7 +139,7 @@ def from_server(options: Options) -> Samples:
             body["seed"] = seed
         if options.label:
             body["label"] = options.labels(start, start + n)
-        parts.append(_request(f"{url}/v1/samples", body))
+        parts.append(client.ask(f"{url}/v1/samples", body))
         seed = parts[0]["seed"]
     records = [record for part in parts for record in part["samples"]]
     id_, digest = str(parts[0]["model"]), str(parts[0].get("digest", ""))
@@ -188,23 +186,7 @@ def _write(path: Path, data: bytes) -> Path:
 
 
 def _only_model(url: str) -> str:
-    models = [model["id"] for model in _request(f"{url}/v1/models")["data"]]
+    models = [model["id"] for model in client.ask(f"{url}/v1/models")["data"]]
     if len(models) != 1:
         raise ValueError(f"{url} serves {', '.join(models)}; choose one with --model")
     return str(models[0])
-
-
-def _request(url: str, body: dict[str, Any] | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        try:
-            message = json.load(error)["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            message = error.reason
-        raise ValueError(f"{url} answered {error.code}: {message}") from None
-    except urllib.error.URLError as error:
-        raise ValueError(f"{url} does not answer: {error.reason}; is `aigc serve` up?") from None

@@ -3,8 +3,8 @@
 import asyncio
 import io
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,16 @@ class Client:
         return self.request("POST", "/v1/samples", json={"model": "tiny@1", **fields})
 
 
-@contextmanager
-def serving(settings: Settings, *references: str) -> Iterator[Client]:
+def serving(settings: Settings, *references: str) -> AbstractContextManager[Client]:
     """A replica that hosts these artifacts, or none yet."""
+    return running(lambda: Replica(settings, "replica-7"), *references)
+
+
+@contextmanager
+def running(make: Callable[[], Replica], *references: str) -> Iterator[Client]:
+    """A replica made on its event loop that hosts these artifacts, or none yet."""
     with asyncio.Runner() as runner:
-        replica = Replica(settings, "replica-7")
+        replica = make()
         if references:
             runner.run(replica.configure({"artifacts": references}))
         client = Client(replica, runner)

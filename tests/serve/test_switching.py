@@ -1,0 +1,232 @@
+"""What is to be hosted, changed while requests run: proven first, then taken up, nothing lost."""
+
+import asyncio
+import gc
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from aigc.artifact import Store
+from serve.hosting import Models
+from serve.replica import Replica
+from serve.settings import Settings
+from serve.switching import Config, Target, parse_target
+from tests.serve.conftest import publish
+from tests.serve.test_native import Client, running
+
+
+class Cluster:
+    """Serve's config, and the replica that it is handed to."""
+
+    def __init__(self) -> None:
+        self.target = Target(artifacts=("none",))
+        self.writes = 0
+        self.replica: Replica | None = None
+        self.config = Config(read=self.read, write=self.write)
+
+    async def read(self) -> Target:
+        return self.target
+
+    async def write(self, target: Target) -> None:
+        self.target = target
+        self.writes += 1
+        assert self.replica is not None
+        await self.replica.configure(target.document())
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> list[str]:
+    """Three versions of one name."""
+    store = Store(tmp_path / "versions")
+    return [publish(store, tmp_path / f"v{seed}", "tiny", seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture
+def client(cluster: Cluster, versions: list[str], metrics_dir: Path) -> Iterator[Client]:
+    settings = Settings(metrics_dir=str(metrics_dir), admin_without_key=True)
+
+    def make() -> Replica:
+        cluster.replica = Replica(settings, "replica-7", cluster.config)
+        return cluster.replica
+
+    with running(make, versions[0]) as client:
+        cluster.target = Target(artifacts=(versions[0],))
+        yield client
+
+
+def admin(client: Client, verb: str, **body: Any) -> httpx.Response:
+    return client.request("POST", f"/v1/admin/{verb}", json=body)
+
+
+def settle(client: Client) -> None:
+    """Until the replica has taken up its target, or refused it."""
+
+    async def loaded() -> None:
+        if client.replica._loading is not None:
+            await client.replica._loading
+
+    client.run(loaded())
+
+
+def hosted(client: Client) -> list[str]:
+    return [model["id"] for model in client.get("/v1/models").json()["data"]]
+
+
+def pixels(client: Client, model: str) -> bytes:
+    answer = client.samples(model=model, n=4, seed=7, format="npy")
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def test_a_name_means_the_newest_and_an_exact_version_stays_the_same(
+    client: Client, cluster: Cluster, versions: list[str]
+) -> None:
+    before = pixels(client, "tiny@1")
+    assert pixels(client, "tiny") == before
+    answer = admin(client, "deploy", artifact=versions[1])
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == "tiny@2"
+    settle(client)
+    assert hosted(client) == ["tiny@1", "tiny@2"]
+    assert pixels(client, "tiny") == pixels(client, "tiny@2") != before
+    assert pixels(client, "tiny@1") == before
+    again = admin(client, "deploy", artifact=versions[1])
+    assert (again.status_code, cluster.writes) == (200, 1), "asked twice, done once"
+
+
+def test_the_oldest_go_but_for_what_is_pinned(client: Client, versions: list[str]) -> None:
+    for uri in versions[1:]:
+        assert admin(client, "deploy", artifact=uri).status_code == 200
+        settle(client)
+    assert hosted(client) == ["tiny@2", "tiny@3"]
+    assert admin(client, "pin", model="tiny", version="2").status_code == 200
+    settle(client)
+    assert pixels(client, "tiny") == pixels(client, "tiny@2")
+    assert admin(client, "deploy", artifact=versions[0]).status_code == 200
+    settle(client)
+    assert hosted(client) == ["tiny@1", "tiny@2"]
+    assert pixels(client, "tiny") == pixels(client, "tiny@2")
+    assert admin(client, "pin", model="tiny", version=None).status_code == 200
+    assert admin(client, "remove", model="tiny@2").status_code == 200
+    settle(client)
+    assert hosted(client) == ["tiny@1"]
+
+
+@pytest.mark.parametrize("break_it", ["weights", "nothing"])
+def test_a_candidate_that_cannot_be_proven_is_refused(
+    break_it: str, client: Client, cluster: Cluster, versions: list[str], tmp_path: Path
+) -> None:
+    before = pixels(client, "tiny")
+    broken = tmp_path / "broken"
+    if break_it == "weights":
+        shutil.copytree(versions[1], broken)
+        graph = broken / "sample.onnx"
+        data = bytearray(graph.read_bytes())
+        data[len(data) // 2] ^= 1
+        graph.write_bytes(data)
+    answer = admin(client, "deploy", artifact=str(broken))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "artifact_refused")
+    assert "what is served stays" in answer.json()["error"]["message"]
+    assert cluster.writes == 0
+    assert pixels(client, "tiny") == before
+
+
+def test_a_config_that_cannot_be_met_leaves_what_is_served(
+    client: Client, versions: list[str], tmp_path: Path
+) -> None:
+    """It came past the admin route: a RayService was edited."""
+    for config in (
+        {"artifacts": [str(tmp_path / "nowhere")]},
+        {"artifacts": [versions[1]], "pinned": {"tiny": "9"}},
+        {"artefacts": []},
+        {"artifacts": []},
+    ):
+        client.run(client.replica.configure(config))
+        settle(client)
+        assert hosted(client) == ["tiny@1"]
+    assert client.replica._metrics.refused_loads._value.get() == 4
+
+
+def test_what_cannot_be_is_said(client: Client) -> None:
+    def code(answer: httpx.Response) -> tuple[int, str]:
+        return answer.status_code, answer.json()["error"]["code"]
+
+    assert code(admin(client, "pin", model="tiny", version="5")) == (409, "target_refused")
+    assert code(admin(client, "remove", model="tiny")) == (409, "target_refused")
+    assert code(admin(client, "deploy", artifact="http://x/y")) == (400, "artifact_scheme")
+    assert code(admin(client, "deploy", artefact="x")) == (400, "malformed_body")
+    form = client.request("POST", "/v1/admin/remove", content=b'{"model": "tiny"}')
+    assert code(form) == (415, "content_type")
+    assert admin(client, "remove", model="other@1").status_code == 200
+
+
+def test_without_keys_only_loopback_may_say_what_is_hosted(
+    versions: list[str], metrics_dir: Path, cluster: Cluster
+) -> None:
+    settings = Settings(metrics_dir=str(metrics_dir))
+    with running(lambda: Replica(settings, "r", cluster.config), versions[0]) as client:
+        answer = admin(client, "deploy", artifact=versions[1])
+        assert answer.status_code == 403
+        assert answer.json()["error"]["code"] == "no_keys"
+
+
+def test_no_request_fails_and_no_memory_stays_over_fifty_switches(
+    client: Client, versions: list[str]
+) -> None:
+    process = psutil.Process()
+    exact = pixels(client, "tiny@1")
+    statuses: list[int] = []
+
+    async def ask(stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            answer = await client.http.post(
+                "/v1/samples", json={"model": "tiny", "n": 3, "format": "npy"}
+            )
+            statuses.append(answer.status_code)
+
+    async def switch(times: int) -> None:
+        for number in range(times):
+            uri = versions[1 + number % 2]
+            await client.replica.configure({"artifacts": [versions[0], uri]})
+            loading = client.replica._loading
+            assert loading is not None
+            await loading
+
+    async def under_load(times: int) -> None:
+        stop = asyncio.Event()
+        clients = [asyncio.create_task(ask(stop)) for _ in range(4)]
+        await switch(times)
+        stop.set()
+        await asyncio.gather(*clients)
+
+    client.run(under_load(10))
+    gc.collect()
+    before = process.memory_info().rss
+    client.run(under_load(50))
+    gc.collect()
+    assert len(statuses) > 100
+    assert set(statuses) == {200}
+    assert process.memory_info().rss - before < 8 << 20
+    assert sum(isinstance(one, Models) for one in gc.get_objects()) <= 3
+    assert pixels(client, "tiny@1") == exact
+
+
+def test_a_target_is_what_user_config_says(versions: list[str]) -> None:
+    target = Target(artifacts=tuple(versions), pinned={"tiny": "1"})
+    assert parse_target(target.document()) == target
+    with pytest.raises(ValueError, match="unknown user_config 'artefacts'"):
+        parse_target({"artefacts": versions})
+    with pytest.raises(ValueError, match="at least one artifact"):
+        parse_target({"artifacts": []})
+    with pytest.raises(ValueError, match="Expected `array`"):
+        parse_target({"artifacts": "x"})
