@@ -243,6 +243,17 @@ class Allowance:
             self._running = False
             self._told.set()
 
+    async def reach(self, patience_s: float) -> bool:
+        """Whether the ledger answered within `patience_s` seconds: it may have to be started."""
+        until_s = self._clock() + patience_s
+        while True:
+            await self.exchange()
+            if not self._lost_one:
+                return True
+            if self._clock() >= until_s:
+                return False
+            await asyncio.sleep(MIN_GAP_S)
+
     async def exchange(self) -> None:
         """One message to the ledger and its answer. Raises nothing that the ledger raises."""
         now_s = self._clock()

@@ -23,6 +23,11 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 """As ASGI gives them, names in lower case."""
 
 
+LEDGER_S = 10.0
+"""A replica waits so long for the ledger before it takes requests; without it, it keeps to a share
+of every budget."""
+
+
 class Gate:
     """What one replica asks of those who come. Lives on one event loop."""
 
@@ -32,9 +37,10 @@ class Gate:
         self._idempotency = Idempotency()
         self._talk: asyncio.Task[None] | None = None
 
-    def open(self) -> None:
-        """Begin to talk with the ledger of the budgets; from a running event loop."""
+    async def open(self) -> None:
+        """Reach the ledger of the budgets, at most for LEDGER_S, and go on talking with it."""
         if self._allowance is not None and self._talk is None:
+            await self._allowance.reach(LEDGER_S)
             self._talk = asyncio.create_task(self._allowance.run())
 
     def close(self) -> None:
@@ -43,8 +49,8 @@ class Gate:
             self._talk.cancel()
             self._talk = None
 
-    def admit(self, headers: RawHeaders, scope: Permission) -> Key | None:
-        """The key of a request that draws nothing. Raises HTTPError 401 or 403."""
+    def admit(self, headers: RawHeaders, scope: Permission | None = None) -> Key | None:
+        """The key of a request that draws nothing, with this scope or any. HTTPError 401 or 403."""
         return authorise(self.keys, headers, scope)
 
     def enter(self, headers: RawHeaders, scope: Permission) -> "Visit":

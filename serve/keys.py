@@ -92,11 +92,11 @@ def _secret(authorization: bytes | None, x_api_key: bytes | None) -> bytes | Non
 
 
 def authorise(
-    keys: Keys | None, headers: Iterable[tuple[bytes, bytes]], scope: Permission
+    keys: Keys | None, headers: Iterable[tuple[bytes, bytes]], scope: Permission | None
 ) -> Key | None:
     """The key of a request with these ASGI headers, or None where the server has no keys.
 
-    Raises HTTPError 401 without a key that is known, 403 when it lacks the scope.
+    Raises HTTPError 401 without a key that is known, 403 when it lacks the scope, if there is one.
     """
     if keys is None:
         return None
@@ -116,7 +116,7 @@ def authorise(
         )
         challenge = (b"www-authenticate", b'Bearer realm="aigc"')
         raise HTTPError(401, "unknown_key" if given else "key_needed", message, [challenge])
-    if scope not in key.scopes:
+    if scope is not None and scope not in key.scopes:
         raise HTTPError(
             403,
             "scope_needed",

@@ -114,10 +114,12 @@ class Replica:
         they are not reproduced. Later ones return at once and load in the background: what is
         served stays until its successor is proven, and stays for good if that fails.
         """
-        self._gate.open()
         if self._models is None:
             target = parse_target(user_config)
-            self._switch(await asyncio.to_thread(self._open, target))
+            models, _ = await asyncio.gather(
+                asyncio.to_thread(self._open, target), self._gate.open()
+            )
+            self._switch(models)
             return
         if self._loading is not None:
             self._loading.cancel()

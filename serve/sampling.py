@@ -141,8 +141,8 @@ class Sampler:
         self._encoder_thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
     def admit(self, headers: RawHeaders) -> None:
-        """Let in who may draw samples, to look around. Raises HTTPError 401 or 403."""
-        self._gate.admit(headers, "sample")
+        """Let in who has a key, whatever it is for, to look around. Raises HTTPError 401."""
+        self._gate.admit(headers)
 
     def hosted(self) -> Models:
         """What is hosted now. Raises HTTPError 503 while nothing is."""
