@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from aigc.artifact import Manifest
+from serve.admin import DeployRequest, PinRequest, RemoveRequest, Targets
 from serve.http import ErrorBody
 from serve.interpolate import INTERPOLATE, MEDIA_TYPES, InterpolationRequest
 from serve.native import ModelList, ModelSummary, SampleRequest, SampleResponse
@@ -37,10 +38,15 @@ _ERRORS = {
     " format_needs_image, signature_needs_input, unsupported_value, unknown_prompt,"
     " prompt_contradicts_label or model_gives_no_image. The Open Inference Protocol has no codes:"
     " its message says what is wrong.",
+    401: "key_needed or unknown_key.",
+    403: "scope_needed, or no_keys for the admin routes of a server that has none.",
     404: "unknown_model, unknown_signature or unknown_route.",
     405: "method_not_allowed; the Allow header names the methods that are.",
+    409: "artifact_refused or target_refused: what is served stays.",
     413: "body_too_large.",
-    415: "compressed_body.",
+    415: "compressed_body or content_type.",
+    422: "idempotency_key_reused: it came with another request before.",
+    429: "rate_limited or concurrency_limited, by the key's budget; Retry-After says until when.",
     500: "internal: the server's fault; its log says why.",
     503: "overloaded, not_ready, shutting_down or unavailable; Retry-After says when to try again.",
 }
@@ -61,11 +67,25 @@ _TYPES = (
     ModelMetadata,
     InferenceError,
 )
+_ADMIN_TYPES = (DeployRequest, RemoveRequest, PinRequest, Targets)
+
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_OPEN = ("/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready")
+"""What needs no key, whoever has any."""
 
 
-def document(manifests: Sequence[Manifest], limits: Limits) -> bytes:
-    """openapi.json for the models hosted now, as UTF-8 JSON."""
-    _, schemas = msgspec.json.schema_components(_TYPES, ref_template=_REFERENCE)
+def document(
+    manifests: Sequence[Manifest], limits: Limits, *, guarded: bool = False, admin: bool = False
+) -> bytes:
+    """openapi.json for the models hosted now, as UTF-8 JSON.
+
+    `guarded`: keys are asked for. `admin`: there are admin routes.
+    """
+    types = (*_TYPES, *_ADMIN_TYPES) if admin else _TYPES
+    _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     names = sorted({name for manifest in manifests for name in manifest.signatures})
     for kind in ("SampleRequest", "InterpolationRequest", "ImageRequest"):
         request = schemas[kind]["properties"]
@@ -82,8 +102,15 @@ def document(manifests: Sequence[Manifest], limits: Limits) -> bytes:
             " *s* is the same alone, in a batch and on every replica, up to the reproducibility"
             " level that the answer states.\n\n" + _table(manifests),
         },
-        "paths": {**_paths(manifests), **_inference_paths(manifests)},
-        "components": {"schemas": schemas},
+        "paths": _guarded(
+            {
+                **_paths(manifests),
+                **_inference_paths(manifests),
+                **(_admin_paths(manifests) if admin else {}),
+            },
+            guarded,
+        ),
+        "components": {"schemas": schemas, **({"securitySchemes": _SECURITY} if guarded else {})},
     }
     return json.dumps(body).encode()
 
@@ -121,6 +148,45 @@ def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
         "/readyz": {"get": _text("ready", "200 when the references were replayed", 503)},
         "/metrics": {"get": _text("metrics", "Prometheus metrics of this machine", 500)},
     }
+
+
+def _admin_paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    name, number = (manifests[0].name, manifests[0].version) if manifests else ("digits", "1")
+    answers = _json("Targets")
+
+    def post(kind: str, summary: str, example: dict[str, Any]) -> dict[str, Any]:
+        request = _json_body(kind, example)
+        found = _post(kind, summary, "admin", request, "What is to be hosted.", answers, {})
+        found["responses"] |= _errors(409, 415)
+        return {"post": found}
+
+    return {
+        "/v1/admin/target": {
+            "get": _get("getTarget", "What every replica is to host", "admin", "Targets", 500)
+        },
+        "/v1/admin/deploy": post(
+            "DeployRequest", "Host one more artifact", {"artifact": f"artifacts/{name}@{number}"}
+        ),
+        "/v1/admin/remove": post("RemoveRequest", "Host one less", {"model": f"{name}@{number}"}),
+        "/v1/admin/pin": post(
+            "PinRequest", "What a name means", {"model": name, "version": number}
+        ),
+    }
+
+
+def _guarded(paths: dict[str, Any], guarded: bool) -> dict[str, Any]:
+    """The same, each operation with what keys and budgets may answer."""
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            if path in _OPEN:
+                continue
+            schema = "InferenceError" if path.startswith("/v2") else "ErrorBody"
+            draws = method == "post" and not path.startswith("/v1/admin")
+            codes = (401, 403, 422, 429) if draws else (401, 403)
+            operation["responses"] |= _errors(*codes, schema=schema)
+            if guarded:
+                operation["security"] = [{scheme: []} for scheme in _SECURITY]
+    return paths
 
 
 def _samples(model: str) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Replica:
             check_ready=self.check_ready,
             local_only=settings.local_only,
         )
+        self._admin = config is not None
         admin = AdminApi(config, self._prove, self.admit_admin).routes() if config else {}
         self.application = Application(
             {
@@ -217,7 +218,8 @@ class Replica:
         models = self._models
         # The document is for everybody, so it names no model where models are for those with keys.
         hosted = [one.artifact.manifest for one in models.all] if models else []
-        if self._gate.keys is not None:
-            hosted = []
-        body = document(hosted, self._settings.limits)
+        guarded = self._gate.keys is not None
+        body = document(
+            [] if guarded else hosted, self._settings.limits, guarded=guarded, admin=self._admin
+        )
         return Response(body, b"application/json", headers=[NO_STORE])

@@ -97,6 +97,15 @@ def test_what_needs_no_key_names_no_model(client: Client) -> None:
         assert "tiny" not in answer.text, path
 
 
+def test_the_document_says_that_keys_are_asked_for(client: Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "key"}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            answer = client.request(method, path.replace("{id}", "x"))
+            assert (answer.status_code == 401) == ("security" in operation), (method, path)
+
+
 def test_metrics_want_their_own_scope(client: Client) -> None:
     assert client.get("/metrics").status_code == 401
     assert code(client.request("GET", "/metrics", headers=bearer(BOB))) == (403, "scope_needed")

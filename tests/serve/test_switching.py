@@ -221,6 +221,15 @@ def test_no_request_fails_and_no_memory_stays_over_fifty_switches(
     assert pixels(client, "tiny@1") == exact
 
 
+def test_the_document_has_the_admin_routes(client: Client, versions: list[str]) -> None:
+    document = client.get("/openapi.json").json()
+    found = {path for path in document["paths"] if path.startswith("/v1/admin/")}
+    assert found == {f"/v1/admin/{verb}" for verb in ("target", "deploy", "remove", "pin")}
+    answer = admin(client, "deploy", artifact=versions[1])
+    assert set(answer.json()) == set(document["components"]["schemas"]["Targets"]["properties"])
+    assert client.get("/v1/admin/target").json()["artifacts"] == versions[:2]
+
+
 def test_a_target_is_what_user_config_says(versions: list[str]) -> None:
     target = Target(artifacts=tuple(versions), pinned={"tiny": "1"})
     assert parse_target(target.document()) == target
