@@ -29,8 +29,9 @@ from ray.serve.schema import LoggingConfig, ServeDeploySchema
 
 from aigc.exporter import ENVIRONMENT
 from serve.autoscaling import Scaling, WorkPolicy
-from serve.http import Application
+from serve.http import ASGI
 from serve.ledger import shared
+from serve.logs import configure
 from serve.settings import ParsedScaling, Settings, parse
 from serve.switching import Config, Target, parse_target
 
@@ -52,14 +53,16 @@ class Pool:
         # replica has it in its environment.
         from serve.replica import Replica
 
+        settings = parse(args)
+        configure(settings.logs)
         context = ray_serve.get_replica_context()
         config = Config(
             read=lambda: asyncio.to_thread(read_target, context.app_name),
             write=lambda target: asyncio.to_thread(write_target, context.app_name, target),
         )
-        self._replica = Replica(parse(args), context.replica_id.unique_id, config, shared())
+        self._replica = Replica(settings, context.replica_id.unique_id, config, shared())
 
-    def __serve_build_asgi_app__(self) -> Application:
+    def __serve_build_asgi_app__(self) -> ASGI:
         return self._replica.application
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -113,7 +116,9 @@ def build(args: Mapping[str, Any]) -> ray_serve.Application:
         graceful_shutdown_timeout_s=30.0,
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=2,
-        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+        logging_config=LoggingConfig(
+            log_level="WARNING", enable_access_log=False, encoding=settings.logs.upper()
+        ),
         ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": _environment(settings)}},
         **scaling,
     )

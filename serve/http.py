@@ -17,6 +17,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
@@ -257,7 +258,9 @@ class Application:
         except HTTPError as error:
             response = self._shape(scope["path"])(error)
         except Exception:
-            logger.exception("%s %s failed", method, scope["path"])
+            logger.exception(
+                "%s %s failed", method, scope["path"], extra={"request_id": request_id(scope)}
+            )
             response = self._shape(scope["path"])(internal_error())
         await response.send(send, receive, with_body=method != "HEAD")
 
@@ -281,6 +284,14 @@ class Application:
             return _options(allow)
         message = f"{path} takes {', '.join(allowed)}, not {method}"
         raise HTTPError(405, "method_not_allowed", message, [allow])
+
+
+def request_id(scope: Scope) -> str:
+    """What the client or the proxy called this request; answers carry it too."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return str(value[:200], "latin-1")
+    return ""
 
 
 def _options(allow: tuple[bytes, bytes]) -> Endpoint:

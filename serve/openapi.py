@@ -48,6 +48,7 @@ _ERRORS = {
     422: "idempotency_key_reused: it came with another request before.",
     429: "rate_limited or concurrency_limited, by the key's budget; Retry-After says until when.",
     500: "internal: the server's fault; its log says why.",
+    504: "deadline_exceeded: it could not be begun within X-Request-Timeout.",
     503: "overloaded, not_ready, shutting_down or unavailable; Retry-After says when to try again.",
 }
 
@@ -182,7 +183,7 @@ def _guarded(paths: dict[str, Any], guarded: bool) -> dict[str, Any]:
                 continue
             schema = "InferenceError" if path.startswith("/v2") else "ErrorBody"
             draws = method == "post" and not path.startswith("/v1/admin")
-            codes = (401, 403, 422, 429) if draws else (401, 403)
+            codes = (401, 403, 422, 429, 504) if draws else (401, 403)
             operation["responses"] |= _errors(*codes, schema=schema)
             if guarded:
                 operation["security"] = [{scheme: []} for scheme in _SECURITY]

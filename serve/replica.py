@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from starlette.middleware.cors import CORSMiddleware
+
 from aigc import exporter
 from serve.admin import AdminApi
 from serve.allowance import Take
@@ -19,7 +21,7 @@ from serve.batching import Batcher
 from serve.gate import open_gate
 from serve.grpc import GrpcApi
 from serve.hosting import Hosted, Models, open_one
-from serve.http import NO_STORE, Application, HTTPError, Receive, Response, Scope
+from serve.http import ASGI, NO_STORE, Application, HTTPError, Receive, Response, Scope
 from serve.interpolate import InterpolationApi
 from serve.keys import load
 from serve.load import Load
@@ -36,6 +38,14 @@ from serve.verify import VerificationApi
 
 STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
+
+CORS_ASKED = ("authorization", "content-type", "x-api-key", "idempotency-key", "x-request-timeout")
+CORS_TOLD = (
+    *("x-aigc-seed", "x-aigc-first-index", "x-aigc-to-seed", "x-aigc-model", "x-aigc-digest"),
+    *("x-aigc-reproducibility", "retry-after", "x-request-id"),
+    *("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
+)
+"""Headers that pages of other origins may send, and read."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +74,9 @@ class Replica:
         self._alive = exporter.announce(self._metrics_dir)
         self._metrics = Metrics()
         self._batcher = Batcher(
-            max_queue=settings.limits.max_queue, observe_queue=self._metrics.queued.set
+            max_queue=settings.limits.max_queue,
+            linger_s=settings.linger_ms / 1000,
+            observe_queue=self._metrics.queued.set,
         )
         self._load = Load(self._batcher)
         self._loading: asyncio.Task[None] | None = None
@@ -90,7 +102,7 @@ class Replica:
         )
         self._admin = config is not None
         admin = AdminApi(config, self._prove, self.admit_admin).routes() if config else {}
-        self.application = Application(
+        self.application: ASGI = Application(
             {
                 **exact,
                 **InterpolationApi(sampler).routes(),
@@ -107,6 +119,14 @@ class Replica:
             {**prefixes, **oip_prefixes, **docs_routes()},
             {"/v2": error_response},
         )
+        if settings.cors:
+            self.application = CORSMiddleware(
+                self.application,
+                allow_origins=settings.cors,
+                allow_methods=("GET", "POST"),
+                allow_headers=CORS_ASKED,
+                expose_headers=CORS_TOLD,
+            )
 
     async def configure(self, user_config: Mapping[str, Any]) -> None:
         """Host the artifacts of a target (serve.switching) and no others.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import fsspec
 import tyro
@@ -51,6 +51,12 @@ class ServeConfig:
     """Seconds that running requests get when the server is stopped."""
     keys: str = ""
     """File of API keys (`aigc keys new NAME` makes them); AIGC_KEYS may hold its text instead."""
+    cors: tuple[str, ...] = ()
+    """Origins (https://example.org) whose pages may ask this server; \"*\" for all."""
+    logs: Literal["text", "json"] = "text"
+    """How the replicas write their log."""
+    linger: float = 0.0
+    """Milliseconds that a batch that is not full may be held back, for others to join."""
     insecure: bool = False
     """Let other machines in without keys or without Ray's tokens."""
 
@@ -108,6 +114,9 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
         artifacts=uris,
         replicas=parse_replicas(config.replicas),
         threads=config.threads,
+        cors=config.cors,
+        logs=config.logs,
+        linger_ms=config.linger,
         keys=str(Path(config.keys).absolute()) if config.keys else "",
     )
     machine.check_free(config.host, config.port, "--port")
@@ -213,7 +222,9 @@ def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
 
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    quiet = LoggingConfig(
+        log_level="WARNING", enable_access_log=False, encoding=config.logs.upper()
+    )
     ray_serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=config.host, port=config.port),
@@ -230,7 +241,8 @@ def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
         drain_file=str(run.drain_file),
         # Behind HAProxy every call comes from here; without it, the caller's own address counts.
         local_only=run.haproxy is not None or exposure.is_loopback(config.host),
-        admin_without_key=exposure.is_loopback(config.host),
+        # A page that CORS lets in could use them as well.
+        admin_without_key=exposure.is_loopback(config.host) and not config.cors,
     )
     deploy_config([application(settings)])
     while True:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import latents
 from aigc.artifact.codecs import Provenance
-from serve.batching import Arrays, Batcher, ClosedError, Job, OverloadedError
+from serve.batching import Arrays, Batcher, ClosedError, DeadlineError, Job, OverloadedError
 from serve.gate import NOBODY, Gate, RawHeaders
 from serve.hosting import Hosted, Models, SignatureLane
 from serve.http import (
@@ -39,6 +39,11 @@ ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
 
 T = TypeVar("T")
+
+TIMEOUT = b"x-request-timeout"
+"""Seconds that the client waits; what cannot be begun by then is refused at once, and dropped."""
+
+MAX_TIMEOUT_S = 3600.0
 
 RETRY_SOON = (b"retry-after", b"1")
 
@@ -105,6 +110,8 @@ class Call:
     def __init__(self, metrics: RequestMetrics) -> None:
         self.metrics = metrics
         """Of the signature that it asks for, once that is known."""
+        self.deadline_s: float | None = None
+        """By the monotonic clock: what has not begun by then is not begun."""
         self.visit = NOBODY
         """Whose it is and what it pays with, once its key was read."""
 
@@ -245,6 +252,7 @@ class Sampler:
 
     async def _submit(self, job: Job, lane: SignatureLane, call: Call) -> Arrays:
         await call.visit.pay(job.n)
+        job.deadline_s = call.deadline_s
         try:
             outputs = await self._batcher.submit(job)
             call.visit.drew = True
@@ -254,6 +262,10 @@ class Sampler:
             lane.metrics.shed(job.n)
             retry = (b"retry-after", b"%d" % error.retry_after_s)
             raise HTTPError(503, "overloaded", f"{error}", [retry]) from None
+        except DeadlineError as error:
+            call.visit.refund()
+            lane.metrics.shed(job.n)
+            raise HTTPError(504, "deadline_exceeded", f"{error}") from None
         except ClosedError:
             call.visit.refund()
             message = "this replica shuts down; try again"
@@ -304,6 +316,7 @@ class Sampler:
         streams = False
         try:
             call.visit = self._gate.enter(headers, "sample")
+            call.deadline_s = deadline_s(headers)
             answer = await work(call)
             if not isinstance(answer, Response):
                 code = 200
@@ -324,6 +337,22 @@ class Sampler:
         finally:
             if not streams:
                 ended(code)
+
+
+def deadline_s(headers: RawHeaders) -> float | None:
+    """When the client stops waiting, by the monotonic clock. Raises HTTPError 400."""
+    for name, value in headers:
+        if name == TIMEOUT:
+            try:
+                seconds = float(value)
+            except ValueError:
+                seconds = 0.0
+            if not 0 < seconds <= MAX_TIMEOUT_S:
+                shown = value[:40].decode("latin-1")
+                message = f"X-Request-Timeout must be seconds in (0, 3600], got {shown!r}"
+                raise HTTPError(400, "malformed_header", message)
+            return time.monotonic() + seconds
+    return None
 
 
 def check_label(label: int | Sequence[int] | None, n: int, lane: SignatureLane) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -69,6 +69,12 @@ class Settings:
     """The admin routes are open to all who reach this server: only on loopback, without keys."""
     keys: str = ""
     """File of API keys on every replica's machine; without one AIGC_KEYS counts, if it is set."""
+    cors: tuple[str, ...] = ()
+    """Origins whose pages may ask this server from a browser, "*" for all; none by default."""
+    logs: Literal["text", "json"] = "text"
+    """How a replica writes its log; json is a line per record, with the request's id."""
+    linger_ms: float = 0.0
+    """Longest that a batch that is not full is held back for others to join; 0: not at all."""
     limits: Limits = field(default_factory=Limits)
     scaling: ParsedScaling = field(default_factory=ParsedScaling)
     """When the number of replicas changes within its range."""
@@ -77,6 +83,8 @@ class Settings:
         low, high = self.replicas
         if not 1 <= low <= high:
             raise ValueError(f"replicas must be MIN..MAX with 1 <= MIN <= MAX, got {low}..{high}")
+        if not 0 <= self.linger_ms <= 1000:
+            raise ValueError(f"linger_ms must be in [0, 1000], got {self.linger_ms}")
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
 

@@ -1,0 +1,74 @@
+"""X-Request-Timeout: what cannot be begun in time is not run, and refused at once if known."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve.settings import Limits, Settings
+from tests.serve.listening import Listening, listening
+from tests.serve.test_streaming import Gate, settled
+
+
+@pytest.fixture
+def served(store: Path, metrics_dir: Path) -> Iterator[Listening]:
+    settings = Settings(metrics_dir=str(metrics_dir), limits=Limits(max_batch=4, max_n=100))
+    with listening(settings, f"{store}/tiny@1") as served:
+        yield served
+
+
+@pytest.fixture
+def gate(served: Listening) -> Iterator[Gate]:
+    models = served.replica._models
+    assert models is not None
+    gate = Gate(models.all[0].lanes["sample"])
+    yield gate
+    gate.open.set()
+
+
+def ask(served: Listening, timeout: str, n: int = 4) -> httpx.Response:
+    body: dict[str, Any] = {"model": "tiny", "n": n, "format": "npy"}
+    headers = {"x-request-timeout": timeout} if timeout else {}
+    return httpx.post(f"{served.url}/v1/samples", json=body, headers=headers, timeout=30)
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "soon", "3601"])
+def test_a_timeout_that_is_none_is_refused(timeout: str, served: Listening) -> None:
+    answer = ask(served, timeout)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_header")
+
+
+def test_in_time_it_is_answered(served: Listening) -> None:
+    assert ask(served, "20").status_code == 200
+
+
+def test_what_is_not_begun_in_time_is_not_run(served: Listening, gate: Gate) -> None:
+    gate.free = 0
+    holding = threading.Thread(target=ask, args=(served, ""))
+    holding.start()
+    settled(lambda: gate.batches == 1)
+    began = time.monotonic()
+    answer = ask(served, "0.3")
+    assert time.monotonic() - began < 5
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert served.replica._batcher.queued == 0
+    gate.open.set()
+    holding.join()
+    assert gate.batches == 1, "it was not run when the graph was free again"
+
+
+def test_a_wait_that_is_known_to_be_too_long_is_refused_at_once(
+    served: Listening, gate: Gate
+) -> None:
+    run = gate._run
+    gate._run = lambda inputs: (time.sleep(0.2), run(inputs))[1]
+    for _ in range(3):
+        assert ask(served, "").status_code == 200  # now the pace is known: 20 samples/s
+    answer = ask(served, "0.5", n=100)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+    assert "longer than the deadline allows" in answer.json()["error"]["message"]
+    assert int(answer.headers["retry-after"]) >= 1
