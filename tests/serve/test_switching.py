@@ -217,7 +217,7 @@ def test_no_request_fails_and_no_memory_stays_over_fifty_switches(
     assert len(statuses) > 100
     assert set(statuses) == {200}
     assert process.memory_info().rss - before < 8 << 20
-    assert sum(isinstance(one, Models) for one in gc.get_objects()) <= 3
+    assert sum(type(one) is Models for one in gc.get_objects()) <= 3
     assert pixels(client, "tiny@1") == exact
 
 
