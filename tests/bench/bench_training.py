@@ -3,8 +3,10 @@
     python -m tests.bench.bench_training --rounds 5
     python -m tests.bench.bench_training --only vae
 
-Ours and every peer in turn within each round; all are timed over the last half of their batches, so
-that no start counts. Ours also keeps the moving average, checks every loss and reports.
+Ours and every peer in each round. Those on one process run together, each in turn for a tenth of a
+second, so that all see the same machine; the others one after another. All are timed over the last
+half of their batches, so that no start counts. Ours also keeps the moving average, checks every
+loss and reports.
 """
 
 import statistics
@@ -17,7 +19,7 @@ from typing import Literal
 import tyro
 
 from tests.bench import venv
-from tests.bench.measure import BATCH, ours, peer
+from tests.bench.measure import BATCH, Contestant, contestant, ours, peer, rival, together
 from tests.bench.report import header, spread, verdict, write_section
 
 GAN, VAE = "dcgan:digits", "conv_vae:digits"
@@ -82,19 +84,32 @@ def measure(runners: Runners, bench: Bench) -> Figures:
     return figures
 
 
+def measure_together(
+    contestants: Callable[[int], dict[str, Contestant]], threads: int, bench: Bench
+) -> Figures:
+    """All contestants at once, in turns, in every round."""
+    figures: Figures = {}
+    for number in range(bench.rounds):
+        some = contestants(threads)
+        for name, speed in zip(some, together(list(some.values())), strict=True):
+            figures.setdefault(name, []).append(speed)
+            print(f"round {number + 1}: {name}: {speed:,.0f} samples/s", file=sys.stderr)
+    return figures
+
+
 def gan(bench: Bench) -> str:
     """One process, one and two threads: a section."""
     n = bench.batches
     found = venv.versions()
 
-    def runners(threads: int) -> Runners:
-        some: Runners = {
-            "ours": lambda: ours(GAN, n, 0, threads),
-            HAND: lambda: peer("torch_loop", GAN, n, threads),
-            RECIPE: lambda: peer("examples_loop", GAN, n, threads),
+    def contestants(threads: int) -> dict[str, Contestant]:
+        some = {
+            "ours": contestant(GAN, n, 0, threads),
+            HAND: rival("torch_loop", GAN, n, threads),
+            RECIPE: rival("examples_loop", GAN, n, threads),
         }
         if "lightning" in found:
-            some[LIGHTNING] = lambda: peer("lightning_loop", GAN, n, threads, python=venv.python())
+            some[LIGHTNING] = rival("lightning_loop", GAN, n, threads, python=venv.python())
         return some
 
     text = (
@@ -102,7 +117,7 @@ def gan(bench: Bench) -> str:
         " makes two of each and reads five values per batch; both, and Lightning, let the"
         " generator's loss run through the discriminator's weights, whose gradients nobody uses."
     )
-    return single("Training a GAN", GAN, bench, runners, {"lightning"}, text)
+    return single("Training a GAN", GAN, bench, contestants, {"lightning"}, text)
 
 
 def vae(bench: Bench) -> str:
@@ -110,24 +125,24 @@ def vae(bench: Bench) -> str:
     n = 4 * bench.batches  # they are quick
     found = venv.versions()
 
-    def runners(threads: int) -> Runners:
-        some: Runners = {
-            "ours": lambda: ours(VAE, n, 0, threads),
-            HAND: lambda: peer("vae_loop", VAE, n, threads),
+    def contestants(threads: int) -> dict[str, Contestant]:
+        some = {
+            "ours": contestant(VAE, n, 0, threads),
+            HAND: rival("vae_loop", VAE, n, threads),
         }
         if "pythae" in found:
-            some[PYTHAE] = lambda: peer("pythae_trainer", VAE, n, threads, python=venv.python())
+            some[PYTHAE] = rival("pythae_trainer", VAE, n, threads, python=venv.python())
         return some
 
     text = "pythae's trainer brings its own DataLoader, which reads the data row by row."
-    return single("Training a VAE", VAE, replace(bench, batches=n), runners, {"pythae"}, text)
+    return single("Training a VAE", VAE, replace(bench, batches=n), contestants, {"pythae"}, text)
 
 
 def single(
     title: str,
     preset: str,
     bench: Bench,
-    runners: Callable[[int], Runners],
+    contestants: Callable[[int], dict[str, Contestant]],
     extras: set[str],
     text: str,
 ) -> str:
@@ -137,15 +152,11 @@ def single(
         f" {name} does not install or import beside this torch." for name in extras - {*found}
     ]
     rows = []
-    keyed: Runners = {}
     for threads in (1, 2):
-        keyed |= {f"{name}, {threads}": run for name, run in runners(threads).items()}
-    # All of a round together, so that one and two threads see the same machine.
-    measured = measure(keyed, bench)
-    for threads in (1, 2):
-        mine = measured[f"ours, {threads}"]
-        for name in runners(threads):
-            theirs = measured.get(f"{name}, {threads}")
+        print(f"{threads} threads", file=sys.stderr)
+        measured = measure_together(contestants, threads, bench)
+        mine = measured["ours"]
+        for name, theirs in measured.items():
             if name != "ours":
                 bar = BARS[name][threads]
                 rows.append(f"| {threads} | {name} | {comparison(mine, theirs, bar)} |")
@@ -162,7 +173,8 @@ def single(
             *table("threads | peer"),
             *rows,
             "",
-            explained(bench),
+            "All ran at once, each in turn with the machine to itself for a tenth of a second, and"
+            " their samples/s are of that time. " + explained(bench),
         ]
     )
 
