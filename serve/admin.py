@@ -24,6 +24,7 @@ from serve.http import (
     Receive,
     Response,
     Scope,
+    decode,
     json_response,
     read_body,
 )
@@ -149,11 +150,7 @@ class AdminApi:
             message = "admin routes take application/json only; say so in Content-Type"
             raise HTTPError(415, "content_type", message)
         body = await read_body(scope, receive, MAX_BODY_BYTES)
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            message = f"the body is not what {scope['path']} takes: {error}"
-            raise HTTPError(400, "malformed_body", message) from None
+        return decode(msgspec.json.Decoder(kind), body, scope["path"])
 
 
 def _answer(target: Target, model: str = "", digest: str = "") -> Response:

@@ -10,7 +10,7 @@ Without keys and without the header, all of it does nothing.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from serve import idempotency
@@ -19,7 +19,7 @@ from serve.http import Headers
 from serve.idempotency import Attempt, Idempotency
 from serve.keys import Key, Keys, Permission, authorise
 
-RawHeaders = Iterable[tuple[bytes, bytes]]
+RawHeaders = Sequence[tuple[bytes, bytes]]
 """As ASGI gives them, names in lower case."""
 
 
@@ -55,9 +55,8 @@ class Gate:
 
     def enter(self, headers: RawHeaders, scope: Permission) -> "Visit":
         """A request that draws samples begins. Raises HTTPError 401 or 403."""
-        given = list(headers)
-        key = authorise(self.keys, given, scope)
-        retry = next((value for name, value in given if name == idempotency.HEADER), None)
+        key = authorise(self.keys, headers, scope)
+        retry = next((value for name, value in headers if name == idempotency.HEADER), None)
         return Visit(key, retry, self._allowance, self._idempotency)
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 import tyro
 
 from aigc import models
-from tests.bench.measure import BATCH, environment, ours, train_command
+from tests.bench.measure import BATCH, alone, contestant, environment, train_command
 from tests.bench.report import header, spread, write_section
 
 PRESET = "dcgan:digits"
@@ -123,9 +123,11 @@ def cost_of_features(bench: Bench) -> str:
     on: list[list[float]] = [[] for _ in chosen]
     for number in range(bench.rounds):
         for workers, speeds in off.items():
-            speeds.append(ours(PRESET, bench.batches, workers, 1))
+            speeds.append(alone(contestant(PRESET, bench.batches, workers, 1)))
         for feature, speeds in zip(chosen, on, strict=True):
-            speeds.append(ours(PRESET, bench.batches, feature.workers, 1, *feature.flags))
+            speeds.append(
+                alone(contestant(PRESET, bench.batches, feature.workers, 1, *feature.flags))
+            )
         print(f"round {number + 1} of {bench.rounds}", file=sys.stderr)
     rows = []
     for feature, speeds in zip(chosen, on, strict=True):

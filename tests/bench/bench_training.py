@@ -19,7 +19,7 @@ from typing import Literal
 import tyro
 
 from tests.bench import venv
-from tests.bench.measure import BATCH, Contestant, contestant, ours, peer, rival, together
+from tests.bench.measure import BATCH, Contestant, alone, contestant, rival, together
 from tests.bench.report import header, spread, verdict, write_section
 
 GAN, VAE = "dcgan:digits", "conv_vae:digits"
@@ -185,14 +185,16 @@ def two(bench: Bench) -> str:
     n = 4 * bench.batches
     figures = measure(
         {
-            "ours, 1 worker": lambda: ours(GAN, n, 1, 1),
-            "ours, 2 workers": lambda: ours(GAN, n, 2, 1),
-            "ours, 2 workers, twice the batch": lambda: ours(GAN, n, 2, 1, batch=2 * BATCH),
-            "ours, half the batch": lambda: ours(GAN, n, 1, 1, batch=BATCH // 2),
-            "one loop": lambda: peer("torch_loop", GAN, n, 1),
-            "torchrun": lambda: peer("torch_loop", GAN, n, 1, processes=2),
-            "torchrun, twice the batch": lambda: peer(
-                "torch_loop", GAN, n, 1, processes=2, batch=2 * BATCH
+            "ours, 1 worker": lambda: alone(contestant(GAN, n, 1, 1)),
+            "ours, 2 workers": lambda: alone(contestant(GAN, n, 2, 1)),
+            "ours, 2 workers, twice the batch": lambda: alone(
+                contestant(GAN, n, 2, 1, batch=2 * BATCH)
+            ),
+            "ours, half the batch": lambda: alone(contestant(GAN, n, 1, 1, batch=BATCH // 2)),
+            "one loop": lambda: alone(rival("torch_loop", GAN, n, 1)),
+            "torchrun": lambda: alone(rival("torch_loop", GAN, n, 1, processes=2)),
+            "torchrun, twice the batch": lambda: alone(
+                rival("torch_loop", GAN, n, 1, processes=2, batch=2 * BATCH)
             ),
         },
         bench,

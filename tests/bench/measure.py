@@ -35,13 +35,6 @@ def train_command(preset: str, samples: int, storage: Path, *flags: str) -> list
     return [*command, *flags]
 
 
-def ours(
-    preset: str, batches: int, workers: int, threads: int, *flags: str, batch: int = BATCH
-) -> float:
-    """Samples/s of `aigc train` over the last half of the batches, from its own metrics.jsonl."""
-    return together([contestant(preset, batches, workers, threads, *flags, batch=batch)])[0]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
     """A process that measures itself, and how its figure is read when it has ended."""
@@ -72,19 +65,6 @@ def contestant(
     return Contestant(command=command, env=environment(), read=read)
 
 
-def peer(
-    module: str,
-    preset: str,
-    batches: int,
-    threads: int,
-    processes: int = 1,
-    python: str = sys.executable,
-    batch: int = BATCH,
-) -> float:
-    """Samples/s of a module of tests/bench/peers over the last half of the batches."""
-    return together([rival(module, preset, batches, threads, processes, python, batch)])[0]
-
-
 def rival(
     module: str,
     preset: str,
@@ -108,6 +88,11 @@ def rival(
         env=environment() | torchrun_threads,
         read=lambda stdout: float(stdout.split()[-1]),
     )
+
+
+def alone(one: Contestant) -> float:
+    """Samples/s of one that has the machine to itself. Raises RuntimeError if it fails."""
+    return together([one])[0]
 
 
 def together(contestants: Sequence[Contestant]) -> list[float]:
