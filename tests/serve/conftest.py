@@ -1,6 +1,7 @@
 """A tiny artifact made without torch, and replicas in this process."""
 
 import base64
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc.artifact import Artifact, Signature, Store, TensorSpec, latents
 from aigc.artifact.manifest import Manifest, Parity, Reproducibility, Training, seal
+from serve.settings import Limits, Settings
+from tests.serve.listening import Gate, Listening, listening
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LATENT = TensorSpec(name="latent", kind="latent", dtype="float32", shape=(16,))
@@ -184,3 +187,19 @@ def metrics_dir(tmp_path: Path) -> Path:
 def images(answer: httpx.Response) -> list[bytes]:
     """The PNGs of a JSON answer, in order."""
     return [base64.b64decode(sample["image"]) for sample in answer.json()["samples"]]
+
+
+@pytest.fixture
+def served(store: Path, metrics_dir: Path) -> Iterator[Listening]:
+    settings = Settings(metrics_dir=str(metrics_dir), limits=Limits(max_batch=4, max_n=100))
+    with listening(settings, f"{store}/tiny@1") as served:
+        yield served
+
+
+@pytest.fixture
+def gate(served: Listening) -> Iterator[Gate]:
+    models = served.replica._models
+    assert models is not None
+    gate = Gate(models.all[0].lanes["sample"])
+    yield gate
+    gate.open.set()

@@ -2,13 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 
+from serve.hosting import SignatureLane
 from serve.replica import Replica
 from serve.settings import Settings
 
@@ -67,3 +69,31 @@ def listening(settings: Settings, *references: str) -> Iterator[Listening]:
     finally:
         made[1].should_exit = True
         thread.join(30)
+
+
+class Gate:
+    """Stands before a lane: lets so many batches through and holds the rest, or fails them."""
+
+    def __init__(self, lane: SignatureLane) -> None:
+        self.batches = 0
+        self.free = 10**9
+        self.fails_at = 10**9
+        self.open = threading.Event()
+        self._run = lane.run
+        lane.run = self.run  # type: ignore[method-assign]
+
+    def run(self, inputs: Mapping[str, Any]) -> Any:
+        self.batches += 1
+        if self.batches > self.free:
+            assert self.open.wait(30)
+        if self.batches >= self.fails_at:
+            raise RuntimeError("the graph fell over")
+        return self._run(inputs)
+
+
+def settled(predicate: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if predicate():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come to pass")

@@ -2,32 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from serve.settings import Limits, Settings
-from tests.serve.listening import Listening, listening
-from tests.serve.test_streaming import Gate, settled
-
-
-@pytest.fixture
-def served(store: Path, metrics_dir: Path) -> Iterator[Listening]:
-    settings = Settings(metrics_dir=str(metrics_dir), limits=Limits(max_batch=4, max_n=100))
-    with listening(settings, f"{store}/tiny@1") as served:
-        yield served
-
-
-@pytest.fixture
-def gate(served: Listening) -> Iterator[Gate]:
-    models = served.replica._models
-    assert models is not None
-    gate = Gate(models.all[0].lanes["sample"])
-    yield gate
-    gate.open.set()
+from tests.serve.listening import Gate, Listening, settled
 
 
 def ask(served: Listening, timeout: str, n: int = 4) -> httpx.Response:

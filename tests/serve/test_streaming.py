@@ -1,54 +1,12 @@
 """Samples as lines: the first comes before the last is made, and hanging up ends the work."""
 
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from serve.hosting import SignatureLane
-from serve.settings import Limits, Settings
-from tests.serve.listening import Listening, listening
-
-
-class Gate:
-    """Stands before a lane: lets so many batches through and holds the rest, or fails them."""
-
-    def __init__(self, lane: SignatureLane) -> None:
-        self.batches = 0
-        self.free = 10**9
-        self.fails_at = 10**9
-        self.open = threading.Event()
-        self._run = lane.run
-        lane.run = self.run  # type: ignore[method-assign]
-
-    def run(self, inputs: Mapping[str, Any]) -> Any:
-        self.batches += 1
-        if self.batches > self.free:
-            assert self.open.wait(30)
-        if self.batches >= self.fails_at:
-            raise RuntimeError("the graph fell over")
-        return self._run(inputs)
-
-
-@pytest.fixture
-def served(store: Path, metrics_dir: Path) -> Iterator[Listening]:
-    settings = Settings(metrics_dir=str(metrics_dir), limits=Limits(max_batch=4, max_n=100))
-    with listening(settings, f"{store}/tiny@1") as served:
-        yield served
-
-
-@pytest.fixture
-def gate(served: Listening) -> Iterator[Gate]:
-    models = served.replica._models
-    assert models is not None
-    gate = Gate(models.all[0].lanes["sample"])
-    yield gate
-    gate.open.set()
+from tests.serve.listening import Gate, Listening, settled
 
 
 def body(**fields: Any) -> dict[str, Any]:
@@ -64,14 +22,6 @@ def whole(served: Listening, **fields: Any) -> list[dict[str, Any]]:
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/x-ndjson"
     return records(answer)
-
-
-def settled(predicate: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if predicate():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come to pass")
 
 
 @pytest.mark.parametrize("n", [1, 4, 5, 30])
