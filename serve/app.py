@@ -1,6 +1,6 @@
 """The Ray Serve application: one deployment, which is the ingress and the default pool.
 
-    grpc_options: {port: 9000, grpc_servicer_functions: [serve.protobuf.add_to_server]}
+    grpc_options: {port: 9000, grpc_servicer_functions: [serve.dialects.protobuf.add_to_server]}
     applications:
     - name: aigc
       import_path: serve.app:build
@@ -28,9 +28,9 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig, ServeDeploySchema
 
 from aigc.exporter import ENVIRONMENT
+from serve.access.ledger import shared
 from serve.autoscaling import Scaling, WorkPolicy
 from serve.http import ASGI
-from serve.ledger import shared
 from serve.logs import configure
 from serve.settings import ParsedScaling, Settings, parse
 from serve.switching import Config, Target, parse_target

@@ -1,7 +1,7 @@
 """`aigc deploy`: another version on a running server, taken up while requests run.
 
-It asks an admin route (serve.admin), which proves the artifact and changes what every replica is to
-host, and waits until all of them have taken it up. Needs neither torch nor Ray.
+It asks an admin route (serve.dialects.admin), which proves the artifact and changes what every
+replica is to host, and waits until all of them have taken it up. Needs neither torch nor Ray.
 """
 
 import sys

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,17 +105,11 @@ def check_free(host: str, port: int, option: str) -> None:
         ) from None
 
 
-def free_ports(n: int) -> list[int]:
-    """`n` ports of loopback that are free now."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 def free_range(n: int) -> tuple[int, int]:
-    """First and last of `n` neighbouring free ports, below those that the kernel hands out."""
+    """First and last of `n` neighbouring free ports, below those that the kernel hands out.
+
+    Of the kernel's own, any may be the near end of some connection by the time it is listened on.
+    """
     for _ in range(100):
         first = random.randrange(20_000, 32_000 - n)
         with suppress(ValueError):
@@ -130,10 +124,11 @@ def set_environment(run: Run, *, most_replicas: int) -> None:
 
     Before ray is imported: it reads most of this at import.
     """
-    stats_port, metrics_port, fallback_port, fallback_grpc_port = free_ports(4)
     # Ports of replaced replicas rest for a while: leave room for many replacements.
     room = 2 * most_replicas + 64
-    first, last = free_range(2 * room)
+    first, end_port = free_range(2 * room + 4)
+    last = end_port - 4
+    stats_port, metrics_port, fallback_port, fallback_grpc_port = range(last + 1, end_port + 1)
     haproxy = run.folder / "h"
     environment = {
         RUN: str(run.folder),
@@ -253,7 +248,7 @@ def processes(run: Run) -> list[psutil.Process]:
 
 def start_guard(run: Run) -> "subprocess.Popen[str]":
     """The process that ends this run if this process is killed. Tell it by `guard_now`."""
-    command = [sys.executable, "-m", "serve.guard", str(run.folder)]
+    command = [sys.executable, "-m", "serve.reaper", str(run.folder)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
 
 

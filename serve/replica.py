@@ -15,26 +15,26 @@ from typing import Any
 from starlette.middleware.cors import CORSMiddleware
 
 from aigc import exporter
-from serve.admin import AdminApi
-from serve.allowance import Take
+from serve.access.allowance import Take
+from serve.access.gate import open_gate
+from serve.access.keys import load
 from serve.batching import Batcher
-from serve.gate import open_gate
-from serve.grpc import GrpcApi
+from serve.dialects.admin import AdminApi
+from serve.dialects.grpc import GrpcApi
+from serve.dialects.interpolate import InterpolationApi
+from serve.dialects.native import NativeApi
+from serve.dialects.oip import OipApi, error_response
+from serve.dialects.openai import OpenAIApi
+from serve.dialects.openapi import document
+from serve.dialects.verify import VerificationApi
 from serve.hosting import Hosted, Models, open_one
 from serve.http import ASGI, NO_STORE, Application, HTTPError, Receive, Response, Scope
-from serve.interpolate import InterpolationApi
-from serve.keys import load
 from serve.load import Load
 from serve.metrics import Metrics
-from serve.native import NativeApi
-from serve.oip import OipApi, error_response
-from serve.openai import OpenAIApi
-from serve.openapi import document
 from serve.playground import docs_routes, page_routes
 from serve.sampling import Sampler
 from serve.settings import Settings
 from serve.switching import Config, Target, parse_target
-from serve.verify import VerificationApi
 
 STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""

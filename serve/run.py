@@ -20,11 +20,12 @@ import tyro
 from aigc.artifact import Manifest
 from aigc.artifact.session import read_manifest
 from aigc.artifact.store import locate
-from serve import exposure, keys, machine
+from serve import exposure, machine
+from serve.access import keys
 from serve.settings import Settings, parse_replicas
 
 READY_TIMEOUT_S = 120.0
-ADD_TO_SERVER = "serve.protobuf.add_to_server"
+ADD_TO_SERVER = "serve.dialects.protobuf.add_to_server"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from aigc.artifact import latents
 from aigc.artifact.codecs import Provenance
+from serve.access.gate import NOBODY, Gate, RawHeaders
 from serve.batching import Arrays, Batcher, ClosedError, DeadlineError, Job, OverloadedError
-from serve.gate import NOBODY, Gate, RawHeaders
 from serve.hosting import Hosted, Models, SignatureLane
 from serve.http import (
     HUNG_UP,

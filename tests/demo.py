@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parent.parent
 RUN, ARTIFACT, SAMPLES = Path("runs/dcgan-digits"), Path("artifacts/digits"), Path("samples")
 PORT = "8000"
@@ -30,9 +32,7 @@ def main() -> int:
     """Run the road. Exit status 0, that of the command that failed, or 130 after Ctrl-C."""
     commands = road()
     if not _free(int(PORT)):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            commands = [c.replace(PORT, str(probe.getsockname()[1])) for c in commands]
+        commands = [c.replace(PORT, str(free_port())) for c in commands]
     if not _free(METRICS_PORT):
         commands = [re.sub(r"(--port \d+)", r"\1 --metrics-port 0", c) for c in commands]
     if samples := os.environ.get("AIGC_DEMO_SAMPLES"):

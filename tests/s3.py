@@ -11,6 +11,8 @@ from importlib.util import find_spec
 
 import pytest
 
+from tests.ports import free_port
+
 
 @contextmanager
 def s3_server() -> Iterator[str]:
@@ -20,9 +22,7 @@ def s3_server() -> Iterator[str]:
             pytest.skip(f"{module} is not installed")
     import fsspec
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

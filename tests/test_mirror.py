@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from aigc.lease import Lease
 from aigc.run import Run, work
 from aigc.storage import Mirror, filesystem, is_remote, local_folder
 from aigc.train import Alone
+from tests.ports import free_port
 from tests.test_train import differing, small
 
 PUSH = """
@@ -329,15 +329,9 @@ def test_serving_prepares_an_artifact_on_s3(bucket: str, sealed: Path) -> None:
     from serve.run import ServeConfig, prepare
 
     uri = Store(f"{bucket}/artifacts").publish(sealed)
-    config = ServeConfig(artifacts=(f"{bucket}/artifacts/tiny",), port=_free_port(), metrics_port=0)
+    config = ServeConfig(artifacts=(f"{bucket}/artifacts/tiny",), port=free_port(), metrics_port=0)
     settings, manifests = prepare(config)
     assert settings.artifacts == (uri,)
     assert [manifest.id for manifest in manifests] == ["tiny@1"]
     with pytest.raises(ArtifactError, match="no artifact 'absent'"):
         prepare(replace(config, artifacts=(f"{bucket}/artifacts/absent",)))
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -26,10 +26,11 @@ import tyro
 
 from aigc.artifact import Artifact
 from serve.autoscaling import Scaling
-from tests.bench.bench_serving import free_port, untrained
+from tests.bench.bench_serving import untrained
 from tests.bench.chart import Curve, Panel, write_chart
 from tests.bench.open_loop import Watch, watch
 from tests.bench.report import header, write_section
+from tests.ports import free_port
 from tests.serve.queueing import Machine, Policy, Pool, Traffic
 from tests.serve.ray_state import by_requests, through_ray
 

@@ -26,6 +26,7 @@ import tyro
 
 from aigc.artifact import Artifact
 from tests.bench.report import header, write_section
+from tests.ports import free_port
 
 SIZES = (1, 16, 64)
 CONNECTIONS = (1, 16)
@@ -137,13 +138,6 @@ def fastapi(artifact: str) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def check_same_bytes(*urls: str) -> None:

@@ -167,8 +167,8 @@ def single(
             header("torch", "numpy", **found),
             "",
             f"`{preset}`, one process, batch 64, data in memory, the same networks, objective,"
-            f" batches and threads, torch's default Adam for the peers, who log nothing. {text}"
-            + "".join(missing),
+            " batches and threads; torch's own layers and default Adam for the peers, who log"
+            f" nothing. {text}" + "".join(missing),
             "",
             *table("threads | peer"),
             *rows,

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from aigc import models
 from tests.bench.bench_quality import Course, ratio, summary
-from tests.bench.peers import examples_loop, examples_networks, steady, torch_loop, vae_loop
+from tests.bench.peers import examples_loop, examples_networks, steady, task, torch_loop, vae_loop
 from tests.bench.report import spread, verdict, write_section
 
 
@@ -33,6 +34,21 @@ def test_the_vae_loop_has_the_objective_of_the_preset() -> None:
     x = x.tanh()
     expected = gaussian_kl(mu, logvar) - bernoulli_log_likelihood(logits, (x + 1) / 2)
     assert torch.allclose(vae_loop.negative_elbo(logits, x, mu, logvar), expected.mean())
+
+
+@pytest.mark.parametrize("preset", ["dcgan:digits", "conv_vae:digits"])
+def test_peers_have_the_same_networks_of_plain_layers(preset: str) -> None:
+    config, network = task.start(preset, 1)
+    torch.manual_seed(0)
+    ours = models.build(config).train()
+    leaves = [layer for layer in network.modules() if not [*layer.children()]]
+    assert all(type(leaf).__module__.startswith("torch.nn") for leaf in leaves)
+    assert network.state_dict().keys() == ours.state_dict().keys()
+    assert all(map(torch.equal, network.state_dict().values(), ours.state_dict().values()))
+    z, label = torch.randn(3, config.model.latent), torch.arange(3)
+    decoder = "decoder" if preset.startswith("conv_vae") else "generator"
+    got, expected = getattr(network, decoder)(z, label), getattr(ours, decoder)(z, label)
+    assert torch.allclose(got, expected, atol=1e-5)
 
 
 def test_the_recipe_trains_its_own_networks() -> None:

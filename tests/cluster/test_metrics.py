@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from aigc import data, exporter, models
 from aigc.run import Report, Run, work
 from aigc.train import Alone
 from cluster.metrics import Metrics
+from tests.ports import free_port
 
 NAMES = {
     "samples": "aigc_training_samples",
@@ -44,12 +44,6 @@ NAMES = {
     "cost": "aigc_training_cost",
 }
 """What a run of a GAN reports, and the query for it."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

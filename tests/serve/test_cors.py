@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serve.settings import Settings
-from tests.serve.test_native import Client, serving
+from tests.serve.dialects.test_native import Client, serving
 
 PAGE = "https://page.example"
 

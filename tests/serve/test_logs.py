@@ -10,7 +10,7 @@ import pytest
 
 from serve import logs
 from serve.settings import Settings
-from tests.serve.test_native import Client, serving
+from tests.serve.dialects.test_native import Client, serving
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aigc.artifact import Artifact, codecs
 from serve.machine import RUN
+from tests.ports import free_port
 from tests.serve.conftest import images
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
@@ -105,13 +106,6 @@ class Server:
         self.process.send_signal(number)
         rest, _ = self.process.communicate(timeout=60)
         return self.process.returncode, rest
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def title(process: psutil.Process) -> str:

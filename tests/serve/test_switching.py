@@ -17,7 +17,7 @@ from serve.replica import Replica
 from serve.settings import Settings
 from serve.switching import Config, Target, parse_target
 from tests.serve.conftest import publish
-from tests.serve.test_native import Client, running
+from tests.serve.dialects.test_native import Client, running
 
 
 class Cluster:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import codecs
 from aigc.artifact.codecs import Provenance
+from serve.dialects.native import API
 from serve.hosting import PIXELS
 from serve.http import (
     NO_STORE,
@@ -29,7 +30,6 @@ from serve.http import (
     Scope,
     decode,
 )
-from serve.native import API
 from serve.sampling import Ask, Call, Sampler
 from serve.settings import MAX_SEED
 

@@ -28,9 +28,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serve.budget import KEEP_CHARGES_S, MAX_FREE_RETRIES
+from serve.access.budget import KEEP_CHARGES_S, MAX_FREE_RETRIES
+from serve.access.keys import Key
 from serve.http import HTTPError
-from serve.keys import Key
 
 HEADER = b"idempotency-key"
 

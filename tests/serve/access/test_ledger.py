@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve.budget import Answer, Policy, Wish
+from serve.access.budget import Answer, Policy, Wish
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -41,7 +41,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_all_ask_one_ledger_and_a_new_one_when_it_dies(cluster: None) -> None:
     import ray
 
-    from serve.ledger import NAME, NAMESPACE, shared
+    from serve.access.ledger import NAME, NAMESPACE, shared
 
     policy = Policy(samples_per_s=0.001, burst=100, concurrency=None)
 

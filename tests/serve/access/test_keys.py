@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from serve import exposure, keys
-from serve.budget import Policy
+from serve import exposure
+from serve.access import keys
+from serve.access.budget import Policy
 from serve.http import HTTPError
 from serve.run import ServeConfig, prepare
 
@@ -145,7 +146,7 @@ def test_a_request_is_let_in_refused_or_forbidden() -> None:
 
 
 def test_the_command_makes_a_key_that_opens(tmp_path: Path) -> None:
-    script = "import sys; from serve.keys import command; sys.exit(command(sys.argv[1:]))"
+    script = "import sys; from serve.access.keys import command; sys.exit(command(sys.argv[1:]))"
     options = ["new", "bob", "--scope", "sample", "metrics", "--samples-per-s", "20", "--burst"]
     made = subprocess.run(
         [sys.executable, "-c", script, *options, "40"], capture_output=True, text=True, check=True

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from aigc.artifact import Manifest
-from serve.admin import DeployRequest, PinRequest, RemoveRequest, Targets
+from serve.dialects.admin import DeployRequest, PinRequest, RemoveRequest, Targets
+from serve.dialects.interpolate import INTERPOLATE, MEDIA_TYPES, InterpolationRequest
+from serve.dialects.native import ModelList, ModelSummary, SampleRequest, SampleResponse
+from serve.dialects.oip import InferenceError, InferenceRequest, InferenceResponse, ModelMetadata
+from serve.dialects.openai import IMAGES, ImageRequest, ImageResponse
+from serve.dialects.verify import VERIFY, Verdict
 from serve.http import ErrorBody
-from serve.interpolate import INTERPOLATE, MEDIA_TYPES, InterpolationRequest
-from serve.native import ModelList, ModelSummary, SampleRequest, SampleResponse
-from serve.oip import InferenceError, InferenceRequest, InferenceResponse, ModelMetadata
-from serve.openai import IMAGES, ImageRequest, ImageResponse
 from serve.settings import Limits
-from serve.verify import VERIFY, Verdict
 
 _REFERENCE = "#/components/schemas/{name}"
 

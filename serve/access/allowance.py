@@ -27,10 +27,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from serve.budget import Answer, Ledger, Wish
+from serve.access.budget import Answer, Ledger, Wish
+from serve.access.keys import Key
+from serve.access.purse import Purse
 from serve.http import Headers, HTTPError
-from serve.keys import Key
-from serve.purse import Purse
 
 INTERVAL_S = 0.15
 """Between two messages while there is anything to say."""

@@ -3,8 +3,8 @@
     request = MESSAGES["ModelInferRequest"](model_name="digits")
     response = await api.answer("ModelInfer", request, context)
 
-`serve.tensors` says what models, tensors and parameters there are. Tensors come as raw or as typed
-contents and go as raw ones.
+`serve.dialects.tensors` says what models, tensors and parameters there are. Tensors come as
+raw or as typed contents and go as raw ones.
 """
 
 import logging
@@ -20,11 +20,19 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
-from serve import tensors
+from serve.dialects import tensors
+from serve.dialects.protobuf import MESSAGES
+from serve.dialects.tensors import (
+    DATATYPES,
+    EXTENSIONS,
+    Answer,
+    Given,
+    Request,
+    from_bytes,
+    to_bytes,
+)
 from serve.http import Headers, HTTPError, internal_error
-from serve.protobuf import MESSAGES
 from serve.sampling import Call, Sampler
-from serve.tensors import DATATYPES, EXTENSIONS, Answer, Given, Request, from_bytes, to_bytes
 
 API = "oip-grpc"
 

@@ -28,7 +28,7 @@ from typing import Annotated, Literal
 import msgspec
 import tyro
 
-from serve.budget import Policy
+from serve.access.budget import Policy
 from serve.http import HTTPError
 
 Permission = Literal["sample", "metrics", "admin"]

@@ -1,11 +1,11 @@
 """One key's budget as one replica holds it: plain numbers, without a clock and without waiting.
 
-`spent` and `limit` are totals since the replica started, as serve.budget tells.
+`spent` and `limit` are totals since the replica started, as serve.access.budget tells.
 """
 
 import math
 
-from serve.budget import Grant, Policy, Wish
+from serve.access.budget import Grant, Policy, Wish
 
 HORIZON_S = 0.3
 """For so long ahead are samples asked for, twice what lies between two messages: a late one must

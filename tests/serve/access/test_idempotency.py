@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.budget import MAX_FREE_RETRIES, Policy
+from serve.access.budget import MAX_FREE_RETRIES, Policy
+from serve.access.idempotency import KEEP_S, MAX_ATTEMPTS, Attempt, Idempotency
+from serve.access.keys import Key
 from serve.http import HTTPError
-from serve.idempotency import KEEP_S, MAX_ATTEMPTS, Attempt, Idempotency
-from serve.keys import Key
 from serve.settings import MAX_SEED
 
 PATH = "/v1/samples"

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from serve.allowance import Take
-from serve.budget import Answer, Ledger, Wish
+from serve.access.allowance import Take
+from serve.access.budget import Answer, Ledger, Wish
 
 NAME = "aigc-ledger"
 NAMESPACE = "aigc"

@@ -15,7 +15,7 @@ from aigc import verify
 from aigc.artifact import Artifact, codecs, latents
 from serve.settings import MAX_SEED
 from tests.serve.conftest import images
-from tests.serve.test_native import Client, error, limited, serving
+from tests.serve.dialects.test_native import Client, error, limited, serving
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """The ledger of all keys' budgets: who may draw how much, over any number of replicas.
 
-Every replica holds an `Allowance` (serve.allowance) that says yes or no at once. Five to seven
-times a second, and when it runs dry, it tells the ledger what was spent and what it would like, and
-the ledger answers how far it may go. A request itself waits for that only when its replica ran dry
-and the ledger may have more.
+Every replica holds an `Allowance` (serve.access.allowance) that says yes or no at once. Five to
+seven times a second, and when it runs dry, it tells the ledger what was spent and what it would
+like, and the ledger answers how far it may go. A request itself waits for that only when its
+replica ran dry and the ledger may have more.
 
 Both sides speak in *totals* (samples spent since the replica started; the total it may reach), so a
 message that is lost, late or repeated changes nothing: the next one says it all again. What a

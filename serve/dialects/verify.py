@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from aigc.artifact import codecs, latents
 from aigc.artifact.codecs import Provenance
+from serve.dialects.interpolate import between
+from serve.dialects.native import API
 from serve.hosting import PIXELS
 from serve.http import Endpoints, HTTPError, Receive, Response, Scope, json_response
-from serve.interpolate import between
-from serve.native import API
 from serve.sampling import Ask, Call, Sampler
 
 VERIFY = "/v1/verify"

@@ -21,13 +21,14 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from aigc.artifact import Artifact, latents
-from serve import protobuf
 from serve.batching import Batcher
-from serve.grpc import GrpcApi, is_local
-from serve.protobuf import MESSAGES, METHODS, add_to_server
+from serve.dialects import protobuf
+from serve.dialects.grpc import GrpcApi, is_local
+from serve.dialects.protobuf import MESSAGES, METHODS, add_to_server
 from serve.replica import Replica
 from serve.settings import Limits, Settings
-from tests.serve.test_server import Server, free_port
+from tests.ports import free_port
+from tests.serve.test_server import Server
 from tests.serve.test_server import server as running_server
 
 Triton = tritonclient.grpc.InferenceServerClient

@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.allowance import at_hand
-from serve.budget import Ledger
-from serve.keys import New, entry_text
+from serve.access.allowance import at_hand
+from serve.access.budget import Ledger
+from serve.access.keys import New, entry_text
 from serve.replica import Replica
 from serve.settings import Limits, Settings
-from tests.serve.test_native import Client, running
+from tests.serve.dialects.test_native import Client, running
 
 ALICE, BOB, METRICS, ADMIN = (f"aigc_secret_of_{name}" for name in ("alice", "bob", "m", "admin"))
 

@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from aigc.artifact import Artifact, codecs
 from tests.artifact.test_codecs import chunk
-from tests.serve.test_native import Client, error, limited, serving
+from tests.serve.dialects.test_native import Client, error, limited, serving
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from serve import idempotency
-from serve.allowance import Allowance
+from serve.access import idempotency
+from serve.access.allowance import Allowance
+from serve.access.idempotency import Attempt, Idempotency
+from serve.access.keys import Key, Keys, Permission, authorise
 from serve.http import Headers
-from serve.idempotency import Attempt, Idempotency
-from serve.keys import Key, Keys, Permission, authorise
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """As ASGI gives them, names in lower case."""

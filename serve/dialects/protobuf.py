@@ -3,10 +3,13 @@
     server = grpc.aio.server()
     add_to_server(servicer, server)         # servicer has one method for each of METHODS
 
-Ray's processes import this by name (`grpc_servicer_functions: [serve.protobuf.add_to_server]`), so
-it must stay light. Names and field numbers are the protocol's (package `inference`): they are the
-contract, and the rest is built from the table here. The descriptors live in a pool of their own, as
-protobuf takes a name once per pool and tritonclient brings the same ones.
+Ray's processes import this by name, so it must stay light:
+
+    grpc_servicer_functions: [serve.dialects.protobuf.add_to_server]
+
+Names and field numbers are the protocol's (package `inference`): they are the contract, and the
+rest is built from the table here. The descriptors live in a pool of their own, as protobuf takes a
+name once per pool and tritonclient brings the same ones.
 """
 
 from typing import Any

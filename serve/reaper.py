@@ -1,6 +1,6 @@
 """Ends what a killed `aigc serve` would leave behind: Ray's agents do not notice its death.
 
-    python -m serve.guard FOLDER
+    python -m serve.reaper FOLDER
 
 Reads `pid created` of the run's processes, line by line, until the pipe from `aigc serve` breaks.
 """

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve import budget
-from serve.allowance import Allowance, Refusal, at_hand
-from serve.budget import Answer, Grant, Ledger, Policy, Wish
-from serve.keys import Key
-from serve.purse import Purse
+from serve.access import budget
+from serve.access.allowance import Allowance, Refusal, at_hand
+from serve.access.budget import Answer, Grant, Ledger, Policy, Wish
+from serve.access.keys import Key
+from serve.access.purse import Purse
 from tests.serve.virtual import run
 
 MESSAGE_S = 0.002

@@ -2,7 +2,8 @@
 
     POST /v2/models/digits/infer {"inputs": [], "parameters": {"seed": 7, "n": 4, "label": 3}}
 
-`serve.tensors` says what models, tensors and parameters there are. Errors are {"error": message}.
+`serve.dialects.tensors` says what models, tensors and parameters there are. Errors are
+{"error": message}.
 """
 
 import re
@@ -18,7 +19,16 @@ import orjson
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from serve import tensors
+from serve.dialects import tensors
+from serve.dialects.tensors import (
+    DATATYPES,
+    EXTENSIONS,
+    Answer,
+    Given,
+    Request,
+    from_bytes,
+    to_bytes,
+)
 from serve.http import (
     JSON,
     NO_STORE,
@@ -30,7 +40,6 @@ from serve.http import (
     json_response,
 )
 from serve.sampling import Call, Sampler
-from serve.tensors import DATATYPES, EXTENSIONS, Answer, Given, Request, from_bytes, to_bytes
 
 API = "oip"
 

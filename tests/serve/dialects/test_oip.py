@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
 from aigc.artifact import Artifact, latents
-from serve import oip
 from serve.batching import Job
+from serve.dialects import oip
+from serve.dialects.tensors import Answer
 from serve.http import HTTPError
 from serve.replica import Replica
 from serve.settings import Limits, Settings
-from serve.tensors import Answer
-from tests.serve.test_native import Client, limited, serving
+from tests.serve.dialects.test_native import Client, limited, serving
 
 Triton = tritonclient.http.InferenceServerClient
 
