@@ -180,7 +180,11 @@ class _ToOneChannel(nn.ConvTranspose2d):
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        plain = input.is_cuda or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+        plain = (
+            input.device.type != "cpu"
+            or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled("cpu")
+        )
         if plain or output_size is not None:
             return super().forward(input, output_size)
         n, c_in, height, width = input.shape
