@@ -58,6 +58,8 @@ class ServeConfig:
     """How the replicas write their log."""
     linger: float = 0.0
     """Milliseconds that a batch that is not full may be held back, for others to join."""
+    price_per_replica_hour: float = 0.0
+    """What a replica costs per hour, in any unit; the metric aigc_cost_total counts in it."""
     insecure: bool = False
     """Let other machines in without keys or without Ray's tokens."""
 
@@ -118,6 +120,7 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
         cors=config.cors,
         logs=config.logs,
         linger_ms=config.linger,
+        price_per_replica_hour=config.price_per_replica_hour,
         keys=str(Path(config.keys).absolute()) if config.keys else "",
     )
     machine.check_free(config.host, config.port, "--port")

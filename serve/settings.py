@@ -1,5 +1,6 @@
 """Limits and options of a replica; how many of them there are is the machine's or the cluster's."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -75,6 +76,8 @@ class Settings:
     """How a replica writes its log; json is a line per record, with the request's id."""
     linger_ms: float = 0.0
     """Longest that a batch that is not full is held back for others to join; 0: not at all."""
+    price_per_replica_hour: float = 0.0
+    """What a replica costs per hour, in any unit: aigc_cost_total counts in it."""
     limits: Limits = field(default_factory=Limits)
     scaling: ParsedScaling = field(default_factory=ParsedScaling)
     """When the number of replicas changes within its range."""
@@ -85,6 +88,10 @@ class Settings:
             raise ValueError(f"replicas must be MIN..MAX with 1 <= MIN <= MAX, got {low}..{high}")
         if not 0 <= self.linger_ms <= 1000:
             raise ValueError(f"linger_ms must be in [0, 1000], got {self.linger_ms}")
+        if not 0 <= self.price_per_replica_hour < math.inf:
+            raise ValueError(
+                f"price_per_replica_hour must be at least 0, got {self.price_per_replica_hour}"
+            )
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
 

@@ -154,7 +154,9 @@ class GrpcApi:
                 ),
             )
             context.set_trailing_metadata(_metadata(answer.headers))
-            return response(answer, request.id)
+            reply = response(answer, request.id)
+            call.num_bytes = reply.ByteSize()
+            return reply
 
         return await self._sampler.counted(API, _headers(context), work)
 
