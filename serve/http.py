@@ -30,6 +30,7 @@ Headers = list[tuple[bytes, bytes]]
 JSON = b"application/json"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
+CLOSE = (b"connection", b"close")
 
 T = TypeVar("T")
 
@@ -198,7 +199,7 @@ def json_response(value: Any, headers: Headers | None = None) -> Response:
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """The request's body. Raises HTTPError 413 as soon as it is known to be too large."""
     too_large = HTTPError(
-        413, "body_too_large", f"the body must be at most {max_bytes} bytes", [_CLOSE]
+        413, "body_too_large", f"the body must be at most {max_bytes} bytes", [CLOSE]
     )
     for name, value in scope["headers"]:
         if name == b"content-length" and (not value.isdigit() or int(value) > max_bytes):
@@ -220,9 +221,6 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
             return b"".join(chunks)
         message = await receive()
     raise HTTPError(400, "malformed_body", "the client hung up before its body was whole")
-
-
-_CLOSE = (b"connection", b"close")
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str) -> T:

@@ -4,6 +4,7 @@ Everything of a run lives in one temporary folder and carries its name in the en
 several runs stand side by side and none leaves a process behind.
 """
 
+import http
 import os
 import random
 import secrets
@@ -23,6 +24,8 @@ from typing import Any
 
 import psutil
 
+from serve.http import CLOSE, JSON, NO_STORE, HTTPError
+
 RUN = "AIGC_SERVE_RUN"
 """Environment variable that names the run which a process belongs to."""
 
@@ -32,17 +35,27 @@ MAX_GRPC_MESSAGE_BYTES = (1 << 28) + (1 << 20)
 MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket on Linux."""
 
-UNAVAILABLE = b"""HTTP/1.1 503 Service Unavailable\r
-content-type: application/json\r
-cache-control: no-store\r
-retry-after: 1\r
-content-length: %d\r
-\r
-%s"""
-UNAVAILABLE_BODY = (
-    b'{"error":{"code":"unavailable","message":"no replica answered; try again in a second",'
-    b'"type":"server_error","param":null}}'
+HEADER_S = 10
+"""Longest that the head of a request may take to arrive; then HAProxy answers 408."""
+
+CLIENT_S = 60
+"""Longest that a client may send or take nothing while it is its turn. More than the replicas give
+a body (Limits.max_body_seconds), so that they say what was wrong."""
+
+UNAVAILABLE = HTTPError(
+    503, "unavailable", "no replica answered; try again in a second", [(b"retry-after", b"1")]
 )
+TOO_SLOW = HTTPError(
+    408, "head_too_slow", f"the head of a request must arrive within {HEADER_S} s", [CLOSE]
+)
+
+REQUEST_ID = """
+    unique-id-format %[uuid]
+    http-request set-header x-request-id %[unique-id] if !{ req.hdr(x-request-id) -m found }
+    http-request set-var(txn.request_id) req.hdr(x-request-id)
+    http-after-response set-header x-request-id %[var(txn.request_id)] if \
+!{ res.hdr(x-request-id) -m found }"""
+"""HAProxy names what has no name, so that its own answers have one as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +163,7 @@ def set_environment(run: Run, *, most_replicas: int) -> None:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m"),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc_port),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(CLIENT_S),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         # Samples are a function of the request: one that got no byte of answer may be repeated.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -173,12 +187,21 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
     """The HAProxy that Ray is given: the real one, behind a few edits of Ray's configuration.
 
     Ray 2.60 binds HAProxy's statistics and metrics to all interfaces, sends one datagram of log
-    per request, and answers in plain text when no replica does; and HAProxy outlives Ray.
+    per request, answers in plain text when no replica does, waits for ever for the head of a
+    request, and names requests only in a replica; and HAProxy outlives Ray.
     """
-    unavailable = run.folder / "unavailable.http"
-    unavailable.write_bytes(UNAVAILABLE % (len(UNAVAILABLE_BODY), UNAVAILABLE_BODY))
+    files = {code: run.folder / f"{code}.http" for code in (408, 503)}
+    for code, error in ((408, TOO_SLOW), (503, UNAVAILABLE)):
+        files[code].write_bytes(_error_file(error))
     edits = [rf"s#^\( *bind \)[*]*:{port}$#\1127.0.0.1:{port}#" for port in private_ports]
-    edits += [rf"s#^\( *errorfile 50[234] \).*#\1{unavailable}#", "/^ *log /d", "/httplog$/d"]
+    edits += [rf"s#^\( *errorfile 50[234] \).*#\1{files[503]}#", "/^ *log /d", "/httplog$/d"]
+    # Who opens a connection ahead of need and never uses it gets no 408, it is just closed.
+    waits = f"""
+    timeout http-request {HEADER_S}s
+    option http-ignore-probes
+    errorfile 408 {files[408]}"""
+    edits += [_sed_append("^defaults", waits)]
+    edits += [_sed_append("^ *bind ", REQUEST_ID, within="^frontend http_frontend$")]
     sed = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
     command = shlex.join([*dies_with_parent(), str(run.haproxy)])
     run.wrapper.write_text(
@@ -188,6 +211,26 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
         f'exec {command} "$@"\n'
     )
     run.wrapper.chmod(0o700)
+
+
+def _sed_append(line: str, text: str, within: str = "") -> str:
+    """A sed command that puts `text` after a line, or after the first such one from `within` on."""
+    where = f"/{within}/,/{line}/" if within else ""
+    replacement = text.strip("\n").replace("\n", "\\n")
+    return f"{where}s#{line}.*#&\\n{replacement}#"
+
+
+def _error_file(error: HTTPError) -> bytes:
+    """The whole answer as HAProxy sends it."""
+    body = error.body()
+    headers = [
+        (b"content-type", JSON),
+        (b"content-length", b"%d" % len(body)),
+        NO_STORE,
+        *error.headers,
+    ]
+    head = b"HTTP/1.1 %d %s\r\n" % (error.status, http.HTTPStatus(error.status).phrase.encode())
+    return head + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body
 
 
 def dies_with_parent() -> list[str]:

@@ -34,6 +34,7 @@ from serve.metrics import Metrics
 from serve.playground import docs_routes, page_routes
 from serve.sampling import Sampler
 from serve.settings import Settings
+from serve.slow import Patience
 from serve.switching import Config, Target, parse_target
 
 STUCK_S = 120.0
@@ -109,7 +110,8 @@ class Replica:
             local_only=settings.local_only,
         )
         self._admin = config is not None
-        admin = AdminApi(config, self._prove, self.admit_admin).routes() if config else {}
+        patience = Patience(settings.limits.max_body_seconds)
+        admin = AdminApi(config, self._prove, self.admit_admin, patience) if config else None
         self.application: ASGI = Application(
             {
                 **exact,
@@ -117,7 +119,7 @@ class Replica:
                 **VerificationApi(sampler).routes(),
                 **OpenAIApi(sampler).routes(),
                 **oip_exact,
-                **admin,
+                **(admin.routes() if admin else {}),
                 **page_routes(),
                 "/healthz": {"GET": self.healthz},
                 "/readyz": {"GET": self.readyz},

@@ -38,11 +38,11 @@ from serve.http import (
     Response,
     Scope,
     Stream,
-    read_body,
     request_id,
 )
 from serve.metrics import KeyMetrics, Metrics, RequestMetrics
 from serve.settings import MAX_SEED, Limits
+from serve.slow import Patience
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
@@ -116,7 +116,8 @@ class Ask:
 class Call:
     """One request while it is being answered."""
 
-    def __init__(self, metrics: RequestMetrics) -> None:
+    def __init__(self, metrics: RequestMetrics, patience: Patience) -> None:
+        self._patience = patience
         self.metrics = metrics
         """Of the signature that it asks for, once that is known."""
         self.deadline_s: float | None = None
@@ -127,8 +128,8 @@ class Call:
         """Of its answer, where that is no HTTP response."""
 
     async def read(self, scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-        """The body; by it a retry is known. Raises HTTPError 400, 413 or 422."""
-        body = await read_body(scope, receive, max_bytes)
+        """The body; by it a retry is known. Raises HTTPError 400, 408, 413 or 422."""
+        body = await self._patience.read(scope, receive, max_bytes)
         self.visit.identify(scope["path"], body)
         return body
 
@@ -156,6 +157,7 @@ class Sampler:
         self._metrics = metrics
         self._replica = replica.encode()
         self._gate = gate or Gate()
+        self._patience = Patience(limits.max_body_seconds)
         self._encoder_thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
     def admit(self, headers: RawHeaders) -> None:
@@ -335,7 +337,7 @@ class Sampler:
         is counted when it has ended.
         """
         started = time.perf_counter()
-        call = Call(self._metrics.unknown)
+        call = Call(self._metrics.unknown, self._patience)
         code, first_s, num_bytes = HUNG_UP, None, 0
         self._metrics.in_progress.inc()
 

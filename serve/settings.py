@@ -21,6 +21,8 @@ class Limits:
     """Largest request body, or JSON part of one; more is answered with 413."""
     max_tensor_bytes: int = 1 << 24
     """Most bytes of binary tensors after the JSON of a request; more is answered with 413."""
+    max_body_seconds: int = 30
+    """Longest that a request's body may take to arrive; who is slower is answered with 408."""
     max_n: int = 1024
     """Most samples per request."""
     max_values: int = 1 << 25
