@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.cors import CORSMiddleware
 
@@ -36,6 +36,9 @@ from serve.sampling import Sampler
 from serve.settings import Settings
 from serve.slow import Patience
 from serve.switching import Config, Target, parse_target
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
@@ -71,6 +74,7 @@ class Replica:
         self._settings = settings
         self._models: Models | None = None
         self._proven: list[Hosted] = []
+        self._spans: TracerProvider | None = None
         metrics_dir = settings.metrics_dir or os.environ.get(exporter.ENVIRONMENT)
         if not metrics_dir:
             raise ValueError(f"name metrics_dir, or set {exporter.ENVIRONMENT} for Ray's workers")
@@ -92,7 +96,7 @@ class Replica:
         self._gate = open_gate(keys, name, settings.replicas[1], take_budget)
         self._metrics.name_keys(keys)
         self._tending: asyncio.Task[None] | None = None
-        sampler = Sampler(
+        sampler = self._sampler(
             models=lambda: self._models,
             batcher=self._batcher,
             metrics=self._metrics,
@@ -137,6 +141,15 @@ class Replica:
                 allow_headers=CORS_ASKED,
                 expose_headers=CORS_TOLD,
             )
+
+    def _sampler(self, **parts: Any) -> Sampler:
+        """Chosen here, so that a request costs nothing for spans that nobody wants."""
+        if not self._settings.tracing:
+            return Sampler(**parts)
+        from serve.tracing import TracedSampler, open_provider
+
+        self._spans = open_provider()
+        return TracedSampler(self._spans, **parts)
 
     async def configure(self, user_config: Mapping[str, Any]) -> None:
         """Host the artifacts of a target (serve.switching) and no others.
@@ -255,6 +268,8 @@ class Replica:
         """Fail what waits, take no more."""
         self._batcher.close()
         self._gate.close()
+        if self._spans is not None:
+            self._spans.shutdown()
         if self._tending is not None:
             self._tending.cancel()
         self._count_cost()

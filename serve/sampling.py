@@ -124,6 +124,8 @@ class Call:
         """By the monotonic clock: what has not begun by then is not begun."""
         self.visit = NOBODY
         """Whose it is and what it pays with, once its key was read."""
+        self.num_samples = 0
+        """That it asked for, once that is known."""
         self.num_bytes = 0
         """Of its answer, where that is no HTTP response."""
 
@@ -292,6 +294,7 @@ class Sampler:
 
         _submit() does it by itself: only who submits in parts pays for all of them before.
         """
+        call.num_samples = call.num_samples or n
         try:
             await call.visit.pay(n)
         except HTTPError as error:

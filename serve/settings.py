@@ -76,6 +76,8 @@ class Settings:
     """Origins whose pages may ask this server from a browser, "*" for all; none by default."""
     logs: Literal["text", "json"] = "text"
     """How a replica writes its log; json is a line per record, with the request's id."""
+    tracing: bool = False
+    """Send OpenTelemetry spans of every request to where OTEL_EXPORTER_OTLP_ENDPOINT says."""
     linger_ms: float = 0.0
     """Longest that a batch that is not full is held back for others to join; 0: not at all."""
     price_per_replica_hour: float = 0.0
