@@ -4,7 +4,6 @@ Everything of a run lives in one temporary folder and carries its name in the en
 several runs stand side by side and none leaves a process behind.
 """
 
-import http
 import os
 import random
 import secrets
@@ -24,8 +23,6 @@ from typing import Any
 
 import psutil
 
-from serve.http import CLOSE, JSON, NO_STORE, HTTPError
-
 RUN = "AIGC_SERVE_RUN"
 """Environment variable that names the run which a process belongs to."""
 
@@ -36,17 +33,23 @@ MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket on Linux."""
 
 HEADER_S = 10
-"""Longest that the head of a request may take to arrive; then HAProxy answers 408."""
+"""Longest that the head of a request may take to arrive; then HAProxy answers 408, in words of its
+own that no file replaces."""
 
 CLIENT_S = 60
 """Longest that a client may send or take nothing while it is its turn. More than the replicas give
 a body (Limits.max_body_seconds), so that they say what was wrong."""
 
-UNAVAILABLE = HTTPError(
-    503, "unavailable", "no replica answered; try again in a second", [(b"retry-after", b"1")]
-)
-TOO_SLOW = HTTPError(
-    408, "head_too_slow", f"the head of a request must arrive within {HEADER_S} s", [CLOSE]
+UNAVAILABLE = b"""HTTP/1.1 503 Service Unavailable\r
+content-type: application/json\r
+cache-control: no-store\r
+retry-after: 1\r
+content-length: %d\r
+\r
+%s"""
+UNAVAILABLE_BODY = (
+    b'{"error":{"code":"unavailable","message":"no replica answered; try again in a second",'
+    b'"type":"server_error","param":null}}'
 )
 
 REQUEST_ID = """
@@ -190,16 +193,14 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
     per request, answers in plain text when no replica does, waits for ever for the head of a
     request, and names requests only in a replica; and HAProxy outlives Ray.
     """
-    files = {code: run.folder / f"{code}.http" for code in (408, 503)}
-    for code, error in ((408, TOO_SLOW), (503, UNAVAILABLE)):
-        files[code].write_bytes(_error_file(error))
+    unavailable = run.folder / "unavailable.http"
+    unavailable.write_bytes(UNAVAILABLE % (len(UNAVAILABLE_BODY), UNAVAILABLE_BODY))
     edits = [rf"s#^\( *bind \)[*]*:{port}$#\1127.0.0.1:{port}#" for port in private_ports]
-    edits += [rf"s#^\( *errorfile 50[234] \).*#\1{files[503]}#", "/^ *log /d", "/httplog$/d"]
+    edits += [rf"s#^\( *errorfile 50[234] \).*#\1{unavailable}#", "/^ *log /d", "/httplog$/d"]
     # Who opens a connection ahead of need and never uses it gets no 408, it is just closed.
     waits = f"""
     timeout http-request {HEADER_S}s
-    option http-ignore-probes
-    errorfile 408 {files[408]}"""
+    option http-ignore-probes"""
     edits += [_sed_append("^defaults", waits)]
     edits += [_sed_append("^ *bind ", REQUEST_ID, within="^frontend http_frontend$")]
     sed = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
@@ -218,19 +219,6 @@ def _sed_append(line: str, text: str, within: str = "") -> str:
     where = f"/{within}/,/{line}/" if within else ""
     replacement = text.strip("\n").replace("\n", "\\n")
     return f"{where}s#{line}.*#&\\n{replacement}#"
-
-
-def _error_file(error: HTTPError) -> bytes:
-    """The whole answer as HAProxy sends it."""
-    body = error.body()
-    headers = [
-        (b"content-type", JSON),
-        (b"content-length", b"%d" % len(body)),
-        NO_STORE,
-        *error.headers,
-    ]
-    head = b"HTTP/1.1 %d %s\r\n" % (error.status, http.HTTPStatus(error.status).phrase.encode())
-    return head + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body
 
 
 def dies_with_parent() -> list[str]:
