@@ -31,6 +31,7 @@ __all__ = [
     "OverloadedError",
     "Piece",
     "Queue",
+    "TooLateError",
 ]
 
 MAX_RETRY_AFTER_S = 30
@@ -44,6 +45,10 @@ class OverloadedError(Exception):
     def __init__(self, retry_after_s: int, reason: str = "the queue is full") -> None:
         super().__init__(f"{reason}, try again in {retry_after_s} s")
         self.retry_after_s = retry_after_s
+
+
+class TooLateError(OverloadedError):
+    """The queue is too long for the job's deadline."""
 
 
 class DeadlineError(Exception):
@@ -214,7 +219,7 @@ class Batcher:
         if wait_s > slack_s:
             self._count_shed(job)
             reason = f"the wait of about {wait_s:.2g} s is longer than the deadline allows"
-            raise OverloadedError(_retry_after_s(wait_s - slack_s), reason)
+            raise TooLateError(_retry_after_s(wait_s - slack_s), reason)
 
     def _wake(self, job: Job) -> None:
         """Run the queue from the next turn of the event loop on, or after lingering."""

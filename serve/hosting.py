@@ -1,5 +1,6 @@
 """The artifacts that a replica hosts, and the lane of each of their signatures."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -147,8 +148,10 @@ class Models:
 
 def open_one(uri: str, *, threads: int, max_batch: int, metrics: Metrics) -> Hosted:
     """Open one artifact and replay its references. Blocks. Raises ArtifactError."""
+    began = time.perf_counter()
     artifact = Artifact.open(uri, verify=True, threads=threads)
     manifest = artifact.manifest
+    metrics.loaded(manifest, time.perf_counter() - began)
     lanes = {
         name: SignatureLane(artifact, name, max_batch, metrics.lane(manifest, name))
         for name in manifest.signatures

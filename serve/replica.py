@@ -10,14 +10,14 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.cors import CORSMiddleware
 
 from aigc import exporter
 from serve.access.allowance import Take
 from serve.access.gate import open_gate
-from serve.access.keys import load
+from serve.access.keys import KeyFile, load
 from serve.batching import Batcher
 from serve.dialects.admin import AdminApi
 from serve.dialects.grpc import GrpcApi
@@ -34,10 +34,17 @@ from serve.metrics import Metrics
 from serve.playground import docs_routes, page_routes
 from serve.sampling import Sampler
 from serve.settings import Settings
+from serve.slow import Patience
 from serve.switching import Config, Target, parse_target
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
+
+TEND_S = 2.0
+"""Between two looks at what changes seldom: cost, and keys."""
 
 CORS_ASKED = ("authorization", "content-type", "x-api-key", "idempotency-key", "x-request-timeout")
 CORS_TOLD = (
@@ -67,12 +74,15 @@ class Replica:
         self._settings = settings
         self._models: Models | None = None
         self._proven: list[Hosted] = []
+        self._spans: TracerProvider | None = None
         metrics_dir = settings.metrics_dir or os.environ.get(exporter.ENVIRONMENT)
         if not metrics_dir:
             raise ValueError(f"name metrics_dir, or set {exporter.ENVIRONMENT} for Ray's workers")
         self._metrics_dir = Path(metrics_dir)
         self._alive = exporter.announce(self._metrics_dir)
         self._metrics = Metrics()
+        self._metrics.replicas.set(1)
+        self._counted_until_s = time.monotonic()
         self._batcher = Batcher(
             max_queue=settings.limits.max_queue,
             linger_s=settings.linger_ms / 1000,
@@ -80,10 +90,13 @@ class Replica:
         )
         self._load = Load(self._batcher)
         self._loading: asyncio.Task[None] | None = None
-        self._gate = open_gate(
-            load(settings.keys, os.environ), name, settings.replicas[1], take_budget
-        )
-        sampler = Sampler(
+        # Before they are read, so that no change is missed.
+        self._key_file = KeyFile(settings.keys) if settings.keys else None
+        keys = load(settings.keys, os.environ)
+        self._gate = open_gate(keys, name, settings.replicas[1], take_budget)
+        self._metrics.name_keys(keys)
+        self._tending: asyncio.Task[None] | None = None
+        sampler = self._sampler(
             models=lambda: self._models,
             batcher=self._batcher,
             metrics=self._metrics,
@@ -101,7 +114,8 @@ class Replica:
             local_only=settings.local_only,
         )
         self._admin = config is not None
-        admin = AdminApi(config, self._prove, self.admit_admin).routes() if config else {}
+        patience = Patience(settings.limits.max_body_seconds)
+        admin = AdminApi(config, self._prove, self.admit_admin, patience) if config else None
         self.application: ASGI = Application(
             {
                 **exact,
@@ -109,7 +123,7 @@ class Replica:
                 **VerificationApi(sampler).routes(),
                 **OpenAIApi(sampler).routes(),
                 **oip_exact,
-                **admin,
+                **(admin.routes() if admin else {}),
                 **page_routes(),
                 "/healthz": {"GET": self.healthz},
                 "/readyz": {"GET": self.readyz},
@@ -128,6 +142,15 @@ class Replica:
                 expose_headers=CORS_TOLD,
             )
 
+    def _sampler(self, **parts: Any) -> Sampler:
+        """Chosen here, so that a request costs nothing for spans that nobody wants."""
+        if not self._settings.tracing:
+            return Sampler(**parts)
+        from serve.tracing import TracedSampler, open_provider
+
+        self._spans = open_provider()
+        return TracedSampler(self._spans, **parts)
+
     async def configure(self, user_config: Mapping[str, Any]) -> None:
         """Host the artifacts of a target (serve.switching) and no others.
 
@@ -141,6 +164,7 @@ class Replica:
                 asyncio.to_thread(self._open, target), self._gate.open()
             )
             self._switch(models)
+            self._tending = asyncio.create_task(self._tend_for_ever())
             return
         if self._loading is not None:
             self._loading.cancel()
@@ -186,6 +210,32 @@ class Replica:
         self._metrics.hosted(one.artifact.manifest for one in models.all)
         self._metrics.ready.set(1)
 
+    async def _tend_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_S)
+            await self.tend()
+
+    async def tend(self) -> None:
+        """What is due every few seconds: count the cost, take up a keys file that changed."""
+        self._count_cost()
+        if self._key_file is None:
+            return
+        try:
+            keys = await asyncio.to_thread(self._key_file.changed)
+        except Exception as error:  # whatever is in that file, the next one is looked at
+            self._metrics.refused_keys.inc()
+            logger.error("a changed keys file is refused; the old keys stay: %s", error)
+            return
+        if keys is not None:
+            self._metrics.name_keys(keys)
+            self._gate.renew(keys)
+
+    def _count_cost(self) -> None:
+        now_s = time.monotonic()
+        hours = (now_s - self._counted_until_s) / 3600
+        self._metrics.cost.inc(hours * self._settings.price_per_replica_hour)
+        self._counted_until_s = now_s
+
     def admit_admin(self, scope: Scope) -> None:
         """Let in who may say what is hosted. Raises HTTPError 401 or 403."""
         if self._gate.keys is None and not self._settings.admin_without_key:
@@ -218,7 +268,13 @@ class Replica:
         """Fail what waits, take no more."""
         self._batcher.close()
         self._gate.close()
+        if self._spans is not None:
+            self._spans.shutdown()
+        if self._tending is not None:
+            self._tending.cancel()
+        self._count_cost()
         self._metrics.ready.set(0)
+        self._metrics.replicas.set(0)
         self._alive.close()
 
     async def healthz(self, scope: Scope, receive: Receive) -> Response:

@@ -25,6 +25,7 @@ from serve.access import keys
 from serve.settings import Settings, parse_replicas
 
 READY_TIMEOUT_S = 120.0
+TRACING = "AIGC_TRACING"
 ADD_TO_SERVER = "serve.dialects.protobuf.add_to_server"
 
 
@@ -56,8 +57,12 @@ class ServeConfig:
     """Origins (https://example.org) whose pages may ask this server; \"*\" for all."""
     logs: Literal["text", "json"] = "text"
     """How the replicas write their log."""
+    tracing: bool = False
+    """Send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT; AIGC_TRACING=1 does the same."""
     linger: float = 0.0
     """Milliseconds that a batch that is not full may be held back, for others to join."""
+    price_per_replica_hour: float = 0.0
+    """What a replica costs per hour, in any unit; the metric aigc_cost_total counts in it."""
     insecure: bool = False
     """Let other machines in without keys or without Ray's tokens."""
 
@@ -117,7 +122,9 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
         threads=config.threads,
         cors=config.cors,
         logs=config.logs,
+        tracing=_tracing(config),
         linger_ms=config.linger,
+        price_per_replica_hour=config.price_per_replica_hour,
         keys=str(Path(config.keys).absolute()) if config.keys else "",
     )
     machine.check_free(config.host, config.port, "--port")
@@ -126,6 +133,19 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
     if config.metrics_port:
         machine.check_free(_metrics_host(config), config.metrics_port, "--metrics-port")
     return settings, manifests
+
+
+def _tracing(config: ServeConfig) -> bool:
+    """Whether spans are wanted. Raises ValueError if they are and what they need is missing."""
+    asked = os.environ.get(TRACING, "0")
+    if asked not in ("0", "1"):
+        raise ValueError(f"{TRACING} must be 0 or 1, got {asked!r}")
+    if not config.tracing and asked == "0":
+        return False
+    from serve import tracing
+
+    tracing.exporter()
+    return True
 
 
 def _metrics_host(config: ServeConfig) -> str:

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from aigc.artifact import latents
 from aigc.artifact.codecs import Provenance
 from serve.access.gate import NOBODY, Gate, RawHeaders
-from serve.batching import Arrays, Batcher, ClosedError, DeadlineError, Job, OverloadedError
+from serve.batching import (
+    Arrays,
+    Batcher,
+    ClosedError,
+    DeadlineError,
+    Job,
+    OverloadedError,
+    TooLateError,
+)
 from serve.hosting import Hosted, Models, SignatureLane
 from serve.http import (
     HUNG_UP,
@@ -30,10 +38,11 @@ from serve.http import (
     Response,
     Scope,
     Stream,
-    read_body,
+    request_id,
 )
-from serve.metrics import Metrics, RequestMetrics
+from serve.metrics import KeyMetrics, Metrics, RequestMetrics
 from serve.settings import MAX_SEED, Limits
+from serve.slow import Patience
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
@@ -107,17 +116,22 @@ class Ask:
 class Call:
     """One request while it is being answered."""
 
-    def __init__(self, metrics: RequestMetrics) -> None:
+    def __init__(self, metrics: RequestMetrics, patience: Patience) -> None:
+        self._patience = patience
         self.metrics = metrics
         """Of the signature that it asks for, once that is known."""
         self.deadline_s: float | None = None
         """By the monotonic clock: what has not begun by then is not begun."""
         self.visit = NOBODY
         """Whose it is and what it pays with, once its key was read."""
+        self.num_samples = 0
+        """That it asked for, once that is known."""
+        self.num_bytes = 0
+        """Of its answer, where that is no HTTP response."""
 
     async def read(self, scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-        """The body; by it a retry is known. Raises HTTPError 400, 413 or 422."""
-        body = await read_body(scope, receive, max_bytes)
+        """The body; by it a retry is known. Raises HTTPError 400, 408, 413 or 422."""
+        body = await self._patience.read(scope, receive, max_bytes)
         self.visit.identify(scope["path"], body)
         return body
 
@@ -145,6 +159,7 @@ class Sampler:
         self._metrics = metrics
         self._replica = replica.encode()
         self._gate = gate or Gate()
+        self._patience = Patience(limits.max_body_seconds)
         self._encoder_thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
     def admit(self, headers: RawHeaders) -> None:
@@ -251,25 +266,46 @@ class Sampler:
         return await self._submit(Job(lane=lane, n=n, draw=draw), lane, call)
 
     async def _submit(self, job: Job, lane: SignatureLane, call: Call) -> Arrays:
-        await call.visit.pay(job.n)
+        await self.pay(job.n, lane, call)
         job.deadline_s = call.deadline_s
         try:
             outputs = await self._batcher.submit(job)
             call.visit.drew = True
+            self._of_key(call).samples.inc(job.n)
             return outputs
         except OverloadedError as error:
             call.visit.refund()
-            lane.metrics.shed(job.n)
+            late = isinstance(error, TooLateError)
+            lane.metrics.shed(job.n, "deadline" if late else "overloaded")
             retry = (b"retry-after", b"%d" % error.retry_after_s)
             raise HTTPError(503, "overloaded", f"{error}", [retry]) from None
         except DeadlineError as error:
             call.visit.refund()
-            lane.metrics.shed(job.n)
+            lane.metrics.shed(job.n, "deadline")
             raise HTTPError(504, "deadline_exceeded", f"{error}") from None
         except ClosedError:
             call.visit.refund()
+            lane.metrics.shed(job.n, "shutting_down")
             message = "this replica shuts down; try again"
             raise HTTPError(503, "shutting_down", message, [RETRY_SOON]) from None
+
+    async def pay(self, n: int, lane: SignatureLane, call: Call) -> None:
+        """Take `n` samples from the key's budget, once for a request. Raises HTTPError 400 or 429.
+
+        _submit() does it by itself: only who submits in parts pays for all of them before.
+        """
+        call.num_samples = call.num_samples or n
+        try:
+            await call.visit.pay(n)
+        except HTTPError as error:
+            if error.status == 429:
+                lane.metrics.shed(n, "budget")
+                self._of_key(call).refused.inc(n)
+            raise
+
+    def _of_key(self, call: Call) -> KeyMetrics:
+        key = call.visit.key
+        return self._metrics.key("" if key is None else key.name)
 
     async def encoded(self, values: int, encode: Callable[[], T]) -> T:
         """What `encode` makes of so many values: in a thread if it would take long."""
@@ -304,29 +340,31 @@ class Sampler:
         is counted when it has ended.
         """
         started = time.perf_counter()
-        call = Call(self._metrics.unknown)
-        code = HUNG_UP
+        call = Call(self._metrics.unknown, self._patience)
+        code, first_s, num_bytes = HUNG_UP, None, 0
         self._metrics.in_progress.inc()
 
-        def ended(code: int) -> None:
+        def ended(code: int, num_bytes: int) -> None:
             call.visit.leave()
             self._metrics.in_progress.dec()
-            call.metrics.answered(api, code, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            call.metrics.answered(api, code, seconds, first_s=first_s, num_bytes=num_bytes)
 
         streams = False
         try:
             call.visit = self._gate.enter(headers, "sample")
             call.deadline_s = deadline_s(headers)
             answer = await work(call)
+            first_s = time.perf_counter() - started
             if not isinstance(answer, Response):
-                code = 200
+                code, num_bytes = 200, call.num_bytes
                 return answer
-            code = answer.status
+            code, num_bytes = answer.status, len(answer.body)
             if budget := call.visit.headers():
                 answer = replace(answer, headers=[*answer.headers, *budget])
             if isinstance(answer, Stream):
                 streams = True
-                return replace(answer, ended=ended)
+                return replace(answer, ended=ended, request_id=request_id(headers))
             return answer
         except HTTPError as error:
             code = error.status
@@ -336,7 +374,7 @@ class Sampler:
             raise
         finally:
             if not streams:
-                ended(code)
+                ended(code, num_bytes)
 
 
 def deadline_s(headers: RawHeaders) -> float | None:

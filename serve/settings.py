@@ -1,5 +1,6 @@
 """Limits and options of a replica; how many of them there are is the machine's or the cluster's."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -20,6 +21,8 @@ class Limits:
     """Largest request body, or JSON part of one; more is answered with 413."""
     max_tensor_bytes: int = 1 << 24
     """Most bytes of binary tensors after the JSON of a request; more is answered with 413."""
+    max_body_seconds: int = 30
+    """Longest that a request's body may take to arrive; who is slower is answered with 408."""
     max_n: int = 1024
     """Most samples per request."""
     max_values: int = 1 << 25
@@ -73,8 +76,12 @@ class Settings:
     """Origins whose pages may ask this server from a browser, "*" for all; none by default."""
     logs: Literal["text", "json"] = "text"
     """How a replica writes its log; json is a line per record, with the request's id."""
+    tracing: bool = False
+    """Send OpenTelemetry spans of every request to where OTEL_EXPORTER_OTLP_ENDPOINT says."""
     linger_ms: float = 0.0
     """Longest that a batch that is not full is held back for others to join; 0: not at all."""
+    price_per_replica_hour: float = 0.0
+    """What a replica costs per hour, in any unit: aigc_cost_total counts in it."""
     limits: Limits = field(default_factory=Limits)
     scaling: ParsedScaling = field(default_factory=ParsedScaling)
     """When the number of replicas changes within its range."""
@@ -85,6 +92,10 @@ class Settings:
             raise ValueError(f"replicas must be MIN..MAX with 1 <= MIN <= MAX, got {low}..{high}")
         if not 0 <= self.linger_ms <= 1000:
             raise ValueError(f"linger_ms must be in [0, 1000], got {self.linger_ms}")
+        if not 0 <= self.price_per_replica_hour < math.inf:
+            raise ValueError(
+                f"price_per_replica_hour must be at least 0, got {self.price_per_replica_hour}"
+            )
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
 

@@ -26,8 +26,8 @@ from serve.http import (
     Scope,
     decode,
     json_response,
-    read_body,
 )
+from serve.slow import Patience
 from serve.switching import VERSIONS_KEPT, Config, Target, candidate
 
 MAX_BODY_BYTES = 1 << 16
@@ -75,7 +75,9 @@ class AdminApi:
         config: Config,
         prove: Callable[[str], Awaitable[Hosted]],
         allowed: Callable[[Scope], Any],
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._config = config
         self._prove = prove
         self._allowed = allowed
@@ -149,7 +151,7 @@ class AdminApi:
         if given.partition(b";")[0].strip().lower() != JSON:
             message = "admin routes take application/json only; say so in Content-Type"
             raise HTTPError(415, "content_type", message)
-        body = await read_body(scope, receive, MAX_BODY_BYTES)
+        body = await self._patience.read(scope, receive, MAX_BODY_BYTES)
         return decode(msgspec.json.Decoder(kind), body, scope["path"])
 
 

@@ -168,7 +168,7 @@ class NativeApi:
             ask = self.check(request, call.seed(request.seed))
             call.metrics = ask.lane.metrics
             if request.format == "ndjson":
-                await call.visit.pay(ask.n)
+                await self._sampler.pay(ask.n, ask.lane, call)
                 lines = self._lines(ask, call)
                 # Made before the status is sent, so that a full queue still is a 503.
                 first = await anext(lines)

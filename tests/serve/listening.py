@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from serve.access.allowance import Take
 from serve.hosting import SignatureLane
 from serve.replica import Replica
 from serve.settings import Settings
@@ -38,13 +39,15 @@ class Listening:
 
 
 @contextmanager
-def listening(settings: Settings, *references: str) -> Iterator[Listening]:
+def listening(
+    settings: Settings, *references: str, take_budget: Take | None = None
+) -> Iterator[Listening]:
     """A replica that hosts these artifacts and listens on a free port."""
     started = threading.Event()
     made: list[Any] = []
 
     async def main() -> None:
-        replica = Replica(settings, "replica-7")
+        replica = Replica(settings, "replica-7", None, take_budget)
         await replica.configure({"artifacts": references})
         config = uvicorn.Config(
             replica.application, port=0, ws="none", lifespan="off", log_level="warning"
