@@ -1,7 +1,7 @@
 """What a replica holds in memory, measured while it loads, and refused before it is too much.
 
     memory = Memory(limit_bytes=4 << 30)
-    part = memory.load("digits@1", weights=9_000_000)   # MemoryRefused if those cannot fit
+    part = memory.load("digits@1", weights=9_000_000)   # MemoryLimitError if those cannot fit
     artifact = Artifact.open(uri, verify=False)
     part.opened()
     part.run_batches(64, run)                           # what a full batch takes
@@ -34,7 +34,7 @@ CAUTION = 1.5
 """Samples are expected to take so many times what those of the last step took, each."""
 
 
-class MemoryRefused(ArtifactError):
+class MemoryLimitError(ArtifactError):
     """An artifact does not fit; the message has the sum and its parts."""
 
 
@@ -71,14 +71,14 @@ class Part:
     """Bytes that running full batches took."""
 
     def opened(self) -> None:
-        """The graphs are open: what they took is known. Raises MemoryRefused if it is too much."""
+        """The graphs are open: what they took is known. Raises MemoryLimitError for too much."""
         self.weights = max(0, self.memory.resident() - self.before)
         self.memory.check(self, {})
 
     def run_batches(self, largest: int, run: Callable[[int], object]) -> None:
         """Call `run` with growing batch sizes up to `largest`.
 
-        Raises MemoryRefused before the first that would be too much, as far as those before tell.
+        Raises MemoryLimitError before the first that would be too much, as those before tell.
         """
         start, already = self.memory.resident(), self.arena
         size, grown, per_sample = 0, 0, 0.0
@@ -106,7 +106,7 @@ class Memory:
     def load(self, name: str, weights: int) -> Part:
         """Begin to load an artifact whose graphs' files have so many bytes.
 
-        Raises MemoryRefused if they alone are too much.
+        Raises MemoryLimitError if they alone are too much.
         """
         part = Part(memory=self, name=name, before=self.resident())
         # While a graph is opened, its file and what is made of it are in memory together.
@@ -122,7 +122,7 @@ class Memory:
         self.parts = {name: part for name, part in self.parts.items() if name in hosted}
 
     def check(self, part: Part, more: Mapping[str, int]) -> None:
-        """Raise MemoryRefused if `more` bytes beside what is resident are too much."""
+        """Raise MemoryLimitError if `more` bytes beside what is resident are too much."""
         total = self.resident() + sum(more.values())
         if total <= self.limit_bytes:
             return
@@ -132,7 +132,7 @@ class Memory:
         shown = [f"the process {_size(process)}"]
         shown += [f"{one.name} {_size(one.weights + one.arena)}" for one in others]
         shown += [f"{part.name}'s {what} {_size(size)}" for what, size in own.items() if size]
-        raise MemoryRefused(
+        raise MemoryLimitError(
             f"{part.name} does not fit: with it a replica would hold {_size(total)} and may hold"
             f" {_size(self.limit_bytes)} ({', '.join(shown)}); give the pool more memory, fewer"
             " artifacts or a smaller limits.max_batch"

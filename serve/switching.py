@@ -58,7 +58,7 @@ class Target:
         Raises ArtifactError if one is not there, ValueError if two have the same name and version.
         """
         found = [
-            (name, uri, read_manifest(locate(uri)))
+            (name, uri, candidate(uri)[1])
             for name, pool in self.by_pool.items()
             for uri in pool.artifacts
         ]
@@ -91,7 +91,7 @@ class Target:
         if uri in own.artifacts:
             return self
         uris = [*own.artifacts, uri]
-        manifests = {one: read_manifest(one) for one in uris}
+        manifests = {one: candidate(one)[1] for one in uris}
         name = manifests[uri].name
         versions = [one for one in uris if manifests[one].name == name]
         versions.sort(key=lambda one: version_order(manifests[one].version))
