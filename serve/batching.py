@@ -44,6 +44,7 @@ class OverloadedError(Exception):
 
     def __init__(self, retry_after_s: int, reason: str = "the queue is full") -> None:
         super().__init__(f"{reason}, try again in {retry_after_s} s")
+        self.reason = reason
         self.retry_after_s = retry_after_s
 
 

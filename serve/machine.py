@@ -227,13 +227,13 @@ def dies_with_parent() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
-def start_ray(run: Run, *, most_replicas: int) -> None:
+def start_ray(run: Run, *, num_cpus: int) -> None:
     """Start Ray for this run alone, on loopback, in its own folder."""
     import ray
 
     ray.init(
         address="local",
-        num_cpus=max(most_replicas, os.cpu_count() or 1),
+        num_cpus=max(num_cpus, os.cpu_count() or 1),
         num_gpus=None,
         object_store_memory=100 * 2**20,
         include_dashboard=False,

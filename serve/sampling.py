@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from serve.batching import (
     OverloadedError,
     TooLateError,
 )
-from serve.hosting import Hosted, Models, SignatureLane
+from serve.hosting import Hosted, LocalLane, Models, SignatureLane
 from serve.http import (
     HUNG_UP,
     Headers,
@@ -41,6 +42,7 @@ from serve.http import (
     request_id,
 )
 from serve.metrics import KeyMetrics, Metrics, RequestMetrics
+from serve.remote import RemoteLane, UnavailableError
 from serve.settings import MAX_SEED, Limits
 from serve.slow import Patience
 
@@ -68,6 +70,16 @@ class Ask:
     seed: int
     first_index: int
     label: int | list[int] | None
+
+    @property
+    def samples(self) -> dict[str, Any]:
+        """What a lane is told."""
+        return {
+            "seed": self.seed,
+            "first_index": self.first_index,
+            "n": self.n,
+            "label": self.label,
+        }
 
     @property
     def indices(self) -> range:
@@ -235,7 +247,8 @@ class Sampler:
 
     def most(self, lane: SignatureLane) -> int:
         """How many samples of a lane may be asked for at once."""
-        return min(self.limits.max_n, max(1, self.limits.max_values // lane.values_per_sample))
+        limits = lane.limits or self.limits
+        return min(limits.max_n, max(1, limits.max_values // lane.values_per_sample))
 
     def check_n(self, n: int, lane: SignatureLane) -> None:
         """Raise HTTPError 400 unless `n` samples of a lane may be asked for at once."""
@@ -251,48 +264,66 @@ class Sampler:
 
     async def run(self, ask: Ask, call: Call) -> Arrays:
         """Outputs by name, (n, ...), images as uint8 pixels. Raises HTTPError 429 or 503."""
-        job = ask.lane.job(seed=ask.seed, first_index=ask.first_index, n=ask.n, label=ask.label)
-        return await self._submit(job, ask.lane, call)
+        lane, samples = ask.lane, ask.samples
+        if isinstance(lane, RemoteLane):
+            remote = partial(lane.sample, **samples, deadline_s=call.deadline_s)
+            return await self._paid(ask.n, lane, call, remote)
+        job = _local(lane).job(**samples, deadline_s=call.deadline_s)
+        return await self._paid(ask.n, lane, call, partial(self._submit, job))
 
     async def infer(
         self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call
     ) -> Arrays:
         """Run a signature on inputs that share a batch axis. Raises HTTPError 429 or 503."""
         n = len(next(iter(inputs.values())))
+        if isinstance(lane, RemoteLane):
+            remote = partial(lane.infer, inputs, n, call.deadline_s)
+            return await self._paid(n, lane, call, remote)
 
         def draw(start: int, stop: int) -> Arrays:
             return {name: array[start:stop] for name, array in inputs.items()}
 
-        return await self._submit(Job(lane=lane, n=n, draw=draw), lane, call)
+        job = Job(lane=_local(lane), n=n, draw=draw, deadline_s=call.deadline_s)
+        return await self._paid(n, lane, call, partial(self._submit, job))
 
-    async def _submit(self, job: Job, lane: SignatureLane, call: Call) -> Arrays:
-        await self.pay(job.n, lane, call)
-        job.deadline_s = call.deadline_s
+    async def _submit(self, job: Job) -> Arrays:
+        """To this replica's own batcher."""
+        return await self._batcher.submit(job)
+
+    async def _paid(
+        self, n: int, lane: SignatureLane, call: Call, work: Callable[[], Awaitable[Arrays]]
+    ) -> Arrays:
+        """What comes of work for `n` samples, which are paid for first; refused, they are free."""
+        await self.pay(n, lane, call)
         try:
-            outputs = await self._batcher.submit(job)
+            outputs = await work()
             call.visit.drew = True
-            self._of_key(call).samples.inc(job.n)
+            self._of_key(call).samples.inc(n)
             return outputs
         except OverloadedError as error:
             call.visit.refund()
             late = isinstance(error, TooLateError)
-            lane.metrics.shed(job.n, "deadline" if late else "overloaded")
+            lane.metrics.shed(n, "deadline" if late else "overloaded")
             retry = (b"retry-after", b"%d" % error.retry_after_s)
             raise HTTPError(503, "overloaded", f"{error}", [retry]) from None
         except DeadlineError as error:
             call.visit.refund()
-            lane.metrics.shed(job.n, "deadline")
+            lane.metrics.shed(n, "deadline")
             raise HTTPError(504, "deadline_exceeded", f"{error}") from None
         except ClosedError:
             call.visit.refund()
-            lane.metrics.shed(job.n, "shutting_down")
+            lane.metrics.shed(n, "shutting_down")
             message = "this replica shuts down; try again"
             raise HTTPError(503, "shutting_down", message, [RETRY_SOON]) from None
+        except UnavailableError as error:
+            call.visit.refund()
+            lane.metrics.shed(n, "overloaded")
+            raise HTTPError(503, "pool_unavailable", f"{error}", [RETRY_SOON]) from None
 
     async def pay(self, n: int, lane: SignatureLane, call: Call) -> None:
         """Take `n` samples from the key's budget, once for a request. Raises HTTPError 400 or 429.
 
-        _submit() does it by itself: only who submits in parts pays for all of them before.
+        run() and infer() do it by themselves; who submits in parts pays for all of them before.
         """
         call.num_samples = call.num_samples or n
         try:
@@ -328,7 +359,7 @@ class Sampler:
             (b"x-aigc-model", manifest.id.encode()),
             (b"x-aigc-digest", manifest.digest.encode()),
             (b"x-aigc-reproducibility", lane.level.encode()),
-            (b"x-aigc-replica", self._replica),
+            (b"x-aigc-replica", lane.replica.encode() if lane.replica else self._replica),
         ]
 
     async def counted(
@@ -375,6 +406,12 @@ class Sampler:
         finally:
             if not streams:
                 ended(code, num_bytes)
+
+
+def _local(lane: SignatureLane) -> LocalLane:
+    """A lane that is not of another pool."""
+    assert isinstance(lane, LocalLane)
+    return lane
 
 
 def deadline_s(headers: RawHeaders) -> float | None:

@@ -21,7 +21,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from serve.access.gate import RawHeaders
 from serve.batching import Arrays, Job
-from serve.hosting import SignatureLane
 from serve.http import HUNG_UP, HTTPError, Response, Stream, request_id
 from serve.sampling import Answer, Call, Sampler, T
 
@@ -104,11 +103,11 @@ class TracedSampler(Sampler):
         ended(answer.status if isinstance(answer, Response) else 200)
         return answer
 
-    async def _submit(self, job: Job, lane: SignatureLane, call: Call) -> Arrays:
+    async def _submit(self, job: Job) -> Arrays:
         try:
-            return await super()._submit(job, lane, call)
+            return await super()._submit(job)
         finally:
-            if job.queued_at_s:  # else its key's budget did not let it in
+            if job.queued_at_s:  # else the queue had no room for it
                 ended_s = time.monotonic()
                 waited_s = job.waited_s
                 ran_s = ended_s if waited_s is None else job.queued_at_s + waited_s
