@@ -31,9 +31,9 @@ def _one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _frozen_heap() -> None:
-    """As in Serve's replicas: a collection passes over what was there before the first test.
+    """As in Serve's replicas, a collection passes over what was there before.
 
     Replicas collect garbage when they switch; with torch, Ray and all test modules on the heap
     each collection would take half a second.
