@@ -12,8 +12,8 @@ demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minut
 test: $(READY)  ## everything but slow, gpu and bench
 	$(BIN)/pytest -q
 
-unit: $(READY)  ## the part that starts no Ray, under a minute
-	$(BIN)/pytest -q -m "not slow and not gpu and not bench and not cluster"
+unit: $(READY)  ## the part that starts no Ray and no other process, under a minute
+	$(BIN)/pytest -q -m "not slow and not gpu and not bench and not cluster and not process"
 
 check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check

@@ -52,21 +52,27 @@ class Feed:
         self._waited_s, self._counted = 0.0, 0
         self._key, self._like, self._world = config.model.modality, like, world
         rows = functools.partial(local_rows, config, source, rank, world, start)
-        self._batches: Iterator[tuple[Tensor, Tensor]]
+        # Items are taken by __next__ and not by a map over self._take: in a cycle with the feed, a
+        # loader's processes would only end when garbage is collected, after seconds for each.
+        self._items: Iterator[Any] = iter(())
+        self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
         if stream is not None:
-            self._batches = map(self._take, stream(start))
+            self._items = stream(start)
         elif isinstance(source, Dataset):
             self.skipped = list(source.skipped) if rank == 0 else []
             self._batches = self._memory(source, rows())
         else:
-            self._batches = map(self._take, _loader(config, source, rows, world))
+            self._items = _loader(config, source, rows, world)
 
     def __iter__(self) -> "Feed":
         return self
 
     def __next__(self) -> Batch:
         begun = time.perf_counter()
-        samples, labels = next(self._batches)
+        if self._batches is not None:
+            samples, labels = next(self._batches)
+        else:
+            samples, labels = self._take(next(self._items))
         batch = {self._key: self._scaled(samples), "label": labels}
         self._waited_s = time.perf_counter() - begun
         return batch

@@ -11,6 +11,8 @@ from aigc.config import TrainConfig
 from aigc.state import TrainState
 from aigc.train import train
 
+pytestmark = pytest.mark.process
+
 CPU = torch.device("cpu")
 
 

@@ -115,6 +115,7 @@ def fill(disk: Path) -> Path:
     return path
 
 
+@pytest.mark.process
 def test_a_full_disk_in_the_middle_of_a_checkpoint_costs_nothing(
     small_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_disk_that_stays_full_is_said_and_the_last_good_checkpoint_stays(
     assert not list(run.checkpoints.glob(".*.tmp"))
 
 
+@pytest.mark.process
 def test_kill_9_in_the_middle_of_a_write_leaves_the_one_before(tmp_path: Path) -> None:
     code = f"""
 import os, signal

@@ -15,6 +15,8 @@ from aigc.run import Run, work
 from aigc.train import Alone
 from tests.fixtures.make import config, write_run
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ from aigc.models import fc_vae
 from aigc.run import Run
 from tests.fixtures.make import config, write_run
 
+pytestmark = pytest.mark.process
+
 PRESETS = [f"{name}:{preset}" for name in models.names() for preset in models.load(name).PRESETS]
 CLASSES = tuple("0123456789")
 

@@ -134,6 +134,7 @@ def test_announce_waits_for_no_one_and_survives_the_removal_of_its_file(tmp_path
     assert not list(tmp_path.glob("live_*.lock"))
 
 
+@pytest.mark.process
 def test_the_command_serves_metrics_until_it_is_told_to_stop(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aigc.cli", "metrics", "--dir", str(tmp_path), "--port", "0"]
     with (

@@ -1,5 +1,6 @@
 """The feed: the same rows from memory, from loader processes and from a stream, for any workers."""
 
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -67,7 +68,11 @@ def test_loader_processes_give_what_memory_gives(dataset: Dataset) -> None:
     assert batches[0]["image"].shape == (24, 1, 4, 4)
     assert batches[0]["image"].min() >= -1
     assert batches[0]["image"].max() <= 1
-    assert same(batches, take(make(Lazy(dataset), config), 9))
+    feed = make(Lazy(dataset), config)
+    assert same(batches, take(feed, 9))
+    assert len(multiprocessing.active_children()) == 2
+    del feed  # at once, not when garbage is collected
+    assert multiprocessing.active_children() == []
 
 
 def test_an_epoch_shows_every_row_once_and_the_next_in_another_order(dataset: Dataset) -> None:

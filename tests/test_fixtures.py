@@ -4,11 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
+import pytest
+
 from aigc import data
 from aigc.artifact import Artifact
 from aigc.run import Run, work
 from aigc.train import Alone
 from tests.fixtures.make import ARTIFACT, RUN
+
+pytestmark = pytest.mark.process
 
 
 def test_an_artifact_of_version_1_opens_and_reproduces_its_references() -> None:

@@ -18,6 +18,8 @@ import pytest
 from aigc.lease import LEASE, Lease, LeaseLost
 from aigc.storage import filesystem, is_remote
 
+pytestmark = pytest.mark.process
+
 PATIENCE_S = 60
 
 DRIVER = """

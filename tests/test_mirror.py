@@ -22,6 +22,8 @@ from aigc.train import Alone
 from tests.ports import free_port
 from tests.test_train import differing, small
 
+pytestmark = pytest.mark.process
+
 PUSH = """
 import os, signal, sys
 from pathlib import Path

@@ -29,6 +29,7 @@ def reports(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.process
 def test_quality_is_measured_and_the_best_checkpoint_stays(tmp_path: Path) -> None:
     intervals = {"evaluate_interval": 32, "report_interval": 32, "checkpoint_interval": 32}
     config = small("dcgan:digits", samples=128, keep_checkpoints=1, **intervals)
@@ -120,6 +121,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
         start_from(TrainState(wider), str(first.folder))
 
 
+@pytest.mark.process
 def test_a_run_starts_from_an_artifact_that_carries_weights(tmp_path: Path) -> None:
     from aigc.initial import start_from
 

@@ -102,6 +102,7 @@ def test_a_run_whose_lock_is_held_is_in_training(storage: Path) -> None:
     assert idle.state == "failed"
 
 
+@pytest.mark.process
 def test_runs_on_s3_are_told_as_those_of_a_folder(storage: Path, bucket: str) -> None:
     here = {s.name: s for s in runs.summaries(storage)}
     for name in here:
@@ -141,6 +142,7 @@ def test_the_best_quality_is_that_of_a_checkpoint_that_is_there(tmp_path: Path) 
     assert summary.best_quality == 6.0, "that one was never finished"
 
 
+@pytest.mark.process
 def test_listing_loads_no_torch_and_prints_what_it_says(storage: Path) -> None:
     code = (
         "import sys; from aigc.runs import command\n"

@@ -28,6 +28,7 @@ def without_batch_norm(config: TrainConfig) -> TrainConfig:
     return replace(config, model=replace(config.model, batch_norm=False))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "config",
     [
@@ -56,6 +57,7 @@ def test_a_power_iteration_per_part_would_show(monkeypatch: pytest.MonkeyPatch) 
     assert worst(whole, finish(replace(config, micro_batch=5))) > 1e-9
 
 
+@pytest.mark.process
 def test_parts_resume_bit_equal(tmp_path: Any) -> None:
     from tests.test_train import resumed
 
@@ -101,6 +103,7 @@ def test_fresh_noise_gives_the_generator_latents_of_its_own() -> None:
     assert changed == {"model/generator"}  # the discriminator's step saw the same fakes
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("preset", ["conv_vae:digits", "dcgan:digits"])
 def test_bfloat16_keeps_float32_weights_and_learns(preset: str) -> None:
     config = small(preset, samples=16 * 10)

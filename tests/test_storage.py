@@ -20,6 +20,8 @@ from aigc.train import Alone, TrainState
 from tests.s3 import s3_server
 from tests.test_train import differing, small
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:

@@ -1,36 +1,33 @@
-"""Replicas by work against Ray Serve's request count: simulated, and `aigc serve` for real.
+"""Replicas by work against Ray Serve's request count: `aigc serve` for real, and simulated.
 
     python -m tests.bench.bench_autoscaling
-    python -m tests.bench.bench_autoscaling --rounds 2 --no-real       # a minute
+    python -m tests.bench.bench_autoscaling --only curve
 
-Simulated is the pool, never the policy: both are called by Ray's own autoscaling state. The real
-part draws docs/autoscaling.svg and runs both policies on the same traffic, one after the other.
+Three parts, each a section of docs/benchmarks.md: a server whose replicas follow the load, drawn as
+docs/autoscaling.svg; both policies on the same traffic, each with a server of its own; and both on
+a simulated pool of more replicas, where only the pool is simulated, never the policy.
 """
 
-import json
 import math
-import re
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from aigc.artifact import Artifact
+from aigc.artifact import Artifact, Store
 from serve.autoscaling import Scaling
 from tests.bench.bench_serving import untrained
 from tests.bench.chart import Curve, Panel, write_chart
 from tests.bench.open_loop import Watch, watch
 from tests.bench.report import header, write_section
-from tests.ports import free_port
+from tests.bench.scaled_server import Options, started
+from tests.serve.conftest import publish
 from tests.serve.queueing import Machine, Policy, Pool, Traffic
 from tests.serve.ray_state import by_requests, through_ray
 
@@ -39,7 +36,6 @@ with warnings.catch_warnings():
     from serve.app import autoscaling
 
 TARGETS = (0.5, 1, 2, 4, 8, 16, 32, 64)
-REAL_TARGETS = (1, 2, 4, 16)
 LOOK_BACKS_S = (5.0, 30.0)
 """Of the request count: as ours, and Ray's default."""
 BUSY = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -55,20 +51,33 @@ DAY = (
 )
 """What a simulated pool goes through: the mix changes as much as the rate."""
 
+CURVE_LOAD = 0.9
+"""Of what one replica gives: more than the 0.7 for which it should be busy."""
+
+REAL_TARGETS = (1, 2, 4, 8)
+REAL_HIGH = 4
+REAL_SCALING = Scaling(downscale_delay_s=8.0)
+PACED = Machine(batch_s=0.004, sample_s=0.004, startup_s=5.0)
+"""Replicas of the real comparison; their start takes as long as it takes."""
+REAL_DAY = (
+    Traffic(seconds=10, per_s={1: 10}),
+    Traffic(seconds=35, per_s={1: 30, 256: 1.6}),
+    Traffic(seconds=20, per_s={1: 100}),
+    Traffic(seconds=25, per_s={1: 10}),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
     """Autoscaling by work, against Ray Serve's request count."""
 
+    only: Literal["all", "curve", "real", "simulated"] = "all"
+    """Parts to run; the sections of the others stay as they are."""
     artifact: str = ""
-    """An artifact called digits; by default an untrained dcgan:digits."""
-    rounds: int = 5
+    """For the curve, an artifact called digits; by default an untrained dcgan:digits."""
+    rounds: int = 2
     """Of the simulation, each with other arrivals."""
-    real: bool = True
-    """Run servers too: about 20 minutes."""
     real_rounds: int = 1
-    seconds: float = 60.0
-    """Of each high and each low of the real traffic's comparison."""
     out: Path = Path("docs/benchmarks.md")
     picture: Path = Path("docs/autoscaling.svg")
 
@@ -89,18 +98,10 @@ class Point:
 
 def main() -> None:
     config = tyro.cli(BenchConfig)
-    requests, work = simulated(config)
-    lines = [
-        "## Autoscaling",
-        "",
-        header("ray", "onnxruntime"),
-        "",
-        *simulated_report(requests, work, config),
-    ]
-    if config.real:
-        uri = Artifact.open(config.artifact or untrained(), verify=False).uri
-        lines += ["", *real_report(uri, config)]
-    write_section(config.out, "autoscaling", "\n".join(lines))
+    parts = {"curve": curve_report, "real": real_report, "simulated": simulated_report}
+    for name, report in parts.items():
+        if config.only in (name, "all"):
+            write_section(config.out, f"autoscaling-{name}", "\n".join(report(config)))
     print(config.out)
 
 
@@ -123,20 +124,30 @@ def simulated(config: BenchConfig) -> tuple[list[Point], list[Point]]:
                     downscale_delay_s=Scaling().downscale_delay_s,
                 )
 
-            requests.append(play(name, count, config))
+            requests.append(play(name, count, config.rounds))
     work = []
     for busy in sorted(BUSY, key=lambda busy: busy != Scaling().target_busy):
 
         def by_work(busy: float = busy) -> Policy:
             return through_ray(autoscaling(Scaling(target_busy=busy), 1, HIGH))
 
-        work.append(play(f"work, target_busy {busy:g}", by_work, config))
+        work.append(play(f"work, target_busy {busy:g}", by_work, config.rounds))
     return requests, work
 
 
-def play(name: str, policy: Callable[[], Policy], config: BenchConfig) -> Point:
-    print(name, file=sys.stderr)
-    pools = [Pool(policy(), high=HIGH, seed=seed).run(DAY) for seed in range(config.rounds)]
+def play(
+    name: str,
+    policy: Callable[[], Policy],
+    rounds: int,
+    day: Sequence[Traffic] = DAY,
+    high: int = HIGH,
+    machine: Machine | None = None,
+) -> Point:
+    print(f"simulated: {name}", file=sys.stderr)
+    pools = [
+        Pool(policy(), high=high, seed=seed, machine=machine or Machine()).run(day)
+        for seed in range(rounds)
+    ]
     mean = statistics.fmean
     return Point(
         name=name,
@@ -148,12 +159,15 @@ def play(name: str, policy: Callable[[], Policy], config: BenchConfig) -> Point:
     )
 
 
-def simulated_report(
-    requests: Sequence[Point], work: Sequence[Point], config: BenchConfig
-) -> list[str]:
+def simulated_report(config: BenchConfig) -> list[str]:
+    requests, work = simulated(config)
     machine = Machine()
     return [
-        f"Simulated pool of 1 to {HIGH} replicas ({1e3 * machine.request_s:g} ms per request,"
+        "### The same with more replicas, simulated",
+        "",
+        header("ray"),
+        "",
+        f"A simulated pool of 1 to {HIGH} replicas ({1e3 * machine.request_s:g} ms per request,"
         f" {1e3 * machine.batch_s:g} ms per batch, {1e3 * machine.sample_s:g} ms per sample, at"
         f" most {machine.max_batch} per batch, {machine.startup_s:g} s to start),"
         f" {sum(part.seconds for part in DAY):g} s of Poisson arrivals of requests for 1 and for"
@@ -168,8 +182,9 @@ def simulated_report(
     ]
 
 
-def table(points: Sequence[Point]) -> list[str]:
-    return [
+def table(points: Sequence[Point], beside: Sequence[Point] = ()) -> list[str]:
+    """A row per policy; `beside`, the same policies as the simulation has them."""
+    lines = [
         "| policy | replica-seconds | p95, s | p95 of n = 256, s | not answered | changes |",
         "|---|--:|--:|--:|--:|--:|",
         *(
@@ -178,6 +193,18 @@ def table(points: Sequence[Point]) -> list[str]:
             for point in points
         ),
     ]
+    if beside:
+        more = [
+            " simulated replica-seconds | p95, s | p95 of n = 256, s |",
+            "--:|--:|--:|",
+            *(
+                f" {point.replica_seconds:,.0f} | {_seconds(point.p95_s)}"
+                f" | {_seconds(point.p95_large_s)} |"
+                for point in beside
+            ),
+        ]
+        lines = [line + rest for line, rest in zip(lines, more, strict=True)]
+    return lines
 
 
 def _seconds(value: float) -> str:
@@ -206,66 +233,36 @@ def verdict(ours: Point, theirs: Sequence[Point]) -> str:
 # For real.
 
 
-def real_report(uri: str, config: BenchConfig) -> list[str]:
-    lines = picture_report(uri, config)
-    policies: dict[str, Mapping[str, float]] = {
-        "work": {"downscale_delay_s": config.seconds / 3},
-        **{
-            f"{target:g} requests, look-back 5 s": {
-                "target_ongoing_requests": target,
-                "look_back_period_s": 5.0,
-                "upscale_delay_s": Scaling().upscale_delay_s,
-                "downscale_delay_s": config.seconds / 3,
-            }
-            for target in REAL_TARGETS
-        },
-    }
-    seen: dict[str, list[Watch]] = {name: [] for name in policies}
-    rate = 0.0
-    for number in range(config.real_rounds):
-        for name, options in policies.items():
-            with scaled_server(uri, options) as (url, metrics_url):
-                # Every server is warmed by it; the first one's pace sets the traffic of all.
-                measured = pace(url, metrics_url)
-                rate = rate or measured
-                traffic = mixed(rate, config.seconds)
-                print(f"round {number + 1}: {name}", file=sys.stderr)
-                seen[name].append(watch(url, metrics_url, "digits", traffic, seed=number))
-    points = [real_point(name, runs) for name, runs in seen.items()]
-    return [
-        *lines,
-        "",
-        f"Both policies on `aigc serve --replicas 1..2`, open loop: {config.seconds:g} s each of"
-        f" 20 requests/s for 1 sample, of those and {0.9 * rate:.1f}/s for 256, of 250/s for 1,"
-        f" and of 5/s for 1. Delays 1 s up, {config.seconds / 3:g} s down,"
-        f" {config.real_rounds} round(s). The client and HAProxy share the cores with the"
-        " replicas, so a second replica adds less than one replica's worth.",
-        "",
-        *table(points),
-        "",
-        verdict(points[0], points[1:]),
-    ]
-
-
-def picture_report(uri: str, config: BenchConfig) -> list[str]:
-    """Load up, replicas rise, load down, replicas fall; with the defaults."""
-    with scaled_server(uri, {}) as (url, metrics_url):
-        rate = pace(url, metrics_url)
+def curve_report(config: BenchConfig) -> list[str]:
+    """Load up, replicas rise, load down, replicas fall."""
+    uri = Artifact.open(config.artifact or untrained(), verify=False).uri
+    scaling = Scaling(downscale_delay_s=20.0)
+    options = {"scaling": {"downscale_delay_s": scaling.downscale_delay_s}}
+    with started(uri, options, high=2) as (url, metrics_url):
+        warm_up = [Traffic(seconds=4, per_s={256: 4})]
+        rate = 1 / watch(url, metrics_url, "digits", warm_up).p(0.5)
         traffic = [
-            Traffic(seconds=20, per_s={1: 5}),
-            Traffic(seconds=60, per_s={1: 20, 256: 0.9 * rate}),
-            Traffic(seconds=110, per_s={1: 5}),
+            Traffic(seconds=20, per_s={1: 20}),
+            Traffic(seconds=45, per_s={1: 20, 256: CURVE_LOAD * rate}),
+            Traffic(seconds=55, per_s={1: 20}),
         ]
         seen = watch(url, metrics_url, "digits", traffic)
     draw(config.picture, traffic, seen)
-    most = max(value for _, value in seen.replicas)
-    last = seen.replicas[-1][1]
+    numbers = " → ".join(f"{number:.0f}" for number in seen.numbers)
     return [
+        "## Autoscaling",
+        "",
+        header("ray", "onnxruntime"),
+        "",
         f"![replicas follow the load]({config.picture.name})",
         "",
-        f"`aigc serve digits --replicas 1..2`: load up, {most:.0f} replicas; load down, {last:.0f};"
-        f" {seen.failed} of {len(seen.answers):,} requests failed. p95 {seen.p(0.95):.3f} s,"
-        f" {seen.replica_seconds:.0f} replica-seconds in {seen.seconds:.0f} s.",
+        "`aigc serve digits --replicas 1..2`, dcgan:digits on the real processors, open loop:"
+        f" 20 requests/s for 1 sample, and for 45 s of the {seen.seconds:.0f} s"
+        f" {CURVE_LOAD * rate:.0f}/s for 256 besides, {CURVE_LOAD:g} of what one replica answers"
+        f" one after another; scaling.downscale_delay_s {scaling.downscale_delay_s:g}, all else by"
+        f" default. Replicas {numbers}; {seen.failed} of {len(seen.answers):,} requests failed; p95"
+        f" {seen.p(0.95, 1):.3f} s for 1 sample and {seen.p(0.95, 256):.3f} s for 256."
+        " Client, HAProxy and replicas share two cores, and so does a replica that starts.",
     ]
 
 
@@ -289,33 +286,99 @@ def draw(path: Path, traffic: Sequence[Traffic], seen: Watch) -> None:
             ],
         ),
         Panel(
-            title="samples waiting",
-            curves=[Curve(name="waiting", colour="#862e9c", points=seen.queued)],
-        ),
-        Panel(
             title="replicas",
             curves=[Curve(name="replicas", colour="#2b8a3e", points=seen.replicas)],
             whole=True,
+        ),
+        Panel(
+            title="p95 of the requests for 1 sample sent within 5 s, in ms",
+            curves=[Curve(name="p95", colour="#862e9c", points=seen.p_over_time(0.95, 1, 5.0))],
         ),
     ]
     title = f"Replicas follow the load: {seen.failed} of {len(seen.answers):,} requests failed"
     write_chart(path, title, panels, seen.seconds)
 
 
-def mixed(rate: float, seconds: float) -> list[Traffic]:
-    parts: Sequence[Mapping[int, float]] = (
-        {1: 20},
-        {1: 20, 256: 0.9 * rate},
-        {1: 250},
-        {1: 5},
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A policy, for a server and for the simulation."""
+
+    name: str
+    options: Options
+    policy: Callable[[], Policy]
+
+
+def contestants() -> Iterator[Contestant]:
+    """Work, then the request count over its grid."""
+    yield Contestant(
+        name="work",
+        options={"scaling": {"downscale_delay_s": REAL_SCALING.downscale_delay_s}},
+        policy=lambda: through_ray(autoscaling(REAL_SCALING, 1, REAL_HIGH)),
     )
-    return [Traffic(seconds=seconds, per_s=per_s) for per_s in parts]
+    delays = {
+        "upscale_delay_s": REAL_SCALING.upscale_delay_s,
+        "downscale_delay_s": REAL_SCALING.downscale_delay_s,
+    }
+    look_back_s = LOOK_BACKS_S[0]
+    for target in REAL_TARGETS:
+
+        def policy(target: float = target) -> Policy:
+            return by_requests(target, high=REAL_HIGH, look_back_s=look_back_s, **delays)
+
+        requests = {"target_ongoing_requests": target, "look_back_period_s": look_back_s, **delays}
+        yield Contestant(
+            name=f"{target:g} requests, look-back {look_back_s:g} s",
+            options={"requests": requests},
+            policy=policy,
+        )
 
 
-def pace(url: str, metrics_url: str) -> float:
-    """Requests for 256 samples per second that one replica answers, one after another."""
-    seen = watch(url, metrics_url, "digits", [Traffic(seconds=4, per_s={256: 4})])
-    return 1 / seen.p(0.5)
+def real_report(config: BenchConfig) -> list[str]:
+    pace = {"batch_s": PACED.batch_s, "sample_s": PACED.sample_s}
+    points, simulated_points = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        uri = publish(Store(Path(folder) / "store"), Path(folder) / "build", "tiny", 0)
+        for one in contestants():
+            runs = []
+            for number in range(config.real_rounds):
+                print(f"{one.name}, round {number + 1}", file=sys.stderr)
+                options = {**one.options, "pace": pace}
+                with started(uri, options, high=REAL_HIGH) as (url, metrics_url):
+                    runs.append(watch(url, metrics_url, "tiny", REAL_DAY, seed=number))
+            points.append(real_point(one.name, runs))
+            simulated_points.append(play(one.name, one.policy, 20, REAL_DAY, REAL_HIGH, PACED))
+    return [
+        "### Against Ray Serve's request count",
+        "",
+        header("ray", "onnxruntime"),
+        "",
+        f"Both policies on `aigc serve --replicas 1..{REAL_HIGH}` with Ray, HAProxy and HTTP, one"
+        " server after another, the same open-loop arrivals"
+        f" ({config.real_rounds} round(s) of {sum(part.seconds for part in REAL_DAY):g} s):"
+        f" {_spoken(REAL_DAY)}. **The replicas are paced**: a batch takes"
+        f" {1e3 * PACED.batch_s:g} ms and {1e3 * PACED.sample_s:g} ms per sample by sleeping, so"
+        " that each stands for one with an accelerator of its own; on the two cores of this"
+        " machine more replicas would not be faster. Delays"
+        f" {REAL_SCALING.upscale_delay_s:g} s up, {REAL_SCALING.downscale_delay_s:g} s down."
+        " Replica-seconds are of those that are ready or drain. Beside it the simulation of the"
+        " next section on the same traffic, means of 20 rounds; its replica-seconds count the"
+        " start as well.",
+        "",
+        *table(points, simulated_points),
+        "",
+        verdict(points[0], points[1:]),
+        "",
+        f"In the simulation: {verdict(simulated_points[0], simulated_points[1:])}",
+    ]
+
+
+def _spoken(traffic: Sequence[Traffic]) -> str:
+    """What is asked for, in words."""
+    return ", then ".join(
+        f"{part.seconds:g} s of "
+        + " and ".join(f"{per_s:g}/s for {n}" for n, per_s in part.per_s.items())
+        for part in traffic
+    )
 
 
 def real_point(name: str, runs: Sequence[Watch]) -> Point:
@@ -326,33 +389,8 @@ def real_point(name: str, runs: Sequence[Watch]) -> Point:
         p95_s=mean(run.p(0.95) for run in runs),
         p95_large_s=mean(run.p(0.95, 256) for run in runs),
         failed=mean(run.failed for run in runs),
-        changes=mean(_num_changes(run) for run in runs),
+        changes=mean(len(run.numbers) - 1 for run in runs),
     )
-
-
-def _num_changes(run: Watch) -> int:
-    return sum(before != after for (_, before), (_, after) in pairwise(run.replicas))
-
-
-@contextmanager
-def scaled_server(artifact: str, options: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    """(URL, URL of the metrics) of `aigc serve --replicas 1..2` under a policy."""
-    command = [sys.executable, "-m", "tests.bench.scaled_server", json.dumps(options), artifact]
-    command += ["--replicas", "1..2", "--metrics-port", "0", "--port", str(free_port())]
-    with tempfile.TemporaryFile("w+") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
-        with process:
-            assert process.stdout is not None
-            try:
-                url = process.stdout.readline().strip()
-                stderr.seek(0)
-                said = stderr.read()
-                found = re.search(r"metrics\s+(http\S+)", said)
-                if not url or not found:
-                    raise RuntimeError(f"the server did not start:\n{said}")
-                yield url, found[1]
-            finally:
-                process.send_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,8 +31,6 @@ class Watch:
     answers: list[Answer] = field(default_factory=list)
     replicas: list[tuple[float, float]] = field(default_factory=list)
     """(time, replicas that are ready or still drain)."""
-    queued: list[tuple[float, float]] = field(default_factory=list)
-    """(time, samples waiting in all replicas)."""
     seconds: float = 0.0
 
     @property
@@ -45,6 +44,22 @@ class Watch:
             value * (end_s - start_s)
             for (start_s, value), end_s in zip(self.replicas, ends, strict=True)
         )
+
+    @property
+    def numbers(self) -> list[float]:
+        """Of replicas, one after another, each different from the one before."""
+        return [number for number, _ in groupby(value for _, value in self.replicas)]
+
+    def p_over_time(self, quantile: float, n: int, window_s: float) -> list[tuple[float, float]]:
+        """(start of a window, milliseconds) of the requests for n samples sent within it."""
+        windows: dict[int, list[float]] = {}
+        for answer in self.answers:
+            if answer.n == n and answer.status == 200:
+                windows.setdefault(int(answer.sent_s / window_s), []).append(answer.seconds)
+        return [
+            (number * window_s, 1e3 * sorted(waits)[int(quantile * len(waits))])
+            for number, waits in sorted(windows.items())
+        ]
 
     def p(self, quantile: float, n: int | None = None) -> float:
         """Seconds; a failure is an endless wait."""
@@ -84,10 +99,8 @@ async def _watch(
 
         async def look() -> None:
             while True:
-                found = await _gauges(client, metrics_url)
-                now_s = time.monotonic() - started_s
-                seen.replicas.append((now_s, found.get("aigc_ready", 0.0)))
-                seen.queued.append((now_s, found.get("aigc_queue_samples", 0.0)))
+                number = await _ready(client, metrics_url)
+                seen.replicas.append((time.monotonic() - started_s, number))
                 await asyncio.sleep(0.5)
 
         looking = asyncio.create_task(look())
@@ -114,10 +127,8 @@ def arrivals(traffic: Sequence[Traffic], seed: int) -> list[tuple[float, int]]:
     return sorted(found)
 
 
-async def _gauges(client: httpx.AsyncClient, metrics_url: str) -> dict[str, float]:
+async def _ready(client: httpx.AsyncClient, metrics_url: str) -> float:
     body = (await client.get(metrics_url)).text
-    found: dict[str, float] = {}
-    for family in text_string_to_metric_families(body):
-        if family.name in ("aigc_ready", "aigc_queue_samples"):
-            found[family.name] = sum(sample.value for sample in family.samples)
-    return found
+    families = text_string_to_metric_families(body)
+    ready = next((family for family in families if family.name == "aigc_ready"), None)
+    return sum(sample.value for sample in ready.samples) if ready else 0.0

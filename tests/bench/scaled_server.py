@@ -1,53 +1,75 @@
 """`aigc serve` under a chosen autoscaling policy, for comparison.
 
-    python -m tests.bench.scaled_server '{"target_ongoing_requests": 4, "downscale_delay_s": 15}' \
+    python -m tests.bench.scaled_server '{"scaling": {"downscale_delay_s": 15}}' \
         STORE/NAME --replicas 1..2
 
-With target_ongoing_requests the policy is Ray's default one, and the other names are fields of its
-AutoscalingConfig; without, they are fields of serve.autoscaling.Scaling.
+`scaling` are fields of serve.autoscaling.Scaling; for `requests`, with which Ray Serve's default
+policy takes its place, and `pace` see tests.bench.scaled_app.
 """
 
 import json
+import os
+import re
+import signal
+import subprocess
 import sys
-import warnings
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from serve import run as serve_run
-from serve.autoscaling import Scaling
 from serve.machine import Run
 from serve.settings import ParsedScaling, Settings
+from tests.ports import free_port
+
+Options = Mapping[str, Mapping[str, float]]
+
+OPTIONS = "AIGC_BENCH_SCALED"
+"""As in tests.bench.scaled_app, which may be imported only once Ray's environment is set."""
 
 
 def main() -> None:
-    options: dict[str, float] = json.loads(sys.argv[1])
+    os.environ[OPTIONS] = sys.argv[1]
+    scaling = ParsedScaling(**json.loads(sys.argv[1]).get("scaling", {}))
     deploy = serve_run.deploy
 
     def deploy_with(run: Run, config: serve_run.ServeConfig, settings: Settings) -> None:
         # Imported here: Ray reads its environment at import, and by now it is set.
         from serve import app
 
-        if "target_ongoing_requests" in options:
-            app.autoscaling = request_count
-        else:
-            settings = replace(settings, scaling=ParsedScaling(**options))
-        deploy(run, config, settings)
+        application = app.application
 
-    def request_count(scaling: Scaling, low: int, high: int) -> Any:
-        from ray.serve.config import AutoscalingConfig
+        def scaled_application(settings: Settings) -> dict[str, Any]:
+            return application(settings) | {"import_path": "tests.bench.scaled_app:build"}
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # metrics_interval_s
-            return AutoscalingConfig(
-                min_replicas=low,
-                max_replicas=high,
-                initial_replicas=low,
-                metrics_interval_s=1.0,
-                **options,
-            )
+        app.application = scaled_application
+        deploy(run, config, replace(settings, scaling=scaling))
 
     serve_run.deploy = deploy_with
     sys.exit(serve_run.command(sys.argv[2:]))
+
+
+@contextmanager
+def started(artifact: str, options: Options, *, high: int) -> Iterator[tuple[str, str]]:
+    """(URL, URL of the metrics) of such a server with 1 to `high` replicas."""
+    command = [sys.executable, "-m", "tests.bench.scaled_server", json.dumps(options), artifact]
+    command += ["--replicas", f"1..{high}", "--metrics-port", "0", "--port", str(free_port())]
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        with process:
+            assert process.stdout is not None
+            try:
+                url = process.stdout.readline().strip()
+                stderr.seek(0)
+                said = stderr.read()
+                found = re.search(r"metrics\s+(http\S+)", said)
+                if not url or not found:
+                    raise RuntimeError(f"the server did not start:\n{said}")
+                yield url, found[1]
+            finally:
+                process.send_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":

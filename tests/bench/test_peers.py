@@ -11,6 +11,8 @@ from tests.bench.bench_quality import Course, ratio, summary
 from tests.bench.peers import examples_loop, examples_networks, steady, task, torch_loop, vae_loop
 from tests.bench.report import spread, verdict, write_section
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("loop", [torch_loop, examples_loop])
 def test_gan_loops_train(loop: object) -> None:

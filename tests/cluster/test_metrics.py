@@ -24,6 +24,8 @@ from aigc.train import Alone
 from cluster.metrics import Metrics
 from tests.ports import free_port
 
+pytestmark = pytest.mark.process
+
 NAMES = {
     "samples": "aigc_training_samples",
     "samples_per_second": "aigc_training_samples_per_second",

@@ -20,6 +20,8 @@ from cluster.sync import ProcessGroup, SharedBatchNorm
 from tests.test_step import float64, worst
 from tests.test_train import finish
 
+pytestmark = pytest.mark.process
+
 
 def _worker(rank: int, world: int, folder: str, function: Any, arguments: Any) -> None:
     torch.set_num_threads(1)

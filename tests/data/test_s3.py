@@ -13,6 +13,8 @@ from tests.data.pictures import SHAPE, write
 from tests.data.test_rows import _Mapped, seen
 from tests.s3 import s3_server
 
+pytestmark = pytest.mark.process
+
 MODEL = ModelConfig(shape=SHAPE, num_classes=3)
 
 

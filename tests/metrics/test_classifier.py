@@ -11,6 +11,7 @@ from aigc.metrics import classifier
 from aigc.metrics.classifier import Classifier
 
 
+@pytest.mark.process
 def test_it_knows_held_out_digits_and_is_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,7 @@ def test_without_keys_only_loopback_may_say_what_is_hosted(
         assert answer.json()["error"]["code"] == "no_keys"
 
 
+@pytest.mark.process
 def test_no_request_fails_and_no_memory_stays_over_fifty_switches(
     client: Client, versions: list[str]
 ) -> None:

@@ -18,6 +18,8 @@ from schemathesis.core.failures import Failure, FailureGroup
 from serve.settings import Limits, Settings
 from tests.serve.listening import listening
 
+pytestmark = pytest.mark.process
+
 ASKED = [
     checks.not_a_server_error,
     checks.status_code_conformance,
