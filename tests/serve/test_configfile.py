@@ -1,5 +1,7 @@
 """`aigc serve --config FILE`: what it says arrives, and no typo goes unnoticed."""
 
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +145,13 @@ def test_one_version_in_two_pools_is_refused(store: Path, tmp_path: Path) -> Non
     twice = {"default": {"artifacts": [f"{store}/tiny"]}, "b": {"artifacts": [f"{store}/tiny@2"]}}
     with pytest.raises(ValueError, match="are both tiny@2, in the pools default and b"):
         prepare(read(write(tmp_path, f"port: {free_port()}\npools: {twice}")))
+
+
+def test_the_example_of_the_docs_is_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    with tempfile.TemporaryDirectory() as folder:
+        config = read(write(Path(folder), example))
+    assert config.pools["large"].replicas == (0, 2)
+    assert config.pools["large"].memory == 4 << 30
+    assert config.grpc_port == 9000
