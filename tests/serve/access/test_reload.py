@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve import replica as replica_module
+from serve import worker
 from serve.access.allowance import at_hand
 from serve.access.budget import Ledger
 from serve.access.keys import KeyFile, New, entry_text
@@ -113,7 +113,7 @@ def test_a_file_that_did_not_change_is_not_read_again(keys: Path) -> None:
 def test_a_running_replica_takes_it_up_by_itself(
     store: Path, metrics_dir: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica_module, "TEND_S", 0.05)
+    monkeypatch.setattr(worker, "TEND_S", 0.05)
     settings = Settings(metrics_dir=str(metrics_dir), keys=str(keys))
     with listening(settings, f"{store}/tiny@1") as served:
 
