@@ -163,9 +163,7 @@ def report(points: Points, bench: Bench) -> str:
             header("ray", "onnxruntime"),
             "",
             "The same `dcgan:digits` in the default pool and in another one, one replica and one"
-            " onnxruntime thread each, wrk as the client on the same cores. Forwarded, a second"
-            " process samples while the first one encodes, so with cores to spare a larger n may"
-            " even gain.",
+            " onnxruntime thread each, wrk as the client on the same cores.",
             "",
             *lines,
             "",
