@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,8 +51,9 @@ DAY = (
 )
 """What a simulated pool goes through: the mix changes as much as the rate."""
 
-CURVE_LOAD = 0.9
-"""Of what one replica gives: more than the 0.7 for which it should be busy."""
+CURVE_LOAD = 0.6
+"""Of what one replica gives: it has to do so while the second one's start takes a core of two."""
+CURVE_SCALING = {"target_busy": 0.4, "downscale_delay_s": 20.0}
 
 REAL_TARGETS = (1, 2, 4, 8)
 REAL_HIGH = 4
@@ -236,9 +237,7 @@ def verdict(ours: Point, theirs: Sequence[Point]) -> str:
 def curve_report(config: BenchConfig) -> list[str]:
     """Load up, replicas rise, load down, replicas fall."""
     uri = Artifact.open(config.artifact or untrained(), verify=False).uri
-    scaling = Scaling(downscale_delay_s=20.0)
-    options = {"scaling": {"downscale_delay_s": scaling.downscale_delay_s}}
-    with started(uri, options, high=2) as (url, metrics_url):
+    with started(uri, {"scaling": CURVE_SCALING}, high=2) as (url, metrics_url):
         warm_up = [Traffic(seconds=4, per_s={256: 4})]
         rate = 1 / watch(url, metrics_url, "digits", warm_up).p(0.5)
         traffic = [
@@ -259,11 +258,15 @@ def curve_report(config: BenchConfig) -> list[str]:
         "`aigc serve digits --replicas 1..2`, dcgan:digits on the real processors, open loop:"
         f" 20 requests/s for 1 sample, and for 45 s of the {seen.seconds:.0f} s"
         f" {CURVE_LOAD * rate:.0f}/s for 256 besides, {CURVE_LOAD:g} of what one replica answers"
-        f" one after another; scaling.downscale_delay_s {scaling.downscale_delay_s:g}, all else by"
-        f" default. Replicas {numbers}; {seen.failed} of {len(seen.answers):,} requests failed; p95"
+        f" one after another; scaling {_options(CURVE_SCALING)}, all else by default."
+        f" Replicas {numbers}; {seen.failed} of {len(seen.answers):,} requests failed; p95"
         f" {seen.p(0.95, 1):.3f} s for 1 sample and {seen.p(0.95, 256):.3f} s for 256."
         " Client, HAProxy and replicas share two cores, and so does a replica that starts.",
     ]
+
+
+def _options(options: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in options.items())
 
 
 def draw(path: Path, traffic: Sequence[Traffic], seen: Watch) -> None:

@@ -47,23 +47,25 @@ def test_a_worker_killed_between_checkpoints_changes_nothing(
     assert samples == list(range(320, TOTAL + 1, 320))  # none lost, none twice
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_with_a_checkpoint_and_leaves_no_process(
-    undisturbed: Run, tmp_path: Path, number: signal.Signals
+def test_signals_stop_with_a_checkpoint_and_leave_no_process(
+    undisturbed: Run, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, "run", *DIGITS)
     run = Run(tmp_path / "run")
-    wait_until_beyond(run, 640, process)
-    started = family(process)
-    os.kill(process.pid, number)
-    _, stderr = finish(process)
-    stopped = run.facts()["samples"]
-    assert 640 < stopped < TOTAL
-    assert f"stopped after {stopped:,} samples; continue with --resume" in stderr
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert alive == []
+    stops = [0]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = start(tmp_path, "run", *DIGITS, *(["--resume"] if stops[-1] else []))
+        wait_until_beyond(run, stops[-1] + 640, process)
+        started = family(process)
+        os.kill(process.pid, number)
+        _, stderr = finish(process)
+        stopped = run.facts()["samples"]
+        assert stops[-1] + 640 < stopped < TOTAL
+        assert f"stopped after {stopped:,} samples; continue with --resume" in stderr
+        _, alive = psutil.wait_procs(started, timeout=10)
+        assert alive == []
+        stops.append(stopped)
     finish(start(tmp_path, "run", *DIGITS, "--resume"))
-    assert [start["samples"] for start in run.starts()] == [0, stopped]
+    assert [start["samples"] for start in run.starts()] == stops
     assert_bit_equal(undisturbed, run)
 
 
