@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from functools import cache
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -40,22 +41,26 @@ def _philox() -> tuple[np.random.Philox, Any]:
     return _local.philox  # type: ignore[no-any-return]
 
 
-def integers(seed: int, purpose: str, indices: Sequence[int], n: int) -> NDArray[np.uint64]:
+def integers(
+    seed: int | Sequence[int], purpose: str, indices: Sequence[int], n: int
+) -> NDArray[np.uint64]:
     """The first `n` raw integers of each sample's stream: (len(indices), n) uint64.
 
-    Raises ValueError for a seed or an index outside [0, 2^63).
+    `seed` is that of all samples, or a sequence with one for each. Raises ValueError for a seed or
+    an index outside [0, 2^63).
     """
-    check_seed(seed)
+    seeds = repeat(seed, len(indices)) if isinstance(seed, int) else seed
     generator, state = _philox()
     key, counter = state["state"]["key"], state["state"]["counter"]
-    key[:] = (seed, _purpose_key(purpose))
+    key[1] = _purpose_key(purpose)
     counter[:] = 0
     state["buffer_pos"] = 4
     raw = np.empty((len(indices), n), np.uint64)
-    for row, index in enumerate(indices):
+    for row, (own, index) in enumerate(zip(seeds, indices, strict=True)):
+        check_seed(own)
         if not 0 <= index <= MAX_SEED:
             raise ValueError(f"index must be in [0, 2^63), got {index}")
-        counter[1] = index
+        key[0], counter[1] = own, index
         generator.state = state
         raw[row] = generator.random_raw(n)
     return raw
@@ -101,7 +106,10 @@ def _inverse_normal(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def normal(
-    seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: str = "latent"
+    seed: int | Sequence[int],
+    indices: Sequence[int],
+    shape: tuple[int, ...],
+    purpose: str = "latent",
 ) -> NDArray[np.float32]:
     """Standard normal latents of the samples named: (len(indices), *shape) float32."""
     size = int(np.prod(shape))
@@ -134,7 +142,9 @@ def slerp(
     return points.astype(np.float32).reshape(len(t), *start.shape)
 
 
-def labels(seed: int, indices: Sequence[int], num_classes: int) -> NDArray[np.int64]:
+def labels(
+    seed: int | Sequence[int], indices: Sequence[int], num_classes: int
+) -> NDArray[np.int64]:
     """Uniform class indices of the samples named: (len(indices),) int64 in [0, num_classes)."""
     raw = integers(seed, "label", indices, 1)[:, 0]
     return ((raw >> np.uint64(32)) * np.uint64(num_classes) >> np.uint64(32)).astype(np.int64)
