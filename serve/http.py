@@ -163,6 +163,28 @@ HUNG_UP = 499
 """What is counted when the client hangs up."""
 
 
+class Watch:
+    """Calls `hung_up` when the client hangs up, from `after_s` seconds on and until stop()."""
+
+    def __init__(self, receive: Receive, after_s: float, hung_up: Callable[[], None]) -> None:
+        self._receive = receive
+        self._hung_up = hung_up
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._start)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        await _until_disconnect(self._receive)
+        self._hung_up()
+
+
 async def _until_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

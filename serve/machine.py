@@ -173,11 +173,15 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
     """The HAProxy that Ray is given: the real one, behind a few edits of Ray's configuration.
 
     Ray 2.60 binds HAProxy's statistics and metrics to all interfaces, sends one datagram of log
-    per request, and answers in plain text when no replica does; and HAProxy outlives Ray.
+    per request, answers in plain text when no replica does, and watches every client for hanging
+    up; and HAProxy outlives Ray.
     """
     unavailable = run.folder / "unavailable.http"
     unavailable.write_bytes(UNAVAILABLE % (len(UNAVAILABLE_BODY), UNAVAILABLE_BODY))
     edits = [rf"s#^\( *bind \)[*]*:{port}$#\1127.0.0.1:{port}#" for port in private_ports]
+    # Replicas watch for clients that hang up by themselves, and for less than Ray does it.
+    unwatched = "http-request set-header x-request-disconnect-disabled ?1"
+    edits.append(rf"/^frontend http_frontend/,/^ *bind /s#^\( *\)bind .*#&\n\1{unwatched}#")
     edits += [rf"s#^\( *errorfile 50[234] \).*#\1{unavailable}#", "/^ *log /d", "/httplog$/d"]
     sed = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
     command = shlex.join([*dies_with_parent(), str(run.haproxy)])

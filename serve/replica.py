@@ -39,6 +39,9 @@ from serve.switching import Config, Target, parse_target
 STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
 
+INLINE_S = 0.001
+"""A batch that takes less may keep the event loop, and with it health checks, waiting."""
+
 CORS_ASKED = ("authorization", "content-type", "x-api-key", "idempotency-key", "x-request-timeout")
 CORS_TOLD = (
     *("x-aigc-seed", "x-aigc-first-index", "x-aigc-to-seed", "x-aigc-model", "x-aigc-digest"),
@@ -76,6 +79,7 @@ class Replica:
         self._batcher = Batcher(
             max_queue=settings.limits.max_queue,
             linger_s=settings.linger_ms / 1000,
+            inline_s=INLINE_S,
             observe_queue=self._metrics.queued.set,
         )
         self._load = Load(self._batcher)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -20,7 +21,15 @@ from numpy.typing import NDArray
 from aigc.artifact import latents
 from aigc.artifact.codecs import Provenance
 from serve.access.gate import NOBODY, Gate, RawHeaders
-from serve.batching import Arrays, Batcher, ClosedError, DeadlineError, Job, OverloadedError
+from serve.batching import (
+    AbandonedError,
+    Arrays,
+    Batcher,
+    ClosedError,
+    DeadlineError,
+    Job,
+    OverloadedError,
+)
 from serve.hosting import Hosted, Models, SignatureLane
 from serve.http import (
     HUNG_UP,
@@ -30,6 +39,7 @@ from serve.http import (
     Response,
     Scope,
     Stream,
+    Watch,
     read_body,
 )
 from serve.metrics import Metrics, RequestMetrics
@@ -37,6 +47,13 @@ from serve.settings import MAX_SEED, Limits
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
+
+COPY_INLINE_VALUES = 1 << 20
+"""The same where encoding is no more than copying."""
+
+WATCH_AFTER_S = 0.05
+"""A client that has waited so long is watched, and its samples are dropped when it hangs up. Few
+wait so long, and to watch all from the start would cost a twentieth of a small request."""
 
 T = TypeVar("T")
 
@@ -114,11 +131,14 @@ class Call:
         """By the monotonic clock: what has not begun by then is not begun."""
         self.visit = NOBODY
         """Whose it is and what it pays with, once its key was read."""
+        self.receive: Receive | None = None
+        """What tells of the client hanging up, once its body was read."""
 
     async def read(self, scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         """The body; by it a retry is known. Raises HTTPError 400, 413 or 422."""
         body = await read_body(scope, receive, max_bytes)
         self.visit.identify(scope["path"], body)
+        self.receive = receive
         return body
 
     def seed(self, asked: int | None) -> int | None:
@@ -253,6 +273,9 @@ class Sampler:
     async def _submit(self, job: Job, lane: SignatureLane, call: Call) -> Arrays:
         await call.visit.pay(job.n)
         job.deadline_s = call.deadline_s
+        watch = None
+        if call.receive is not None:
+            watch = Watch(call.receive, WATCH_AFTER_S, partial(self._batcher.abandon, job))
         try:
             outputs = await self._batcher.submit(job)
             call.visit.drew = True
@@ -270,10 +293,17 @@ class Sampler:
             call.visit.refund()
             message = "this replica shuts down; try again"
             raise HTTPError(503, "shutting_down", message, [RETRY_SOON]) from None
+        except AbandonedError:
+            raise HTTPError(HUNG_UP, "hung_up", "the client hung up") from None
+        finally:
+            if watch is not None:
+                watch.stop()
 
-    async def encoded(self, values: int, encode: Callable[[], T]) -> T:
-        """What `encode` makes of so many values: in a thread if it would take long."""
-        if values < ENCODE_INLINE_VALUES:
+    async def encoded(
+        self, values: int, encode: Callable[[], T], inline: int = ENCODE_INLINE_VALUES
+    ) -> T:
+        """What `encode` makes of so many values: in a thread if there are `inline` or more."""
+        if values < inline:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._encoder_thread, encode)
 
