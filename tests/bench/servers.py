@@ -7,8 +7,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from urllib.error import URLError
 
@@ -78,10 +78,6 @@ def ours(artifact: str, *options: str) -> Iterator[Server]:
             process.send_signal(signal.SIGTERM)
 
 
-Start = Callable[[str], list[str]]
-"""artifact -> command of a peer, without its port."""
-
-
 @contextmanager
 def peer(
     name: str, module: str, artifact: str, *options: str, worker: str = "", python: str = ""
@@ -112,17 +108,19 @@ def peer(
                 process.kill()
 
 
-def fastapi(artifact: str, how: str = "executor", workers: int = 1):  # type: ignore[no-untyped-def]
+def fastapi(
+    artifact: str, how: str = "executor", workers: int = 1
+) -> AbstractContextManager[Server]:
     """FastAPI and uvicorn."""
     return peer(f"FastAPI, {how}", "fastapi_server", artifact, how, str(workers))
 
 
-def litserve(artifact: str):  # type: ignore[no-untyped-def]
+def litserve(artifact: str) -> AbstractContextManager[Server]:
     """LitServe, in the environment of the peers."""
     return peer("LitServe", "litserve_server", artifact, python=venv.python())
 
 
-def ray_batch(artifact: str):  # type: ignore[no-untyped-def]
+def ray_batch(artifact: str) -> AbstractContextManager[Server]:
     """Ray Serve behind its own proxy, with @serve.batch."""
     return peer("Ray Serve", "ray_serve_batch", artifact, worker="ray::ServeReplica")
 

@@ -1,6 +1,6 @@
 """LitServe: the request is decoded in its server process, the graph runs in its worker process.
 
-    python -m tests.bench.peers.litserve_server ARTIFACT PORT
+python -m tests.bench.peers.litserve_server ARTIFACT PORT
 """
 
 import sys

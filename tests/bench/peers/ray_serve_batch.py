@@ -1,6 +1,6 @@
 """Ray Serve by itself: its own proxy, and @serve.batch, whose unit is the request.
 
-    python -m tests.bench.peers.ray_serve_batch ARTIFACT PORT
+python -m tests.bench.peers.ray_serve_batch ARTIFACT PORT
 """
 
 import logging
