@@ -99,10 +99,12 @@ class Running:
 
 
 class Batcher:
-    """Feeds one inference thread; lives on one event loop.
+    """Feeds one inference thread; lives on one event loop, where the shortest batches may run.
 
     `linger_s`: the longest that a batch that is not full is held back when nothing ran before it,
     for others to join. A job with a deadline is not held back, nor what came with it.
+    `inline_s`: a batch that is known to take less is run on the event loop: to wake the thread and
+    to be woken by it costs a tenth of a millisecond, and the others are not kept waiting longer.
     """
 
     def __init__(
@@ -111,12 +113,14 @@ class Batcher:
         max_queue: int,
         queue: Queue | None = None,
         linger_s: float = 0.0,
+        inline_s: float = 0.0,
         observe_queue: Callable[[int], None] = lambda _: None,
     ) -> None:
         if linger_s < 0:
             raise ValueError(f"linger_s must be at least 0, got {linger_s}")
         self._max_queue = max_queue
         self._linger_s = linger_s
+        self._inline_s = inline_s
         self._observe_queue = observe_queue
         self._queue: Queue = Fair() if queue is None else queue
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
@@ -249,7 +253,11 @@ class Batcher:
                 started = time.monotonic()
                 self._running = Running(lane=lane, size=size, since_s=started)
                 waits = _waits_s(pieces, started)
-                outcomes, seconds = await loop.run_in_executor(self._thread, run, lane, pieces)
+                inline = self._is_short(lane, size)
+                if inline:
+                    outcomes, seconds = run(lane, pieces)
+                else:
+                    outcomes, seconds = await loop.run_in_executor(self._thread, run, lane, pieces)
                 self._running = None
                 for piece, outcome in zip(pieces, outcomes, strict=True):
                     self._settle(piece, outcome)
@@ -259,9 +267,15 @@ class Batcher:
                     lane.observe(Batch(size=size, seconds=seconds, waits_s=waits))
                 except Exception:  # counting must not cost those who wait their samples
                     logger.exception("a batch could not be counted")
+                if inline:
+                    await asyncio.sleep(0)  # the others' turn, between any two batches
         finally:
             self._running = None
             self._pump = None
+
+    def _is_short(self, lane: Lane, size: int) -> bool:
+        """Whether a batch is known to take less than `inline_s`."""
+        return 0 < size * self.seconds_per_sample(lane) < self._inline_s
 
     def _take(self) -> list[Piece]:
         """The next batch, without the jobs that nobody waits for any more or that are too late.

@@ -16,7 +16,7 @@ from aigc.artifact import Artifact, ArtifactError, Signature
 from aigc.artifact.contract import Arrays, Contract
 from aigc.artifact.session import read_manifest
 from aigc.artifact.store import locate, version_order
-from serve.batching import Batch, Job
+from serve.batching import Batch, Job, Piece
 from serve.memory import Memory
 from serve.metrics import LaneMetrics, Metrics
 from serve.settings import Limits
@@ -69,20 +69,23 @@ class LocalLane(SignatureLane):
         deadline_s: float | None = None,
     ) -> Job:
         """Samples first_index .. first_index + n - 1 of `seed`."""
-        draw = partial(self._draw, seed, first_index, label)
-        return Job(lane=self, n=n, draw=draw, deadline_s=deadline_s)
+        draw = Seeds(lane=self, seed=seed, first_index=first_index, label=label)
+        return Job(
+            lane=self, n=n, draw=draw, draw_together=self._draw_together, deadline_s=deadline_s
+        )
 
-    def _draw(
-        self,
-        seed: int,
-        first_index: int,
-        label: int | Sequence[int] | None,
-        start: int,
-        stop: int,
-    ) -> Arrays:
-        part = label if label is None or isinstance(label, int) else label[start:stop]
-        indices = range(first_index + start, first_index + stop)
-        return self.artifact.draw(self.name, seed, indices, part)
+    def _draw_together(self, pieces: Sequence[Piece]) -> Arrays:
+        """The inputs of pieces of several jobs that job() made."""
+        seeds: list[int] = []
+        indices: list[int] = []
+        labels: list[int | None] = []
+        for piece in pieces:
+            draw: Seeds = piece.job.draw  # type: ignore[assignment]
+            seeds += [draw.seed] * len(piece)
+            indices += draw.indices(piece.start, piece.stop)
+            labels += draw.labels(piece.start, piece.stop)
+        given = None if all(label is None for label in labels) else labels
+        return self.artifact.draw(self.name, seeds, indices, given)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """One run of the graph; images leave it as uint8 pixels, once for the whole batch."""
@@ -91,6 +94,31 @@ class LocalLane(SignatureLane):
 
     def observe(self, batch: Batch) -> None:
         self.metrics.observe(batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """How the inputs of a job follow from its seed: its `draw`."""
+
+    lane: SignatureLane
+    seed: int
+    first_index: int
+    label: int | Sequence[int] | None
+
+    def __call__(self, start: int, stop: int) -> Arrays:
+        part = self.label if isinstance(self.label, int | None) else self.label[start:stop]
+        indices = self.indices(start, stop)
+        return self.lane.artifact.draw(self.lane.name, self.seed, indices, part)
+
+    def indices(self, start: int, stop: int) -> range:
+        """Of samples start .. stop - 1 within the seed."""
+        return range(self.first_index + start, self.first_index + stop)
+
+    def labels(self, start: int, stop: int) -> Sequence[int | None]:
+        """What was asked for samples start .. stop - 1."""
+        if isinstance(self.label, int | None):
+            return [self.label] * (stop - start)
+        return self.label[start:stop]
 
 
 class TensorLane(LocalLane):

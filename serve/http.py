@@ -180,6 +180,46 @@ HUNG_UP = 499
 """What is counted when the client hangs up."""
 
 
+class Watch:
+    """Cancels the task that made it when the client hangs up, from `after_s` seconds on.
+
+    watch = Watch(receive, 0.05)
+    try:
+        ...
+    except asyncio.CancelledError:
+        if not watch.has_cancelled():
+            raise
+    finally:
+        watch.stop()
+    """
+
+    def __init__(self, receive: Receive, after_s: float) -> None:
+        self._receive = receive
+        self._watched = asyncio.current_task()
+        self._hung_up = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._start)
+
+    def has_cancelled(self) -> bool:
+        """Whether a cancellation that arrived is this one's, and no other's as well."""
+        return self._hung_up and self._watched is not None and self._watched.uncancel() == 0
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        await _until_disconnect(self._receive)
+        self._hung_up = True
+        if self._watched is not None:
+            self._watched.cancel()
+
+
 async def _until_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -52,13 +52,15 @@ UNAVAILABLE_BODY = (
     b'"type":"server_error","param":null}}'
 )
 
-REQUEST_ID = """
+REQUESTS = """
+    http-request set-header x-request-disconnect-disabled ?1
     unique-id-format %[uuid]
     http-request set-header x-request-id %[unique-id] if !{ req.hdr(x-request-id) -m found }
     http-request set-var(txn.request_id) req.hdr(x-request-id)
     http-after-response set-header x-request-id %[var(txn.request_id)] if \
 !{ res.hdr(x-request-id) -m found }"""
-"""HAProxy names what has no name, so that its own answers have one as well."""
+"""Replicas watch for clients that hang up by themselves, and for less than Ray does it. HAProxy
+names what has no name, so that its own answers have one as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +193,8 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
 
     Ray 2.60 binds HAProxy's statistics and metrics to all interfaces, sends one datagram of log
     per request, answers in plain text when no replica does, waits for ever for the head of a
-    request, and names requests only in a replica; and HAProxy outlives Ray.
+    request, names requests only in a replica, and has replicas watch every client for hanging up;
+    and HAProxy outlives Ray.
     """
     unavailable = run.folder / "unavailable.http"
     unavailable.write_bytes(UNAVAILABLE % (len(UNAVAILABLE_BODY), UNAVAILABLE_BODY))
@@ -202,7 +205,7 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
     timeout http-request {HEADER_S}s
     option http-ignore-probes"""
     edits += [_sed_append("^defaults", waits)]
-    edits += [_sed_append("^ *bind ", REQUEST_ID, within="^frontend http_frontend$")]
+    edits += [_sed_append("^ *bind ", REQUESTS, within="^frontend http_frontend$")]
     sed = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
     command = shlex.join([*dies_with_parent(), str(run.haproxy)])
     run.wrapper.write_text(

@@ -39,6 +39,7 @@ from serve.http import (
     Response,
     Scope,
     Stream,
+    Watch,
     request_id,
 )
 from serve.metrics import KeyMetrics, Metrics, RequestMetrics
@@ -48,6 +49,13 @@ from serve.slow import Patience
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
+
+COPY_INLINE_VALUES = 1 << 20
+"""The same where encoding is no more than copying."""
+
+WATCH_AFTER_S = 0.05
+"""A client that has waited so long is watched, and its samples are dropped when it hangs up. Few
+wait so long, and to watch all from the start would cost a twentieth of a small request."""
 
 T = TypeVar("T")
 
@@ -140,11 +148,14 @@ class Call:
         """That it asked for, once that is known."""
         self.num_bytes = 0
         """Of its answer, where that is no HTTP response."""
+        self.receive: Receive | None = None
+        """What tells of the client hanging up, once its body was read."""
 
     async def read(self, scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         """The body; by it a retry is known. Raises HTTPError 400, 408, 413 or 422."""
         body = await self._patience.read(scope, receive, max_bytes)
         self.visit.identify(scope["path"], body)
+        self.receive = receive
         return body
 
     def seed(self, asked: int | None) -> int | None:
@@ -295,6 +306,7 @@ class Sampler:
     ) -> Arrays:
         """What comes of work for `n` samples, which are paid for first; refused, they are free."""
         await self.pay(n, lane, call)
+        watch = Watch(call.receive, WATCH_AFTER_S) if call.receive is not None else None
         try:
             outputs = await work()
             call.visit.drew = True
@@ -319,6 +331,13 @@ class Sampler:
             call.visit.refund()
             lane.metrics.shed(n, "overloaded")
             raise HTTPError(503, "pool_unavailable", f"{error}", [RETRY_SOON]) from None
+        except asyncio.CancelledError:
+            if watch is None or not watch.has_cancelled():
+                raise
+            raise HTTPError(HUNG_UP, "hung_up", "the client hung up") from None
+        finally:
+            if watch is not None:
+                watch.stop()
 
     async def pay(self, n: int, lane: SignatureLane, call: Call) -> None:
         """Take `n` samples from the key's budget, once for a request. Raises HTTPError 400 or 429.
@@ -338,9 +357,11 @@ class Sampler:
         key = call.visit.key
         return self._metrics.key("" if key is None else key.name)
 
-    async def encoded(self, values: int, encode: Callable[[], T]) -> T:
-        """What `encode` makes of so many values: in a thread if it would take long."""
-        if values < ENCODE_INLINE_VALUES:
+    async def encoded(
+        self, values: int, encode: Callable[[], T], inline: int = ENCODE_INLINE_VALUES
+    ) -> T:
+        """What `encode` makes of so many values: in a thread if there are `inline` or more."""
+        if values < inline:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._encoder_thread, encode)
 

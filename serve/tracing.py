@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from serve.access.gate import RawHeaders
 from serve.batching import Arrays, Job
 from serve.http import HUNG_UP, HTTPError, Response, Stream, request_id
-from serve.sampling import Answer, Call, Sampler, T
+from serve.sampling import ENCODE_INLINE_VALUES, Answer, Call, Sampler, T
 
 PARENT = (b"traceparent", b"tracestate")
 
@@ -123,9 +123,11 @@ class TracedSampler(Sampler):
         )
         span.end(since_ns + int(end_s * 1e9))
 
-    async def encoded(self, values: int, encode: Callable[[], T]) -> T:
+    async def encoded(
+        self, values: int, encode: Callable[[], T], inline: int = ENCODE_INLINE_VALUES
+    ) -> T:
         with self._tracer.start_as_current_span("encode"):
-            return await super().encoded(values, encode)
+            return await super().encoded(values, encode, inline)
 
 
 def _inside(span: Span) -> Any:

@@ -26,6 +26,9 @@ from serve.switching import Target, candidate, parse_target
 STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
 
+INLINE_S = 0.001
+"""A batch that takes less may keep the event loop, and with it health checks, waiting."""
+
 TEND_S = 2.0
 """Between two looks at what changes seldom: cost, and keys."""
 
@@ -55,6 +58,7 @@ class Worker:
         self._batcher = Batcher(
             max_queue=settings.limits.max_queue,
             linger_s=settings.linger_ms / 1000,
+            inline_s=INLINE_S,
             observe_queue=self._metrics.queued.set,
         )
         self._load = Load(self._batcher)

@@ -40,13 +40,14 @@ class Contract:
     def draw(
         self,
         signature: str,
-        seed: int,
+        seed: int | Sequence[int],
         indices: Sequence[int],
-        label: int | Sequence[int] | None = None,
+        label: int | Sequence[int | None] | None = None,
     ) -> Arrays:
         """The inputs of samples `indices` of `seed`; labels are drawn where none is given.
 
-        Raises ValueError for a label out of range, or a signature that needs more than a seed.
+        Seed and label are those of all samples, or sequences with one for each. Raises ValueError
+        for a label out of range, or a signature that needs more than a seed.
         """
         spec = self.signature(signature)
         inputs: Arrays = {}
@@ -92,17 +93,24 @@ class Contract:
 
 
 def _labels(
-    spec: TensorSpec, seed: int, indices: Sequence[int], label: int | Sequence[int] | None
+    spec: TensorSpec,
+    seed: int | Sequence[int],
+    indices: Sequence[int],
+    label: int | Sequence[int | None] | None,
 ) -> NDArray[np.int64]:
     assert spec.range is not None
+    num_classes = int(spec.range[1]) + 1
     if label is None:
-        return latents.labels(seed, indices, int(spec.range[1]) + 1)
+        return latents.labels(seed, indices, num_classes)
     given = [label] * len(indices) if isinstance(label, int) else list(label)
     if len(given) != len(indices):
         raise ValueError(
             f"label must be one class or n of them: n is {len(indices)}, got {len(given)}"
         )
     for value in given:
-        if not spec.range[0] <= value <= spec.range[1]:
-            raise ValueError(f"label must be in [0, {int(spec.range[1]) + 1}), got {value}")
+        if value is not None and not spec.range[0] <= value < num_classes:
+            raise ValueError(f"label must be in [0, {num_classes}), got {value}")
+    if None in given:
+        drawn = latents.labels(seed, indices, num_classes)
+        given = [d if v is None else v for v, d in zip(given, drawn, strict=True)]
     return np.array(given, np.int64)
