@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from serve.access.allowance import Take
+from serve.batching import Batcher
 from serve.hosting import SignatureLane
 from serve.replica import Replica
 from serve.settings import Settings
@@ -77,7 +78,8 @@ def listening(
 class Gate:
     """Stands before a lane: lets so many batches through and holds the rest, or fails them."""
 
-    def __init__(self, lane: SignatureLane) -> None:
+    def __init__(self, lane: SignatureLane, batcher: Batcher) -> None:
+        batcher._inline_s = 0.0  # what is held must hold the thread, not the event loop
         self.batches = 0
         self.free = 10**9
         self.fails_at = 10**9

@@ -84,7 +84,7 @@ def test_every_metric_moves(client: Client, store: Path, keys: Path) -> None:
     async def held() -> None:
         """One request in the graph and one in the queue."""
         assert replica._models is not None
-        gate = Gate(replica._models.all[0].lanes["sample"])
+        gate = Gate(replica._models.all[0].lanes["sample"], replica._batcher)
         gate.free = 0
         asked = [asyncio.create_task(ask(client, BOB, 3))]
         while gate.batches != 1:

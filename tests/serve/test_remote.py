@@ -274,7 +274,7 @@ def test_refusals_are_the_same_as_at_home(n: int, both: Both) -> None:
     for client, worker in ((both.local, both.local.replica), (both.remote, both.worker)):
         assert worker._models is not None
         (hosted,) = [one for one in worker._models.all if one.id == "tiny@1"]
-        gate = Gate(hosted.lanes["sample"])  # type: ignore[arg-type]
+        gate = Gate(hosted.lanes["sample"], worker._batcher)  # type: ignore[arg-type]
         gate.free = 0
 
         async def ask(client: Client = client, gate: Gate = gate) -> httpx.Response:
@@ -324,7 +324,7 @@ def test_a_pool_without_replicas_holds_only_so_much(both: Both) -> None:
 
 def test_hanging_up_cancels_the_work_in_the_pool(both: Both) -> None:
     assert both.worker._models is not None
-    gate = Gate(both.worker._models.all[0].lanes["sample"])  # type: ignore[arg-type]
+    gate = Gate(both.worker._models.all[0].lanes["sample"], both.worker._batcher)  # type: ignore[arg-type]
     gate.free = 0
 
     async def hang_up() -> None:
@@ -343,7 +343,7 @@ def test_hanging_up_cancels_the_work_in_the_pool(both: Both) -> None:
 
 def test_an_error_of_the_graph_is_the_servers(both: Both) -> None:
     assert both.worker._models is not None
-    gate = Gate(both.worker._models.all[0].lanes["sample"])  # type: ignore[arg-type]
+    gate = Gate(both.worker._models.all[0].lanes["sample"], both.worker._batcher)  # type: ignore[arg-type]
     gate.fails_at = 0
     assert error(both.remote.request("POST", "/v1/samples", **body())) == (500, "internal")
 

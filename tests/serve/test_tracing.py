@@ -124,7 +124,7 @@ def test_who_hangs_up_ends_the_span(
     traced: Listening, memory: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert traced.replica._models is not None
-    gate = Gate(traced.replica._models.all[0].lanes["sample"])
+    gate = Gate(traced.replica._models.all[0].lanes["sample"], traced.replica._batcher)
     gate.free = 1
     body = {"model": "tiny", "n": 40, "format": "ndjson"}
     with httpx.stream("POST", f"{traced.url}/v1/samples", json=body) as answer:
@@ -154,7 +154,7 @@ def test_what_fails_is_an_error_without_its_stack(
     traced: Listening, memory: InMemorySpanExporter
 ) -> None:
     assert traced.replica._models is not None
-    Gate(traced.replica._models.all[0].lanes["sample"]).fails_at = 1
+    Gate(traced.replica._models.all[0].lanes["sample"], traced.replica._batcher).fails_at = 1
     assert ask(traced).status_code == 500
     request, _ = request_of(memory)
     assert not request.status.is_ok
