@@ -78,6 +78,7 @@ class Replica:
         self._metrics = Metrics()
         self._batcher = Batcher(
             max_queue=settings.limits.max_queue,
+            max_wait_s=settings.limits.max_wait_s,
             linger_s=settings.linger_ms / 1000,
             inline_s=INLINE_S,
             observe_queue=self._metrics.queued.set,

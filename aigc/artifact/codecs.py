@@ -235,7 +235,7 @@ def grid(images: NDArray[np.uint8], columns: int = 0) -> NDArray[np.uint8]:
 
 def npy(array: NDArray[Any]) -> bytes:
     """Any array -> .npy bytes."""
-    return b"".join((_npy_header(array.shape, array.dtype.str), np.ascontiguousarray(array)))
+    return b"".join((_npy_header(array.shape, array.dtype.str), np.ascontiguousarray(array).data))
 
 
 @lru_cache(64)

@@ -113,7 +113,8 @@ class Artifact:
     ) -> Arrays:
         """The inputs of samples `indices` of `seed`; labels are drawn where none is given.
 
-        Seed and label are those of all samples, or sequences with one for each. Raises ValueError for a label out of range, or a signature that needs more than a seed.
+        Seed and label are those of all samples, or sequences with one for each. Raises ValueError
+        for a label out of range, or a signature that needs more than a seed.
         """
         spec = self.signature(signature)
         inputs: Arrays = {}

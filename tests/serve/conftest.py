@@ -200,6 +200,7 @@ def served(store: Path, metrics_dir: Path) -> Iterator[Listening]:
 def gate(served: Listening) -> Iterator[Gate]:
     models = served.replica._models
     assert models is not None
+    served.replica._batcher._inline_s = 0.0  # a held batch would hold the event loop
     gate = Gate(models.all[0].lanes["sample"])
     yield gate
     gate.open.set()
