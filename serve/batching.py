@@ -11,6 +11,7 @@ in `serve.fair`.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,8 @@ class Running:
 class Batcher:
     """Feeds one inference thread; lives on one event loop, where the shortest batches may run.
 
+    `max_wait_s`: while the work that waits would take longer, jobs are refused: max_queue samples
+    of a slow graph may be an hour's. An idle batcher takes any job.
     `linger_s`: the longest that a batch that is not full is held back when nothing ran before it,
     for others to join. A job with a deadline is not held back, nor what came with it.
     `inline_s`: a batch that is known to take less is run on the event loop: to wake the thread and
@@ -111,6 +114,7 @@ class Batcher:
         self,
         *,
         max_queue: int,
+        max_wait_s: float = math.inf,
         queue: Queue | None = None,
         linger_s: float = 0.0,
         inline_s: float = 0.0,
@@ -119,6 +123,7 @@ class Batcher:
         if linger_s < 0:
             raise ValueError(f"linger_s must be at least 0, got {linger_s}")
         self._max_queue = max_queue
+        self._max_wait_s = max_wait_s
         self._linger_s = linger_s
         self._inline_s = inline_s
         self._observe_queue = observe_queue
@@ -175,10 +180,10 @@ class Batcher:
     async def submit(self, job: Job) -> Arrays:
         """Run a job; outputs by name, batch axis first, in the order of its samples.
 
-        Raises OverloadedError at once if its samples do not fit in the queue or would wait there
-        for longer than its deadline, DeadlineError when that passes before all were taken,
-        ClosedError after close(), ValueError for n < 1, and what the job's own draw or run raised.
-        Cancelling it takes its samples out of the queue.
+        Raises OverloadedError at once if its samples do not fit in the queue, would wait there for
+        longer than its deadline, or find max_wait_s of work there, DeadlineError when the deadline
+        passes before all were taken, ClosedError after close(), ValueError for n < 1, and what the
+        job's own draw or run raised. Cancelling it takes its samples out of the queue.
         """
         if self._closed:
             raise ClosedError
@@ -187,6 +192,10 @@ class Batcher:
         if self.queued + job.n > self._max_queue:
             self._count_shed(job)
             raise OverloadedError(_retry_after_s(self.work_s))
+        if self.queued and (work_s := self.work_s) > self._max_wait_s:
+            self._count_shed(job)
+            reason = f"about {work_s:.0f} s of work wait already"
+            raise OverloadedError(_retry_after_s(work_s - self._max_wait_s), reason)
         job.queued_at_s = time.monotonic()
         loop = asyncio.get_running_loop()
         timer = None

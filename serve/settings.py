@@ -48,6 +48,8 @@ class Limits:
     """Most samples per run of a graph; larger requests are split, small ones are merged."""
     max_queue: int = 8192
     """Most samples waiting in a replica; beyond, requests are answered with 503."""
+    max_wait_s: float = 30.0
+    """Most work waiting in a replica, in seconds as measured; beyond, requests get a 503 too."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -57,6 +57,7 @@ class Worker:
         self._counted_until_s = time.monotonic()
         self._batcher = Batcher(
             max_queue=settings.limits.max_queue,
+            max_wait_s=settings.limits.max_wait_s,
             linger_s=settings.linger_ms / 1000,
             inline_s=INLINE_S,
             observe_queue=self._metrics.queued.set,
