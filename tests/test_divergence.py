@@ -21,6 +21,8 @@ from aigc.run import MAX_ROLLBACKS, Run, work
 from aigc.train import Alone
 from tests.test_train import small
 
+pytestmark = pytest.mark.process
+
 
 def norms(guard: Guard, values: list[float]) -> None:
     for number, value in enumerate(values):

@@ -17,6 +17,8 @@ from aigc.run import Run, work
 from aigc.train import Alone, TrainState
 from tests.test_train import differing, small
 
+pytestmark = pytest.mark.process
+
 
 def trained(folder: Path, config: TrainConfig) -> Run:
     run = Run(folder)
@@ -29,7 +31,6 @@ def reports(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.process
 def test_quality_is_measured_and_the_best_checkpoint_stays(tmp_path: Path) -> None:
     intervals = {"evaluate_interval": 32, "report_interval": 32, "checkpoint_interval": 32}
     config = small("dcgan:digits", samples=128, keep_checkpoints=1, **intervals)
@@ -121,7 +122,6 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
         start_from(TrainState(wider), str(first.folder))
 
 
-@pytest.mark.process
 def test_a_run_starts_from_an_artifact_that_carries_weights(tmp_path: Path) -> None:
     from aigc.initial import start_from
 

@@ -14,6 +14,8 @@ from aigc.model import GenerativeModel
 from aigc.train import TrainState, train
 from tests.test_train import differing, finish, small
 
+pytestmark = pytest.mark.process
+
 
 def float64(preset: str, **changes: Any) -> TrainConfig:
     return small(preset, precision="float64", **changes)
@@ -28,7 +30,6 @@ def without_batch_norm(config: TrainConfig) -> TrainConfig:
     return replace(config, model=replace(config.model, batch_norm=False))
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     "config",
     [
@@ -57,7 +58,6 @@ def test_a_power_iteration_per_part_would_show(monkeypatch: pytest.MonkeyPatch) 
     assert worst(whole, finish(replace(config, micro_batch=5))) > 1e-9
 
 
-@pytest.mark.process
 def test_parts_resume_bit_equal(tmp_path: Any) -> None:
     from tests.test_train import resumed
 
@@ -103,7 +103,6 @@ def test_fresh_noise_gives_the_generator_latents_of_its_own() -> None:
     assert changed == {"model/generator"}  # the discriminator's step saw the same fakes
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("preset", ["conv_vae:digits", "dcgan:digits"])
 def test_bfloat16_keeps_float32_weights_and_learns(preset: str) -> None:
     config = small(preset, samples=16 * 10)

@@ -18,6 +18,8 @@ from aigc.noise import Noise
 from aigc.run import Run, cut_back, work
 from aigc.train import Alone, Event, NonFiniteLoss, TrainState, train
 
+pytestmark = pytest.mark.process
+
 BATCHES = 6
 """Batches of a whole run here: more than WGAN-GP's five discriminator steps."""
 
@@ -125,7 +127,6 @@ def test_resume_is_not_exact_once_a_part_of_the_state_is_forgotten(
     assert differing(whole, resumed(config, tmp_path, at=3))
 
 
-@pytest.mark.process
 def test_a_new_process_resumes_bit_equal(tmp_path: Path) -> None:
     flags = ["--batch", "16", "--report-interval", "32", "--grid-interval", "48", "--threads", "1"]
     common = [sys.executable, "-m", "aigc.cli", "train", "dcgan:digits", *flags]
