@@ -182,6 +182,9 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
     # Replicas watch for clients that hang up by themselves, and for less than Ray does it.
     unwatched = "http-request set-header x-request-disconnect-disabled ?1"
     edits.append(rf"/^frontend http_frontend/,/^ *bind /s#^\( *\)bind .*#&\n\1{unwatched}#")
+    # HAProxy repeats only what it had whole when it first sent it, and many clients send head and
+    # body in two packets: without this, those get no answer from a replica that is killed.
+    edits.append(r"s#^\( *\)option redispatch 1#&\n\1option http-buffer-request#")
     edits += [rf"s#^\( *errorfile 50[234] \).*#\1{unavailable}#", "/^ *log /d", "/httplog$/d"]
     sed = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
     command = shlex.join([*dies_with_parent(), str(run.haproxy)])
