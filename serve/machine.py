@@ -33,8 +33,8 @@ MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket on Linux."""
 
 HEADER_S = 10
-"""Longest that the head of a request may take to arrive; then HAProxy answers 408, in words of its
-own that no file replaces."""
+"""Longest that the head of a request, and a body that fits into HAProxy's buffer, may take to arrive;
+then HAProxy answers 408, in words of its own that no file replaces."""
 
 CLIENT_S = 60
 """Longest that a client may send or take nothing while it is its turn. More than the replicas give
@@ -199,6 +199,9 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
     unavailable = run.folder / "unavailable.http"
     unavailable.write_bytes(UNAVAILABLE % (len(UNAVAILABLE_BODY), UNAVAILABLE_BODY))
     edits = [rf"s#^\( *bind \)[*]*:{port}$#\1127.0.0.1:{port}#" for port in private_ports]
+    # HAProxy repeats only what it had whole when it first sent it, and many clients send head and
+    # body in two packets: without this, those get no answer from a replica that is killed.
+    edits.append(r"s#^\( *\)option redispatch 1#&\n\1option http-buffer-request#")
     edits += [rf"s#^\( *errorfile 50[234] \).*#\1{unavailable}#", "/^ *log /d", "/httplog$/d"]
     # Who opens a connection ahead of need and never uses it gets no 408, it is just closed.
     waits = f"""

@@ -447,13 +447,45 @@ def test_counters_stay_right_when_a_replica_is_killed(pair: Server) -> None:
     ask()
     expected = tuple(a + b for a, b in zip(expected, (20, 60, 20, 60, 20), strict=True))
     assert counted() == expected
+    wait_until_replaced(pair)
+    assert counted() == expected
+    own = httpx.get(f"{pair.url}/metrics").text
+    assert "aigc_requests_total" in own
+
+
+def wait_until_replaced(pair: Server) -> None:
     deadline = time.monotonic() + 40
     while pair.total("aigc_ready") != 2 or len(pair.replicas()) != 2:
         assert time.monotonic() < deadline, "the killed replica was not replaced"
         time.sleep(0.25)
-    assert counted() == expected
-    own = httpx.get(f"{pair.url}/metrics").text
-    assert "aigc_requests_total" in own
+
+
+def test_no_request_fails_when_its_replica_is_killed(pair: Server) -> None:
+    """Clients that send head and body in two packets, as httpx does, among them."""
+    over = False
+
+    async def client(number: int) -> list[int]:
+        kept = httpx.Limits(max_keepalive_connections=number % 2)
+        statuses = []
+        async with httpx.AsyncClient(base_url=pair.url, limits=kept, timeout=30) as http:
+            while not over:
+                body = {"model": "tiny", "n": 64, "seed": number, "format": "npy"}
+                statuses.append((await http.post("/v1/samples", json=body)).status_code)
+        return statuses
+
+    async def crowd() -> list[int]:
+        nonlocal over
+        clients = [asyncio.create_task(client(number)) for number in range(24)]
+        await asyncio.sleep(1)
+        await asyncio.to_thread(pair.replicas()[0].kill)
+        await asyncio.sleep(2)
+        over = True
+        return [status for statuses in await asyncio.gather(*clients) for status in statuses]
+
+    found = asyncio.run(crowd())
+    assert len(found) > 100
+    assert set(found) == {200}
+    wait_until_replaced(pair)
 
 
 def test_nothing_tried_to_import_torch(pair: Server) -> None:
