@@ -33,8 +33,8 @@ MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket on Linux."""
 
 HEADER_S = 10
-"""Longest that the head of a request, and a body that fits into HAProxy's buffer, may take to arrive;
-then HAProxy answers 408, in words of its own that no file replaces."""
+"""Longest that the head of a request may take to arrive, and a body that fits into HAProxy's buffer
+with it; then HAProxy answers 408, in words of its own that no file replaces."""
 
 CLIENT_S = 60
 """Longest that a client may send or take nothing while it is its turn. More than the replicas give
