@@ -30,6 +30,7 @@ bench: $(READY)  ## writes docs/benchmarks.md
 	$(BIN)/python -m tests.bench.bench_quality
 	$(BIN)/python -m tests.bench.bench_overheads
 	$(BIN)/python -m tests.bench.bench_serving
+	$(BIN)/python -m tests.bench.bench_pools
 	$(BIN)/python -m tests.bench.bench_autoscaling
 
 setup: $(READY)

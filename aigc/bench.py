@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aigc import data, models
 from aigc.config import TrainConfig, require
 from aigc.data import Source
+from aigc.memory import keep_freed_memory
 from aigc.state import TrainState
 from aigc.train import train
 
@@ -102,6 +103,7 @@ def command(argv: list[str]) -> int:
     config = options.config
     if idle := [name for name in UNUSED if getattr(config, name) != getattr(preset, name)]:
         print(f"aigc bench: without effect here: {', '.join(idle)}", file=sys.stderr)
+    keep_freed_memory()
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     chosen = options.device
     if chosen == "auto":

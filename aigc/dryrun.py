@@ -59,7 +59,9 @@ def _note(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
 def _layer(model: nn.Module, name: str, shape: tuple[int, ...]) -> str:
     module = model.get_submodule(name)
     rest = ", ".join(map(str, shape[1:]))
-    kind = type(module).__name__.removeprefix("Parametrized")
+    # The name that a reader knows, of layers that compute the same in another way.
+    torchs = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn"))
+    kind = next(torchs).__name__.removeprefix("Parametrized")
     return f"  {name:<34}{kind:<18}(N, {rest}){_count(module):>12,}"
 
 

@@ -27,8 +27,9 @@ from torch import nn
 from aigc.artifact import Manifest, Signature, Store, TensorSpec, latents
 from aigc.artifact.card import card
 from aigc.artifact.codecs import grid, png, to_uint8
+from aigc.artifact.contract import Arrays
 from aigc.artifact.manifest import Level, Parity, Reproducibility, Training, check_name, seal
-from aigc.artifact.session import Arrays, compare
+from aigc.artifact.session import compare
 from aigc.initial import WEIGHTS
 from aigc.model import Export, GenerativeModel
 from aigc.run import Run

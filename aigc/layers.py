@@ -151,7 +151,7 @@ class Upsampler(nn.Sequential):
             spare = (kernel - stride) % 2
             last = i == len(strides) - 1
             layers.append(
-                nn.ConvTranspose2d(
+                (_ToOneChannel if c_out == 1 else nn.ConvTranspose2d)(
                     c_in,
                     c_out,
                     kernel,
@@ -170,6 +170,41 @@ class _Pixels(nn.Unflatten):
     def forward(self, input: Tensor) -> Tensor:
         images: Tensor = super().forward(input)
         return images.contiguous(memory_format=torch.channels_last)
+
+
+class _ToOneChannel(nn.ConvTranspose2d):
+    """A transposed convolution to one channel, on the CPU as a matrix product and a fold.
+
+    oneDNN computes channels in blocks, of which one channel leaves most unused. What is exported
+    or compiled, and what a GPU runs, is the convolution that it is.
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        plain = (
+            input.device.type != "cpu"
+            or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled("cpu")
+        )
+        if plain or output_size is not None:
+            return super().forward(input, output_size)
+        n, c_in, height, width = input.shape
+        rows = input.permute(0, 2, 3, 1).reshape(n, height * width, c_in)
+        patches = (rows @ self.weight.reshape(c_in, -1)).transpose(1, 2)
+        padding = self.padding
+        assert not isinstance(padding, str)
+        size = tuple(
+            (side - 1) * s - 2 * p + k + spare
+            for side, s, p, k, spare in zip(
+                (height, width),
+                self.stride,
+                padding,
+                self.kernel_size,
+                self.output_padding,
+                strict=True,
+            )
+        )
+        image = F.fold(patches, size, self.kernel_size, padding=padding, stride=self.stride)
+        return image if self.bias is None else image + self.bias[:, None, None]
 
 
 class Downsampler(nn.Module):

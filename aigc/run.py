@@ -26,6 +26,7 @@ from aigc.config import TrainConfig
 from aigc.data import Source
 from aigc.feed import Stream
 from aigc.initial import start_from
+from aigc.memory import keep_freed_memory
 from aigc.reporter import Report, Reporter, Since, cut_back, start_line
 from aigc.storage import Mirror, is_remote, local_folder
 from aigc.train import Diverged, Outcome, Sync, TrainState, train
@@ -156,6 +157,7 @@ def work(
     work that the restart before cost. Raises Diverged; ValueError if the run was begun on other
     data; OSError if the last checkpoint cannot be written.
     """
+    keep_freed_memory()
     tries, at = 0, None
     while True:
         state = TrainState(config, device)

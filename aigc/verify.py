@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from aigc.artifact import Artifact, codecs
-from aigc.artifact.session import Arrays
+from aigc.artifact.contract import Arrays
 
 MAX_GRID = 100_000
 """Most samples that a picture is made again from."""

@@ -11,6 +11,7 @@ in `serve.fair`.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ __all__ = [
     "OverloadedError",
     "Piece",
     "Queue",
+    "TooLateError",
 ]
 
 MAX_RETRY_AFTER_S = 30
@@ -43,7 +45,12 @@ class OverloadedError(Exception):
 
     def __init__(self, retry_after_s: int, reason: str = "the queue is full") -> None:
         super().__init__(f"{reason}, try again in {retry_after_s} s")
+        self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class TooLateError(OverloadedError):
+    """The queue is too long for the job's deadline."""
 
 
 class DeadlineError(Exception):
@@ -93,24 +100,32 @@ class Running:
 
 
 class Batcher:
-    """Feeds one inference thread; lives on one event loop.
+    """Feeds one inference thread; lives on one event loop, where the shortest batches may run.
 
+    `max_wait_s`: while the work that waits would take longer, jobs are refused: max_queue samples
+    of a slow graph may be an hour's. An idle batcher takes any job.
     `linger_s`: the longest that a batch that is not full is held back when nothing ran before it,
     for others to join. A job with a deadline is not held back, nor what came with it.
+    `inline_s`: a batch that is known to take less is run on the event loop: to wake the thread and
+    to be woken by it costs a tenth of a millisecond, and the others are not kept waiting longer.
     """
 
     def __init__(
         self,
         *,
         max_queue: int,
+        max_wait_s: float = math.inf,
         queue: Queue | None = None,
         linger_s: float = 0.0,
+        inline_s: float = 0.0,
         observe_queue: Callable[[int], None] = lambda _: None,
     ) -> None:
         if linger_s < 0:
             raise ValueError(f"linger_s must be at least 0, got {linger_s}")
         self._max_queue = max_queue
+        self._max_wait_s = max_wait_s
         self._linger_s = linger_s
+        self._inline_s = inline_s
         self._observe_queue = observe_queue
         self._queue: Queue = Fair() if queue is None else queue
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
@@ -165,10 +180,10 @@ class Batcher:
     async def submit(self, job: Job) -> Arrays:
         """Run a job; outputs by name, batch axis first, in the order of its samples.
 
-        Raises OverloadedError at once if its samples do not fit in the queue or would wait there
-        for longer than its deadline, DeadlineError when that passes before all were taken,
-        ClosedError after close(), ValueError for n < 1, and what the job's own draw or run raised.
-        Cancelling it takes its samples out of the queue.
+        Raises OverloadedError at once if its samples do not fit in the queue, would wait there for
+        longer than its deadline, or find max_wait_s of work there, DeadlineError when the deadline
+        passes before all were taken, ClosedError after close(), ValueError for n < 1, and what the
+        job's own draw or run raised. Cancelling it takes its samples out of the queue.
         """
         if self._closed:
             raise ClosedError
@@ -177,6 +192,10 @@ class Batcher:
         if self.queued + job.n > self._max_queue:
             self._count_shed(job)
             raise OverloadedError(_retry_after_s(self.work_s))
+        if self.queued and (work_s := self.work_s) > self._max_wait_s:
+            self._count_shed(job)
+            reason = f"about {work_s:.0f} s of work wait already"
+            raise OverloadedError(_retry_after_s(work_s - self._max_wait_s), reason)
         job.queued_at_s = time.monotonic()
         loop = asyncio.get_running_loop()
         timer = None
@@ -214,7 +233,7 @@ class Batcher:
         if wait_s > slack_s:
             self._count_shed(job)
             reason = f"the wait of about {wait_s:.2g} s is longer than the deadline allows"
-            raise OverloadedError(_retry_after_s(wait_s - slack_s), reason)
+            raise TooLateError(_retry_after_s(wait_s - slack_s), reason)
 
     def _wake(self, job: Job) -> None:
         """Run the queue from the next turn of the event loop on, or after lingering."""
@@ -243,7 +262,11 @@ class Batcher:
                 started = time.monotonic()
                 self._running = Running(lane=lane, size=size, since_s=started)
                 waits = _waits_s(pieces, started)
-                outcomes, seconds = await loop.run_in_executor(self._thread, run, lane, pieces)
+                inline = self._is_short(lane, size)
+                if inline:
+                    outcomes, seconds = run(lane, pieces)
+                else:
+                    outcomes, seconds = await loop.run_in_executor(self._thread, run, lane, pieces)
                 self._running = None
                 for piece, outcome in zip(pieces, outcomes, strict=True):
                     self._settle(piece, outcome)
@@ -253,9 +276,15 @@ class Batcher:
                     lane.observe(Batch(size=size, seconds=seconds, waits_s=waits))
                 except Exception:  # counting must not cost those who wait their samples
                     logger.exception("a batch could not be counted")
+                if inline:
+                    await asyncio.sleep(0)  # the others' turn, between any two batches
         finally:
             self._running = None
             self._pump = None
+
+    def _is_short(self, lane: Lane, size: int) -> bool:
+        """Whether a batch is known to take less than `inline_s`."""
+        return 0 < size * self.seconds_per_sample(lane) < self._inline_s
 
     def _take(self) -> list[Piece]:
         """The next batch, without the jobs that nobody waits for any more or that are too late.

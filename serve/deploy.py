@@ -29,6 +29,8 @@ class Deploy:
 
     artifact: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARTIFACT")] = ""
     """Folder, `store/name` (its newest version) or `store/name@version`, as the server sees it."""
+    pool: str = ""
+    """Pool of replicas that is to host it; if absent, the one that hosts its name already."""
     url: str = "http://127.0.0.1:8000"
     """The server."""
     keep: int = 2
@@ -43,6 +45,8 @@ class Deploy:
     def __post_init__(self) -> None:
         if sum(map(bool, (self.artifact, self.remove, self.pin))) != 1:
             raise ValueError("name an artifact to deploy, or one of --remove and --pin")
+        if self.pool and not self.artifact:
+            raise ValueError("--pool says where to deploy; --remove and --pin find theirs")
         if self.keep < 1:
             raise ValueError(f"keep must be at least 1, got {self.keep}")
 
@@ -52,7 +56,8 @@ def command(argv: list[str]) -> int:
     wish = tyro.cli(Deploy, args=argv, prog="aigc deploy", description=Deploy.__doc__)
     url = wish.url.rstrip("/")
     if wish.artifact:
-        body = {"artifact": _as_the_server_sees_it(wish.artifact), "keep": wish.keep}
+        artifact = _as_the_server_sees_it(wish.artifact)
+        body = {"artifact": artifact, "keep": wish.keep, "pool": wish.pool or None}
         answer = client.ask(f"{url}/v1/admin/deploy", body, timeout_s=wish.timeout)
         wait(url, answer["model"], wish.timeout)
         _say(answer)
@@ -96,7 +101,9 @@ def _as_the_server_sees_it(reference: str) -> str:
 
 
 def _say(answer: dict[str, Any]) -> None:
-    for uri in answer["artifacts"]:
-        print(f"hosted  {uri}", file=sys.stderr)
-    for name, version in answer["pinned"].items():
-        print(f"pinned  {name} is {name}@{version}", file=sys.stderr)
+    for pool, target in {"": answer, **answer["pools"]}.items():
+        where = f" in pool {pool}" if pool else ""
+        for uri in target["artifacts"]:
+            print(f"hosted  {uri}{where}", file=sys.stderr)
+        for name, version in target["pinned"].items():
+            print(f"pinned  {name} is {name}@{version}{where}", file=sys.stderr)

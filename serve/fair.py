@@ -7,7 +7,7 @@ pieces = queue.take()  # the next batch
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -40,6 +40,9 @@ class Job:
     n: int
     draw: Callable[[int, int], Arrays]
     """(start, stop) -> the inputs of samples start .. stop - 1 of this job. Runs in the thread."""
+    draw_together: "Callable[[Sequence[Piece]], Arrays] | None" = None
+    """The inputs of several pieces, in order, whose jobs all have this same function: one call
+    costs less than one for each. If it raises, each is drawn alone, to find whose fault it is."""
     deadline_s: float | None = None
     """Samples not taken by then are not run, by the monotonic clock; None to wait for ever."""
     taken: int = 0
@@ -75,6 +78,9 @@ class Piece:
     job: Job
     start: int
     stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
 
 @dataclass(frozen=True, kw_only=True)

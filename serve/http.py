@@ -6,7 +6,14 @@ A framework costs more per request than sampling a small model does, so the hot 
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+)
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +30,7 @@ Headers = list[tuple[bytes, bytes]]
 JSON = b"application/json"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
+CLOSE = (b"connection", b"close")
 
 T = TypeVar("T")
 
@@ -122,12 +130,21 @@ class Stream(Response):
 
     chunks: AsyncGenerator[bytes, None]
     """What comes after `body`. May raise HTTPError."""
-    ended: Callable[[int], None] = lambda code: None
-    """Told once how it ended: its status, that of the error, or HUNG_UP."""
+    ended: Callable[[int, int], None] = lambda code, num_bytes: None
+    """Told once how it ended (its status, that of the error, or HUNG_UP), and what was sent."""
+    request_id: str = ""
+    """For the log."""
 
     async def send(self, send: Send, receive: Receive, *, with_body: bool = True) -> None:
         code = HUNG_UP
-        sending = asyncio.create_task(self._send_all(send))
+        num_bytes = 0
+
+        async def counted(message: Message) -> None:
+            nonlocal num_bytes
+            await send(message)
+            num_bytes += len(message.get("body", b""))
+
+        sending = asyncio.create_task(self._send_all(counted))
         hanging_up = asyncio.create_task(_until_disconnect(receive))
         try:
             await asyncio.wait({sending, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
@@ -140,7 +157,7 @@ class Stream(Response):
                 await asyncio.gather(sending, hanging_up, return_exceptions=True)
                 await self.chunks.aclose()
             finally:
-                self.ended(code)
+                self.ended(code, num_bytes)
 
     async def _send_all(self, send: Send) -> int:
         headers = [(b"content-type", self.media_type), NOSNIFF, *self.headers]
@@ -153,7 +170,7 @@ class Stream(Response):
         except HTTPError as error:
             code, last = error.status, error.body() + b"\n"
         except Exception:
-            logger.exception("a stream failed")
+            logger.exception("a stream failed", extra={"request_id": self.request_id})
             code, last = 500, internal_error().body() + b"\n"
         await send({"type": "http.response.body", "body": last})
         return code
@@ -161,6 +178,46 @@ class Stream(Response):
 
 HUNG_UP = 499
 """What is counted when the client hangs up."""
+
+
+class Watch:
+    """Cancels the task that made it when the client hangs up, from `after_s` seconds on.
+
+    watch = Watch(receive, 0.05)
+    try:
+        ...
+    except asyncio.CancelledError:
+        if not watch.has_cancelled():
+            raise
+    finally:
+        watch.stop()
+    """
+
+    def __init__(self, receive: Receive, after_s: float) -> None:
+        self._receive = receive
+        self._watched = asyncio.current_task()
+        self._hung_up = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._start)
+
+    def has_cancelled(self) -> bool:
+        """Whether a cancellation that arrived is this one's, and no other's as well."""
+        return self._hung_up and self._watched is not None and self._watched.uncancel() == 0
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        await _until_disconnect(self._receive)
+        self._hung_up = True
+        if self._watched is not None:
+            self._watched.cancel()
 
 
 async def _until_disconnect(receive: Receive) -> None:
@@ -182,7 +239,7 @@ def json_response(value: Any, headers: Headers | None = None) -> Response:
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """The request's body. Raises HTTPError 413 as soon as it is known to be too large."""
     too_large = HTTPError(
-        413, "body_too_large", f"the body must be at most {max_bytes} bytes", [_CLOSE]
+        413, "body_too_large", f"the body must be at most {max_bytes} bytes", [CLOSE]
     )
     for name, value in scope["headers"]:
         if name == b"content-length" and (not value.isdigit() or int(value) > max_bytes):
@@ -204,9 +261,6 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
             return b"".join(chunks)
         message = await receive()
     raise HTTPError(400, "malformed_body", "the client hung up before its body was whole")
-
-
-_CLOSE = (b"connection", b"close")
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str) -> T:
@@ -259,7 +313,10 @@ class Application:
             response = self._shape(scope["path"])(error)
         except Exception:
             logger.exception(
-                "%s %s failed", method, scope["path"], extra={"request_id": request_id(scope)}
+                "%s %s failed",
+                method,
+                scope["path"],
+                extra={"request_id": request_id(scope["headers"])},
             )
             response = self._shape(scope["path"])(internal_error())
         await response.send(send, receive, with_body=method != "HEAD")
@@ -286,9 +343,9 @@ class Application:
         raise HTTPError(405, "method_not_allowed", message, [allow])
 
 
-def request_id(scope: Scope) -> str:
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """What the client or the proxy called this request; answers carry it too."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-request-id":
             return str(value[:200], "latin-1")
     return ""

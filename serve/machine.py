@@ -32,6 +32,14 @@ MAX_GRPC_MESSAGE_BYTES = (1 << 28) + (1 << 20)
 MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket on Linux."""
 
+HEADER_S = 10
+"""Longest that the head of a request may take to arrive; then HAProxy answers 408, in words of its
+own that no file replaces."""
+
+CLIENT_S = 60
+"""Longest that a client may send or take nothing while it is its turn. More than the replicas give
+a body (Limits.max_body_seconds), so that they say what was wrong."""
+
 UNAVAILABLE = b"""HTTP/1.1 503 Service Unavailable\r
 content-type: application/json\r
 cache-control: no-store\r
@@ -43,6 +51,16 @@ UNAVAILABLE_BODY = (
     b'{"error":{"code":"unavailable","message":"no replica answered; try again in a second",'
     b'"type":"server_error","param":null}}'
 )
+
+REQUESTS = """
+    http-request set-header x-request-disconnect-disabled ?1
+    unique-id-format %[uuid]
+    http-request set-header x-request-id %[unique-id] if !{ req.hdr(x-request-id) -m found }
+    http-request set-var(txn.request_id) req.hdr(x-request-id)
+    http-after-response set-header x-request-id %[var(txn.request_id)] if \
+!{ res.hdr(x-request-id) -m found }"""
+"""Replicas watch for clients that hang up by themselves, and for less than Ray does it. HAProxy
+names what has no name, so that its own answers have one as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +168,7 @@ def set_environment(run: Run, *, most_replicas: int) -> None:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m"),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc_port),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(CLIENT_S),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         # Samples are a function of the request: one that got no byte of answer may be repeated.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -173,12 +192,20 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
     """The HAProxy that Ray is given: the real one, behind a few edits of Ray's configuration.
 
     Ray 2.60 binds HAProxy's statistics and metrics to all interfaces, sends one datagram of log
-    per request, and answers in plain text when no replica does; and HAProxy outlives Ray.
+    per request, answers in plain text when no replica does, waits for ever for the head of a
+    request, names requests only in a replica, and has replicas watch every client for hanging up;
+    and HAProxy outlives Ray.
     """
     unavailable = run.folder / "unavailable.http"
     unavailable.write_bytes(UNAVAILABLE % (len(UNAVAILABLE_BODY), UNAVAILABLE_BODY))
     edits = [rf"s#^\( *bind \)[*]*:{port}$#\1127.0.0.1:{port}#" for port in private_ports]
     edits += [rf"s#^\( *errorfile 50[234] \).*#\1{unavailable}#", "/^ *log /d", "/httplog$/d"]
+    # Who opens a connection ahead of need and never uses it gets no 408, it is just closed.
+    waits = f"""
+    timeout http-request {HEADER_S}s
+    option http-ignore-probes"""
+    edits += [_sed_append("^defaults", waits)]
+    edits += [_sed_append("^ *bind ", REQUESTS, within="^frontend http_frontend$")]
     sed = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
     command = shlex.join([*dies_with_parent(), str(run.haproxy)])
     run.wrapper.write_text(
@@ -190,19 +217,26 @@ def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
     run.wrapper.chmod(0o700)
 
 
+def _sed_append(line: str, text: str, within: str = "") -> str:
+    """A sed command that puts `text` after a line, or after the first such one from `within` on."""
+    where = f"/{within}/,/{line}/" if within else ""
+    replacement = text.strip("\n").replace("\n", "\\n")
+    return f"{where}s#{line}.*#&\\n{replacement}#"
+
+
 def dies_with_parent() -> list[str]:
     """Start of a command line whose process is killed when its parent dies."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
-def start_ray(run: Run, *, most_replicas: int) -> None:
+def start_ray(run: Run, *, num_cpus: int) -> None:
     """Start Ray for this run alone, on loopback, in its own folder."""
     import ray
 
     ray.init(
         address="local",
-        num_cpus=max(most_replicas, os.cpu_count() or 1),
+        num_cpus=max(num_cpus, os.cpu_count() or 1),
         num_gpus=None,
         object_store_memory=100 * 2**20,
         include_dashboard=False,

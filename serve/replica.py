@@ -4,21 +4,19 @@ No Ray in it: `serve.app` makes it in a Serve deployment, a test may make it in 
 """
 
 import asyncio
-import gc
 import logging
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.cors import CORSMiddleware
 
 from aigc import exporter
+from aigc.artifact import ArtifactError
 from serve.access.allowance import Take
 from serve.access.gate import open_gate
-from serve.access.keys import load
-from serve.batching import Batcher
+from serve.access.keys import KeyFile, load
 from serve.dialects.admin import AdminApi
 from serve.dialects.grpc import GrpcApi
 from serve.dialects.interpolate import InterpolationApi
@@ -27,17 +25,20 @@ from serve.dialects.oip import OipApi, error_response
 from serve.dialects.openai import OpenAIApi
 from serve.dialects.openapi import document
 from serve.dialects.verify import VerificationApi
-from serve.hosting import Hosted, Models, open_one
+from serve.hosting import Hosted, Models
 from serve.http import ASGI, NO_STORE, Application, HTTPError, Receive, Response, Scope
-from serve.load import Load
-from serve.metrics import Metrics
 from serve.playground import docs_routes, page_routes
+from serve.remote import Connection, RemotePool
 from serve.sampling import Sampler
-from serve.settings import Settings
-from serve.switching import Config, Target, parse_target
+from serve.settings import DEFAULT, Settings
+from serve.slow import Patience
+from serve.switching import Config, Target
+from serve.worker import Worker
 
-STUCK_S = 120.0
-"""A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+logger = logging.getLogger(__name__)
 
 CORS_ASKED = ("authorization", "content-type", "x-api-key", "idempotency-key", "x-request-timeout")
 CORS_TOLD = (
@@ -47,14 +48,12 @@ CORS_TOLD = (
 )
 """Headers that pages of other origins may send, and read."""
 
-logger = logging.getLogger(__name__)
 
-
-class Replica:
-    """Everything in one serving process.
+class Replica(Worker):
+    """A worker that takes requests, for its own models and those of other pools.
 
     `name` is what answers are signed with; with `config`, where the target comes from, it can be
-    changed by admin routes.
+    changed by admin routes; `connections` are the ways to the other pools of the settings.
     """
 
     def __init__(
@@ -63,27 +62,25 @@ class Replica:
         name: str,
         config: Config | None = None,
         take_budget: Take | None = None,
+        connections: Mapping[str, Connection] | None = None,
     ) -> None:
-        self._settings = settings
-        self._models: Models | None = None
-        self._proven: list[Hosted] = []
-        metrics_dir = settings.metrics_dir or os.environ.get(exporter.ENVIRONMENT)
-        if not metrics_dir:
-            raise ValueError(f"name metrics_dir, or set {exporter.ENVIRONMENT} for Ray's workers")
-        self._metrics_dir = Path(metrics_dir)
-        self._alive = exporter.announce(self._metrics_dir)
-        self._metrics = Metrics()
-        self._batcher = Batcher(
-            max_queue=settings.limits.max_queue,
-            linger_s=settings.linger_ms / 1000,
-            observe_queue=self._metrics.queued.set,
-        )
-        self._load = Load(self._batcher)
-        self._loading: asyncio.Task[None] | None = None
-        self._gate = open_gate(
-            load(settings.keys, os.environ), name, settings.replicas[1], take_budget
-        )
-        sampler = Sampler(
+        super().__init__(settings, name)
+        self._spans: TracerProvider | None = None
+        # Before they are read, so that no change is missed.
+        self._key_file = KeyFile(settings.keys) if settings.keys else None
+        keys = load(settings.keys, os.environ)
+        self._gate = open_gate(keys, name, settings.replicas[1], take_budget)
+        self._metrics.name_keys(keys)
+        self._pools = {
+            pool: RemotePool(
+                pool,
+                connection,
+                limits=settings.pools[pool].limits,
+                max_outstanding=settings.pools[pool].max_outstanding,
+            )
+            for pool, connection in (connections or {}).items()
+        }
+        sampler = self._sampler(
             models=lambda: self._models,
             batcher=self._batcher,
             metrics=self._metrics,
@@ -101,7 +98,8 @@ class Replica:
             local_only=settings.local_only,
         )
         self._admin = config is not None
-        admin = AdminApi(config, self._prove, self.admit_admin).routes() if config else {}
+        patience = Patience(settings.limits.max_body_seconds)
+        admin = AdminApi(config, self.prove_in, self.admit_admin, patience) if config else None
         self.application: ASGI = Application(
             {
                 **exact,
@@ -109,7 +107,7 @@ class Replica:
                 **VerificationApi(sampler).routes(),
                 **OpenAIApi(sampler).routes(),
                 **oip_exact,
-                **admin,
+                **(admin.routes() if admin else {}),
                 **page_routes(),
                 "/healthz": {"GET": self.healthz},
                 "/readyz": {"GET": self.readyz},
@@ -128,63 +126,66 @@ class Replica:
                 expose_headers=CORS_TOLD,
             )
 
-    async def configure(self, user_config: Mapping[str, Any]) -> None:
-        """Host the artifacts of a target (serve.switching) and no others.
+    def _sampler(self, **parts: Any) -> Sampler:
+        """Chosen here, so that a request costs nothing for spans that nobody wants."""
+        if not self._settings.tracing:
+            return Sampler(**parts)
+        from serve.tracing import TracedSampler, open_provider
 
-        The first call returns when their references were replayed, and raises ArtifactError if
-        they are not reproduced. Later ones return at once and load in the background: what is
-        served stays until its successor is proven, and stays for good if that fails.
-        """
-        if self._models is None:
-            target = parse_target(user_config)
-            models, _ = await asyncio.gather(
-                asyncio.to_thread(self._open, target), self._gate.open()
-            )
-            self._switch(models)
-            return
-        if self._loading is not None:
-            self._loading.cancel()
-        self._loading = asyncio.create_task(self._load_later(user_config))
+        self._spans = open_provider()
+        return TracedSampler(self._spans, **parts)
 
-    async def _load_later(self, user_config: Mapping[str, Any]) -> None:
-        try:
-            target = parse_target(user_config)
-            self._switch(await asyncio.to_thread(self._open, target))
-        except Exception:
-            self._metrics.refused_loads.inc()
-            logger.exception("new artifacts were refused; the old ones stay")
+    async def _begin(self, target: Target) -> None:
+        await asyncio.gather(super()._begin(target), self._gate.open())
+
+    async def _prepare(self, target: Target) -> None:
+        """What is new in another pool is proven there before its name means it here."""
+        for pool, uri, manifest in await asyncio.to_thread(target.hosted):
+            if pool != DEFAULT and self._find(manifest.digest, pool) is None:
+                await self._pool(pool).prove(uri)
 
     def _open(self, target: Target) -> Models:
         known = [*self._models.all, *self._proven] if self._models else []
-        return Models.open(
-            target.artifacts,
-            threads=self._settings.threads,
-            max_batch=self._settings.limits.max_batch,
-            metrics=self._metrics,
-            pinned=target.pinned,
-            known=known,
-        )
+        own = Models.open(target.artifacts, self._loader, known=known)
+        others = [
+            self._find(manifest.digest, pool) or self._pool(pool).hosted(manifest, self._metrics)
+            for pool, _, manifest in target.hosted()
+            if pool != DEFAULT
+        ]
+        return Models([*own.all, *others], target.names_mean)
 
-    async def _prove(self, uri: str) -> Hosted:
-        """Open a candidate and replay its references; it is kept until it is taken up."""
-        hosted = await asyncio.to_thread(
-            open_one,
-            uri,
-            threads=self._settings.threads,
-            max_batch=self._settings.limits.max_batch,
-            metrics=self._metrics,
-        )
-        self._proven = [hosted]
-        return hosted
+    def _pool(self, name: str) -> RemotePool:
+        """Raises ArtifactError if there is none."""
+        if name not in self._pools:
+            known = ", ".join((DEFAULT, *self._pools))
+            raise ArtifactError(f"there is no pool {name!r}; there are: {known}")
+        return self._pools[name]
 
-    def _switch(self, models: Models) -> None:
-        """From here on new requests get `models`; those in progress end on what they began with."""
-        self._models = models
-        self._proven = []
-        # What went is freed at once: Serve freezes the collector, and graphs are large.
-        gc.collect()
-        self._metrics.hosted(one.artifact.manifest for one in models.all)
-        self._metrics.ready.set(1)
+    def _let_go(self, gone: list[Hosted]) -> None:
+        """At once: nobody sends work here but those who ask this replica itself."""
+        self._free()
+
+    async def prove_in(self, pool: str, uri: str) -> None:
+        """Let this replica, or one of another pool, try a candidate. Raises ArtifactError."""
+        if pool == DEFAULT:
+            await self.prove(uri)
+        else:
+            await self._pool(pool).prove(uri)
+
+    async def tend(self) -> None:
+        """What is due every few seconds, and: take up a keys file that changed."""
+        await super().tend()
+        if self._key_file is None:
+            return
+        try:
+            keys = await asyncio.to_thread(self._key_file.changed)
+        except Exception as error:  # whatever is in that file, the next one is looked at
+            self._metrics.refused_keys.inc()
+            logger.error("a changed keys file is refused; the old keys stay: %s", error)
+            return
+        if keys is not None:
+            self._metrics.name_keys(keys)
+            self._gate.renew(keys)
 
     def admit_admin(self, scope: Scope) -> None:
         """Let in who may say what is hosted. Raises HTTPError 401 or 403."""
@@ -196,16 +197,6 @@ class Replica:
             raise HTTPError(403, "no_keys", message)
         self._gate.admit(scope["headers"], "admin")
 
-    def check_health(self) -> None:
-        """Raise RuntimeError when the inference thread no longer comes back."""
-        since = self._batcher.running_since_s
-        if since is not None and time.monotonic() - since > STUCK_S:
-            raise RuntimeError(f"a batch has been running for more than {STUCK_S:.0f} s")
-
-    def autoscaling_stats(self) -> dict[str, float]:
-        """This replica's work, for serve.autoscaling. On the event loop, by one caller only."""
-        return self._load.report()
-
     def check_ready(self) -> None:
         """Raise HTTPError 503 before models are served, and once the server is shutting down."""
         drain_file = self._settings.drain_file
@@ -216,10 +207,10 @@ class Replica:
 
     def close(self) -> None:
         """Fail what waits, take no more."""
-        self._batcher.close()
+        super().close()
         self._gate.close()
-        self._metrics.ready.set(0)
-        self._alive.close()
+        if self._spans is not None:
+            self._spans.shutdown()
 
     async def healthz(self, scope: Scope, receive: Receive) -> Response:
         self.check_health()

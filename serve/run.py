@@ -1,8 +1,10 @@
 """`aigc serve`: Ray Serve on this machine, for as long as the command runs."""
 
+import argparse
 import contextlib
 import http.client
 import logging
+import math
 import os
 import re
 import signal
@@ -10,21 +12,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import fsspec
 import tyro
 
 from aigc.artifact import Manifest
-from aigc.artifact.session import read_manifest
 from aigc.artifact.store import locate
 from serve import exposure, machine
 from serve.access import keys
-from serve.settings import Settings, parse_replicas
+from serve.configfile import options
+from serve.settings import DEFAULT, PoolSettings, Settings, from_pools, parse_replicas
+from serve.switching import target_of
 
 READY_TIMEOUT_S = 120.0
+TRACING = "AIGC_TRACING"
 ADD_TO_SERVER = "serve.dialects.protobuf.add_to_server"
 
 
@@ -34,8 +38,13 @@ class ServeConfig:
 
     artifacts: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ARTIFACT...")
-    ]
+    ] = ()
     """Folders, STORE/NAME (the newest version) or STORE/NAME@VERSION."""
+    config: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """YAML of these options and of pools of replicas, each with artifacts of its own; options
+    beside it go before what it says."""
+    pools: Annotated[dict[str, PoolSettings], tyro.conf.Suppress] = field(default_factory=dict)
+    """Of the file; without one, artifacts, replicas, threads and linger are the only pool's."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""
     port: int = 8000
@@ -56,14 +65,24 @@ class ServeConfig:
     """Origins (https://example.org) whose pages may ask this server; \"*\" for all."""
     logs: Literal["text", "json"] = "text"
     """How the replicas write their log."""
+    tracing: bool = False
+    """Send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT; AIGC_TRACING=1 does the same."""
     linger: float = 0.0
     """Milliseconds that a batch that is not full may be held back, for others to join."""
+    price_per_replica_hour: float = 0.0
+    """What a replica costs per hour, in any unit; the metric aigc_cost_total counts in it."""
     insecure: bool = False
     """Let other machines in without keys or without Ray's tokens."""
 
     def __post_init__(self) -> None:
-        if not self.artifacts:
-            raise ValueError("name at least one artifact to serve")
+        given = [name for name in OF_ONE_POOL if getattr(self, name) != _default(name)]
+        if self.pools and given:
+            raise ValueError(
+                f"{', '.join(given)} beside --config: it says that for every pool; write it there,"
+                f" below pools.{DEFAULT}"
+            )
+        if not self.pools and not self.artifacts:
+            raise ValueError("name at least one artifact to serve, or a --config FILE of pools")
         for name in ("port", "grpc_port", "metrics_port"):
             if not 0 <= getattr(self, name) < 65536:
                 raise ValueError(f"{name} must be in [0, 65536), got {getattr(self, name)}")
@@ -75,13 +94,25 @@ class ServeConfig:
             raise ValueError(f"grace must be at least 0 seconds, got {self.grace}")
 
 
+OF_ONE_POOL = ("artifacts", "replicas", "threads", "linger")
+"""Options of the command line that describe the default pool, when there is no file."""
+
+
+def _default(name: str) -> Any:
+    return ServeConfig.__dataclass_fields__[name].default
+
+
 class Stopped(BaseException):
     """SIGINT or SIGTERM arrived."""
 
 
 def command(argv: list[str]) -> int:
     """Serve artifacts over HTTP: samples, a page to try them, API docs and metrics."""
-    config = tyro.cli(ServeConfig, args=argv, prog="aigc serve")
+    file = _config_file(argv)
+    if file:
+        config = tyro.cli(ServeConfig, args=argv, prog="aigc serve", default=read(Path(file)))
+    else:
+        config = tyro.cli(ServeConfig, args=argv, prog="aigc serve")
     settings, manifests = prepare(config)
     with _signals_stop():
         try:
@@ -94,6 +125,16 @@ def command(argv: list[str]) -> int:
     return 0
 
 
+def read(file: Path) -> ServeConfig:
+    """What a file says. Raises ValueError naming the option at fault."""
+    kinds = {
+        each.name: each.type
+        for each in fields(ServeConfig)
+        if each.name not in (*OF_ONE_POOL, "config", "pools")
+    }
+    return ServeConfig(**options(file, kinds), config=str(file))
+
+
 def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
     """Everything that can be found wrong before a process is started. Raises ValueError."""
     guarded = keys.load(config.keys, os.environ) is not None
@@ -102,30 +143,54 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
     )
     if warning is not None:
         _say(f"warning: {warning}")
-    uris = tuple(_absolute(locate(reference)) for reference in config.artifacts)
-    manifests = [read_manifest(uri) for uri in uris]
-    ids = [manifest.id for manifest in manifests]
-    twice = next((uri for uri, id_ in zip(uris, ids, strict=True) if ids.count(id_) > 1), None)
-    if twice is not None:
-        raise ValueError(
-            f"{twice} and another artifact have the same name and version; serve one of them, or"
-            " export one under another --name"
-        )
-    settings = Settings(
-        artifacts=uris,
-        replicas=parse_replicas(config.replicas),
-        threads=config.threads,
+    pools = {
+        name: replace(pool, artifacts=tuple(_absolute(locate(a)) for a in pool.artifacts))
+        for name, pool in (config.pools or {DEFAULT: _only_pool(config)}).items()
+    }
+    settings = from_pools(
+        pools,
         cors=config.cors,
         logs=config.logs,
-        linger_ms=config.linger,
+        tracing=_tracing(config),
+        price_per_replica_hour=config.price_per_replica_hour,
         keys=str(Path(config.keys).absolute()) if config.keys else "",
     )
+    hosted = target_of(settings).hosted()
     machine.check_free(config.host, config.port, "--port")
     if config.grpc_port:
         machine.check_free(config.host, config.grpc_port, "--grpc-port")
     if config.metrics_port:
         machine.check_free(_metrics_host(config), config.metrics_port, "--metrics-port")
-    return settings, manifests
+    return settings, [manifest for _, _, manifest in hosted]
+
+
+def _only_pool(config: ServeConfig) -> PoolSettings:
+    return PoolSettings(
+        artifacts=config.artifacts,
+        replicas=parse_replicas(config.replicas),
+        threads=config.threads,
+        linger_ms=config.linger,
+    )
+
+
+def _config_file(argv: list[str]) -> str:
+    """What follows --config: it has to be read before the other options are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default="")
+    return str(parser.parse_known_args(argv)[0].config)
+
+
+def _tracing(config: ServeConfig) -> bool:
+    """Whether spans are wanted. Raises ValueError if they are and what they need is missing."""
+    asked = os.environ.get(TRACING, "0")
+    if asked not in ("0", "1"):
+        raise ValueError(f"{TRACING} must be 0 or 1, got {asked!r}")
+    if not config.tracing and asked == "0":
+        return False
+    from serve import tracing
+
+    tracing.exporter()
+    return True
 
 
 def _metrics_host(config: ServeConfig) -> str:
@@ -178,12 +243,11 @@ def serve(config: ServeConfig, settings: Settings, manifests: list[Manifest]) ->
                 " arm64; or put one on PATH."
             )
         cores = os.cpu_count() or 1
-        if settings.replicas[1] * settings.threads > cores:
-            _say(
-                f"warning: {settings.replicas[1]} replicas of {settings.threads} threads share"
-                f" {cores} cores"
-            )
-        most = settings.replicas[1]
+        pools = settings.all_pools
+        threads = sum(pool.replicas[1] * pool.num_threads for pool in pools.values())
+        most = settings.most_replicas
+        if threads > cores:
+            _say(f"warning: {most} replicas of {threads} threads in all share {cores} cores")
         machine.set_environment(run, most_replicas=most)
         guard = machine.start_guard(run)
         exporter = machine.start_exporter(run, _metrics_host(config), config.metrics_port)
@@ -191,7 +255,7 @@ def serve(config: ServeConfig, settings: Settings, manifests: list[Manifest]) ->
         metrics_url = exporter.stdout.readline().strip()
         if not metrics_url:
             raise ValueError("the metrics exporter did not start; its message is above")
-        machine.start_ray(run, most_replicas=most)
+        machine.start_ray(run, num_cpus=_num_cpus(settings))
         _listen()
         machine.guard_now(run, guard)
         deploy(run, config, settings)
@@ -210,15 +274,19 @@ def serve(config: ServeConfig, settings: Settings, manifests: list[Manifest]) ->
         machine.stop_ray(run)
 
 
+def _num_cpus(settings: Settings) -> int:
+    """What Ray is told: enough for all replicas, which share the cores that there are."""
+    pools = settings.all_pools.values()
+    return math.ceil(sum(pool.replicas[1] * pool.num_cpus for pool in pools))
+
+
 def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
     """Start Serve and its application. Raises ValueError with the reason if it fails."""
-    from dataclasses import replace
-
     from ray import serve as ray_serve
     from ray.serve.config import HTTPOptions, gRPCOptions
     from ray.serve.schema import LoggingConfig
 
-    from serve.app import NAME, POOL, application
+    from serve.app import NAME, application
     from serve.app import deploy as deploy_config
 
     for name in ("ray", "ray.serve"):
@@ -251,8 +319,10 @@ def deploy(run: machine.Run, config: ServeConfig, settings: Settings) -> None:
         if status and status.status == "RUNNING":
             return
         if status and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            pool = status.deployments.get(POOL)
-            reason = _reason(pool.message if pool and pool.message else status.message)
+            failed = [pool for pool in status.deployments.values() if "FAILED" in pool.status]
+            ailing = [pool for pool in status.deployments.values() if pool.message]
+            said = next((pool.message for pool in [*failed, *ailing]), status.message)
+            reason = _reason(said or status.message)
             raise ValueError(f"serving did not start: {reason}")
         time.sleep(0.1)
 
@@ -311,8 +381,6 @@ def _banner(
     settings: Settings,
     manifests: list[Manifest],
 ) -> str:
-    low, high = settings.replicas
-    replicas = f"{low}..{high} replicas" if high > low else f"{low} replica{'s' * (low > 1)}"
     lines = [""]
     for manifest in manifests:
         signatures = ", ".join(manifest.signatures)
@@ -325,11 +393,19 @@ def _banner(
         *([f"  gRPC     {_reachable(config.host)}:{config.grpc_port}"] if config.grpc_port else []),
         f"  metrics  {metrics_url}",
         "",
-        f"  {replicas}, {settings.threads} thread{'s' * (settings.threads > 1)} each."
-        " Ctrl-C stops.",
+        *(f"  {_described(name, pool, settings)}" for name, pool in settings.all_pools.items()),
+        "  Ctrl-C stops.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _described(name: str, pool: PoolSettings, settings: Settings) -> str:
+    low, high = pool.replicas
+    replicas = f"{low}..{high} replicas" if high > low else f"{low} replica{'s' * (low > 1)}"
+    threads = f"{pool.num_threads} thread{'s' * (pool.num_threads > 1)}"
+    where = f"pool {name}: " if settings.pools else ""
+    return f"{where}{replicas}, {threads} each."
 
 
 def _say(message: str) -> None:

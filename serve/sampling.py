@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -20,8 +21,16 @@ from numpy.typing import NDArray
 from aigc.artifact import latents
 from aigc.artifact.codecs import Provenance
 from serve.access.gate import NOBODY, Gate, RawHeaders
-from serve.batching import Arrays, Batcher, ClosedError, DeadlineError, Job, OverloadedError
-from serve.hosting import Hosted, Models, SignatureLane
+from serve.batching import (
+    Arrays,
+    Batcher,
+    ClosedError,
+    DeadlineError,
+    Job,
+    OverloadedError,
+    TooLateError,
+)
+from serve.hosting import Hosted, LocalLane, Models, SignatureLane
 from serve.http import (
     HUNG_UP,
     Headers,
@@ -30,13 +39,23 @@ from serve.http import (
     Response,
     Scope,
     Stream,
-    read_body,
+    Watch,
+    request_id,
 )
-from serve.metrics import Metrics, RequestMetrics
+from serve.metrics import KeyMetrics, Metrics, RequestMetrics
+from serve.remote import RemoteLane, UnavailableError
 from serve.settings import MAX_SEED, Limits
+from serve.slow import Patience
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
+
+COPY_INLINE_VALUES = 1 << 20
+"""The same where encoding is no more than copying."""
+
+WATCH_AFTER_S = 0.05
+"""A client that has waited so long is watched, and its samples are dropped when it hangs up. Few
+wait so long, and to watch all from the start would cost a twentieth of a small request."""
 
 T = TypeVar("T")
 
@@ -59,6 +78,16 @@ class Ask:
     seed: int
     first_index: int
     label: int | list[int] | None
+
+    @property
+    def samples(self) -> dict[str, Any]:
+        """What a lane is told."""
+        return {
+            "seed": self.seed,
+            "first_index": self.first_index,
+            "n": self.n,
+            "label": self.label,
+        }
 
     @property
     def indices(self) -> range:
@@ -107,18 +136,26 @@ class Ask:
 class Call:
     """One request while it is being answered."""
 
-    def __init__(self, metrics: RequestMetrics) -> None:
+    def __init__(self, metrics: RequestMetrics, patience: Patience) -> None:
+        self._patience = patience
         self.metrics = metrics
         """Of the signature that it asks for, once that is known."""
         self.deadline_s: float | None = None
         """By the monotonic clock: what has not begun by then is not begun."""
         self.visit = NOBODY
         """Whose it is and what it pays with, once its key was read."""
+        self.num_samples = 0
+        """That it asked for, once that is known."""
+        self.num_bytes = 0
+        """Of its answer, where that is no HTTP response."""
+        self.receive: Receive | None = None
+        """What tells of the client hanging up, once its body was read."""
 
     async def read(self, scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-        """The body; by it a retry is known. Raises HTTPError 400, 413 or 422."""
-        body = await read_body(scope, receive, max_bytes)
+        """The body; by it a retry is known. Raises HTTPError 400, 408, 413 or 422."""
+        body = await self._patience.read(scope, receive, max_bytes)
         self.visit.identify(scope["path"], body)
+        self.receive = receive
         return body
 
     def seed(self, asked: int | None) -> int | None:
@@ -145,6 +182,7 @@ class Sampler:
         self._metrics = metrics
         self._replica = replica.encode()
         self._gate = gate or Gate()
+        self._patience = Patience(limits.max_body_seconds)
         self._encoder_thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
     def admit(self, headers: RawHeaders) -> None:
@@ -220,7 +258,8 @@ class Sampler:
 
     def most(self, lane: SignatureLane) -> int:
         """How many samples of a lane may be asked for at once."""
-        return min(self.limits.max_n, max(1, self.limits.max_values // lane.values_per_sample))
+        limits = lane.limits or self.limits
+        return min(limits.max_n, max(1, limits.max_values // lane.values_per_sample))
 
     def check_n(self, n: int, lane: SignatureLane) -> None:
         """Raise HTTPError 400 unless `n` samples of a lane may be asked for at once."""
@@ -236,44 +275,93 @@ class Sampler:
 
     async def run(self, ask: Ask, call: Call) -> Arrays:
         """Outputs by name, (n, ...), images as uint8 pixels. Raises HTTPError 429 or 503."""
-        job = ask.lane.job(seed=ask.seed, first_index=ask.first_index, n=ask.n, label=ask.label)
-        return await self._submit(job, ask.lane, call)
+        lane, samples = ask.lane, ask.samples
+        if isinstance(lane, RemoteLane):
+            remote = partial(lane.sample, **samples, deadline_s=call.deadline_s)
+            return await self._paid(ask.n, lane, call, remote)
+        job = _local(lane).job(**samples, deadline_s=call.deadline_s)
+        return await self._paid(ask.n, lane, call, partial(self._submit, job))
 
     async def infer(
         self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call
     ) -> Arrays:
         """Run a signature on inputs that share a batch axis. Raises HTTPError 429 or 503."""
         n = len(next(iter(inputs.values())))
+        if isinstance(lane, RemoteLane):
+            remote = partial(lane.infer, inputs, n, call.deadline_s)
+            return await self._paid(n, lane, call, remote)
 
         def draw(start: int, stop: int) -> Arrays:
             return {name: array[start:stop] for name, array in inputs.items()}
 
-        return await self._submit(Job(lane=lane, n=n, draw=draw), lane, call)
+        job = Job(lane=_local(lane), n=n, draw=draw, deadline_s=call.deadline_s)
+        return await self._paid(n, lane, call, partial(self._submit, job))
 
-    async def _submit(self, job: Job, lane: SignatureLane, call: Call) -> Arrays:
-        await call.visit.pay(job.n)
-        job.deadline_s = call.deadline_s
+    async def _submit(self, job: Job) -> Arrays:
+        """To this replica's own batcher."""
+        return await self._batcher.submit(job)
+
+    async def _paid(
+        self, n: int, lane: SignatureLane, call: Call, work: Callable[[], Awaitable[Arrays]]
+    ) -> Arrays:
+        """What comes of work for `n` samples, which are paid for first; refused, they are free."""
+        await self.pay(n, lane, call)
+        watch = Watch(call.receive, WATCH_AFTER_S) if call.receive is not None else None
         try:
-            outputs = await self._batcher.submit(job)
+            outputs = await work()
             call.visit.drew = True
+            self._of_key(call).samples.inc(n)
             return outputs
         except OverloadedError as error:
             call.visit.refund()
-            lane.metrics.shed(job.n)
+            late = isinstance(error, TooLateError)
+            lane.metrics.shed(n, "deadline" if late else "overloaded")
             retry = (b"retry-after", b"%d" % error.retry_after_s)
             raise HTTPError(503, "overloaded", f"{error}", [retry]) from None
         except DeadlineError as error:
             call.visit.refund()
-            lane.metrics.shed(job.n)
+            lane.metrics.shed(n, "deadline")
             raise HTTPError(504, "deadline_exceeded", f"{error}") from None
         except ClosedError:
             call.visit.refund()
+            lane.metrics.shed(n, "shutting_down")
             message = "this replica shuts down; try again"
             raise HTTPError(503, "shutting_down", message, [RETRY_SOON]) from None
+        except UnavailableError as error:
+            call.visit.refund()
+            lane.metrics.shed(n, "overloaded")
+            raise HTTPError(503, "pool_unavailable", f"{error}", [RETRY_SOON]) from None
+        except asyncio.CancelledError:
+            if watch is None or not watch.has_cancelled():
+                raise
+            raise HTTPError(HUNG_UP, "hung_up", "the client hung up") from None
+        finally:
+            if watch is not None:
+                watch.stop()
 
-    async def encoded(self, values: int, encode: Callable[[], T]) -> T:
-        """What `encode` makes of so many values: in a thread if it would take long."""
-        if values < ENCODE_INLINE_VALUES:
+    async def pay(self, n: int, lane: SignatureLane, call: Call) -> None:
+        """Take `n` samples from the key's budget, once for a request. Raises HTTPError 400 or 429.
+
+        run() and infer() do it by themselves; who submits in parts pays for all of them before.
+        """
+        call.num_samples = call.num_samples or n
+        try:
+            await call.visit.pay(n)
+        except HTTPError as error:
+            if error.status == 429:
+                lane.metrics.shed(n, "budget")
+                self._of_key(call).refused.inc(n)
+            raise
+
+    def _of_key(self, call: Call) -> KeyMetrics:
+        key = call.visit.key
+        return self._metrics.key("" if key is None else key.name)
+
+    async def encoded(
+        self, values: int, encode: Callable[[], T], inline: int = ENCODE_INLINE_VALUES
+    ) -> T:
+        """What `encode` makes of so many values: in a thread if there are `inline` or more."""
+        if values < inline:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._encoder_thread, encode)
 
@@ -292,7 +380,7 @@ class Sampler:
             (b"x-aigc-model", manifest.id.encode()),
             (b"x-aigc-digest", manifest.digest.encode()),
             (b"x-aigc-reproducibility", lane.level.encode()),
-            (b"x-aigc-replica", self._replica),
+            (b"x-aigc-replica", lane.replica.encode() if lane.replica else self._replica),
         ]
 
     async def counted(
@@ -304,29 +392,31 @@ class Sampler:
         is counted when it has ended.
         """
         started = time.perf_counter()
-        call = Call(self._metrics.unknown)
-        code = HUNG_UP
+        call = Call(self._metrics.unknown, self._patience)
+        code, first_s, num_bytes = HUNG_UP, None, 0
         self._metrics.in_progress.inc()
 
-        def ended(code: int) -> None:
+        def ended(code: int, num_bytes: int) -> None:
             call.visit.leave()
             self._metrics.in_progress.dec()
-            call.metrics.answered(api, code, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            call.metrics.answered(api, code, seconds, first_s=first_s, num_bytes=num_bytes)
 
         streams = False
         try:
             call.visit = self._gate.enter(headers, "sample")
             call.deadline_s = deadline_s(headers)
             answer = await work(call)
+            first_s = time.perf_counter() - started
             if not isinstance(answer, Response):
-                code = 200
+                code, num_bytes = 200, call.num_bytes
                 return answer
-            code = answer.status
+            code, num_bytes = answer.status, len(answer.body)
             if budget := call.visit.headers():
                 answer = replace(answer, headers=[*answer.headers, *budget])
             if isinstance(answer, Stream):
                 streams = True
-                return replace(answer, ended=ended)
+                return replace(answer, ended=ended, request_id=request_id(headers))
             return answer
         except HTTPError as error:
             code = error.status
@@ -336,7 +426,13 @@ class Sampler:
             raise
         finally:
             if not streams:
-                ended(code)
+                ended(code, num_bytes)
+
+
+def _local(lane: SignatureLane) -> LocalLane:
+    """A lane that is not of another pool."""
+    assert isinstance(lane, LocalLane)
+    return lane
 
 
 def deadline_s(headers: RawHeaders) -> float | None:

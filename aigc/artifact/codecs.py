@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -234,8 +235,14 @@ def grid(images: NDArray[np.uint8], columns: int = 0) -> NDArray[np.uint8]:
 
 def npy(array: NDArray[Any]) -> bytes:
     """Any array -> .npy bytes."""
+    return b"".join((_npy_header(array.shape, array.dtype.str), np.ascontiguousarray(array).data))
+
+
+@lru_cache(64)
+def _npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
     return buffer.getvalue()
 
 

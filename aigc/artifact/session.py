@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from aigc.artifact import latents
 from aigc.artifact.codecs import to_uint8
+from aigc.artifact.contract import Arrays, Contract
 from aigc.artifact.manifest import (
     MANIFEST,
     ArtifactError,
@@ -26,8 +26,6 @@ from aigc.artifact.manifest import (
 )
 from aigc.artifact.store import locate
 
-Arrays = dict[str, NDArray[Any]]
-
 REPLAY_TOLERANCE = 1e-4
 """Largest |output - reference| / (1 + |reference|) at which a machine may serve an artifact."""
 
@@ -35,7 +33,7 @@ _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 _NUMPY_TYPES = {"float32": np.float32, "int64": np.int64}
 
 
-class Artifact:
+class Artifact(Contract):
     """A sealed model, ready to sample.
 
     artifact = Artifact.open("artifacts/digits")
@@ -46,10 +44,8 @@ class Artifact:
     def __init__(
         self, manifest: Manifest, uri: str, files: Mapping[str, bytes], threads: int
     ) -> None:
-        self.manifest = manifest
+        super().__init__(manifest)
         self.uri = uri
-        self.reproducibility: dict[str, Reproducibility] = dict(manifest.reproducibility)
-        """As measured at export, until verify() has measured it on this machine."""
         self._files = {k: v for k, v in files.items() if k.startswith("references/")}
         self._sessions = {
             graph: _session(graph, files[graph], threads)
@@ -74,19 +70,6 @@ class Artifact:
             artifact.verify()
         return artifact
 
-    @property
-    def id(self) -> str:
-        """`name@version`."""
-        return self.manifest.id
-
-    def signature(self, name: str) -> Signature:
-        """The signature called `name`. Raises ValueError naming those there are."""
-        try:
-            return self.manifest.signatures[name]
-        except KeyError:
-            known = ", ".join(self.manifest.signatures)
-            raise ValueError(f"{self.id} has no signature {name!r}, it has: {known}") from None
-
     def read(self, name: str) -> bytes:
         """A file of the artifact, its hash checked. Raises ArtifactError if there is none."""
         if name not in self.manifest.files:
@@ -103,59 +86,6 @@ class Artifact:
         feeds = _check_inputs(spec, inputs)
         names = [output.name for output in spec.outputs]
         return dict(zip(names, self._sessions[spec.graph].run(names, feeds), strict=True))
-
-    def draw(
-        self,
-        signature: str,
-        seed: int,
-        indices: Sequence[int],
-        label: int | Sequence[int] | None = None,
-    ) -> Arrays:
-        """The inputs of samples `indices` of `seed`; labels are drawn where none is given.
-
-        Raises ValueError for a label out of range, or a signature that needs more than a seed.
-        """
-        spec = self.signature(signature)
-        inputs: Arrays = {}
-        for tensor in spec.inputs:
-            if tensor.kind == "latent":
-                inputs[tensor.name] = latents.normal(seed, indices, tensor.shape)
-            elif tensor.kind == "label":
-                inputs[tensor.name] = _labels(tensor, seed, indices, label)
-            else:
-                raise ValueError(
-                    f"signature {signature!r} of {self.id} needs {tensor.kind} {tensor.name!r},"
-                    " which a seed cannot give"
-                )
-        if label is not None and spec.label is None:
-            raise ValueError(f"{self.id} takes no label: it was trained without classes")
-        return inputs
-
-    def draw_between(
-        self,
-        signature: str,
-        seed: int,
-        to_seed: int,
-        frames: int,
-        *,
-        index: int = 0,
-        label: int | None = None,
-        to_label: int | None = None,
-    ) -> Arrays:
-        """The inputs of `frames` steps from sample `index` of `seed` to that of `to_seed`.
-
-        The first and the last are those samples themselves. Latents go along the sphere; a class
-        cannot be mixed, so it changes half-way. Raises ValueError as draw() does.
-        """
-        start = self.draw(signature, seed, [index], label)
-        stop = self.draw(signature, to_seed, [index], to_label)
-        t = np.linspace(0, 1, frames)
-        inputs: Arrays = {}
-        for tensor in self.signature(signature).inputs:
-            a, b = start[tensor.name][0], stop[tensor.name][0]
-            latent = tensor.kind == "latent"
-            inputs[tensor.name] = latents.slerp(a, b, t) if latent else np.where(t < 0.5, a, b)
-        return inputs
 
     def sample(
         self,
@@ -353,20 +283,3 @@ def _check_range(spec: TensorSpec, array: NDArray[Any]) -> None:
     bad = array[(array < low) | (array > high)]
     if bad.size:
         raise ValueError(f"{spec.name} must be in [{low:g}, {high + 1:g}), got {bad.flat[0]}")
-
-
-def _labels(
-    spec: TensorSpec, seed: int, indices: Sequence[int], label: int | Sequence[int] | None
-) -> NDArray[np.int64]:
-    assert spec.range is not None
-    if label is None:
-        return latents.labels(seed, indices, int(spec.range[1]) + 1)
-    given = [label] * len(indices) if isinstance(label, int) else list(label)
-    if len(given) != len(indices):
-        raise ValueError(
-            f"label must be one class or n of them: n is {len(indices)}, got {len(given)}"
-        )
-    for value in given:
-        if not spec.range[0] <= value <= spec.range[1]:
-            raise ValueError(f"label must be in [0, {int(spec.range[1]) + 1}), got {value}")
-    return np.array(given, np.int64)

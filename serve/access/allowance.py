@@ -23,7 +23,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -168,6 +168,15 @@ class Allowance:
         purse = self._purse(key)
         purse.give_back(n)
         purse.charge(charge, 0)
+
+    def renew(self, keys: Iterable[Key]) -> None:
+        """Have changed policies hold from here on; the ledger learns them with the next wishes."""
+        for key in keys:
+            purse = self._purses.get(key.name)
+            if purse is not None and purse.policy != key.policy:
+                purse.renew(key.policy)
+                if self.alone:
+                    purse.go_alone(self._clock(), self._replicas)
 
     def headers(self, key: Key) -> Headers:
         """The key's budget in samples: its size, what is left of it, and seconds until it is full.

@@ -49,6 +49,12 @@ class Gate:
             self._talk.cancel()
             self._talk = None
 
+    def renew(self, keys: Keys) -> None:
+        """From here on these are the keys and budgets; requests in progress end as they began."""
+        self.keys = keys
+        if self._allowance is not None:
+            self._allowance.renew(keys.all)
+
     def admit(self, headers: RawHeaders, scope: Permission | None = None) -> Key | None:
         """The key of a request that draws nothing, with this scope or any. HTTPError 401 or 403."""
         return authorise(self.keys, headers, scope)

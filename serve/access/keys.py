@@ -153,6 +153,32 @@ def load(path: str, environment: Mapping[str, str]) -> Keys | None:
     return None
 
 
+class KeyFile:
+    """A keys file that may change while its keys are in use."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._seen = self._stamp()
+
+    def changed(self) -> Keys | None:
+        """Its keys if it is another file, or was written to, since the last look. Blocks.
+
+        Raises ValueError or OSError, once for each change, if it is no keys file now.
+        """
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return None
+        self._seen = stamp
+        return parse(self._path.read_text("utf-8"), str(self._path))
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def parse(text: str, source: str) -> Keys:
     """The keys of a TOML text. Raises ValueError that begins with `source` and names the field."""
     try:

@@ -20,8 +20,7 @@ class Purse:
 
     def __init__(self, name: str, policy: Policy) -> None:
         self.name = name
-        self.policy = policy
-        self.limit_header = b"%d" % policy.burst
+        self.renew(policy)
         self.spent = 0
         self.limit = 0
         self.off_ledger = 0
@@ -47,6 +46,11 @@ class Purse:
         self.waiting: list[int] = []
         """Sizes of the requests in spend_soon()."""
         self.charges: list[tuple[bytes, int]] = []
+
+    def renew(self, policy: Policy) -> None:
+        """What the key may draw from here on."""
+        self.policy = policy
+        self.limit_header = b"%d" % policy.burst
 
     def lacks(self, n: int) -> str | None:
         """Take n samples and a slot, or name what there is too little of."""

@@ -4,8 +4,9 @@
     POST /v1/admin/remove {"model": "digits@2"}
     POST /v1/admin/pin    {"model": "digits", "version": "3"}
 
-A request reaches one replica. It proves a candidate there, references replayed, and then changes
-Serve's config, from which all replicas take it, those too that start later. All are idempotent.
+A request reaches one replica. It proves a candidate, references replayed, there or in a replica of
+the pool that is to host it, which it wakes if there is none. Then it changes Serve's config, from
+which all replicas take it, those too that start later. All are idempotent.
 """
 
 import asyncio
@@ -16,7 +17,6 @@ import msgspec
 from msgspec import Meta
 
 from aigc.artifact import ArtifactError
-from serve.hosting import Hosted
 from serve.http import (
     JSON,
     Endpoints,
@@ -26,8 +26,8 @@ from serve.http import (
     Scope,
     decode,
     json_response,
-    read_body,
 )
+from serve.slow import Patience
 from serve.switching import VERSIONS_KEPT, Config, Target, candidate
 
 MAX_BODY_BYTES = 1 << 16
@@ -42,6 +42,10 @@ class DeployRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep: Annotated[int, Meta(ge=1, le=16, description="Versions of its name that stay.")] = (
         VERSIONS_KEPT
     )
+    pool: Annotated[
+        str | None,
+        Meta(description="Where; if absent, the pool that hosts its name."),
+    ] = None
 
 
 class RemoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,25 +61,40 @@ class PinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     version: Annotated[str | None, Meta(description="One that is hosted; null: the newest.")] = None
 
 
+class PoolTarget(msgspec.Struct, kw_only=True):
+    """What the replicas of another pool are to host."""
+
+    artifacts: list[str]
+    pinned: dict[str, str]
+
+
 class Targets(msgspec.Struct, kw_only=True):
     """What all replicas are to host; each takes it up as soon as it has loaded it."""
 
     artifacts: list[str]
+    """Of the default pool, as `pinned`."""
     pinned: dict[str, str]
+    pools: dict[str, PoolTarget] = {}
+    """Of the other pools."""
     model: str = ""
     """`name@version` of what was deployed."""
     digest: str = ""
 
 
 class AdminApi:
-    """The admin endpoints of one replica. `allowed` raises HTTPError 401 or 403."""
+    """The admin endpoints of one replica.
+
+    `prove(pool, uri)` raises ArtifactError, `allowed` HTTPError 401 or 403.
+    """
 
     def __init__(
         self,
         config: Config,
-        prove: Callable[[str], Awaitable[Hosted]],
+        prove: Callable[[str, str], Awaitable[None]],
         allowed: Callable[[Scope], Any],
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._config = config
         self._prove = prove
         self._allowed = allowed
@@ -104,9 +123,13 @@ class AdminApi:
         async with self._one_at_a_time:
             try:
                 uri, manifest = await asyncio.to_thread(candidate, request.artifact)
-                await self._prove(uri)
                 before = await self._config.read()
-                after = await asyncio.to_thread(before.with_artifact, uri, request.keep)
+                pool = request.pool or await asyncio.to_thread(before.pool_for, manifest)
+                # Before it is proven, since that wakes a pool and may take long.
+                await asyncio.to_thread(before.with_artifact, uri, request.keep, pool)
+                await self._prove(pool, uri)
+                before = await self._config.read()
+                after = await asyncio.to_thread(before.with_artifact, uri, request.keep, pool)
             except (ArtifactError, OSError, ValueError) as error:
                 message = f"{request.artifact} is refused, what is served stays: {error}"
                 raise HTTPError(409, "artifact_refused", message) from None
@@ -149,7 +172,7 @@ class AdminApi:
         if given.partition(b";")[0].strip().lower() != JSON:
             message = "admin routes take application/json only; say so in Content-Type"
             raise HTTPError(415, "content_type", message)
-        body = await read_body(scope, receive, MAX_BODY_BYTES)
+        body = await self._patience.read(scope, receive, MAX_BODY_BYTES)
         return decode(msgspec.json.Decoder(kind), body, scope["path"])
 
 

@@ -95,7 +95,8 @@ class GrpcApi:
             if error.headers:
                 context.set_trailing_metadata(_metadata(error.headers))
         except Exception:
-            logger.exception("%s failed", method)
+            extra = {"request_id": request_id(context)}
+            logger.exception("%s failed", method, extra=extra)
             _fail(context, grpc.StatusCode.INTERNAL, internal_error().message)
         return MESSAGES[f"{method}Response"]()
 
@@ -154,7 +155,9 @@ class GrpcApi:
                 ),
             )
             context.set_trailing_metadata(_metadata(answer.headers))
-            return response(answer, request.id)
+            reply = response(answer, request.id)
+            call.num_bytes = reply.ByteSize()
+            return reply
 
         return await self._sampler.counted(API, _headers(context), work)
 
@@ -176,6 +179,13 @@ def status_code(error: HTTPError) -> Any:
     if error.code == "overloaded":
         return grpc.StatusCode.RESOURCE_EXHAUSTED
     return _CODES.get(error.status, grpc.StatusCode.INTERNAL)
+
+
+def request_id(context: Any) -> str:
+    """What the client, or else Serve, called this call; Serve's trailing metadata tell both."""
+    told = (*(context.trailing_metadata() or ()), *(context.invocation_metadata() or ()))
+    found = (str(value) for name, value in told if name == "request_id")
+    return next(found, "")[:200]
 
 
 def _fail(context: Any, code: Any, message: str) -> None:

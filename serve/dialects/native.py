@@ -35,7 +35,7 @@ from serve.http import (
     decode,
     json_response,
 )
-from serve.sampling import Ask, Call, Sampler
+from serve.sampling import COPY_INLINE_VALUES, ENCODE_INLINE_VALUES, Ask, Call, Sampler
 from serve.settings import MAX_SEED
 
 Format = Literal["png", "grid", "npy", "json", "ndjson"]
@@ -168,7 +168,7 @@ class NativeApi:
             ask = self.check(request, call.seed(request.seed))
             call.metrics = ask.lane.metrics
             if request.format == "ndjson":
-                await call.visit.pay(ask.n)
+                await self._sampler.pay(ask.n, ask.lane, call)
                 lines = self._lines(ask, call)
                 # Made before the status is sent, so that a full queue still is a 503.
                 first = await anext(lines)
@@ -176,7 +176,9 @@ class NativeApi:
                 return Stream(first, b"application/x-ndjson", headers=headers, chunks=lines)
             outputs = await self._sampler.run(ask, call)
             answer = partial(encode, ask, request.format, outputs, self._sampler.signed(ask))
-            return await self._sampler.encoded(ask.n * ask.lane.values_per_sample, answer)
+            values = ask.n * ask.lane.values_per_sample
+            inline = COPY_INLINE_VALUES if request.format == "npy" else ENCODE_INLINE_VALUES
+            return await self._sampler.encoded(values, answer, inline)
 
         return await self._sampler.counted(API, scope["headers"], work)
 

@@ -42,6 +42,7 @@ _ERRORS = {
     403: "scope_needed, or no_keys for the admin routes of a server that has none.",
     404: "unknown_model, unknown_signature or unknown_route.",
     405: "method_not_allowed; the Allow header names the methods that are.",
+    408: "body_too_slow, or HAProxy's own words where the head is.",
     409: "artifact_refused or target_refused: what is served stays.",
     413: "body_too_large.",
     415: "compressed_body or content_type.",
@@ -158,7 +159,7 @@ def _admin_paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
     def post(kind: str, summary: str, example: dict[str, Any]) -> dict[str, Any]:
         request = _json_body(kind, example)
         found = _post(kind, summary, "admin", request, "What is to be hosted.", answers, {})
-        found["responses"] |= _errors(409, 415)
+        found["responses"] |= _errors(408, 409, 415)
         return {"post": found}
 
     return {
@@ -250,7 +251,7 @@ def _post(
         "summary": summary,
         "tags": [tag],
         "requestBody": {"required": True, "content": request},
-        "responses": {"200": success, **_errors(400, 404, 413, 500, 503)},
+        "responses": {"200": success, **_errors(400, 404, 408, 413, 500, 503)},
     }
 
 
@@ -272,7 +273,7 @@ def _inference_paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
         about["responses"]["200"]["content"] = _json("ModelMetadata")
         ready = _inference(f"getModelReady{suffix}", "200 when the model is served", 404, 503)
         infer = _inference(
-            f"infer{suffix}", "Samples of a seed, or of tensors", 400, 404, 413, 415, 500, 503
+            f"infer{suffix}", "Samples of a seed, or of tensors", 400, 404, 408, 413, 415, 500, 503
         )
         infer["responses"]["200"]["content"] = _json("InferenceResponse") | _BYTES
         infer["requestBody"] = {

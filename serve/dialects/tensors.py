@@ -169,12 +169,12 @@ async def infer(sampler: Sampler, call: Call, request: Request) -> Answer:
         drawn = {"seed": ask.seed, "first_index": ask.first_index}
     else:
         outputs = await sampler.infer(tensors, _complete(tensors, sampling, given), call)
-        headers, drawn = sampler.model_headers(lane), {}
+        headers, drawn = sampler.model_headers(tensors), {}
     manifest = lane.artifact.manifest
     return Answer(
         model=model_name(lane),
         version=manifest.version,
-        parameters={**drawn, "digest": manifest.digest, "reproducibility": lane.level},
+        parameters={**drawn, "digest": manifest.digest, "reproducibility": tensors.level},
         outputs={name: outputs[name] for name in names},
         headers=headers,
     )

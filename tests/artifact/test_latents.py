@@ -57,6 +57,17 @@ def test_a_sample_does_not_depend_on_its_batch(seed: int, indices: list[int], n:
     ]
 
 
+def test_samples_of_many_seeds_are_those_of_each_seed() -> None:
+    seeds, indices = [7, 0, 7, latents.MAX_SEED], [3, 3, 0, 9]
+    together = latents.normal(seeds, indices, (2, 3))
+    classes = latents.labels(seeds, indices, 10)
+    for row, (seed, index) in enumerate(zip(seeds, indices, strict=True)):
+        assert together[row].tobytes() == latents.normal(seed, [index], (2, 3)).tobytes()
+        assert classes[row] == latents.labels(seed, [index], 10)[0]
+    with pytest.raises(ValueError, match="seed must be in"):
+        latents.labels([0, -1], [0, 0], 10)
+
+
 def test_a_longer_latent_begins_with_the_shorter_one() -> None:
     assert np.array_equal(
         latents.normal(1, range(3), (50,))[:, :7], latents.normal(1, range(3), (7,))

@@ -7,7 +7,7 @@ import sysconfig
 from pathlib import Path
 
 FOLDER = Path(".venv-bench")
-PACKAGES = ("pythae", "lightning")
+PACKAGES = ("pythae", "lightning", "litserve")
 
 
 def python() -> str:
@@ -17,7 +17,7 @@ def python() -> str:
     peers run on the very torch that ours runs on.
     """
     interpreter, ready = FOLDER / "bin" / "python", FOLDER / "ready"
-    if not ready.exists():
+    if not ready.exists() or ready.read_text().split() != [*PACKAGES]:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(FOLDER)], check=True)
         (FOLDER / ".gitignore").write_text("*\n")
         site = next(FOLDER.glob("lib/python*/site-packages"))
@@ -25,7 +25,7 @@ def python() -> str:
         for package in PACKAGES:
             pip = [str(interpreter), "-m", "pip", "install", "--quiet", "-c", "constraints.txt"]
             subprocess.run([*pip, package], check=False)
-        ready.touch()
+        ready.write_text("\n".join(PACKAGES))
     return str(interpreter)
 
 

@@ -45,11 +45,16 @@ def _graph(path: Path, nodes: list[Any], weights: dict[str, Any], signature: Sig
 
 
 def publish(
-    store: Store, folder: Path, name: str, seed: int, classes: tuple[str, ...] = CLASSES
+    store: Store,
+    folder: Path,
+    name: str,
+    seed: int,
+    classes: tuple[str, ...] = CLASSES,
+    ballast: int = 0,
 ) -> str:
     """A class-conditional generator of 8 x 8 images, an encoder, and a signature of numbers.
 
-    `classes`: ten of them.
+    `classes`: ten of them. `ballast`: bytes of weights that nothing uses.
     """
     label = replace(LABEL, classes=classes)
     random = np.random.default_rng(seed)
@@ -74,7 +79,7 @@ def publish(
             node("Tanh", ["c"], ["d"]),
             node("Reshape", ["d", "shape"], ["image"]),
         ],
-        weights,
+        weights | ({"ballast": np.zeros(ballast, np.uint8)} if ballast else {}),
         signatures["sample"],
     )
     flat = {"flat": np.array([-1, 64], np.int64), "w": weights["w"].T[:, :4].copy()}
@@ -200,6 +205,6 @@ def served(store: Path, metrics_dir: Path) -> Iterator[Listening]:
 def gate(served: Listening) -> Iterator[Gate]:
     models = served.replica._models
     assert models is not None
-    gate = Gate(models.all[0].lanes["sample"])
+    gate = Gate(models.all[0].lanes["sample"], served.replica._batcher)
     yield gate
     gate.open.set()

@@ -10,6 +10,8 @@ from typing import Any
 
 import uvicorn
 
+from serve.access.allowance import Take
+from serve.batching import Batcher
 from serve.hosting import SignatureLane
 from serve.replica import Replica
 from serve.settings import Settings
@@ -38,13 +40,15 @@ class Listening:
 
 
 @contextmanager
-def listening(settings: Settings, *references: str) -> Iterator[Listening]:
+def listening(
+    settings: Settings, *references: str, take_budget: Take | None = None
+) -> Iterator[Listening]:
     """A replica that hosts these artifacts and listens on a free port."""
     started = threading.Event()
     made: list[Any] = []
 
     async def main() -> None:
-        replica = Replica(settings, "replica-7")
+        replica = Replica(settings, "replica-7", None, take_budget)
         await replica.configure({"artifacts": references})
         config = uvicorn.Config(
             replica.application, port=0, ws="none", lifespan="off", log_level="warning"
@@ -74,7 +78,8 @@ def listening(settings: Settings, *references: str) -> Iterator[Listening]:
 class Gate:
     """Stands before a lane: lets so many batches through and holds the rest, or fails them."""
 
-    def __init__(self, lane: SignatureLane) -> None:
+    def __init__(self, lane: SignatureLane, batcher: Batcher) -> None:
+        batcher._inline_s = 0.0  # what is held must hold the thread, not the event loop
         self.batches = 0
         self.free = 10**9
         self.fails_at = 10**9

@@ -19,7 +19,7 @@ def pool(**args: Any) -> Any:
 
 def test_artifacts_travel_in_user_config_so_that_a_change_restarts_nothing() -> None:
     one, other = pool(), build({"artifacts": ["store/other"]})._bound_deployment
-    assert one.user_config == {"artifacts": ["store/tiny"]}
+    assert one.user_config == {"artifacts": ["store/tiny"], "pinned": {}}
     assert one.init_args == other.init_args
     assert parse(one.init_args[0]) == Settings()
 
@@ -45,7 +45,7 @@ def test_replicas_find_the_metrics_folder_before_their_first_import() -> None:
         ({"limits": {"max_m": 1}}, "unknown option limits.'max_m'"),
         ({"scaling": {"target": 1}}, "unknown option scaling.'target'; there are: target_busy"),
         ({"scaling": {"target_busy": 0.0}}, "scaling.target_busy must be in .0, 1."),
-        ({"replicas": "4..1"}, "1 <= MIN <= MAX"),
+        ({"replicas": "4..1"}, "0 <= MIN <= MAX and 1 <= MAX, got 4..1"),
         ({"replicas": "many"}, "a number or MIN..MAX, got 'many'"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"threads": "two"}, "threads"),

@@ -275,6 +275,49 @@ def test_a_full_queue_sheds_at_once_and_says_when_to_come_back() -> None:
     asyncio.run(main())
 
 
+def test_more_work_than_may_wait_is_refused_and_an_idle_batcher_takes_any() -> None:
+    async def main() -> None:
+        lane, batcher = Slow(4), Batcher(max_queue=1000, max_wait_s=1.0)
+        await batcher.submit(lane.job(0, 4))
+        tasks = await _fill(batcher, lane, 400)
+        with pytest.raises(OverloadedError, match="s of work wait already, try again in"):
+            await batcher.submit(lane.job(900, 1))
+        assert (batcher.shed_samples, batcher.queued) == (1, 400)
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(batcher.submit(lane.job(800, 1))))
+        await asyncio.sleep(0)
+        assert batcher.queued == 1
+        lane.open.set()
+        assert (await tasks[-1])["y"].tolist() == [1600]
+        await asyncio.wait(tasks)
+
+    asyncio.run(main())
+
+
+def test_short_batches_run_on_the_event_loop_and_the_others_in_the_thread() -> None:
+    async def main(inline_s: float) -> list[bool]:
+        lane, batcher = Doubler(), Batcher(max_queue=100, inline_s=inline_s)
+        here, inline = threading.get_ident(), []
+        run = lane.run
+
+        def noted(inputs: Mapping[str, Any]) -> Arrays:
+            inline.append(threading.get_ident() == here)
+            return run(inputs)
+
+        lane.run = noted  # type: ignore[method-assign]
+        for first in (10, 20, 30):
+            outputs = await batcher.submit(lane.job(first, 1))
+            assert outputs["y"].tolist() == [2 * first]
+        several = [batcher.submit(lane.job(first, 4)) for first in (40, 50)]
+        assert [(await one)["y"][0] for one in several] == [80, 100]
+        return inline
+
+    # The first batch of a lane may take any time.
+    assert asyncio.run(main(3600.0)) == [False, True, True, True, True]
+    assert asyncio.run(main(0.0)) == [False] * 5
+
+
 def test_a_client_that_hangs_up_frees_its_place() -> None:
     async def main() -> None:
         depths: list[int] = []

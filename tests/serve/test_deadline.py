@@ -52,3 +52,14 @@ def test_a_wait_that_is_known_to_be_too_long_is_refused_at_once(
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     assert "longer than the deadline allows" in answer.json()["error"]["message"]
     assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_who_hangs_up_while_it_waits_leaves_the_queue(served: Listening, gate: Gate) -> None:
+    gate.free = 0
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{served.url}/v1/samples", json={"model": "tiny", "n": 100}, timeout=0.5)
+    settled(lambda: served.requests(code="499") == 1)
+    assert served.replica._batcher.queued == 0
+    gate.open.set()
+    settled(lambda: served.replica._batcher.running_since_s is None)
+    assert gate.batches == 1

@@ -30,7 +30,8 @@ LIMITED, FREE, ADMIN = (f"aigc_secret_of_{name}" for name in ("limited", "free",
 class Guarded:
     """A server, its gRPC port, and where its artifacts lie."""
 
-    def __init__(self, server: Server, grpc_port: int, versions: list[str]) -> None:
+    def __init__(self, server: Server, grpc_port: int, versions: list[str], keys: Path) -> None:
+        self.keys = keys
         self.server = server
         self.url = server.url
         self.grpc_port = grpc_port
@@ -62,7 +63,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     arguments = [versions[0], "--replicas", "2", "--keys", str(keys), "--grpc-port", str(port)]
     with server(folder, *arguments) as running:
         running.wait_until_ready()
-        yield Guarded(running, port, versions)
+        yield Guarded(running, port, versions, keys)
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -116,6 +117,34 @@ def test_grpc_asks_for_the_same_keys(guarded: Guarded) -> None:
     answer = client.infer("tiny", [], headers=bearer(FREE), parameters={"seed": 7, "n": 4})
     assert answer.as_numpy("pixels").shape == (4, 8, 8, 1)
     assert grpc.__version__
+
+
+def test_a_changed_keys_file_reaches_both_replicas(guarded: Guarded) -> None:
+    def until(secret: str, status: int) -> None:
+        """Connections are handed out in turn, so that twenty of them reach both replicas."""
+        deadline, row = time.monotonic() + 30, 0
+        while row < 20:
+            answer = httpx.get(f"{guarded.url}/v1/models", headers=bearer(secret))
+            row = row + 1 if answer.status_code == status else 0
+            assert time.monotonic() < deadline, answer.text
+
+    before = guarded.keys.read_text()
+    until("aigc_secret_of_guest", 401)
+    fresh = guarded.keys.with_suffix(".new")
+    for text, status in (
+        (before + entry_text(New(action="new", name="guest"), "aigc_secret_of_guest"), 200),
+        ("[[key]", 200),
+        (before, 401),
+    ):
+        fresh.write_text(text)
+        fresh.rename(guarded.keys)
+        if text == "[[key]":
+            deadline = time.monotonic() + 30
+            while guarded.server.total("aigc_refused_keys_total") < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        until("aigc_secret_of_guest", status)
+    until(FREE, 200)
 
 
 def test_the_wrong_key_deploys_nothing(guarded: Guarded) -> None:

@@ -247,6 +247,44 @@ def test_errors_reach_the_client_through_the_proxy(pair: Server) -> None:
     assert httpx.get(f"{pair.url}/readyz").status_code == 200
 
 
+def test_every_answer_has_an_id_and_none_a_stack(pair: Server) -> None:
+    asked: list[tuple[str, str, Any, int]] = [
+        ("POST", "/v1/samples", {"json": {"model": "tiny"}}, 200),
+        ("POST", "/v1/samples", {"json": {"model": "tiny", "n": 9, "format": "ndjson"}}, 200),
+        ("POST", "/v1/samples", {"json": {"model": "tiny", "n": 0}}, 400),
+        ("POST", "/v1/samples", {"content": "[" * 100_000}, 400),
+        ("POST", "/v2/models/tiny/infer", {"content": '{"a":' * 50_000}, 400),
+        ("GET", "/none", {}, 404),
+        ("DELETE", "/v1/samples", {}, 405),
+        ("POST", "/v1/samples", {"content": b" " * (3 << 20)}, 413),
+        ("GET", "/-/routes", {}, 200),  # HAProxy's own answer
+    ]
+    for method, path, options, status in asked:
+        drawn = [httpx.request(method, f"{pair.url}{path}", **options) for _ in range(2)]
+        given = httpx.request(
+            method, f"{pair.url}{path}", **options, headers={"x-request-id": "order-66"}
+        )
+        assert {answer.status_code for answer in (*drawn, given)} == {status}, path
+        assert len({answer.headers["x-request-id"] for answer in drawn}) == 2, path
+        assert given.headers.get_list("x-request-id") == ["order-66"], path
+        assert "Traceback" not in given.text
+
+
+def test_who_never_ends_a_head_is_cut_off_while_others_are_served(pair: Server) -> None:
+    with socket.create_connection(("127.0.0.1", pair.port)) as connection:
+        connection.sendall(b"POST /v1/samples HTTP/1.1\r\nhost: x\r\nx-slow: ")
+        connection.settimeout(0.5)
+        answer, others = b"", 0
+        while not answer:
+            assert samples(pair.url, seed=7).status_code == 200
+            others += 1
+            with suppress(TimeoutError):
+                connection.sendall(b"x")
+                answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert others > 1
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the pages were not rendered")
 def test_pages_render_in_a_browser_without_the_network(pair: Server, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright

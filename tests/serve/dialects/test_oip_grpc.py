@@ -340,6 +340,24 @@ def test_requests_are_counted(store: Path, metrics_dir: Path) -> None:
     }
 
 
+def test_a_failure_is_in_the_log_with_the_call_s_id_and_not_with_the_client(
+    store: Path, metrics_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fall(inputs: Any) -> Any:
+        raise RuntimeError("secret detail")
+
+    settings = Settings(metrics_dir=str(metrics_dir))
+    with Listening(settings, f"{store}/tiny@1") as listening:
+        assert listening.replica._models is not None
+        listening.replica._models.all[0].tensors["sample"].run = fall  # type: ignore[method-assign]
+        with connected(listening.address) as client, pytest.raises(InferenceServerException) as no:
+            client.infer("tiny", [], headers={"request_id": "order-66"})
+    assert "secret" not in str(no.value)
+    (record,) = caplog.records
+    assert record.request_id == "order-66"  # type: ignore[attr-defined]
+    assert "secret detail" in caplog.text
+
+
 def test_not_ready_and_overloaded(store: Path, metrics_dir: Path) -> None:
     limits = Limits(max_n=4, max_queue=4, max_batch=1)
     settings = Settings(metrics_dir=str(metrics_dir), limits=limits)

@@ -1,0 +1,116 @@
+"""What a manifest alone is good for: what there is to ask, and the inputs of every sample."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc.artifact import latents
+from aigc.artifact.manifest import Manifest, Reproducibility, Signature, TensorSpec
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Contract:
+    """An artifact as far as its manifest goes. Holds no graph, so it runs nothing.
+
+    contract = Contract(read_manifest("artifacts/digits"))
+    contract.draw("sample", seed=7, indices=range(4))["latent"]         # (4, 100) float32
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.reproducibility: dict[str, Reproducibility] = dict(manifest.reproducibility)
+        """As measured at export, until it was measured on this machine."""
+
+    @property
+    def id(self) -> str:
+        """`name@version`."""
+        return self.manifest.id
+
+    def signature(self, name: str) -> Signature:
+        """The signature called `name`. Raises ValueError naming those there are."""
+        try:
+            return self.manifest.signatures[name]
+        except KeyError:
+            known = ", ".join(self.manifest.signatures)
+            raise ValueError(f"{self.id} has no signature {name!r}, it has: {known}") from None
+
+    def draw(
+        self,
+        signature: str,
+        seed: int | Sequence[int],
+        indices: Sequence[int],
+        label: int | Sequence[int | None] | None = None,
+    ) -> Arrays:
+        """The inputs of samples `indices` of `seed`; labels are drawn where none is given.
+
+        Seed and label are those of all samples, or sequences with one for each. Raises ValueError
+        for a label out of range, or a signature that needs more than a seed.
+        """
+        spec = self.signature(signature)
+        inputs: Arrays = {}
+        for tensor in spec.inputs:
+            if tensor.kind == "latent":
+                inputs[tensor.name] = latents.normal(seed, indices, tensor.shape)
+            elif tensor.kind == "label":
+                inputs[tensor.name] = _labels(tensor, seed, indices, label)
+            else:
+                raise ValueError(
+                    f"signature {signature!r} of {self.id} needs {tensor.kind} {tensor.name!r},"
+                    " which a seed cannot give"
+                )
+        if label is not None and spec.label is None:
+            raise ValueError(f"{self.id} takes no label: it was trained without classes")
+        return inputs
+
+    def draw_between(
+        self,
+        signature: str,
+        seed: int,
+        to_seed: int,
+        frames: int,
+        *,
+        index: int = 0,
+        label: int | None = None,
+        to_label: int | None = None,
+    ) -> Arrays:
+        """The inputs of `frames` steps from sample `index` of `seed` to that of `to_seed`.
+
+        The first and the last are those samples themselves. Latents go along the sphere; a class
+        cannot be mixed, so it changes half-way. Raises ValueError as draw() does.
+        """
+        start = self.draw(signature, seed, [index], label)
+        stop = self.draw(signature, to_seed, [index], to_label)
+        t = np.linspace(0, 1, frames)
+        inputs: Arrays = {}
+        for tensor in self.signature(signature).inputs:
+            a, b = start[tensor.name][0], stop[tensor.name][0]
+            latent = tensor.kind == "latent"
+            inputs[tensor.name] = latents.slerp(a, b, t) if latent else np.where(t < 0.5, a, b)
+        return inputs
+
+
+def _labels(
+    spec: TensorSpec,
+    seed: int | Sequence[int],
+    indices: Sequence[int],
+    label: int | Sequence[int | None] | None,
+) -> NDArray[np.int64]:
+    assert spec.range is not None
+    num_classes = int(spec.range[1]) + 1
+    if label is None:
+        return latents.labels(seed, indices, num_classes)
+    given = [label] * len(indices) if isinstance(label, int) else list(label)
+    if len(given) != len(indices):
+        raise ValueError(
+            f"label must be one class or n of them: n is {len(indices)}, got {len(given)}"
+        )
+    for value in given:
+        if value is not None and not spec.range[0] <= value < num_classes:
+            raise ValueError(f"label must be in [0, {num_classes}), got {value}")
+    if None in given:
+        drawn = latents.labels(seed, indices, num_classes)
+        given = [d if v is None else v for v, d in zip(given, drawn, strict=True)]
+    return np.array(given, np.int64)

@@ -1,0 +1,170 @@
+"""Two pools in one real `aigc serve --config`: forwarded, woken, killed, deployed, refused."""
+
+import base64
+import io
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from numpy.typing import NDArray
+
+from aigc.artifact import Artifact, Store, codecs
+from serve.deploy import command as deploy
+from tests.serve.conftest import publish
+from tests.serve.test_server import Server, server, title
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(150)]
+
+CONFIG = """
+pools:
+  default:
+    artifacts: [{store}/tiny@1]
+    cpus: 0.5
+  large:
+    artifacts: [{store}/other@1]
+    replicas: 0..1
+    memory: 640MiB
+    cpus: 0.5
+    scaling: {{average_s: 0.1, downscale_delay_s: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def pools(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("pools")
+    file = folder / "serve.yaml"
+    file.write_text(CONFIG.format(store=store))
+    with server(folder, "--config", str(file)) as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def other(store: Path) -> Artifact:
+    """other@1, opened beside the server."""
+    return Artifact.open(f"{store}/other@1")
+
+
+def large(server: Server) -> list[psutil.Process]:
+    """The replicas of the other pool."""
+    return [one for one in server.replicas() if ":large" in title(one)]
+
+
+def expected(artifact: Artifact, n: int) -> NDArray[np.uint8]:
+    return artifact.uint8("sample", artifact.sample(seed=7, n=n))
+
+
+def npy(server: Server, **fields: Any) -> httpx.Response:
+    asked = {"model": "other", "seed": 7, "n": 3, "format": "npy", **fields}
+    return httpx.post(f"{server.url}/v1/samples", json=asked, timeout=60)
+
+
+def test_samples_of_both_pools_are_those_of_their_artifacts(
+    pools: Server, artifact: Artifact, other: Artifact
+) -> None:
+    """Native, OpenAI's and the inference protocol's route; the pool's replica signs its own."""
+    replicas = set()
+    for model, opened in (("tiny", artifact), ("other", other)):
+        answer = npy(pools, model=model)
+        assert answer.status_code == 200, answer.text
+        pixels = expected(opened, 3)
+        assert np.array_equal(np.load(io.BytesIO(answer.content)), pixels)
+        replicas.add(answer.headers["x-aigc-replica"])
+        asked = {"model": model, "prompt": "three", "n": 1, "seed": 7}
+        image = httpx.post(f"{pools.url}/v1/images/generations", json=asked, timeout=60)
+        one = opened.uint8("sample", opened.sample(seed=7, n=1, label=3))[0]
+        found, _ = codecs.read_png(base64.b64decode(image.json()["data"][0]["b64_json"]))
+        assert np.array_equal(found, one)
+        inferred = httpx.post(
+            f"{pools.url}/v2/models/{model}/infer",
+            json={"parameters": {"seed": 7, "n": 3}, "outputs": [{"name": "pixels"}]},
+            timeout=60,
+        ).json()
+        assert inferred["outputs"][0]["data"] == pixels.reshape(-1).tolist()
+    assert len(replicas) == 2
+    models = httpx.get(f"{pools.url}/v1/models").json()["data"]
+    assert [model["id"] for model in models] == ["other@1", "tiny@1"]
+
+
+def until(predicate: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.1)
+
+
+def test_a_pool_scales_to_zero_and_a_request_wakes_it(pools: Server, other: Artifact) -> None:
+    until(lambda: not large(pools))
+    asked = {"model": "other", "n": 1}
+    headers = {"x-request-timeout": "0.2"}
+    late = httpx.post(f"{pools.url}/v1/samples", json=asked, headers=headers, timeout=60)
+    assert late.status_code == 504, "what cannot wait for the start is told so"
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda n: npy(pools, n=n), range(1, 9)))
+    for n, answer in enumerate(answers, 1):
+        assert answer.status_code == 200, answer.text
+        assert np.array_equal(np.load(io.BytesIO(answer.content)), expected(other, n))
+    assert len(large(pools)) == 1
+
+
+def test_no_request_fails_when_the_pools_replica_is_killed(pools: Server, other: Artifact) -> None:
+    assert npy(pools).status_code == 200
+    stop = threading.Event()
+
+    def ask(_: int) -> list[tuple[int, bytes]]:
+        answers = []
+        while not stop.is_set():
+            answer = npy(pools)
+            answers.append((answer.status_code, answer.content))
+        return answers
+
+    with ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask, number) for number in range(4)]
+        time.sleep(1)
+        (victim,) = large(pools)
+        victim.send_signal(signal.SIGKILL)
+        with suppress(psutil.Error):
+            victim.wait(10)
+        until(lambda: large(pools) and large(pools)[0].pid != victim.pid)
+        until(lambda: npy(pools).status_code == 200)
+        time.sleep(1)
+        stop.set()
+        answers = [answer for each in asking for answer in each.result()]
+    assert len(answers) > 20
+    assert {status for status, _ in answers} == {200}
+    assert len({content for _, content in answers}) == 1
+
+
+def test_a_version_is_deployed_into_the_other_pool(
+    pools: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while it has no replica: the candidate wakes it."""
+    uri = publish(Store(tmp_path / "store"), tmp_path / "build", "big", 9)
+    until(lambda: not large(pools))
+    assert deploy([uri, "--url", pools.url, "--pool", "large"]) == 0
+    assert f"hosted  {uri} in pool large" in capsys.readouterr().err
+    answer = npy(pools, model="big")
+    assert np.array_equal(np.load(io.BytesIO(answer.content)), expected(Artifact.open(uri), 3))
+    assert npy(pools).status_code == 200
+    pids = {one.pid for one in pools.replicas()}
+    assert deploy(["--remove", "big", "--url", pools.url]) == 0
+    until(lambda: npy(pools, model="big").status_code == 404)
+    assert npy(pools).status_code == 200
+    assert {one.pid for one in pools.replicas()} <= pids, "no replica was started anew"
+
+
+def test_what_does_not_fit_into_the_pools_memory_is_refused(pools: Server, tmp_path: Path) -> None:
+    uri = publish(Store(tmp_path / "store"), tmp_path / "build", "heavy", 9, ballast=256 << 20)
+    with pytest.raises(ValueError, match=r"heavy@1 does not fit.*may hold 640\.0 MiB"):
+        deploy([uri, "--url", pools.url, "--pool", "large"])
+    assert npy(pools).status_code == 200
+    assert npy(pools, model="heavy").status_code == 404
