@@ -47,6 +47,7 @@ def test_a_worker_killed_between_checkpoints_changes_nothing(
     assert samples == list(range(320, TOTAL + 1, 320))  # none lost, none twice
 
 
+@pytest.mark.timeout(600)  # three starts of Ray
 def test_signals_stop_with_a_checkpoint_and_leave_no_process(
     undisturbed: Run, tmp_path: Path
 ) -> None:
