@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Installed once per change of the dependencies; `make clean` starts over.
 READY := $(VENV)/.ready
 
-.PHONY: demo test unit check bench format setup clean
+.PHONY: demo test unit check bench soak format setup clean
 
 demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
@@ -31,6 +31,9 @@ bench: $(READY)  ## writes docs/benchmarks.md
 	$(BIN)/python -m tests.bench.bench_overheads
 	$(BIN)/python -m tests.bench.bench_serving
 	$(BIN)/python -m tests.bench.bench_autoscaling
+
+soak: $(READY)  ## ten minutes of load while replicas are killed: no request may fail
+	$(BIN)/python -m tests.bench.soak --minutes 10 --kill-every 60
 
 setup: $(READY)
 
