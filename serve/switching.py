@@ -65,10 +65,11 @@ class Target:
         where: dict[str, str] = {}
         for name, uri, manifest in found:
             if manifest.id in where:
+                other = where[manifest.id]
+                pools = "" if other == name else f" in the pools {other} and {name}"
                 raise ValueError(
-                    f"{uri} and another artifact are both {manifest.id}, in the pools"
-                    f" {where[manifest.id]} and {name}; serve one of them, or export one under"
-                    " another --name"
+                    f"{uri} and another artifact{pools} have the same name and version,"
+                    f" {manifest.id}; serve one of them, or export one under another --name"
                 )
             where[manifest.id] = name
         return found
