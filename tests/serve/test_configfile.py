@@ -143,7 +143,9 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_one_version_in_two_pools_is_refused(store: Path, tmp_path: Path) -> None:
     twice = {"default": {"artifacts": [f"{store}/tiny"]}, "b": {"artifacts": [f"{store}/tiny@2"]}}
-    with pytest.raises(ValueError, match="are both tiny@2, in the pools default and b"):
+    with pytest.raises(
+        ValueError, match="in the pools default and b have the same name and version, tiny@2"
+    ):
         prepare(read(write(tmp_path, f"port: {free_port()}\npools: {twice}")))
 
 

@@ -395,7 +395,9 @@ def test_what_a_pool_cannot_host_is_refused_and_all_stays(
     assert "no pool 'huge'; there are: default, large" in refused(
         artifact=f"{store}/other", pool="huge"
     )
-    assert "are both tiny@2, in the pools" in refused(artifact=f"{store}/tiny@2", pool="large")
+    assert "in the pools default and large have the same name" in refused(
+        artifact=f"{store}/tiny@2", pool="large"
+    )
     both.worker._memory.limit_bytes = 1
     assert "other@1 does not fit" in refused(artifact=f"{store}/other", pool="large")
     answer = admin(both, "remove", model="tiny@1")
