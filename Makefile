@@ -12,7 +12,7 @@ demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minut
 test: $(READY)  ## everything but slow, gpu and bench
 	$(BIN)/pytest -q
 
-unit: $(READY)  ## the part that starts no Ray and no other process, under a minute
+unit: $(READY)  ## the part that starts no Ray and no other process, a minute or two
 	$(BIN)/pytest -q -m "not slow and not gpu and not bench and not cluster and not process"
 
 check: $(READY)  ## format, lint, types, direction of imports
