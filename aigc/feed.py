@@ -97,7 +97,8 @@ class Feed:
                 for chosen in rows:
                     index = torch.from_numpy(chosen)
                     yield self._moved(samples[index].pin_memory(), labels[index].pin_memory())
-        samples, labels = samples.to(device), labels.to(device)
+            samples, labels = samples.pin_memory(), labels.pin_memory()
+        samples, labels = self._moved(samples, labels)
         for chosen in rows:
             index = torch.from_numpy(chosen)
             if device.type == "cuda":

@@ -11,7 +11,7 @@ from aigc.config import TrainConfig
 from aigc.data import share
 from aigc.layers import frozen_power_iteration
 from aigc.model import Batch
-from aigc.noise import Noise, derive
+from aigc.noise import Noise, reseed
 from aigc.state import TrainState
 
 Figures = list[tuple[list[str], Tensor]]
@@ -127,7 +127,7 @@ class Step:
         return {key: value[start:stop] for key, value in batch.items()}
 
     def _prepare(self, batch: Batch, number: int, due: set[str], key: str) -> Any:
-        torch.manual_seed(derive(key))
+        reseed(key, self.like.device)
         with self.autocast():
             return self.state.model.prepare(self._part(batch, number), self._noise(number), due)
 
@@ -144,7 +144,7 @@ class Step:
                 shared = whole
                 if not self.single:
                     shared = self._prepare(batch, number, {phase.name}, f"{key}/prepare")
-                torch.manual_seed(derive(key))
+                reseed(key, self.like.device)
                 with self.autocast():
                     loss, metrics = model.loss(
                         phase.name, self._part(batch, number), self._noise(number), shared

@@ -152,6 +152,15 @@ def test_a_batch_on_a_gpu_waits_for_nothing() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_layers_draw_as_after_torch_s_own_seed() -> None:
+    from aigc.noise import derive, reseed
+
+    reseed("key", torch.device("cpu"))
+    ours = torch.rand(3)
+    torch.manual_seed(derive("key"))
+    assert torch.equal(ours, torch.rand(3))
+
+
 def test_a_model_says_when_it_collapsed() -> None:
     config = models.preset("fc_gan:mlp")
     model: GenerativeModel = models.build(config)
