@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from serve.fair import Arrays, Batch, Fair, Job, Lane, Piece, Queue, most_batches
+from serve.fair import Arrays, Batch, Fair, Job, Lane, Piece, Queue, batches_before
 from serve.inference import Outcome, run
 
 __all__ = [
@@ -170,7 +170,7 @@ class Batcher:
         own = others.pop(lane, None)
         jobs, samples = (len(own.jobs), own.samples) if own else (0, 0)
         all_of_it = -(-(samples + n) // lane.max_batch)
-        batches = min(all_of_it, most_batches(n, jobs + 1, lane.max_batch))
+        batches = min(all_of_it, batches_before(n, jobs + 1, lane.max_batch))
         wait_s = self._rest_s() + self.seconds_per_sample(lane) * (batches - 1) * lane.max_batch
         for other, waiting in others.items():
             ahead = min(waiting.samples, batches * other.max_batch)

@@ -1,4 +1,4 @@
-"""Which samples run next: lanes in turn, and in a lane every waiting job an equal share.
+"""Which samples run next: lanes in turn, and in a lane who would be done first if all shared alike.
 
 queue = Fair()
 queue.push(Job(lane=lane, n=100, draw=draw))
@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from heapq import heappop, heappush
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,13 +92,82 @@ class Batch:
     waits_s: tuple[float, ...]
 
 
+Turn = tuple[float, int]
+"""When a job would be done if all shared alike, and a number that no other turn of its lane has."""
+
+
+class EqualShares:
+    """How far a lane would be if each of its jobs got the same number of samples at any time.
+
+    `each` is what a job there from the start would have got; a job of n samples that comes now is
+    done when it has grown by n. (The virtual time of fair queueing: Demers, Keshav, Shenker 1989.)
+    """
+
+    def __init__(self) -> None:
+        self.each = 0.0
+        self._turns: list[Turn] = []
+        self._gone: set[Turn] = set()
+        self._number = 0
+
+    def enter(self, n: float) -> Turn:
+        """A job of n samples comes."""
+        self._number += 1
+        turn = self.each + n, self._number
+        heappush(self._turns, turn)
+        return turn
+
+    def leave(self, turn: Turn, unused: int) -> None:
+        """A job goes without its last samples; those that it got count as its share."""
+        left = turn[0] - self.each
+        if left > 0:
+            self._gone.add(turn)
+        if left > unused:
+            self.enter(left - unused)
+
+    def serve(self, samples: float) -> None:
+        """So many samples were taken, by all alike."""
+        while self._turns:
+            first = self._turns[0]
+            if first in self._gone:
+                self._gone.remove(heappop(self._turns))
+                continue
+            jobs = len(self._turns) - len(self._gone)
+            until_done = (first[0] - self.each) * jobs
+            if until_done > samples:
+                self.each += samples / jobs
+                return
+            samples -= until_done
+            self.each = first[0]
+            heappop(self._turns)
+
+
 @dataclass(kw_only=True)
 class Waiting:
     """What waits in one lane."""
 
-    jobs: OrderedDict[Job, None] = field(default_factory=OrderedDict)
-    """In the order of their turns."""
+    jobs: dict[Job, Turn] = field(default_factory=dict)
+    """In the order in which they came."""
     samples: int = 0
+    order: list[tuple[Turn, Job]] = field(default_factory=list)
+    """A heap, in which jobs that wait no more may linger."""
+    shares: EqualShares = field(default_factory=EqualShares)
+    owed: float = 0.0
+    """Samples that the eldest has still to get."""
+
+    def first(self) -> Job:
+        """Who would be done first if all shared alike."""
+        while self.order[0][1] not in self.jobs:
+            heappop(self.order)
+        return self.order[0][1]
+
+    def grant(self, job: Job, room: int) -> int:
+        """Take at most so many samples of a job; returns how many."""
+        got = min(room, job.n - job.taken)
+        job.taken += got
+        self.samples -= got
+        if job.taken == job.n:
+            del self.jobs[job]
+        return got
 
 
 class Queue(Protocol):
@@ -119,98 +188,69 @@ class Queue(Protocol):
 
 
 class Fair:
-    """Lanes take turns, a batch each; a batch is shared out equally among its lane's jobs.
+    """Lanes take turns, a batch each; a lane's jobs run in the order in which equal shares end.
 
-    A batch has room for B samples. Of J <= B jobs each gets room for B / J; what a job does not
-    need goes to the others, and what is left by rounding to those whose turn is first. Of J > B
-    jobs the first B get one sample each. Whoever got some and needs more goes to the end, in
-    order, behind those that came meanwhile. Nothing waits while a batch has room.
+    Were each batch shared out equally among the jobs that wait, all of them would be fair, late,
+    and in many pieces. Whoever would be done first that way goes first here, whole: nobody is done
+    later than with equal shares, and most are done earlier (the Fair Sojourn Protocol: Friedman and
+    Henderson 2003). So a job of 1 passes one of 500.
 
-    Bound: a job of n samples is wholly taken after at most `most_batches(n, J, B)` batches of its
-    lane, J the most jobs that waited in the lane at once during its wait, itself among them; and
-    while L lanes have jobs, each has one of any L batches in a row. For J <= B each batch takes
-    all that the job has left or at least B // J of it. For J > B nobody is ever put before it, and
-    a batch that does not reach it takes B jobs from before it, of which there are less than J: it
-    gets a sample from one of any ceil(J / B) batches in a row.
+    `eldest_share` of the room goes before that to whoever came first, so that many small jobs, as
+    many as there is room for, do not keep a large one waiting: when a job comes behind s samples,
+    its own among them, it is done by the time that s / eldest_share were taken, and a batch more.
 
-    A push or discard costs the same however many wait; a take costs what its own jobs do.
+    While L lanes have jobs, each has one of any L batches in a row. Nothing waits while a batch has
+    room. A push, and each piece of a take, costs the logarithm of how many wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, eldest_share: float = 0.25) -> None:
         self.waiting: OrderedDict[Lane, Waiting] = OrderedDict()
         """In the order of their turns."""
+        self._eldest_share = eldest_share
 
     def push(self, job: Job) -> None:
         waiting = self.waiting.get(job.lane)
         if waiting is None:
             waiting = self.waiting[job.lane] = Waiting()
-        waiting.jobs[job] = None
+        turn = waiting.shares.enter(job.n - job.taken)
+        waiting.jobs[job] = turn
+        heappush(waiting.order, (turn, job))
         waiting.samples += job.n - job.taken
 
     def take(self) -> list[Piece]:
         if not self.waiting:
             return []
         lane, waiting = next(iter(self.waiting.items()))
-        pieces = []
-        for job, share in _shares(waiting, lane.max_batch):
-            start, job.taken = job.taken, job.taken + share
-            pieces.append(Piece(job=job, start=start, stop=job.taken))
-            waiting.samples -= share
-            if job.taken < job.n:
-                waiting.jobs.move_to_end(job)
-            else:
-                del waiting.jobs[job]
+        room = lane.max_batch
+        waiting.owed += self._eldest_share * room
+        got: dict[Job, int] = {}
+        while room and waiting.jobs:
+            of_eldest = min(room, int(waiting.owed))
+            job = next(iter(waiting.jobs)) if of_eldest else waiting.first()
+            granted = waiting.grant(job, of_eldest or room)
+            got[job] = got.get(job, 0) + granted
+            room -= granted
+            waiting.owed -= granted if of_eldest else 0
+        waiting.shares.serve(lane.max_batch - room)
         if waiting.jobs:
             self.waiting.move_to_end(lane)
         else:
             del self.waiting[lane]
-        return pieces
+        return [Piece(job=job, start=job.taken - n, stop=job.taken) for job, n in got.items()]
 
     def discard(self, job: Job) -> None:
         waiting = self.waiting.get(job.lane)
         if waiting is None or job not in waiting.jobs:
             return
-        del waiting.jobs[job]
+        waiting.shares.leave(waiting.jobs.pop(job), job.n - job.taken)
         waiting.samples -= job.n - job.taken
         if not waiting.jobs:
             del self.waiting[job.lane]
 
 
-def most_batches(n: int, jobs: int, max_batch: int) -> int:
-    """Most batches of its lane until a job of `n` samples is wholly taken, one of `jobs` there."""
-    return _ceil(n, max(1, max_batch // jobs)) * _ceil(jobs, max_batch)
+def batches_before(n: int, jobs: int, max_batch: int) -> int:
+    """About how many batches of its lane it takes until a job of `n` samples is done among `jobs`.
 
-
-def _shares(waiting: Waiting, room: int) -> list[tuple[Job, int]]:
-    """Who gets how many samples of a batch: at least one each, so there are at most `room`."""
-    jobs = list(islice(waiting.jobs, room))
-    if len(waiting.jobs) >= room:
-        return [(job, 1) for job in jobs]
-    needs = [job.n - job.taken for job in jobs]
-    if waiting.samples <= room:
-        return list(zip(jobs, needs, strict=True))
-    share, left = _equal_share(needs, room)
-    shares = []
-    for job, need in zip(jobs, needs, strict=True):
-        extra = 1 if left and need > share else 0
-        left -= extra
-        shares.append((job, min(need, share) + extra))
-    return shares
-
-
-def _equal_share(needs: list[int], room: int) -> tuple[int, int]:
-    """The most that each may have when those that need less take less, and what is then left.
-
-    There must be less room than is needed; less is left than there are jobs that need more.
+    As with equal shares, if no more come.
     """
-    others = len(needs)
-    for need in sorted(needs):
-        if need * others > room:
-            break
-        room -= need
-        others -= 1
-    return divmod(room, others)
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
+    return -(-n * jobs // max_batch)

@@ -1,8 +1,9 @@
-"""Which samples run next, without threads: against a round-robin done by hand, for any arrivals."""
+"""Which samples run next, without threads: against equal shares in exact fractions."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serve.fair import Arrays, Batch, Fair, Job, Lane, Piece, most_batches
+from serve.fair import Arrays, Batch, Fair, Job, Lane, Piece, Waiting, batches_before
 
 
 class Line:
@@ -29,59 +30,96 @@ class Line:
         return Job(lane=self, n=n, draw=lambda start, stop: {})
 
 
-class Counted(Fair):
-    """The queue under test, with what its bound speaks of noted for every job."""
+class Equal:
+    """A lane whose jobs all get the same at any time, in exact fractions of samples."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.batches: Counter[Job] = Counter()
-        """Of its lane, while the job waited."""
-        self.most_jobs: Counter[Job] = Counter()
-        """That waited in its lane at once, while it waited."""
+        self.left: dict[Job, Fraction] = {}
+
+    def leave(self, job: Job, unused: int) -> None:
+        """A job goes; what it got counts as its share."""
+        if self.left.get(job, 0) > unused:
+            self.left[job] -= unused
+        else:
+            self.left.pop(job, None)
+
+    def serve(self, samples: Fraction) -> set[Job]:
+        """Who is done when so many were shared out."""
+        done: set[Job] = set()
+        while self.left:
+            step = min(min(self.left.values()), samples / len(self.left))
+            samples -= step * len(self.left)
+            self.left = {job: left - step for job, left in self.left.items()}
+            over = {job for job, left in self.left.items() if not left}
+            if not over:
+                break
+            done |= over
+            self.left = {job: left for job, left in self.left.items() if job not in over}
+        return done
+
+
+class Watched(Fair):
+    """The queue under test: beside one that shares equally, and with what its bounds speak of."""
+
+    def __init__(self, eldest_share: float = 0.25) -> None:
+        super().__init__(eldest_share)
+        self.share = eldest_share
+        self.equal: defaultdict[Lane, Equal] = defaultdict(Equal)
+        self.behind: Counter[Job] = Counter()
+        """Samples that waited in its lane when it came, its own among them."""
+        self.since: Counter[Job] = Counter()
+        """Samples that were taken in its lane since then, while it waited."""
+        self.late: set[Job] = set()
+        """Who was not done when it should have been."""
         self.taken_at_s: dict[tuple[Job, int], float] = {}
         """A moment before the take of each sample, by the monotonic clock."""
 
     def push(self, job: Job) -> None:
         super().push(job)
-        jobs = self.waiting[job.lane].jobs
-        for each in jobs:
-            self.most_jobs[each] = max(self.most_jobs[each], len(jobs))
+        self.equal[job.lane].left[job] = Fraction(job.n)
+        self.behind[job] = self.waiting[job.lane].samples
 
     def take(self) -> list[Piece]:
         now = time.monotonic()
-        before = {lane: list(waiting.jobs) for lane, waiting in self.waiting.items()}
+        before = {lane: set(waiting.jobs) for lane, waiting in self.waiting.items()}
         pieces = super().take()
-        if pieces:
-            self.batches.update(before[pieces[0].job.lane])
         for piece in pieces:
             self.taken_at_s |= {(piece.job, i): now for i in range(piece.start, piece.stop)}
+        if pieces:
+            lane, taken = pieces[0].job.lane, sum(map(len, pieces))
+            done = self.equal[lane].serve(Fraction(taken))
+            unfinished = {job for job in before[lane] if job.taken < job.n}
+            if not self.share:
+                self.late |= done & unfinished
+            for job in unfinished if self.share else ():
+                self.since[job] += taken
+                if self.since[job] > self.behind[job] / self.share + lane.max_batch:
+                    self.late.add(job)
+            self._forget(lane)
         return pieces
 
-    def within_bound(self, job: Job) -> bool:
-        """Whether the job waited for no more batches than it may, so far."""
-        most = most_batches(job.n, self.most_jobs[job], job.lane.max_batch)
-        return self.batches[job] <= most if job.taken == job.n else self.batches[job] < most
+    def discard(self, job: Job) -> None:
+        if job in self.waiting.get(job.lane, Waiting()).jobs:
+            self.equal[job.lane].leave(job, job.n - job.taken)
+        super().discard(job)
+        self._forget(job.lane)
 
-
-def by_hand(needs: Mapping[Job, int], room: int) -> Counter[Job]:
-    """One sample each, round after round, while there is room."""
-    got: Counter[Job] = Counter()
-    while room and sum(got.values()) < sum(needs.values()):
-        for job, need in needs.items():
-            if room and got[job] < need:
-                got[job] += 1
-                room -= 1
-    return got
+    def _forget(self, lane: Lane) -> None:
+        if lane not in self.waiting:
+            self.equal.pop(lane, None)
 
 
 class Trace(RuleBasedStateMachine):
     """Any order of arrivals, batches and hang-ups, in three lanes."""
 
-    @initialize(widths=st.lists(st.integers(1, 9), min_size=3, max_size=3))
-    def begin(self, widths: list[int]) -> None:
-        self.queue = Counted()
+    @initialize(
+        widths=st.lists(st.integers(1, 9), min_size=3, max_size=3),
+        eldest_share=st.sampled_from([0.0, 0.25]),
+    )
+    def begin(self, widths: list[int], eldest_share: float) -> None:
+        self.queue = Watched(eldest_share)
         self.lanes = [Line(width) for width in widths]
-        self.needs: dict[Lane, dict[Job, int]] = {}  # both in the order of turns
+        self.needs: dict[Lane, dict[Job, int]] = {}  # lanes in the order of turns
         self.passed: Counter[Lane] = Counter()
         self.jobs: list[Job] = []
         self.gone: set[Job] = set()
@@ -118,15 +156,14 @@ class Trace(RuleBasedStateMachine):
             return
         lane = next(iter(self.needs))
         needs = self.needs.pop(lane)
-        got = by_hand(needs, lane.max_batch)
-        assert {piece.job: piece.stop - piece.start for piece in pieces} == +got
-        assert len(pieces) == len(+got), "one job, two pieces"
+        total = sum(needs.values())
+        assert sum(map(len, pieces)) == min(lane.max_batch, total), "room was left, or overrun"
+        assert len({piece.job for piece in pieces}) == len(pieces), "one job, two pieces"
         for piece in pieces:
             assert piece.stop == piece.job.taken
-            left = needs.pop(piece.job) - got[piece.job]
-            assert piece.start == piece.job.n - left - got[piece.job], "out of order"
-            if left:
-                needs[piece.job] = left
+            assert piece.start == piece.job.n - needs[piece.job], "out of order"
+            needs[piece.job] -= len(piece)
+        needs = {job: need for job, need in needs.items() if need}
         if needs:
             self.needs[lane] = needs
         self.passed[lane] = 0
@@ -139,16 +176,16 @@ class Trace(RuleBasedStateMachine):
         found = {lane: waiting.samples for lane, waiting in self.queue.waiting.items()}
         assert found == {lane: sum(needs.values()) for lane, needs in self.needs.items()}
         for lane, waiting in self.queue.waiting.items():
-            assert list(waiting.jobs) == list(self.needs[lane])
+            assert waiting.jobs.keys() == self.needs[lane].keys()
 
     @invariant()
-    def nobody_waits_for_longer_than_the_bound(self) -> None:
-        assert all(self.queue.within_bound(job) for job in self.jobs if job not in self.gone)
+    def nobody_is_late(self) -> None:
+        assert not self.queue.late
 
     def teardown(self) -> None:
         while getattr(self, "needs", None):
             self.take()
-            self.nobody_waits_for_longer_than_the_bound()
+            self.nobody_is_late()
 
 
 Trace.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
@@ -162,50 +199,62 @@ def test_five_hundred_neither_block_twenty_of_one_nor_starve_behind_them() -> No
     small = [lane.job(1) for _ in range(20)]
     for job in small:
         queue.push(job)
-    assert [(p.job, p.stop - p.start) for p in queue.take()] == [
-        (large, 44),
-        *((job, 1) for job in small),
-    ]
+    taken = {piece.job: len(piece) for piece in queue.take()}
+    assert taken == {large: 44, **dict.fromkeys(small, 1)}
+    batches = 1
     while large.taken < large.n:
-        before = large.taken
-        for _ in range(63):  # they could do with all of the room but one
+        for _ in range(64):  # they could do with all of the room
             queue.push(lane.job(1))
         queue.take()
-        assert large.taken > before, "the large one starves"
+        batches += 1
+    assert batches == 30, "it had 44, and then a quarter of each batch"
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_who_can_be_done_is_not_cut_in_pieces(n: int) -> None:
+    lane, queue = Line(64), Fair()
+    for _ in range(16):
+        queue.push(lane.job(n))
+    while pieces := queue.take():
+        assert [len(piece) for piece in pieces] == [n] * (64 // n)
 
 
 @pytest.mark.parametrize(
     ("n", "jobs", "max_batch", "batches"), [(2, 12, 4, 6), (6, 2, 4, 3), (7, 3, 9, 3), (5, 1, 5, 1)]
 )
-def test_the_bound_is_reached(n: int, jobs: int, max_batch: int, batches: int) -> None:
-    lane, queue = Line(max_batch), Counted()
+def test_the_last_of_many_is_done_when_it_was_said(
+    n: int, jobs: int, max_batch: int, batches: int
+) -> None:
+    lane, queue = Line(max_batch), Fair()
     all_jobs = [lane.job(n) for _ in range(jobs)]
     for job in all_jobs:
         queue.push(job)
-    while queue.take():
-        assert all(queue.within_bound(job) for job in all_jobs)
-    assert queue.batches[all_jobs[-1]] == most_batches(n, jobs, max_batch) == batches
+    taken = 0
+    while any(job.taken < job.n for job in all_jobs):
+        queue.take()
+        taken += 1
+    assert taken == batches_before(n, jobs, max_batch) == batches
 
 
 def test_a_take_looks_at_no_more_jobs_than_it_takes() -> None:
-    class Watched(Job):
+    class Looked(Job):
         looked_at: set[int] = set()  # noqa: RUF012 - shared on purpose
 
         def __getattribute__(self, name: str) -> Any:
             if name in ("n", "taken"):
-                Watched.looked_at.add(id(self))
+                Looked.looked_at.add(id(self))
             return super().__getattribute__(name)
 
     lane, queue = Line(8), Fair()
-    jobs = [Watched(lane=lane, n=n, draw=lambda start, stop: {}) for n in (5, 1) * 500]
+    jobs = [Looked(lane=lane, n=n, draw=lambda start, stop: {}) for n in (5, 1) * 500]
     for job in jobs:
         queue.push(job)
     for _ in range(200):
-        Watched.looked_at.clear()
+        Looked.looked_at.clear()
         pieces = queue.take()
-        assert Watched.looked_at == {id(piece.job) for piece in pieces}
+        assert Looked.looked_at == {id(piece.job) for piece in pieces}
     for job in jobs:
-        Watched.looked_at.clear()
+        Looked.looked_at.clear()
         queue.discard(job)
-        assert Watched.looked_at <= {id(job)}
+        assert Looked.looked_at <= {id(job)}
     assert queue.take() == []
