@@ -35,6 +35,8 @@ class Equal:
 
     def __init__(self) -> None:
         self.left: dict[Job, Fraction] = {}
+        self.each = Fraction(0)
+        """What a job there from the start would have got."""
 
     def leave(self, job: Job, unused: int) -> None:
         """A job goes; what it got counts as its share."""
@@ -49,6 +51,7 @@ class Equal:
         while self.left:
             step = min(min(self.left.values()), samples / len(self.left))
             samples -= step * len(self.left)
+            self.each += step
             self.left = {job: left - step for job, left in self.left.items()}
             over = {job for job, left in self.left.items() if not left}
             if not over:
@@ -177,6 +180,7 @@ class Trace(RuleBasedStateMachine):
         assert found == {lane: sum(needs.values()) for lane, needs in self.needs.items()}
         for lane, waiting in self.queue.waiting.items():
             assert waiting.jobs.keys() == self.needs[lane].keys()
+            assert waiting.shares.each == pytest.approx(float(self.queue.equal[lane].each))
 
     @invariant()
     def nobody_is_late(self) -> None:
