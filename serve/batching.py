@@ -6,12 +6,14 @@
 The unit is the sample. While a batch runs in the one inference thread, arriving samples queue up
 and form the next batch: nothing lingers when the machine is idle unless asked to, and batches grow
 by themselves under load. A lane is one graph; a batch never mixes lanes. Who runs next is decided
-in `serve.fair`.
+in `serve.fair`, when the batch before is done: in the thread, which so never waits for the event
+loop while there is work.
 """
 
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,12 +93,15 @@ class Pace:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """The batch now in the thread."""
+    """A batch that runs now, or did."""
 
     lane: Lane
+    pieces: list[Piece]
     size: int
     since_s: float
     """By the monotonic clock."""
+    waits_s: tuple[float, ...]
+    """That ended as it began."""
 
 
 class Batcher:
@@ -128,6 +133,8 @@ class Batcher:
         self._inline_s = inline_s
         self._observe_queue = observe_queue
         self._queue: Queue = Fair() if queue is None else queue
+        self._lock = threading.Lock()
+        """Held where the queue, which the thread takes from, is looked at or changed."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._pump: asyncio.Task[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
@@ -146,14 +153,16 @@ class Batcher:
     @property
     def running_since_s(self) -> float | None:
         """When the batch now in the thread began, by the monotonic clock; None when idle."""
-        return self._running.since_s if self._running else None
+        running = self._running
+        return running.since_s if running else None
 
     @property
     def work_s(self) -> float:
         """Seconds until all that waits and runs is done, as far as its lanes were measured."""
-        waiting = self._queue.waiting.items()
-        rest = self._rest_s()
-        return rest + sum(each.samples * self.seconds_per_sample(lane) for lane, each in waiting)
+        with self._lock:
+            waiting = [(lane, each.samples) for lane, each in self._queue.waiting.items()]
+        rest_s = self._rest_s()
+        return rest_s + sum(n * self.seconds_per_sample(lane) for lane, n in waiting)
 
     def seconds_per_sample(self, lane: Lane) -> float:
         """How long a sample of the lane took in its last batches; 0 before the first."""
@@ -166,15 +175,18 @@ class Batcher:
         Counted is what would run before it, not all that waits: a request of few samples passes
         a large one. Lanes that never ran count nothing.
         """
-        others = dict(self._queue.waiting)
-        own = others.pop(lane, None)
-        jobs, samples = (len(own.jobs), own.samples) if own else (0, 0)
+        with self._lock:
+            ahead = {
+                each: (len(waiting.jobs), waiting.samples)
+                for each, waiting in self._queue.waiting.items()
+            }
+        jobs, samples = ahead.pop(lane, (0, 0))
         all_of_it = -(-(samples + n) // lane.max_batch)
         batches = min(all_of_it, batches_before(n, jobs + 1, lane.max_batch))
         wait_s = self._rest_s() + self.seconds_per_sample(lane) * (batches - 1) * lane.max_batch
-        for other, waiting in others.items():
-            ahead = min(waiting.samples, batches * other.max_batch)
-            wait_s += self.seconds_per_sample(other) * ahead
+        for other, (_, waiting_there) in ahead.items():
+            before = min(waiting_there, batches * other.max_batch)
+            wait_s += self.seconds_per_sample(other) * before
         return wait_s
 
     async def submit(self, job: Job) -> Arrays:
@@ -204,8 +216,9 @@ class Batcher:
             self._check_deadline(job, slack_s)
             timer = loop.call_later(slack_s, self._expire, job)
         job.done = loop.create_future()
-        self._queue.push(job)
-        self._count(job.n)
+        with self._lock:
+            self._queue.push(job)
+            self._count(job.n)
         if self._pump is None:
             self._wake(job)
         try:
@@ -220,10 +233,11 @@ class Batcher:
         self._closed = True
         if self._lingering is not None:
             self._lingering.cancel()
-        while pieces := self._queue.take():
-            for piece in pieces:
-                self._count(piece.start - piece.stop)
-                _fail(piece.job, ClosedError())
+        with self._lock:
+            while pieces := self._queue.take():
+                for piece in pieces:
+                    self._count(-len(piece))
+                    _fail(piece.job, ClosedError())
         self._thread.shutdown(wait=False)
 
     def _check_deadline(self, job: Job, slack_s: float) -> None:
@@ -238,8 +252,9 @@ class Batcher:
     def _wake(self, job: Job) -> None:
         """Run the queue from the next turn of the event loop on, or after lingering."""
         if self._linger_s and job.deadline_s is None:
-            waiting = self._queue.waiting[job.lane]
-            if waiting.samples < job.lane.max_batch:
+            with self._lock:
+                samples = self._queue.waiting[job.lane].samples
+            if samples < job.lane.max_batch:
                 if self._lingering is None:
                     loop = asyncio.get_running_loop()
                     self._lingering = loop.call_later(self._linger_s, self._start)
@@ -256,53 +271,69 @@ class Batcher:
         """Run batches until the queue is empty. Ends; the next submit starts it again."""
         loop = asyncio.get_running_loop()
         try:
-            while pieces := self._take():
-                lane = pieces[0].job.lane
-                size = sum(piece.stop - piece.start for piece in pieces)
-                started = time.monotonic()
-                self._running = Running(lane=lane, size=size, since_s=started)
-                waits = _waits_s(pieces, started)
-                inline = self._is_short(lane, size)
-                if inline:
-                    outcomes, seconds = run(lane, pieces)
-                else:
-                    outcomes, seconds = await loop.run_in_executor(self._thread, run, lane, pieces)
-                self._running = None
-                for piece, outcome in zip(pieces, outcomes, strict=True):
-                    self._settle(piece, outcome)
-                self.busy_s += seconds
-                self._paces.setdefault(lane, Pace()).add(size, seconds)
-                try:
-                    lane.observe(Batch(size=size, seconds=seconds, waits_s=waits))
-                except Exception:  # counting must not cost those who wait their samples
-                    logger.exception("a batch could not be counted")
-                if inline:
+            while batch := self._take(loop):
+                if self._is_short(batch):
+                    self._finish(batch, *run(batch.lane, batch.pieces))
                     await asyncio.sleep(0)  # the others' turn, between any two batches
+                else:
+                    await loop.run_in_executor(self._thread, self._run_on, batch, loop)
         finally:
             self._running = None
             self._pump = None
 
-    def _is_short(self, lane: Lane, size: int) -> bool:
-        """Whether a batch is known to take less than `inline_s`."""
-        return 0 < size * self.seconds_per_sample(lane) < self._inline_s
+    def _run_on(self, batch: Running | None, loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread: run a batch, and after it what waits by then, until nothing does."""
+        while batch:
+            outcomes, seconds = run(batch.lane, batch.pieces)
+            for piece, outcome in zip(batch.pieces, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    self._drop(piece.job)
+            loop.call_soon_threadsafe(self._finish, batch, outcomes, seconds)
+            batch = self._take(loop)
 
-    def _take(self) -> list[Piece]:
+    def _is_short(self, batch: Running) -> bool:
+        """Whether a batch is known to take less than `inline_s`."""
+        return 0 < batch.size * self.seconds_per_sample(batch.lane) < self._inline_s
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> Running | None:
         """The next batch, without the jobs that nobody waits for any more or that are too late.
 
         Those leave the queue by themselves, but only when the event loop comes round to it.
         """
-        while pieces := self._queue.take():
-            self._count(sum(piece.start - piece.stop for piece in pieces))
+        while True:
+            with self._lock:
+                pieces = self._queue.take()
+                if pieces:
+                    self._count(-sum(map(len, pieces)))
             now = time.monotonic()
-            over = [piece for piece in pieces if _is_over(piece.job, now)]
-            if not over:
-                return pieces
-            for piece in over:
-                _fail(piece.job, DeadlineError(piece.job.n))
-                self._drop(piece.job)
-            if live := [piece for piece in pieces if piece not in over]:
-                return live
-        return []
+            over = [piece.job for piece in pieces if _is_over(piece.job, now)]
+            for job in over:
+                self._drop(job)
+                loop.call_soon_threadsafe(_fail, job, DeadlineError(job.n))
+            live = [piece for piece in pieces if piece.job not in over]
+            if live or not pieces:
+                break
+        self._running = None
+        if live:
+            self._running = Running(
+                lane=live[0].job.lane,
+                pieces=live,
+                size=sum(map(len, live)),
+                since_s=now,
+                waits_s=_waits_s(live, now),
+            )
+        return self._running
+
+    def _finish(self, batch: Running, outcomes: list[Outcome], seconds: float) -> None:
+        """Answer those whose samples ran, and count."""
+        for piece, outcome in zip(batch.pieces, outcomes, strict=True):
+            self._settle(piece, outcome)
+        self.busy_s += seconds
+        self._paces.setdefault(batch.lane, Pace()).add(batch.size, seconds)
+        try:
+            batch.lane.observe(Batch(size=batch.size, seconds=seconds, waits_s=batch.waits_s))
+        except Exception:  # counting must not cost those who wait their samples
+            logger.exception("a batch could not be counted")
 
     def _settle(self, piece: Piece, outcome: Outcome) -> None:
         job = piece.job
@@ -327,10 +358,11 @@ class Batcher:
 
     def _drop(self, job: Job) -> None:
         """Take what is left of a job out of the queue."""
-        if job.taken < job.n:
-            self._queue.discard(job)
-            self._count(job.taken - job.n)
-            job.taken = job.n
+        with self._lock:
+            if job.taken < job.n:
+                self._queue.discard(job)
+                self._count(job.taken - job.n)
+                job.taken = job.n
 
     def _count_shed(self, job: Job) -> None:
         self.shed_samples += job.n
@@ -342,10 +374,11 @@ class Batcher:
 
     def _rest_s(self) -> float:
         """Seconds that the running batch should still take."""
-        if self._running is None:
+        running = self._running
+        if running is None:
             return 0.0
-        whole = self._running.size * self.seconds_per_sample(self._running.lane)
-        return max(0.0, self._running.since_s + whole - time.monotonic())
+        whole_s = running.size * self.seconds_per_sample(running.lane)
+        return max(0.0, running.since_s + whole_s - time.monotonic())
 
 
 def _retry_after_s(wait_s: float) -> int:

@@ -309,6 +309,7 @@ def test_short_batches_run_on_the_event_loop_and_the_others_in_the_thread() -> N
         for first in (10, 20, 30):
             outputs = await batcher.submit(lane.job(first, 1))
             assert outputs["y"].tolist() == [2 * first]
+            await settled(lambda: batcher.running_since_s is None)  # else the thread goes on
         several = [batcher.submit(lane.job(first, 4)) for first in (40, 50)]
         assert [(await one)["y"][0] for one in several] == [80, 100]
         return inline
@@ -629,8 +630,10 @@ def test_the_room_of_a_job_that_failed_goes_to_the_others_at_once() -> None:
 
 def test_who_hangs_up_as_a_batch_ends_is_not_in_the_next() -> None:
     class HangsUp(Doubler):
-        def observe(self, batch: Batch) -> None:
+        def run(self, inputs: Mapping[str, Any]) -> Arrays:
+            outputs = super().run(inputs)
             tasks[1].cancel()  # after this the next batch is taken, and then the task is told
+            return outputs
 
     tasks: list[asyncio.Task[Arrays]] = []
 
