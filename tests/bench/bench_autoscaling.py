@@ -23,7 +23,7 @@ import tyro
 
 from aigc.artifact import Artifact, Store
 from serve.autoscaling import Scaling
-from tests.bench.bench_serving import untrained
+from tests.bench.artifacts import untrained
 from tests.bench.chart import Curve, Panel, write_chart
 from tests.bench.open_loop import Watch, watch
 from tests.bench.report import header, write_section

@@ -26,7 +26,7 @@ import tyro
 
 from aigc.artifact import Artifact
 from tests.bench import servers
-from tests.bench.bench_serving import untrained
+from tests.bench.artifacts import untrained
 from tests.bench.report import header, write_section
 from tests.bench.servers import Server
 

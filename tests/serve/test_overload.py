@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import servers
-from tests.bench.bench_serving import untrained
+from tests.bench.artifacts import untrained
 from tests.bench.serving_limits import overload_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
