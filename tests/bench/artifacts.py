@@ -6,7 +6,7 @@ import tempfile
 
 
 def untrained(*options: str) -> str:
-    """Folder of a sealed `digits` with the networks of dcgan:digits, changed by options of `aigc train`."""
+    """Folder of a sealed `digits`: dcgan:digits, changed by options of `aigc train`."""
     storage = tempfile.mkdtemp()
     command = [sys.executable, "-m", "aigc.cli"]
     train = ["train", "dcgan:digits", "--samples", "64", "--storage", storage, "--name", "run"]

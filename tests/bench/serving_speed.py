@@ -27,6 +27,9 @@ MIX = {1: 0.9, 16: 0.09, 256: 0.01}
 MIX_S = 8.0
 """Of a turn with the mix: its p99 wants many requests."""
 
+LARGE_S = 4
+"""Of a turn with a large model: sixteen requests for 64 take it most of a second."""
+
 BARE = """
 import sys, time
 from aigc.artifact import Artifact
@@ -62,18 +65,21 @@ def rounds_of(contests: Sequence[tuple[str, str, Contest]], rounds: int) -> Turn
     return turns
 
 
-def under(contestants: Iterable[Server], loads: Iterable[Load]) -> list[tuple[str, str, Contest]]:
-    """Every server under every load, a second at a time, after a warm-up."""
+def under(
+    contestants: Iterable[Server], loads: Iterable[Load], seconds: int = 1
+) -> list[tuple[str, str, Contest]]:
+    """Every server under every load, so many seconds at a time, after a warm-up."""
     contests: list[tuple[str, str, Contest]] = []
     for load in loads:
         for server in contestants:
-            turn(server, load, 1)
-            contests.append((server.name, key(load), contest_of(server, load)))
+            turn(server, load, seconds)
+            contests.append((server.name, key(load), contest_of(server, load, seconds)))
     return contests
 
 
-def contest_of(server: Server, load: Load) -> Contest:
-    return lambda: turn(server, load, 1)
+def contest_of(server: Server, load: Load, seconds: int = 1) -> Contest:
+    """One server under one load."""
+    return lambda: turn(server, load, seconds)
 
 
 def key(load: Load) -> str:
@@ -189,9 +195,9 @@ def speed(artifact: str, rounds: int) -> str:
     )
 
 
-def _bare(artifact: str, n: int) -> Contest:
+def _bare(artifact: str, n: int, seconds: int = 1) -> Contest:
     def contest() -> Turn:
-        command = [sys.executable, "-c", BARE, artifact, str(n), "1"]
+        command = [sys.executable, "-c", BARE, artifact, str(n), str(seconds)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return Turn(samples_per_s=float(done.stdout), cpu_us=0.0)
 
@@ -206,8 +212,8 @@ def large(artifact: str, rounds: int) -> str:
         mine = stack.enter_context(servers.ours(artifact))
         peer = stack.enter_context(servers.fastapi(artifact))
         servers.check_same_bytes([mine, peer], SIZES)
-        contests = under([mine, peer], loads)
-        contests += [("bare", key(load), _bare(artifact, load.n)) for load in loads]
+        contests = under([mine, peer], loads, LARGE_S)
+        contests += [("bare", key(load), _bare(artifact, load.n, LARGE_S)) for load in loads]
         turns = rounds_of(contests, rounds)
     rows = []
     limits = {1: (0.9, None), 16: (1.0, 0.88), 64: (0.97, 0.93)}
