@@ -325,6 +325,18 @@ def test_gpus_and_spot_nodes_are_for_workers_of_runs_alone(rendered: Rendered) -
             )
 
 
+@pytest.mark.parametrize("name", ["base", "training-job"])
+def test_budgets_are_of_a_kind_that_pods_of_an_operator_can_have(
+    name: str, rendered: Rendered
+) -> None:
+    """Kubernetes evicts nothing, or anything, where it cannot ask a controller for its scale."""
+    budgets = [o["spec"] for o in rendered.objects(name) if o["kind"] == "PodDisruptionBudget"]
+    assert len(budgets) == 2 + (name == "training-job")
+    for budget in budgets:
+        assert isinstance(budget["minAvailable"], int)
+        assert "maxUnavailable" not in budget
+
+
 @pytest.mark.parametrize("name", combinations())
 def test_memory_volumes_hold_the_object_store(name: str, rendered: Rendered) -> None:
     for _, cluster in clusters(rendered.objects(name)):
