@@ -158,8 +158,12 @@ def test_only_heads_have_a_token(name: str, rendered: Rendered) -> None:
 def test_containers_that_the_operator_does_not_probe_have_probes(rendered: Rendered) -> None:
     for where, template in pods(rendered.objects("training-job")):
         for one in containers(template):
-            if one.get("restartPolicy") == "Always" or one["name"] == "redis":
-                assert {"livenessProbe", "readinessProbe"} <= set(one), (where, one["name"])
+            if one["name"] == "redis":
+                assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(one)
+            elif one.get("restartPolicy") == "Always":
+                assert "livenessProbe" in one, (where, one["name"])
+                # A pod is ready when all of its containers are, and replicas answer without it.
+                assert "readinessProbe" not in one, (where, one["name"])
 
 
 @pytest.mark.process
