@@ -260,7 +260,7 @@ def test_the_entrypoint_survives_the_shells_that_read_it(
                 capture_output=True,
                 text=True,
             ).stdout.split("\0")[:-1]
-            line = subprocess.list2cmdline(words)
+            line = shlex.join(words)
         told_to_head = {"PATH": path, "AIGC_RUNS": "s3://b/runs", "AIGC_STORE": "s3://b/store"}
         subprocess.run(line, shell=True, check=True, env=told_to_head)
     week = datetime.now().strftime("%G-w%V")
