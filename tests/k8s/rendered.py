@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -158,3 +159,40 @@ def containers(template: Mapping[str, Any]) -> list[Object]:
     """All of a pod, those that run before the others as well."""
     spec = template["spec"]
     return [*spec["containers"], *spec.get("initContainers", [])]
+
+
+def environment(objects: list[Object], called: str) -> dict[str, str]:
+    """The config map whose name begins so."""
+    (found,) = (
+        o
+        for o in objects
+        if o["kind"] == "ConfigMap"
+        and re.fullmatch(f"{called}-[a-z0-9]{{10}}", o["metadata"]["name"])
+    )
+    data: dict[str, str] = found["data"]
+    return data
+
+
+def told(objects: list[Object], container: Object) -> dict[str, str]:
+    """The environment of a container, from its config maps and itself."""
+    maps = {o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"}
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", ()):
+        found |= maps[source["configMapRef"]["name"]]
+    return found | {one["name"]: one["value"] for one in container.get("env", ())}
+
+
+def service(objects: list[Object]) -> Object:
+    """The spec of the RayService."""
+    (found,) = (o["spec"] for o in objects if o["kind"] == "RayService")
+    return dict(found)
+
+
+def has_s3(name: str) -> bool:
+    """Whether a combination keeps runs and artifacts in a bucket."""
+    return "s3" in name or name in ("overlays/gpu", "overlays/spot")
+
+
+def seconds(variables: dict[str, str], name: str) -> float:
+    """A time in an environment."""
+    return float(variables[name])
