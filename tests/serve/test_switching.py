@@ -240,3 +240,17 @@ def test_a_target_is_what_user_config_says(versions: list[str]) -> None:
         parse_target({"artifacts": []})
     with pytest.raises(ValueError, match="Expected `array`"):
         parse_target({"artifacts": "x"})
+
+
+def test_artifacts_may_be_below_the_store_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    wish = {
+        "artifacts": ["$AIGC_STORE/tiny/1", "/other/$AIGC_STORE/2"],
+        "pools": {"large": {"artifacts": ["$AIGC_STORE/faces/1"]}},
+    }
+    monkeypatch.delenv("AIGC_STORE", raising=False)
+    with pytest.raises(ValueError, match=r"^\$AIGC_STORE/.*/1 wants AIGC_STORE in the environment"):
+        parse_target(wish)
+    monkeypatch.setenv("AIGC_STORE", "s3://models/")
+    target = parse_target(wish)
+    assert target.artifacts == ("s3://models/tiny/1", "/other/$AIGC_STORE/2")
+    assert target.pools["large"].artifacts == ("s3://models/faces/1",)

@@ -1,0 +1,249 @@
+"""Values that must agree do: within the manifests, with the code, the image and the pins."""
+
+import os
+import re
+import tomllib
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aigc.exporter import ExporterConfig
+from serve import haproxy
+from serve.access import keys
+from serve.settings import parse
+from serve.switching import parse_target
+from tests.k8s.rendered import (
+    K8S,
+    ROOT,
+    Rendered,
+    clusters,
+    combinations,
+    containers,
+    environment,
+    has_s3,
+    pods,
+    seconds,
+    service,
+    told,
+)
+
+with warnings.catch_warnings():
+    # Ray 2.60 declares its schemas with arguments that pydantic has deprecated.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from serve.app import application, build
+
+DOCKERFILE = (K8S / "images" / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("name", combinations())
+def test_ray_is_the_same_in_the_manifests_their_images_and_the_pins(
+    name: str, rendered: Rendered
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    (ray,) = re.findall(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    objects = rendered.objects(name)
+    assert {cluster["rayVersion"] for _, cluster in clusters(objects)} == {ray}
+    images = {one["image"] for _, template in pods(objects) for one in containers(template)}
+    tag = f"{project}-ray{ray}"
+    assert images <= {f"aigc-serve:{tag}", f"aigc-train:{tag}", "redis:7.4.6"}
+    assert f"aigc-serve:{tag} " in DOCKERFILE
+    assert f"aigc-train:{tag} " in DOCKERFILE
+    assert f"ray[default]=={ray}" in DOCKERFILE
+
+
+def test_pods_are_told_what_aigc_serve_tells_its_processes(
+    rendered: Rendered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve import machine
+
+    monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]})
+    run = machine.new_run()
+    try:
+        machine.set_environment(run, most_replicas=8)
+        alone = {k: v for k, v in os.environ.items() if k.startswith("RAY_")}
+    finally:
+        machine.end(run, [])
+    pods_have = environment(rendered.objects("base"), "sampling-environment")
+    of_the_machine = {
+        # Ports and paths, so that several runs stand side by side; in a pod Ray's own are free.
+        *(n for n in alone if n.endswith(("_PORT", "_PATH", "_LOC", "_STATE_BASE", "_STATE_FILE"))),
+        # Loopback is enough for one machine; KubeRay makes the token.
+        *("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"),
+        # Proxies of other nodes hear later that a replica goes.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
+        "RAY_SERVE_HAPROXY_NBTHREAD",
+    }
+    told = {k: v for k, v in alone.items() if k not in of_the_machine}
+    assert len(told) >= 8
+    assert {k: pods_have.get(k) for k in told} == told
+
+
+def test_the_image_has_the_proxy_that_pods_are_told_of(rendered: Rendered) -> None:
+    pods_have = environment(rendered.objects("base"), "sampling-environment")
+    path = pods_have["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    assert f"python -m serve.haproxy {path}\n" in DOCKERFILE
+    assert int(pods_have["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) == haproxy.CLIENT_S
+
+
+@pytest.mark.parametrize("name", combinations())
+def test_head_and_workers_have_the_same_environment(name: str, rendered: Rendered) -> None:
+    for kind, cluster in clusters(rendered.objects(name)):
+        head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+        workers = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+        common = [e for e in workers["envFrom"] if e["configMapRef"]["name"][:3] != "s3-"]
+        assert [e for e in head["envFrom"] if e["configMapRef"]["name"][:3] != "s3-"] == common, (
+            kind
+        )
+
+
+@pytest.mark.parametrize("name", combinations())
+def test_the_serve_config_is_what_the_application_takes(
+    name: str, rendered: Rendered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = rendered.objects(name)
+    spec = service(objects)
+    (group,) = spec["rayClusterConfig"]["workerGroupSpecs"]
+    worker = group["template"]["spec"]["containers"][0]
+    config = yaml.safe_load(spec["serveConfigV2"])
+    (app,) = config["applications"]
+    settings = parse(app["args"])
+    monkeypatch.setenv("AIGC_STORE", told(objects, worker)["AIGC_STORE"])
+    target = parse_target(app["deployments"][0]["user_config"])
+    ours = application(replace(settings, artifacts=target.artifacts))
+    assert {k: app[k] for k in ("name", "route_prefix", "import_path")} == {
+        k: ours[k] for k in ("name", "route_prefix", "import_path")
+    }
+    assert [d["name"] for d in app["deployments"]] == [*settings.all_pools]
+    assert all(re.search(r"/\d+$", uri) for uri in target.artifacts)
+    deployment = build(app["args"])._bound_deployment
+    assert deployment.name == "default"
+    scaling = deployment._deployment_config.autoscaling_config
+    cpus = int(group["rayStartParams"]["num-cpus"])
+    assert (scaling.min_replicas, scaling.max_replicas) == settings.replicas
+    assert settings.replicas[0] >= group["minReplicas"] >= 2
+    assert settings.replicas[1] * settings.num_cpus == group["maxReplicas"] * cpus
+    room = size(worker["resources"]["limits"]["memory"])
+    shm = size("256Mi")
+    assert cpus // settings.num_cpus * settings.memory_of("default") + shm < 0.6 * room
+    mounted = [mount["mountPath"] for mount in worker["volumeMounts"]]
+    assert str(Path(settings.keys).parent) in mounted
+    assert settings.metrics_dir in mounted
+    store = target.artifacts[0].removesuffix("/digits/1")
+    assert store == "s3://aigc/artifacts" if has_s3(name) else store in mounted
+
+
+def size(quantity: str) -> int:
+    """Bytes of "4Gi"."""
+    number, unit = re.fullmatch(r"(\d+)([KMG]i)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) << {"Ki": 10, "Mi": 20, "Gi": 30}[unit]
+
+
+def test_there_is_one_serve_config(rendered: Rendered) -> None:
+    assert len({service(rendered.objects(n))["serveConfigV2"] for n in combinations()}) == 1
+
+
+@pytest.mark.parametrize("name", combinations())
+def test_replicas_end_before_their_pods_and_pods_before_their_cluster(
+    name: str, rendered: Rendered
+) -> None:
+    objects = rendered.objects(name)
+    spec = service(objects)
+    variables = environment(objects, "sampling-environment")
+    drain_s = seconds(variables, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")
+    proxy_s = seconds(variables, "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S")
+    quiet_s = seconds(variables, "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S")
+    config = yaml.safe_load(spec["serveConfigV2"])
+    deployment = build(config["applications"][0]["args"])._bound_deployment
+    replica_s = deployment._deployment_config.graceful_shutdown_timeout_s
+    worker = spec["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
+    sleep, wait_s = worker["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert sleep == "sleep"
+    assert quiet_s + 5 <= replica_s
+    assert replica_s + proxy_s < drain_s
+    assert int(wait_s) + drain_s < worker["terminationGracePeriodSeconds"]
+    assert worker["terminationGracePeriodSeconds"] < spec["rayClusterDeletionDelaySeconds"]
+    assert config["http_options"]["keep_alive_timeout_s"] > 600
+
+
+@pytest.mark.parametrize("name", ["base", "training-job"])
+def test_budgets_are_of_a_kind_that_pods_of_an_operator_can_have(
+    name: str, rendered: Rendered
+) -> None:
+    """Kubernetes evicts nothing, or anything, where it cannot ask a controller for its scale."""
+    budgets = [o["spec"] for o in rendered.objects(name) if o["kind"] == "PodDisruptionBudget"]
+    assert len(budgets) == 2 + (name == "training-job")
+    for budget in budgets:
+        assert isinstance(budget["minAvailable"], int)
+        assert "maxUnavailable" not in budget
+
+
+@pytest.mark.parametrize("name", combinations())
+def test_memory_volumes_hold_the_object_store(name: str, rendered: Rendered) -> None:
+    for _, cluster in clusters(rendered.objects(name)):
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            (shm,) = (v for v in group["template"]["spec"]["volumes"] if v["name"] == "shm")
+            store = int(group["rayStartParams"]["object-store-memory"])
+            assert store < size(shm["emptyDir"]["sizeLimit"])
+
+
+@pytest.mark.parametrize("name", combinations())
+def test_the_exporter_listens_where_its_port_says(name: str, rendered: Rendered) -> None:
+    exporters = [
+        one
+        for _, template in pods(rendered.objects(name))
+        for one in containers(template)
+        if one["name"] == "metrics"
+    ]
+    assert exporters
+    for one in exporters:
+        port = str(ExporterConfig().port)
+        assert one["ports"] == [{"name": "aigc-metrics", "containerPort": int(port)}]
+        assert one["command"][:2] == ["aigc", "metrics"]
+        assert one["command"][-2:] == ["--port", port]
+
+
+def test_prometheus_may_read_every_port_of_metrics_and_no_other(rendered: Rendered) -> None:
+    objects = rendered.objects("training-job")
+    policy = rendered.one("training-job", "NetworkPolicy", "prometheus-to-metrics")["spec"]
+    let_in = {port["port"] for port in policy["ingress"][0]["ports"]}
+    declared: dict[str, int] = {
+        port["name"]: port["containerPort"]
+        for _, template in pods(objects)
+        for one in containers(template)
+        for port in one.get("ports", ())
+    }
+    assert let_in == {port for name, port in declared.items() if name.endswith("metrics")}
+    assert declared == {
+        "gcs-server": 6379,
+        "dashboard": 8265,
+        "client": 10001,
+        "serve": 8000,
+        "metrics": 8080,
+        "as-metrics": 44217,
+        "dash-metrics": 44227,
+        "aigc-metrics": 9464,
+        "redis": 6379,
+    }
+
+
+def test_the_ingress_takes_what_the_server_takes(rendered: Rendered) -> None:
+    ingress = rendered.one("base", "Ingress", "sampling")
+    notes: dict[str, Any] = ingress["metadata"]["annotations"]
+    limits = parse({}).limits
+    largest = limits.max_tensor_bytes + limits.max_body_bytes
+    assert notes["nginx.ingress.kubernetes.io/proxy-body-size"] == f"{largest >> 20}m"
+    assert int(notes["nginx.ingress.kubernetes.io/proxy-read-timeout"]) > haproxy.CLIENT_S
+
+
+def test_the_door_is_locked_until_somebody_makes_a_key() -> None:
+    text = (K8S / "base" / "keys.toml").read_text()
+    (only,) = keys.parse(text, "keys.toml").all
+    assert only.name == "nobody"
+    assert only.scopes == {"sample"}
+    password = (K8S / "base" / "redis-password.env").read_text()
+    assert re.findall(r"^password=(.*)$", password, re.MULTILINE) == [""]
+    assert (K8S / "components" / "s3" / "credentials").read_bytes() == b""
