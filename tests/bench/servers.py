@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.error import URLError
 
@@ -101,11 +101,16 @@ def peer(
                 raise RuntimeError(f"{name} did not start:\n{output.read()[-3000:]}")
             yield server
         finally:
+            # Some leave their workers behind, who would take their share of what is measured next.
+            family = [server.process, *server.process.children(recursive=True)]
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+            for member in family:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
 
 
 def fastapi(
