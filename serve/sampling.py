@@ -10,17 +10,16 @@ errors are HTTPErrors with a stable code, which it may put into another shape.
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from aigc.artifact import latents
-from aigc.artifact.codecs import Provenance
-from serve.access.gate import NOBODY, Gate, RawHeaders
+from serve.access.gate import Gate, RawHeaders
+from serve.ask import Ask, check_label
 from serve.batching import (
     Arrays,
     Batcher,
@@ -30,19 +29,18 @@ from serve.batching import (
     OverloadedError,
     TooLateError,
 )
+from serve.call import Call, deadline_s
 from serve.hosting import Hosted, LocalLane, Models, SignatureLane
 from serve.http import (
     HUNG_UP,
     Headers,
     HTTPError,
-    Receive,
     Response,
-    Scope,
     Stream,
     Watch,
     request_id,
 )
-from serve.metrics import KeyMetrics, Metrics, RequestMetrics
+from serve.metrics import KeyMetrics, Metrics
 from serve.remote import RemoteLane, UnavailableError
 from serve.settings import MAX_SEED, Limits
 from serve.slow import Patience
@@ -59,108 +57,9 @@ wait so long, and to watch all from the start would cost a twentieth of a small 
 
 T = TypeVar("T")
 
-TIMEOUT = b"x-request-timeout"
-"""Seconds that the client waits; what cannot be begun by then is refused at once, and dropped."""
-
-MAX_TIMEOUT_S = 3600.0
-
 RETRY_SOON = (b"retry-after", b"1")
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """A request that was found valid."""
-
-    lane: SignatureLane
-    n: int
-    seed: int
-    first_index: int
-    label: int | list[int] | None
-
-    @property
-    def samples(self) -> dict[str, Any]:
-        """What a lane is told."""
-        return {
-            "seed": self.seed,
-            "first_index": self.first_index,
-            "n": self.n,
-            "label": self.label,
-        }
-
-    @property
-    def indices(self) -> range:
-        """Of its samples within the seed."""
-        return range(self.first_index, self.first_index + self.n)
-
-    def label_of(self, position: int) -> int | None:
-        """The class asked for the sample at `position`."""
-        return self.label[position] if isinstance(self.label, list) else self.label
-
-    def labels(self) -> list[int] | None:
-        """Every sample's class, asked for or drawn; None for models without classes."""
-        if self.lane.num_classes is None:
-            return None
-        if self.label is None:
-            drawn = latents.labels(self.seed, self.indices, self.lane.num_classes)
-            return [int(label) for label in drawn]
-        return [self.label] * self.n if isinstance(self.label, int) else self.label
-
-    def parts(self, size: int) -> "Iterator[Ask]":
-        """The same samples in asks for at most `size` each, in order."""
-        for start in range(0, self.n, size):
-            stop = min(start + size, self.n)
-            label = self.label[start:stop] if isinstance(self.label, list) else self.label
-            first_index = self.first_index + start
-            yield replace(self, n=stop - start, first_index=first_index, label=label)
-
-    def provenance(self, position: int) -> Provenance:
-        """Of one sample."""
-        artifact = self.lane.artifact
-        return Provenance(
-            artifact=artifact.id,
-            digest=artifact.manifest.digest,
-            signature=self.lane.name,
-            seed=self.seed,
-            index=self.first_index + position,
-            label=self.label_of(position),
-        )
-
-    def of_grid(self) -> Provenance:
-        """Of all samples in one picture."""
-        labels = [self.label] if isinstance(self.label, int) else self.label or ()
-        return replace(self.provenance(0), label=None, n=self.n, labels=tuple(labels))
-
-
-class Call:
-    """One request while it is being answered."""
-
-    def __init__(self, metrics: RequestMetrics, patience: Patience) -> None:
-        self._patience = patience
-        self.metrics = metrics
-        """Of the signature that it asks for, once that is known."""
-        self.deadline_s: float | None = None
-        """By the monotonic clock: what has not begun by then is not begun."""
-        self.visit = NOBODY
-        """Whose it is and what it pays with, once its key was read."""
-        self.num_samples = 0
-        """That it asked for, once that is known."""
-        self.num_bytes = 0
-        """Of its answer, where that is no HTTP response."""
-        self.receive: Receive | None = None
-        """What tells of the client hanging up, once its body was read."""
-
-    async def read(self, scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-        """The body; by it a retry is known. Raises HTTPError 400, 408, 413 or 422."""
-        body = await self._patience.read(scope, receive, max_bytes)
-        self.visit.identify(scope["path"], body)
-        self.receive = receive
-        return body
-
-    def seed(self, asked: int | None) -> int | None:
-        """The seed asked for, else the one that a retry must get again."""
-        return self.visit.seed if asked is None else asked
 
 
 class Sampler:
@@ -433,40 +332,3 @@ def _local(lane: SignatureLane) -> LocalLane:
     """A lane that is not of another pool."""
     assert isinstance(lane, LocalLane)
     return lane
-
-
-def deadline_s(headers: RawHeaders) -> float | None:
-    """When the client stops waiting, by the monotonic clock. Raises HTTPError 400."""
-    for name, value in headers:
-        if name == TIMEOUT:
-            try:
-                seconds = float(value)
-            except ValueError:
-                seconds = 0.0
-            if not 0 < seconds <= MAX_TIMEOUT_S:
-                shown = value[:40].decode("latin-1")
-                message = f"X-Request-Timeout must be seconds in (0, 3600], got {shown!r}"
-                raise HTTPError(400, "malformed_header", message)
-            return time.monotonic() + seconds
-    return None
-
-
-def check_label(label: int | Sequence[int] | None, n: int, lane: SignatureLane) -> None:
-    """Raise HTTPError 400 unless `label` is one class, n classes or None where there are none."""
-    if label is None:
-        return
-    if lane.num_classes is None:
-        raise HTTPError(
-            400,
-            "label_not_supported",
-            f"{lane.artifact.id} takes no label: it was trained without classes",
-            param="label",
-        )
-    given = [label] if isinstance(label, int) else label
-    if not isinstance(label, int) and len(label) != n:
-        message = f"label must be one class or n of them: n is {n}, got {len(label)}"
-        raise HTTPError(400, "label_count", message, param="label")
-    for value in given:
-        if not 0 <= value < lane.num_classes:
-            message = f"label must be in [0, {lane.num_classes}), got {value}"
-            raise HTTPError(400, "label_out_of_range", message, param="label")

@@ -21,8 +21,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from serve.access.gate import RawHeaders
 from serve.batching import Arrays, Job
+from serve.call import Call
 from serve.http import HUNG_UP, HTTPError, Response, Stream, request_id
-from serve.sampling import ENCODE_INLINE_VALUES, Answer, Call, Sampler, T
+from serve.sampling import ENCODE_INLINE_VALUES, Answer, Sampler, T
 
 PARENT = (b"traceparent", b"tracestate")
 

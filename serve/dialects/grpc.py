@@ -20,6 +20,7 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.call import Call
 from serve.dialects import tensors
 from serve.dialects.protobuf import MESSAGES
 from serve.dialects.tensors import (
@@ -32,7 +33,7 @@ from serve.dialects.tensors import (
     to_bytes,
 )
 from serve.http import Headers, HTTPError, internal_error
-from serve.sampling import Call, Sampler
+from serve.sampling import Sampler
 
 API = "oip-grpc"
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from aigc.artifact import codecs
 from aigc.artifact.codecs import Provenance
+from serve.ask import Ask
+from serve.call import Call
 from serve.dialects.native import API
 from serve.hosting import PIXELS
 from serve.http import (
@@ -30,7 +32,7 @@ from serve.http import (
     Scope,
     decode,
 )
-from serve.sampling import Ask, Call, Sampler
+from serve.sampling import Sampler
 from serve.settings import MAX_SEED
 
 INTERPOLATE = "/v1/interpolate"

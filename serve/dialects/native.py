@@ -21,7 +21,9 @@ from msgspec import Meta
 
 from aigc.artifact import codecs
 from aigc.artifact.manifest import Reproducibility, Signature
+from serve.ask import Ask
 from serve.batching import Arrays
+from serve.call import Call
 from serve.hosting import PIXELS, Hosted
 from serve.http import (
     NO_STORE,
@@ -35,7 +37,7 @@ from serve.http import (
     decode,
     json_response,
 )
-from serve.sampling import COPY_INLINE_VALUES, ENCODE_INLINE_VALUES, Ask, Call, Sampler
+from serve.sampling import COPY_INLINE_VALUES, ENCODE_INLINE_VALUES, Sampler
 from serve.settings import MAX_SEED
 
 Format = Literal["png", "grid", "npy", "json", "ndjson"]

@@ -19,6 +19,7 @@ import orjson
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from serve.call import Call
 from serve.dialects import tensors
 from serve.dialects.tensors import (
     DATATYPES,
@@ -39,7 +40,7 @@ from serve.http import (
     Scope,
     json_response,
 )
-from serve.sampling import Call, Sampler
+from serve.sampling import Sampler
 
 API = "oip"
 

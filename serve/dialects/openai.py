@@ -29,7 +29,9 @@ import msgspec
 from msgspec import Meta
 
 from aigc.artifact import codecs
+from serve.ask import Ask
 from serve.batching import Arrays
+from serve.call import Call
 from serve.hosting import PIXELS, SignatureLane
 from serve.http import (
     Endpoint,
@@ -42,7 +44,7 @@ from serve.http import (
     decode,
     json_response,
 )
-from serve.sampling import Ask, Call, Sampler
+from serve.sampling import Sampler
 from serve.settings import MAX_SEED
 
 API = "openai"

@@ -21,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import TensorSpec
+from serve.ask import Ask, check_label
 from serve.batching import Arrays
+from serve.call import Call
 from serve.hosting import PIXELS, SignatureLane
 from serve.http import Headers, HTTPError
-from serve.sampling import Ask, Call, Sampler, check_label
+from serve.sampling import Sampler
 
 DATATYPES = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
 """The protocol's name of a dtype."""

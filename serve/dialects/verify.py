@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from aigc.artifact import codecs, latents
 from aigc.artifact.codecs import Provenance
+from serve.ask import Ask
+from serve.call import Call
 from serve.dialects.interpolate import between
 from serve.dialects.native import API
 from serve.hosting import PIXELS
 from serve.http import Endpoints, HTTPError, Receive, Response, Scope, json_response
-from serve.sampling import Ask, Call, Sampler
+from serve.sampling import Sampler
 
 VERIFY = "/v1/verify"
 
