@@ -1,0 +1,122 @@
+"""Ray Serve's own schema, strictly: importing this needs Ray.
+
+Most of its models ignore keys that they do not know. Some import what the config names (a policy, a
+router, an actor); those fields are looked at by name only, since the code is in the image.
+"""
+
+import typing
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from ray.serve.config import (
+    AutoscalingConfig,
+    AutoscalingPolicy,
+    DeploymentActorConfig,
+    GangSchedulingConfig,
+    RequestRouterConfig,
+)
+from ray.serve.schema import ServeDeploySchema
+
+from k8s.check.finding import did_you_mean
+from k8s.check.objects import dig
+
+_IMPORTING = (AutoscalingPolicy, RequestRouterConfig, DeploymentActorConfig)
+"""Models that import what they name."""
+_LOOSE: dict[str, type[BaseModel]] = {
+    "autoscaling_config": AutoscalingConfig,
+    "gang_scheduling_config": GangSchedulingConfig,
+    "request_router_config": RequestRouterConfig,
+    "deployment_actors": DeploymentActorConfig,
+    "policy": AutoscalingPolicy,
+    "autoscaling_policy": AutoscalingPolicy,
+}
+"""Fields that the schema takes as a mapping or as a model: it reads them as the model later."""
+
+
+def mistakes(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(path that begins with "." or "[", what is wrong) of a Serve config."""
+    unknown = [*_unknown(ServeDeploySchema, config, "")]
+    yield from unknown
+    for path, message in _refused(config):
+        # A model that forbids what it does not know says so a second time.
+        if not any(path == other for other, _ in unknown):
+            yield path, message
+
+
+def _unknown(
+    model: type[BaseModel], document: Mapping[str, Any], path: str
+) -> Iterator[tuple[str, str]]:
+    known = {field.alias or name: field for name, field in model.model_fields.items()}
+    for key, value in document.items():
+        if key not in known:
+            there = ", ".join(sorted(known))
+            yield (
+                f"{path}.{key}",
+                f"Ray knows no {key!r} here and ignores it; there are: {there}"
+                f"{did_you_mean(key, known)}",
+            )
+            continue
+        below = _LOOSE.get(key) or next(_models(known[key].annotation), None)
+        if below is None:
+            continue
+        many = isinstance(value, list)
+        for index, each in enumerate(value if many else [value]):
+            if isinstance(each, Mapping):
+                yield from _unknown(below, each, f"{path}.{key}" + (f"[{index}]" if many else ""))
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models that a field's type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _models(part)
+
+
+def _refused(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What Ray itself would refuse."""
+    yield from _validated(ServeDeploySchema, _plain(config), "")
+    for i, application in enumerate(config.get("applications") or ()):
+        deployments = application.get("deployments") if isinstance(application, Mapping) else ()
+        for j, deployment in enumerate(deployments or ()):
+            scaling = deployment.get("autoscaling_config") if isinstance(deployment, Mapping) else 0
+            if isinstance(scaling, Mapping):
+                path = f".applications[{i}].deployments[{j}].autoscaling_config"
+                yield from _validated(AutoscalingConfig, _plain(scaling), path)
+
+
+def _plain(value: Any) -> Any:
+    """A config without the parts whose reading imports code."""
+    if isinstance(value, Mapping):
+        importing = {key for key, model in _LOOSE.items() if model in _IMPORTING}
+        return {key: _plain(below) for key, below in value.items() if key not in importing}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+def _validated(model: type[BaseModel], document: Any, path: str) -> Iterator[tuple[str, str]]:
+    with warnings.catch_warnings():
+        # Deprecations are not refusals.
+        warnings.simplefilter("ignore")
+        try:
+            TypeAdapter(model).validate_python(document)
+        except ValidationError as error:
+            for each in error.errors():
+                yield path + _path(each["loc"], document), str(each["msg"])
+
+
+def _path(location: tuple[int | str, ...], document: Any) -> str:
+    """pydantic's location as a path; the names of union members in it are left out."""
+    path = ""
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif isinstance(document, Mapping) and step not in document and path:
+            if step == location[-1]:
+                path += f".{step}"
+            continue
+        else:
+            path += f".{step}"
+        document = dig(document, step)
+    return path
