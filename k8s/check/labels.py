@@ -40,10 +40,11 @@ def nearest(selector: Mapping[str, Any], candidates: list[Mapping[str, str]]) ->
     wanted = table(selector, "matchLabels")
     keys = [*wanted, *(word(each, "key") for _, each in tables(selector, "matchExpressions"))]
 
-    def agreeing(labels: Mapping[str, str]) -> int:
-        return sum(labels.get(key) == str(value) for key, value in wanted.items())
+    def closeness(labels: Mapping[str, str]) -> tuple[int, int]:
+        equal = sum(labels.get(key) == str(value) for key, value in wanted.items())
+        return equal, sum(key in labels for key in keys)
 
-    best = max(candidates, key=agreeing, default=None)
+    best = max(candidates, key=closeness, default=None)
     if best is None:
         return "there is none at all"
     said = ", ".join(f"{key}={best[key]}" if key in best else f"no {key}" for key in keys)

@@ -31,6 +31,8 @@ class Pods:
     role: Role = "pod"
     autoscaler: tuple[str, Mapping[str, Any]] | None = None
     """Path and options of the container that KubeRay adds to the head."""
+    whole: bool = True
+    """False where an operator adds containers, and ports, that are not in the set."""
 
     @property
     def containers(self) -> list[tuple[str, Mapping[str, Any]]]:
@@ -76,7 +78,7 @@ def all_pods(objects: Objects) -> list[Pods]:
         found += _of_cluster(cluster)
     found += filter(None, map(_submitter, jobs(objects)))
     for owner, path, labels, spec in operators.pods(objects):
-        found.append(Pods(owner=owner, path=path, spec=spec, labels=labels))
+        found.append(Pods(owner=owner, path=path, spec=spec, labels=labels, whole=False))
     return found
 
 

@@ -122,8 +122,9 @@ def _of_object(by: Object) -> Iterator[_InObject]:
     if by.kind == "StatefulSet" and (name := word(by.spec, "serviceName")):
         yield "spec.serviceName", "Service", name, by.namespace, ()
     if by.kind == "ServiceAccount":
-        for index, each in tables(by.document, "imagePullSecrets"):
-            yield f"imagePullSecrets[{index}].name", "Secret", word(each, "name"), by.namespace, ()
+        for field in ("imagePullSecrets", "secrets"):
+            for index, each in tables(by.document, field):
+                yield f"{field}[{index}].name", "Secret", word(each, "name"), by.namespace, ()
 
 
 def _of_ingress(by: Object) -> Iterator[_InObject]:

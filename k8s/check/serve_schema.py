@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import ray
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from ray.serve.config import (
     AutoscalingConfig,
@@ -54,7 +55,7 @@ def _unknown(
             there = ", ".join(sorted(known))
             yield (
                 f"{path}.{key}",
-                f"Ray knows no {key!r} here and ignores it; there are: {there}"
+                f"Ray {ray.__version__} knows no {key!r} here and ignores it; there are: {there}"
                 f"{did_you_mean(key, known)}",
             )
             continue
@@ -84,7 +85,9 @@ def _refused(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             scaling = deployment.get("autoscaling_config") if isinstance(deployment, Mapping) else 0
             if isinstance(scaling, Mapping):
                 path = f".applications[{i}].deployments[{j}].autoscaling_config"
-                yield from _validated(AutoscalingConfig, _plain(scaling), path)
+                for below, message in _validated(AutoscalingConfig, _plain(scaling), path):
+                    if below != path:  # of the whole: bounds that cross have a rule of their own
+                        yield below, message
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from k8s.check.clusters import Cluster
 from k8s.check.finding import Finding, finding
 from k8s.check.manifests import Manifests
-from k8s.check.objects import table, word
+from k8s.check.objects import word
 from k8s.check.serve_document import OURS, applications
 
 _MOVING = ("latest", "nightly", "main", "master", "dev", "edge", "stable")
@@ -46,25 +46,36 @@ def split(image: str) -> tuple[str, str]:
 
 
 def one_per_cluster(manifests: Manifests) -> Iterator[Finding]:
-    """Ray containers of one cluster whose images differ: head and workers must be the same Ray."""
+    """Images of one cluster that differ: head and workers must be the same Ray and Python."""
     for cluster in manifests.clusters:
         head = word(cluster.head.container, "image")
-        others = [(f"{g.container_path}.image", g.container) for g in cluster.workers]
-        others += [
-            (f"{job.path}.submitterPodTemplate.spec.containers[0].image", container)
-            for job in manifests.jobs
-            if job.owner is cluster.owner
-            and (container := table(job.spec, "submitterPodTemplate", "spec", "containers", 0))
-        ]
-        for path, container in others:
-            image = word(container, "image")
-            if head and image and _essence(image) != _essence(head):
-                yield finding(
-                    cluster.owner,
-                    path,
-                    f"is {image}, and the head's is {head}: another Python or Ray cannot talk to"
-                    " it. Use one image",
-                )
+        ray = {f"{group.container_path}.image" for group in cluster.groups}
+        for pods in manifests.pods if head else ():
+            for at, container in pods.containers if pods.owner is cluster.owner else ():
+                image, path = word(container, "image"), f"{at}.image"
+                if image and (_differ(image, head) if path in ray else _apart(image, head)):
+                    yield finding(
+                        cluster.owner,
+                        path,
+                        f"is {image}, and the head's is {head}: another Ray, Python or code cannot"
+                        " be relied on to talk to it. Use one image",
+                    )
+
+
+def _differ(image: str, head: str) -> bool:
+    """Whether they are not the same but for GPUs."""
+    return _essence(image) != _essence(head)
+
+
+def _apart(image: str, head: str) -> bool:
+    """Whether an image beside Ray's, a sidecar's or a submitter's, is another tag of the head's.
+
+    Of Ray's own images the version counts: who submits a job talks HTTP, in whatever Python.
+    """
+    repository, _ = split(image)
+    if _RAY_REPOSITORY.search(repository):
+        return len({ray_of(image), ray_of(head)} - {None}) == 2
+    return repository == split(head)[0] and _differ(image, head)
 
 
 def _essence(image: str) -> str:

@@ -121,6 +121,8 @@ def _selected(
 def _undeclared(by: Object, path: str, port: object, pods: Iterable[Pods]) -> Iterator[Finding]:
     """A finding if a port goes by a name that none of these pods declares."""
     found = list(pods)
+    if not all(each.whole for each in found):
+        return
     there = [name for each in found for name in each.ports]
     if found and isinstance(port, str) and not port.isdigit() and port not in there:
         yield finding(

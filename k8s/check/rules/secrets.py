@@ -13,7 +13,7 @@ from k8s.check.objects import strings, table, tables, word
 NOT_SECRET = "aigc/not-secret"
 """Annotation of a Secret that says why what it holds may be read by all."""
 _NAME = re.compile(
-    r"(^|[_-])(PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|CREDENTIALS|APIKEY|KEY)$", re.IGNORECASE
+    r"((PASSWORD|PASSWD|PASSPHRASE)|(^|[_-])(TOKEN|SECRET|CREDENTIALS|APIKEY|KEY))$", re.IGNORECASE
 )
 _PUBLIC_NAME = re.compile(
     r"(PUBLIC|CACHE|PARTITION|SORT|PRIMARY|FOREIGN|ROUTING|IDEMPOTENCY|LABEL)[_-]?KEY$",
@@ -81,7 +81,8 @@ def objects(manifests: Manifests) -> Iterator[Finding]:
 
 def _decoded(value: object) -> str:
     try:
-        return base64.b64decode(str(value), validate=True).decode("utf-8", "replace")
+        lines = "".join(str(value).split())
+        return base64.b64decode(lines, validate=True).decode("utf-8", "replace")
     except (binascii.Error, ValueError):
         return str(value)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from k8s.check.finding import Finding, finding
+from k8s.check.finding import Finding, finding, there_are
 from k8s.check.labels import matches, nearest, shown
 from k8s.check.manifests import Manifests
 from k8s.check.objects import Object, dig, rows, table, tables
@@ -172,16 +172,31 @@ def _no_pods(
         return
     there = [pods.labels for pods in manifests.pods if pods.owner.namespace in namespaces]
     candidates = [*there, *manifests.outside("Pod", by)]
-    if any(matches(selector, labels) for labels in candidates):
+    if _are_outside(manifests, by, namespaces):
         return
-    if not _are_outside(manifests, by, namespaces):
-        yield finding(
-            by,
-            path,
-            f"no pod in namespace {', '.join(namespaces)} has the labels {shown(selector)};"
-            f" {nearest(selector, there)}. Correct them, or declare the pods:"
-            " --external Pod/key=value",
-        )
+    declare = "Correct it, or declare the pods: --external Pod/key=value"
+    where = f"no pod in namespace {', '.join(namespaces)} has"
+    if not any(matches(selector, labels) for labels in candidates):
+        said = f"{where} the labels {shown(selector)}; {nearest(selector, there)}. {declare}"
+        yield finding(by, path, said)
+        return
+    for below, key, value, narrowed in _each_value(selector):
+        if not any(matches(narrowed, labels) for labels in candidates):
+            others = {labels[key] for labels in there if key in labels}
+            said = f"{where} {key}={value} and the rest; {there_are(others, value)}. {declare}"
+            yield finding(by, f"{path}.{below}", said)
+
+
+def _each_value(
+    selector: Mapping[str, Any],
+) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    """(path, key, value, selector of it alone) of every value that an expression lets in."""
+    expressions = [each for _, each in tables(selector, "matchExpressions")]
+    for i, each in enumerate(expressions):
+        for j, value in enumerate(rows(each, "values") if each.get("operator") == "In" else ()):
+            alone = [*expressions[:i], {**each, "values": [value]}, *expressions[i + 1 :]]
+            narrowed = {**selector, "matchExpressions": alone}
+            yield f"matchExpressions[{i}].values[{j}]", str(each.get("key")), value, narrowed
 
 
 RULES = (disruption_budgets, network_policies, services, monitors, workloads, spread)

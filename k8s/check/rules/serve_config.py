@@ -1,5 +1,6 @@
 """serveConfigV2: Ray ignores keys that it does not know, so a typo deploys and is lost."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -89,35 +90,34 @@ def bounds(manifests: Manifests) -> Iterator[Finding]:
 
 def _crossed(deployment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     scaling = table(deployment, "autoscaling_config")
+    if not scaling:
+        return
+    at = "autoscaling_config"
     low = _number(scaling, "min_replicas", 1)
     high = _number(scaling, "max_replicas", 100 if deployment.get("num_replicas") == "auto" else 1)
-    at = "autoscaling_config"
-    if scaling:
-        if low > high:
-            stated = "" if "max_replicas" in scaling else " (the default)"
-            yield f"{at}.max_replicas", f"is {high:g}{stated}, below min_replicas {low:g}"
-        initial = _number(scaling, "initial_replicas", low)
-        if initial < low or initial > high:
-            said = f"is {initial:g}, outside of {low:g} (min_replicas) to {high:g} (max_replicas)"
-            yield f"{at}.initial_replicas", said
-        most = _number(deployment, "max_ongoing_requests", 5)
-        target = _number(scaling, "target_ongoing_requests", 2)
-        if target > most:
-            stated = "" if "max_ongoing_requests" in deployment else ", the default"
-            yield (
-                f"{at}.target_ongoing_requests",
-                f"is {target:g}, more than a replica takes at once (max_ongoing_requests"
-                f" {most:g}{stated}): it would never scale up. Raise that, or lower this",
-            )
-        if isinstance(deployment.get("num_replicas"), int):
-            fixed = deployment["num_replicas"]
-            said = f"is {fixed}, and autoscaling_config is given too; give one of them"
-            yield "num_replicas", f"{said}, or 'auto' here"
+    if low > high:
+        stated = "" if "max_replicas" in scaling else " (the default)"
+        yield f"{at}.max_replicas", f"is {high:g}{stated}, below min_replicas {low:g}"
+    elif (initial := _number(scaling, "initial_replicas", low)) < low or initial > high:
+        said = f"is {initial:g}, outside of {low:g} (min_replicas) to {high:g} (max_replicas)"
+        yield f"{at}.initial_replicas", said
+    most = _number(deployment, "max_ongoing_requests", 5)
+    target = _number(scaling, "target_ongoing_requests", 2)
+    if target > most:
+        stated = "" if "max_ongoing_requests" in deployment else ", the default"
+        yield (
+            f"{at}.target_ongoing_requests",
+            f"is {target:g}, more than a replica takes at once (max_ongoing_requests"
+            f" {most:g}{stated}): it would never scale up. Raise that, or lower this",
+        )
 
 
 def _number(document: Mapping[str, Any], key: str, default: float) -> float:
+    """A bound; what is none compares with nothing, and the rule `schema` says so."""
     value = document.get(key)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else default
+    if value is None:
+        return default
+    return value if isinstance(value, int | float) else math.nan
 
 
 def application(manifests: Manifests) -> Iterator[Finding]:

@@ -1,0 +1,120 @@
+"""What is to happen before a pod is killed must fit in its time."""
+
+from copy import deepcopy
+
+import pytest
+
+from k8s.check.rules.termination import sleep_of
+from tests.k8s.check.mutation import GONE, WHOLE, Mutation, findings, holds, one, set_at
+
+WORKER = "spec.rayClusterConfig.workerGroupSpecs[0].template.spec"
+
+MUTATIONS = [
+    Mutation(
+        rule="termination/hooks",
+        object="Deployment/web",
+        path="spec.template.spec.containers[0].lifecycle.preStop",
+        value={"sleep": {"seconds": 40}},
+        says="it sleeps 40 s of the pod's terminationGracePeriodSeconds 40",
+    ),
+    Mutation(
+        rule="termination/hooks",
+        object="Deployment/web",
+        path="spec.template.spec.containers[0].lifecycle.preStop",
+        value={"exec": {"command": ["sh", "-c", "rm /ready; sleep 41"]}},
+        says="it sleeps 41 s",
+    ),
+    Mutation(
+        rule="termination/draining",
+        object="RayService/sampling",
+        path=f"{WORKER}.terminationGracePeriodSeconds",
+        value=90,
+        says="is 90, and must be more than 90: preStop sleeps 20 s, then Ray drains 70 s",
+    ),
+    Mutation(
+        rule="termination/draining",
+        object="RayService/sampling",
+        path=f"{WORKER}.terminationGracePeriodSeconds",
+        value=GONE,
+        says="is 30 (the default), and must be more than 90",
+    ),
+    Mutation(
+        rule="termination/drain_window",
+        object="RayService/sampling",
+        path="spec.serveConfigV2.applications[1].deployments[0].graceful_shutdown_timeout_s",
+        value=41,
+        found=f"{WORKER}.containers[0].env",
+        says="RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S is 70, after which Ray ends all processes of"
+        " the node, and must be at least 71: replicas have 41 s",
+    ),
+    Mutation(
+        rule="termination/drain_window",
+        object="RayService/sampling",
+        path=f"{WORKER}.containers[0].env",
+        value=GONE,
+        says="RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S is 30 (the default)",
+    ),
+    Mutation(
+        rule="termination/upgrades",
+        object="RayService/sampling",
+        path="spec.rayClusterDeletionDelaySeconds",
+        value=120,
+        says="is 120, and must be more than the 120 s",
+    ),
+    Mutation(
+        rule="termination/upgrades",
+        object="RayService/sampling",
+        path="spec.rayClusterDeletionDelaySeconds",
+        value=GONE,
+        says="is 60 (the default)",
+    ),
+]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
+def test_times_that_do_not_fit_are_found(mutation: Mutation) -> None:
+    holds(mutation)
+
+
+def test_variables_may_come_from_a_config_map() -> None:
+    documents = deepcopy(WHOLE)
+    service = one(documents, "RayService/sampling")
+    set_at(service, f"{WORKER}.containers[0].env", GONE)
+    set_at(
+        service,
+        f"{WORKER}.containers[0].envFrom",
+        [{"prefix": "RAY_", "configMapRef": {"name": "settings"}}],
+    )
+    settings = one(documents, "ConfigMap/settings")["data"]
+    settings["GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "70"
+    assert findings(documents) == []
+    settings |= {
+        "SERVE_ENABLE_HA_PROXY": "1",
+        "SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "50",
+    }
+    (found,) = findings(documents)
+    assert "at least 80: replicas have 50 s" in found.message
+    settings["SERVE_PROXY_MIN_DRAINING_PERIOD_S"] = "20"
+    assert findings(documents) == []
+
+
+def test_an_older_ray_does_not_drain_and_a_head_that_serves_counts() -> None:
+    documents = deepcopy(WHOLE)
+    service = one(documents, "RayService/sampling")
+    set_at(service, f"{WORKER}.containers[0].env", GONE)
+    set_at(service, "spec.rayClusterConfig.rayVersion", "2.49.0")
+    assert "termination/drain_window" not in [each.rule for each in findings(documents)]
+    set_at(service, "spec.excludeHeadPodFromServeSvc", False)
+    found = [each for each in findings(documents) if each.rule == "termination/draining"]
+    assert [each.path for each in found] == [
+        "spec.rayClusterConfig.headGroupSpec.template.spec.terminationGracePeriodSeconds"
+    ]
+    assert "is 30 (the default), and must be more than 30" in found[0].message
+
+
+def test_how_long_a_hook_sleeps() -> None:
+    assert sleep_of({}) == 0
+    for hook in ({"sleep": {"seconds": 5}}, {"exec": {"command": ["sleep", "5"]}}):
+        assert sleep_of({"lifecycle": {"preStop": hook}}) == 5
+    command = {"exec": {"command": ["bash", "-c", "sleep 2 && curl x/asleep 9 && sleep 0.5"]}}
+    assert sleep_of({"lifecycle": {"preStop": command}}) == 2.5
