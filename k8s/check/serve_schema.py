@@ -21,7 +21,7 @@ from ray.serve.config import (
 from ray.serve.schema import ServeDeploySchema
 
 from k8s.check.finding import did_you_mean
-from k8s.check.objects import dig
+from k8s.check.objects import dig, table, tables
 
 _IMPORTING = (AutoscalingPolicy, RequestRouterConfig, DeploymentActorConfig)
 """Models that import what they name."""
@@ -79,15 +79,13 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def _refused(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What Ray itself would refuse."""
     yield from _validated(ServeDeploySchema, _plain(config), "")
-    for i, application in enumerate(config.get("applications") or ()):
-        deployments = application.get("deployments") if isinstance(application, Mapping) else ()
-        for j, deployment in enumerate(deployments or ()):
-            scaling = deployment.get("autoscaling_config") if isinstance(deployment, Mapping) else 0
-            if isinstance(scaling, Mapping):
-                path = f".applications[{i}].deployments[{j}].autoscaling_config"
-                for below, message in _validated(AutoscalingConfig, _plain(scaling), path):
-                    if below != path:  # of the whole: bounds that cross have a rule of their own
-                        yield below, message
+    for i, application in tables(config, "applications"):
+        for j, deployment in tables(application, "deployments"):
+            path = f".applications[{i}].deployments[{j}].autoscaling_config"
+            scaling = _plain(table(deployment, "autoscaling_config"))
+            for below, message in _validated(AutoscalingConfig, scaling, path):
+                if below != path:  # of the whole: bounds that cross have a rule of their own
+                    yield below, message
 
 
 def _plain(value: Any) -> Any:
@@ -107,6 +105,9 @@ def _validated(model: type[BaseModel], document: Any, path: str) -> Iterator[tup
         except ValidationError as error:
             for each in error.errors():
                 yield path + _path(each["loc"], document), str(each["msg"])
+        except (AttributeError, TypeError) as error:
+            # Ray's own validators take for granted that a mapping is where one belongs.
+            yield path, f"Ray cannot read it: {error}"
 
 
 def _path(location: tuple[int | str, ...], document: Any) -> str:

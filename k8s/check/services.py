@@ -22,7 +22,7 @@ class Service:
 
     def has(self, port: object) -> bool:
         """Whether it has a port of this name or number."""
-        return port in self.ports or port in self.ports.values()
+        return isinstance(port, str | int) and port in {*self.ports, *self.ports.values()}
 
 
 def services(objects: Objects) -> list[Service]:
@@ -30,8 +30,9 @@ def services(objects: Objects) -> list[Service]:
     found = []
     for own in objects.of_kind("Service"):
         ports = {
-            word(each, "name") or str(each.get("port")): each.get("port", 0)
+            word(each, "name") or str(each["port"]): each["port"]
             for _, each in tables(own.spec, "ports")
+            if isinstance(each.get("port"), int)
         }
         labels = {str(key): str(value) for key, value in own.labels.items()}
         found.append((own, own.name, labels, ports))
