@@ -14,7 +14,7 @@ _CLUSTERS = {
     **{kind: f"{path}.rayClusterSpec" for kind, path in JOBS.items()},
 }
 """Where the cluster is described, by kind."""
-_GENERATED = "-<generated>"
+GENERATED = "-<generated>"
 """KubeRay adds five random characters to the name of a service's and a job's cluster."""
 HEAD = "headgroup"
 """Name of the head's group in labels."""
@@ -75,7 +75,7 @@ class Cluster:
     def name(self) -> str:
         """Value of ray.io/cluster, of which only the beginning is known under a RayService."""
         own = self.owner.kind == "RayCluster"
-        return self.owner.name if own else f"{self.owner.name}{_GENERATED}"
+        return self.owner.name if own else f"{self.owner.name}{GENERATED}"
 
     @property
     def head(self) -> Group:

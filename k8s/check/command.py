@@ -27,7 +27,8 @@ class Check:
     Pods that selectors may mean go by their labels: Pod/app=gateway,tier=front. In the manifests
     the annotation aigc/external: "Secret/registry, ..." says the same for the object that bears it.
     What every cluster has needs no declaration, nor does an optional reference, nor what KubeRay,
-    prometheus-operator, KServe, cert-manager, external-secrets and sealed-secrets make."""
+    prometheus-operator, KServe, cert-manager, external-secrets and sealed-secrets make. A Secret
+    whose content may stand in the manifests says why in the annotation aigc/plain-text."""
     skip: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RULE")] = ()
     """Rules or families of rules to leave out, such as images or images/pinned."""
     json: bool = False

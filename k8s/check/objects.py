@@ -1,6 +1,7 @@
 """Objects as rendered: typed access that survives whatever stands in them."""
 
 import fnmatch
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -148,7 +149,7 @@ class Objects:
     def declared(self, kind: str, by: Object) -> list[str]:
         """Name patterns of a kind that exists outside: by flag, or by the referring object."""
         noted = by.annotations.get(ANNOTATION)
-        entries = [*self.external, *(noted.split(", ") if isinstance(noted, str) else ())]
+        entries = [*self.external, *(re.split(r",\s+", noted) if isinstance(noted, str) else ())]
         parts = (entry.strip().partition("/") for entry in entries)
         return [name for own, _, name in parts if own == kind]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from k8s.check import operators
-from k8s.check.clusters import METRICS, Cluster, Job, clusters, jobs
+from k8s.check.clusters import GENERATED, METRICS, Cluster, Job, clusters, jobs
 from k8s.check.objects import Object, Objects, dig, table, tables, word
 
 _TEMPLATES = {
@@ -88,7 +88,7 @@ def _of_core_kinds(objects: Objects) -> Iterator[Pods]:
             template = table(owner.document, *path.split(".")) if path else owner.document
             labels = {str(k): str(v) for k, v in table(template, "metadata", "labels").items()}
             if kind in ("Job", "CronJob"):
-                labels |= {"job-name": owner.name, "batch.kubernetes.io/job-name": owner.name}
+                labels |= job_labels(owner)
             if kind == "StatefulSet":
                 labels["statefulset.kubernetes.io/pod-name"] = f"{owner.name}-0"
             yield Pods(
@@ -115,15 +115,21 @@ def _of_cluster(cluster: Cluster) -> Iterator[Pods]:
         )
 
 
+def job_labels(owner: Object) -> dict[str, str]:
+    """What Kubernetes adds to the pods of a job; one that is started by the clock has a number."""
+    scheduled = owner.kind in ("CronJob", "RayCronJob")
+    name = f"{owner.name}{GENERATED}" if scheduled else owner.name
+    return {"job-name": name, "batch.kubernetes.io/job-name": name}
+
+
 def _submitter(job: Job) -> Pods | None:
     """The pod that submits a job; without a template KubeRay makes one of the head's image."""
     if job.spec.get("submissionMode", "K8sJobMode") != "K8sJobMode":
         return None
     template = table(job.spec, "submitterPodTemplate")
-    labels = {
-        "job-name": job.owner.name,
-        "batch.kubernetes.io/job-name": job.owner.name,
-        "ray.io/originated-from-cr-name": job.owner.name,
+    labels = job_labels(job.owner)
+    labels |= {
+        "ray.io/originated-from-cr-name": labels["job-name"],
         "ray.io/originated-from-crd": "RayJob",
     }
     given = {str(k): str(v) for k, v in table(template, "metadata", "labels").items()}

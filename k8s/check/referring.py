@@ -8,6 +8,7 @@ from k8s.check.manifests import Manifests
 from k8s.check.objects import Object, dig, rows, table, tables, word
 from k8s.check.pods import Pods
 
+_SCALERS = ("HorizontalPodAutoscaler", "VerticalPodAutoscaler", "ScaledObject")
 _BUILT_IN_ROLES = {"cluster-admin", "admin", "edit", "view"}
 
 
@@ -107,7 +108,7 @@ def _of_container(container: Mapping[str, Any], path: str) -> Iterator[_InPod]:
 def _of_object(by: Object) -> Iterator[_InObject]:
     special = {
         "Ingress": _of_ingress,
-        "HorizontalPodAutoscaler": _of_scaler,
+        **dict.fromkeys(_SCALERS, _of_scaler),
         "RoleBinding": _of_binding,
         "ClusterRoleBinding": _of_binding,
         "PodMonitor": _of_monitor,
@@ -160,8 +161,10 @@ def route_backends(by: Object) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _of_scaler(by: Object) -> Iterator[_InObject]:
-    target = table(by.spec, "scaleTargetRef")
-    yield "spec.scaleTargetRef", word(target, "kind"), word(target, "name"), by.namespace, ()
+    field = "targetRef" if by.kind == "VerticalPodAutoscaler" else "scaleTargetRef"
+    target = table(by.spec, field)
+    kind = word(target, "kind") or "Deployment"  # which KEDA takes for granted
+    yield f"spec.{field}", kind, word(target, "name"), by.namespace, ()
 
 
 def _of_binding(by: Object) -> Iterator[_InObject]:

@@ -6,8 +6,9 @@ from typing import Any
 from k8s.check.clusters import Group
 from k8s.check.finding import Finding, finding
 from k8s.check.manifests import Manifests
-from k8s.check.objects import dig, rows, table, tables
+from k8s.check.objects import Object, dig, rows, table, tables
 from k8s.check.pods import Pods
+from k8s.check.serve_document import OURS, applications, deployments
 
 _GPU_KEYS = ("nvidia.com/", "amd.com/gpu", "gpu.intel.com/", "cloud.google.com/gke-accelerator")
 _SPOT = {
@@ -25,7 +26,7 @@ def gpus(resources: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: str(quantity)
         for name, quantity in resources.items()
-        if name.endswith("/gpu") or name.startswith(("nvidia.com/mig-", "gpu.intel.com/"))
+        if name.startswith(("nvidia.com/gpu", "nvidia.com/mig-", "amd.com/gpu", "gpu.intel.com/"))
     }
 
 
@@ -96,6 +97,32 @@ def ray_gpus(manifests: Manifests) -> Iterator[Finding]:
                 )
 
 
+def gpu_replicas(manifests: Manifests) -> Iterator[Finding]:
+    """Replicas ask for a GPU, and no group of their cluster has one: they wait for ever."""
+    for cluster in manifests.clusters:
+        if all(_given(group) == "0" for group in cluster.groups):
+            for path, asked in _gpus_of_replicas(cluster.owner):
+                if isinstance(asked, int | float) and asked > 0:
+                    yield finding(
+                        cluster.owner,
+                        path,
+                        f"is {asked:g}, and no container of the cluster has a GPU limit: the"
+                        " replica waits for ever. Add a group with GPUs, or leave this out",
+                    )
+
+
+def _gpus_of_replicas(owner: Object) -> Iterator[tuple[str, Any]]:
+    for path, deployment in deployments(owner):
+        below = "ray_actor_options.num_gpus"
+        yield f"{path}.{below}", dig(deployment, *below.split("."))
+    for path, application in applications(owner):
+        if application.get("import_path") in OURS:
+            args = table(application, "args")
+            yield f"{path}.args.gpus", args.get("gpus")
+            for name, pool in table(args, "pools").items():
+                yield f"{path}.args.pools.{name}.gpus", dig(pool, "gpus")
+
+
 def _given(group: Group) -> str:
     limits = gpus(table(group.container, "resources", "limits"))
     return next(iter(limits.values()), "0")
@@ -131,4 +158,4 @@ def _wishes(pods: Pods) -> Iterator[tuple[str, str, str | None]]:
                     yield at, str(each.get("key") or "unnamed"), dig([value], 0)
 
 
-RULES = (gpu_quantities, gpu_nodes, spot_nodes, ray_gpus)
+RULES = (gpu_quantities, gpu_nodes, spot_nodes, ray_gpus, gpu_replicas)

@@ -1,6 +1,7 @@
 """A port that goes by a name which nothing declares leads nowhere, without an error."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from k8s.check.finding import Finding, finding, there_are
 from k8s.check.labels import matches
@@ -40,7 +41,7 @@ def services(manifests: Manifests) -> Iterator[Finding]:
     """A Service sends to a named port that none of its pods declares."""
     for by in manifests.of_kind("Service"):
         if selector := table(by.spec, "selector"):
-            pods = _selected(manifests, by.namespace, selector)
+            pods = _selected(manifests, by.namespace, {"matchLabels": selector})
             for index, port in tables(by.spec, "ports"):
                 path = f"spec.ports[{index}].targetPort"
                 yield from _undeclared(by, path, port.get("targetPort"), pods)
@@ -74,7 +75,7 @@ def _no_port(service: str, port: object, ports: Mapping[str, int]) -> str:
 def network_policies(manifests: Manifests) -> Iterator[Finding]:
     """A NetworkPolicy names a port that none of the pods it is about declares."""
     for by in manifests.of_kind("NetworkPolicy"):
-        own = _selected(manifests, by.namespace, by.spec.get("podSelector"), whole=True)
+        own = _selected(manifests, by.namespace, table(by.spec, "podSelector"))
         for i, rule in tables(by.spec, "ingress"):
             for j, port in tables(rule, "ports"):
                 path = f"spec.ingress[{i}].ports[{j}].port"
@@ -84,7 +85,7 @@ def network_policies(manifests: Manifests) -> Iterator[Finding]:
                 pods
                 for _, peer in tables(rule, "to")
                 for namespace in peer_namespaces(manifests, by, peer) or ()
-                for pods in _selected(manifests, namespace, peer.get("podSelector"), whole=True)
+                for pods in _selected(manifests, namespace, table(peer, "podSelector"))
             ]
             for j, port in tables(rule, "ports"):
                 path = f"spec.egress[{i}].ports[{j}].port"
@@ -110,12 +111,9 @@ def probes(manifests: Manifests) -> Iterator[Finding]:
                         )
 
 
-def _selected(
-    manifests: Manifests, namespace: str, selector: object, whole: bool = False
-) -> list[Pods]:
-    """Pods of a namespace by a LabelSelector, or (`whole` False) by the labels of a Service."""
-    full = table(selector) if whole else {"matchLabels": table(selector)}
-    return [pods for pods in manifests.pods_in(namespace) if matches(full, pods.labels)]
+def _selected(manifests: Manifests, namespace: str, selector: Mapping[str, Any]) -> list[Pods]:
+    """Pods of a namespace that a LabelSelector takes."""
+    return [pods for pods in manifests.pods_in(namespace) if matches(selector, pods.labels)]
 
 
 def _undeclared(by: Object, path: str, port: object, pods: Iterable[Pods]) -> Iterator[Finding]:

@@ -10,8 +10,8 @@ from k8s.check.finding import Finding, finding
 from k8s.check.manifests import Manifests
 from k8s.check.objects import strings, table, tables, word
 
-NOT_SECRET = "aigc/not-secret"
-"""Annotation of a Secret that says why what it holds may be read by all."""
+PLAIN_TEXT = "aigc/plain-text"
+"""Annotation of a Secret that says why its content may stand there."""
 _NAME = re.compile(
     r"((PASSWORD|PASSWD|PASSPHRASE)|(^|[_-])(TOKEN|SECRET|CREDENTIALS|APIKEY|KEY))$", re.IGNORECASE
 )
@@ -61,9 +61,7 @@ def _is_literal(value: str) -> bool:
 def objects(manifests: Manifests) -> Iterator[Finding]:
     """A Secret has its content in the manifest."""
     for by in manifests.of_kind("Secret"):
-        if by.document.get("type") == "kubernetes.io/service-account-token":
-            continue
-        if by.annotations.get(NOT_SECRET):
+        if by.annotations.get(PLAIN_TEXT):
             continue
         for field in ("stringData", "data"):
             for key, value in table(by.document, field).items():
@@ -74,8 +72,8 @@ def objects(manifests: Manifests) -> Iterator[Finding]:
                         f"{field}['{key}']",
                         "its value is in the manifest; make the Secret outside of the repository"
                         " (kubectl create secret, external-secrets, sealed-secrets) and declare it"
-                        f" with --external Secret/{by.name}, or, if all may read it, say why in the"
-                        f" annotation {NOT_SECRET}",
+                        f" with --external Secret/{by.name}. If all may read it, or it comes from a"
+                        f" file that is not committed, say so in the annotation {PLAIN_TEXT}",
                     )
 
 

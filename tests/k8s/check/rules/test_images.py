@@ -135,6 +135,12 @@ def test_a_digest_pins_and_gpus_may_have_their_own_variant() -> None:
     documents = deepcopy(WHOLE)
     digest = f"example.com/web@sha256:{'0' * 64}"
     set_at(one(documents, "Deployment/web"), WEB, digest)
+    service = one(documents, "RayService/sampling")
+    for group in ("headGroupSpec", "workerGroupSpecs[0]"):
+        image = f"spec.rayClusterConfig.{group}.template.spec.containers[0].image"
+        set_at(service, image, digest)
     workers = one(documents, "RayJob/training")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert re.search("-gpu$", workers[0]["template"]["spec"]["containers"][0]["image"])
     assert findings(documents) == []
+    set_at(service, image, digest.replace("0", "1"))
+    assert [each.rule for each in findings(documents)] == ["images/one_per_cluster"]

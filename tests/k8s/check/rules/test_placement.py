@@ -107,7 +107,33 @@ MUTATIONS = [
         value="4",
         says="is 4, and the container's GPU limit is 1",
     ),
+    Mutation(
+        rule="placement/gpu_replicas",
+        object="RayService/sampling",
+        path="spec.serveConfigV2.applications[1].deployments[0].ray_actor_options.num_gpus",
+        value=0.5,
+        says="is 0.5, and no container of the cluster has a GPU limit",
+    ),
+    Mutation(
+        rule="placement/gpu_replicas",
+        object="RayService/sampling",
+        path="spec.serveConfigV2.applications[0].args.pools.large.gpus",
+        value=1,
+        says="is 1, and no container of the cluster has a GPU limit",
+    ),
 ]
+
+RESERVED = {
+    "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [
+            {
+                "matchExpressions": [
+                    {"key": "karpenter.sh/capacity-type", "operator": "NotIn", "values": ["spot"]}
+                ]
+            }
+        ]
+    }
+}
 
 MEANT: list[tuple[str, Any]] = [
     (f"{CPUS}.tolerations[0]", SPOT_TAINT),
@@ -116,6 +142,7 @@ MEANT: list[tuple[str, Any]] = [
     (f"{JOB}.workerGroupSpecs[0].rayStartParams.num-gpus", "0"),
     (f"{JOB}.workerGroupSpecs[0].rayStartParams.num-gpus", GONE),
     (f"{GPUS}.containers[0].resources.requests", GONE),
+    (f"{HEAD}.affinity.nodeAffinity", RESERVED),
 ]
 
 
@@ -129,3 +156,24 @@ def test_workers_may_be_on_spot_nodes_and_gpus_stay_unused(path: str, value: Any
     documents = deepcopy(WHOLE)
     set_at(one(documents, "RayJob/training"), path, value)
     assert findings(documents) == []
+
+
+def test_a_gpu_may_come_as_a_device_or_a_share_of_one() -> None:
+    documents = deepcopy(WHOLE)
+    job = one(documents, "RayJob/training")
+    set_at(job, f"{CPUS}.tolerations[0]", GPU_TAINT)
+    set_at(job, f"{CPUS}.containers[0].resources", {"limits": {"nvidia.com/mig-1g.5gb": 1}})
+    assert findings(documents) == []
+    set_at(job, f"{CPUS}.containers[0].resources", GONE)
+    assert len(findings(documents)) == 1
+    set_at(job, f"{CPUS}.resourceClaims", [{"name": "gpu", "resourceClaimTemplateName": "gpu"}])
+    assert findings(documents) == []
+
+
+def test_a_daemon_set_is_on_gpu_nodes_for_a_reason() -> None:
+    documents = deepcopy(WHOLE)
+    web = one(documents, "Deployment/web")
+    set_at(web, "spec.template.spec.tolerations", [GPU_TAINT])
+    assert [each.rule for each in findings(documents)] == ["placement/gpu_nodes"]
+    web["kind"] = "DaemonSet"
+    assert [each for each in findings(documents) if each.rule.startswith("placement/")] == []

@@ -87,6 +87,30 @@ def test_the_ports_of_kuberay_s_services_are_known() -> None:
     assert [each.rule for each in findings(documents)] == ["ports/pod_monitors"]
 
 
+def test_a_probe_may_ask_the_port_that_kuberay_adds_or_a_number() -> None:
+    documents = deepcopy(WHOLE)
+    head = one(documents, "RayService/sampling")["spec"]["rayClusterConfig"]["headGroupSpec"]
+    container = head["template"]["spec"]["containers"][0]
+    for port in ("metrics", "8265", 8265):
+        container["livenessProbe"] = {"tcpSocket": {"port": port}}
+        assert findings(documents) == []
+    container["livenessProbe"] = {"tcpSocket": {"port": "metric"}}
+    assert [each.rule for each in findings(documents)] == ["ports/probes"]
+
+
+def test_the_services_of_prometheus_operator_are_known() -> None:
+    documents = deepcopy(WHOLE)
+    group = "monitoring.coreos.com/v1"
+    metadata = {"name": "k8s", "namespace": "prod"}
+    documents.append({"apiVersion": group, "kind": "Prometheus", "metadata": metadata, "spec": {}})
+    monitor = one(documents, "ServiceMonitor/web")["spec"]
+    monitor["selector"] = {"matchLabels": {"operated-prometheus": "true"}}
+    monitor["endpoints"] = [{"port": "web"}]
+    assert findings(documents) == []
+    monitor["endpoints"] = [{"port": "http"}]
+    assert [each.rule for each in findings(documents)] == ["ports/service_monitors"]
+
+
 def test_a_route_of_the_gateway_api_is_followed() -> None:
     route = {
         "apiVersion": "gateway.networking.k8s.io/v1",

@@ -214,6 +214,62 @@ def test_an_optional_reference_may_lead_nowhere() -> None:
     assert findings(documents) == []
 
 
+def test_an_optional_key_may_be_missing() -> None:
+    documents = deepcopy(WHOLE)
+    named = {"name": "settings", "key": "LANGUAGE", "optional": True}
+    variable = {"name": "LANGUAGE", "valueFrom": {"configMapKeyRef": named}}
+    one(documents, "Deployment/web")["spec"]["template"]["spec"]["containers"][0]["env"].append(
+        variable
+    )
+    assert findings(documents) == []
+    named["optional"] = False
+    assert [each.rule for each in findings(documents)] == ["references/keys"]
+
+
+def test_a_cluster_role_is_in_no_namespace() -> None:
+    documents = deepcopy(WHOLE)
+    set_at(
+        one(documents, "RoleBinding/web-reads"), "roleRef", {"kind": "ClusterRole", "name": "list"}
+    )
+    assert [each.rule for each in findings(documents)] == ["references/targets"]
+    documents.append({"kind": "ClusterRole", "metadata": {"name": "list"}})
+    assert findings(documents) == []
+    set_at(one(documents, "RoleBinding/web-reads"), "roleRef.name", "view")
+    assert findings(documents) == []
+
+
+def test_the_token_that_kuberay_makes_may_be_named() -> None:
+    cluster = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": "ray", "namespace": "prod"},
+        "spec": {"authOptions": {"mode": "token"}},
+    }
+    documents = [*deepcopy(WHOLE), cluster]
+    set_at(
+        one(documents, "Deployment/web"),
+        f"{POD}.containers[0].env[1].valueFrom.secretKeyRef",
+        {"name": "ray", "key": "auth_token"},
+    )
+    assert findings(documents) == []
+    cluster["spec"] = {"authOptions": {"mode": "token", "secretName": "token"}}
+    assert [each.message[:17] for each in findings(documents)] == [
+        "no Secret 'ray' i",
+        "no Secret 'token'",
+    ]
+
+
+def test_the_targets_of_every_scaler_are_followed() -> None:
+    for kind, field in (("ScaledObject", "scaleTargetRef"), ("VerticalPodAutoscaler", "targetRef")):
+        scaler = {
+            "kind": kind,
+            "metadata": {"name": "web", "namespace": "prod"},
+            "spec": {field: {"name": "wep"}},
+        }
+        (found,) = findings([*WHOLE, scaler])
+        assert (found.kind, found.path) == (kind, f"spec.{field}")
+
+
 def test_what_the_cluster_and_its_operators_make_may_be_named() -> None:
     documents = deepcopy(WHOLE)
     web = one(documents, "Deployment/web")

@@ -45,6 +45,14 @@ MUTATIONS = [
         says="declare it with --external Secret/redis-password",
     ),
     Mutation(
+        rule="secrets/objects",
+        object="Secret/redis-password",
+        path="data.url",
+        value=base64.b64encode(b"redis://:hunter2@redis").decode(),
+        found="data['url']",
+        says="or it comes from a file that is not committed, say so in the annotation",
+    ),
+    Mutation(
         rule="secrets/urls",
         object="Deployment/web",
         path=f"{WEB}.args[3]",
@@ -102,7 +110,7 @@ MEANT: list[tuple[str, str, Any]] = [
     ("StatefulSet/redis", f"{WEB}.args", ["sh", "-c", 'redis-server --requirepass "$PASSWORD"']),
     ("Secret/redis-password", "stringData", {"username": "web", "host": "db"}),
     ("Secret/redis-password", "stringData", {"ca.pem": "-----BEGIN CERTIFICATE-----\nAA"}),
-    ("Secret/redis-password", "metadata.annotations", {"aigc/not-secret": "an example"}),
+    ("Secret/redis-password", "metadata.annotations", {"aigc/plain-text": "an example"}),
 ]
 
 

@@ -154,7 +154,20 @@ MEANT: list[tuple[str, str, Any]] = [
         },
     ),
     ("ServiceMonitor/web", "spec.selector.matchLabels", {"ray.io/serve": "sampling-serve"}),
-    ("Service/redis", "spec", {"type": "ExternalName", "externalName": "redis.example.com"}),
+    (
+        "Service/redis",
+        "spec",
+        {"type": "ExternalName", "externalName": "redis.example.com", "selector": {"a": "b"}},
+    ),
+    (
+        "Deployment/web",
+        "spec.template.spec.affinity.podAffinity",
+        {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"namespaceSelector": {}, "labelSelector": {"matchLabels": {"app": "elsewhere"}}}
+            ]
+        },
+    ),
 ]
 """What looks as if nothing had the labels, but KubeRay, Kubernetes or another namespace has."""
 

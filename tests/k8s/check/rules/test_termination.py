@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 
+from k8s.check.manifests import Manifests
 from k8s.check.rules.termination import sleep_of
 from tests.k8s.check.mutation import GONE, WHOLE, Mutation, findings, holds, one, set_at
 
@@ -98,6 +99,26 @@ def test_variables_may_come_from_a_config_map() -> None:
     assert findings(documents) == []
 
 
+def test_the_variable_that_a_container_comes_to_have_counts() -> None:
+    drain = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+    maps = [
+        {"kind": "ConfigMap", "metadata": {"name": name}, "data": {drain: value}}
+        for name, value in (("a", "1"), ("b", "2"))
+    ]
+    owner = {"kind": "Pod", "metadata": {"name": "x"}}
+    manifests = Manifests([*maps, owner])
+    by = manifests.all[-1]
+    both = [{"configMapRef": {"name": name}} for name in ("a", "b")]
+    named = {"configMapKeyRef": {"name": "a", "key": drain}}
+    assert manifests.variable(by, {}, drain) is None
+    assert manifests.variable(by, {"envFrom": both}, drain) == "2"
+    assert manifests.variable(by, {"envFrom": both[::-1]}, drain) == "1"
+    env = [{"name": drain, "valueFrom": named}]
+    assert manifests.variable(by, {"envFrom": both, "env": env}, drain) == "1"
+    env = [{"name": drain, "value": "3"}]
+    assert manifests.variable(by, {"envFrom": both, "env": env}, drain) == "3"
+
+
 def test_an_older_ray_does_not_drain_and_a_head_that_serves_counts() -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
@@ -110,6 +131,27 @@ def test_an_older_ray_does_not_drain_and_a_head_that_serves_counts() -> None:
         "spec.rayClusterConfig.headGroupSpec.template.spec.terminationGracePeriodSeconds"
     ]
     assert "is 30 (the default), and must be more than 30" in found[0].message
+
+
+def test_a_cluster_that_is_never_replaced_is_never_deleted() -> None:
+    documents = deepcopy(WHOLE)
+    service = one(documents, "RayService/sampling")
+    set_at(service, "spec.rayClusterDeletionDelaySeconds", GONE)
+    assert [each.rule for each in findings(documents)] == ["termination/upgrades"]
+    set_at(service, "spec.upgradeStrategy", {"type": "None"})
+    assert findings(documents) == []
+
+
+def test_a_head_without_replicas_has_its_proxy_only_to_end() -> None:
+    documents = deepcopy(WHOLE)
+    service = one(documents, "RayService/sampling")
+    set_at(service, "spec.excludeHeadPodFromServeSvc", False)
+    head = "spec.rayClusterConfig.headGroupSpec.template.spec"
+    set_at(service, f"{head}.terminationGracePeriodSeconds", 31)
+    assert findings(documents) == []
+    behind = [{"name": "RAY_SERVE_ENABLE_HA_PROXY", "value": "1"}]
+    set_at(service, f"{head}.containers[0].env", behind)
+    assert findings(documents) == []
 
 
 def test_how_long_a_hook_sleeps() -> None:
