@@ -81,7 +81,7 @@ def monitored_namespaces(by: Object) -> list[str] | None:
     where = table(by.spec, "namespaceSelector")
     if where.get("any") is True:
         return None
-    return rows(where, "matchNames") or [by.namespace]
+    return [str(name) for name in rows(where, "matchNames")] or [by.namespace]
 
 
 def monitored_pods(manifests: Manifests, by: Object) -> list[Pods]:
@@ -133,7 +133,8 @@ def spread(manifests: Manifests) -> Iterator[Finding]:
                 )
         for path, term in _affinity(pods):
             if "namespaceSelector" not in term:
-                namespaces = rows(term, "namespaces") or [pods.owner.namespace]
+                stated = [str(name) for name in rows(term, "namespaces")]
+                namespaces = stated or [pods.owner.namespace]
                 selector = dig(term, "labelSelector")
                 yield from _no_pods(manifests, pods.owner, path, selector, namespaces)
 

@@ -101,14 +101,15 @@ def _crossed(deployment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     elif (initial := _number(scaling, "initial_replicas", low)) < low or initial > high:
         said = f"is {initial:g}, outside of {low:g} (min_replicas) to {high:g} (max_replicas)"
         yield f"{at}.initial_replicas", said
-    most = _number(deployment, "max_ongoing_requests", 5)
+    # Where the config states none, the code may. A policy of one's own has targets of its own.
+    most = _number(deployment, "max_ongoing_requests", math.inf)
     target = _number(scaling, "target_ongoing_requests", 2)
-    if target > most:
-        stated = "" if "max_ongoing_requests" in deployment else ", the default"
+    if target > most and "policy" not in scaling:
+        stated = "" if "target_ongoing_requests" in scaling else " (the default)"
         yield (
             f"{at}.target_ongoing_requests",
-            f"is {target:g}, more than a replica takes at once (max_ongoing_requests"
-            f" {most:g}{stated}): it would never scale up. Raise that, or lower this",
+            f"is {target:g}{stated}, more than a replica takes at once (max_ongoing_requests"
+            f" {most:g}): it would never scale up. Raise that, or lower this",
         )
 
 

@@ -211,7 +211,7 @@ def test_the_runtime_environment_of_a_job_is_read(text: str, rule: str, says: st
     assert says in found.message
 
 
-def test_what_a_config_names_is_not_imported_and_defaults_are_ray_s() -> None:
+def test_what_a_config_names_is_not_imported() -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     set_at(
@@ -221,6 +221,22 @@ def test_what_a_config_names_is_not_imported_and_defaults_are_ray_s() -> None:
     )
     set_at(service, f"{OTHER}.request_router_config", {"request_router_class": "no.such:Router"})
     assert findings(documents) == []
-    set_at(service, f"{OTHER}.max_ongoing_requests", GONE)
+
+
+def test_bounds_that_the_config_leaves_to_others_do_not_cross() -> None:
+    documents = deepcopy(WHOLE)
+    service = one(documents, "RayService/sampling")
+    set_at(service, f"{OTHER}.max_ongoing_requests", GONE)  # the code may have one
+    assert findings(documents) == []
+    set_at(service, f"{OTHER}.max_ongoing_requests", 1)
+    set_at(service, f"{OTHER}.autoscaling_config.target_ongoing_requests", GONE)
     (found,) = findings(documents)
-    assert "(max_ongoing_requests 5, the default)" in found.message
+    assert "is 2 (the default), more than a replica takes at once" in found.message
+    set_at(service, f"{OTHER}.autoscaling_config.policy", {"policy_function": "a:b"})
+    assert findings(documents) == []
+    set_at(service, f"{OTHER}.autoscaling_config.max_replicas", GONE)
+    set_at(service, f"{OTHER}.autoscaling_config.min_replicas", 2)
+    (found,) = findings(documents)
+    assert "is 1 (the default), below min_replicas 2" in found.message
+    set_at(service, f"{OTHER}.num_replicas", "auto")
+    assert findings(documents) == []

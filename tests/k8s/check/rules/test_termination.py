@@ -1,11 +1,12 @@
 """What is to happen before a pod is killed must fit in its time."""
 
+import warnings
 from copy import deepcopy
 
 import pytest
 
 from k8s.check.manifests import Manifests
-from k8s.check.rules.termination import sleep_of
+from k8s.check.rules.termination import OUR_GRACEFUL_S, sleep_of
 from tests.k8s.check.mutation import GONE, WHOLE, Mutation, findings, holds, one, set_at
 
 WORKER = "spec.rayClusterConfig.workerGroupSpecs[0].template.spec"
@@ -152,6 +153,14 @@ def test_a_head_without_replicas_has_its_proxy_only_to_end() -> None:
     behind = [{"name": "RAY_SERVE_ENABLE_HA_PROXY", "value": "1"}]
     set_at(service, f"{head}.containers[0].env", behind)
     assert findings(documents) == []
+
+
+def test_the_project_s_own_time_is_that_of_its_application() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray's own
+        from serve.app import build
+    pool = build({"artifacts": ["a"]})._bound_deployment
+    assert pool._deployment_config.graceful_shutdown_timeout_s == OUR_GRACEFUL_S
 
 
 def test_how_long_a_hook_sleeps() -> None:
