@@ -16,6 +16,9 @@ _TEMPLATES = {
 }
 """Where the template of a pod is, by kind."""
 
+KUBERAY_VOLUMES = {"shared-mem", "ray-logs"}
+"""Of /dev/shm and, with the autoscaler, /tmp/ray, where nothing else is mounted there."""
+
 Role = Literal["pod", "head", "worker", "submitter"]
 
 
@@ -66,9 +69,9 @@ class Pods:
     def volumes(self) -> set[str]:
         """Names of volumes that a container may mount."""
         claims = tables(self.owner.spec, "volumeClaimTemplates")
-        return {word(each, "name") for _, each in tables(self.spec, "volumes")} | {
-            word(each, "metadata", "name") for _, each in claims
-        }
+        own = {word(each, "name") for _, each in tables(self.spec, "volumes")}
+        own |= {word(each, "metadata", "name") for _, each in claims}
+        return own | (KUBERAY_VOLUMES if self.role in ("head", "worker") else set())
 
 
 def all_pods(objects: Objects) -> list[Pods]:

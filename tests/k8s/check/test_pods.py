@@ -55,6 +55,7 @@ def test_kuberay_s_labels_count_and_its_own_stay() -> None:
     assert other.labels["app.kubernetes.io/name"] == "kuberay"
     assert other.ports == {"http": 80, "metrics": 8080}
     assert other.path == "spec.workerGroupSpecs[0].template.spec"
+    assert "ray-logs" in other.volumes
 
 
 def test_a_job_has_a_submitter_unless_it_is_told_otherwise() -> None:

@@ -162,7 +162,7 @@ MUTATIONS = [
         value=[{"name": "shm", "mountPath": "/dev/shm"}],
         found="spec.rayClusterSpec.workerGroupSpecs[1].template.spec.containers[0]"
         ".volumeMounts[0].name",
-        says="the pod has no volume 'shm'; there is none",
+        says="the pod has no volume 'shm'; there are: ray-logs, shared-mem",
     ),
     Mutation(
         rule="references/duplicates",
