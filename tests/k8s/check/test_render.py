@@ -28,6 +28,7 @@ def overlay(tmp_path: Path) -> Path:
     return tmp_path / "overlay"
 
 
+@pytest.mark.process
 def test_a_kustomization_is_rendered(overlay: Path) -> None:
     if not any(map(shutil.which, render.RENDERERS)):
         pytest.skip("neither kustomize nor kubectl is installed")
@@ -43,6 +44,7 @@ def program(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
+@pytest.mark.process
 def test_kustomize_comes_before_kubectl_and_what_it_warns_of_is_shown(
     overlay: Path,
     tmp_path: Path,
