@@ -11,29 +11,16 @@ from typing import Any
 
 import ray
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from ray.serve.config import (
-    AutoscalingConfig,
-    AutoscalingPolicy,
-    DeploymentActorConfig,
-    GangSchedulingConfig,
-    RequestRouterConfig,
-)
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import ServeDeploySchema
 
 from k8s.check.finding import did_you_mean
 from k8s.check.objects import dig, table, tables
 
-_IMPORTING = (AutoscalingPolicy, RequestRouterConfig, DeploymentActorConfig)
-"""Models that import what they name."""
-_LOOSE: dict[str, type[BaseModel]] = {
-    "autoscaling_config": AutoscalingConfig,
-    "gang_scheduling_config": GangSchedulingConfig,
-    "request_router_config": RequestRouterConfig,
-    "deployment_actors": DeploymentActorConfig,
-    "policy": AutoscalingPolicy,
-    "autoscaling_policy": AutoscalingPolicy,
-}
-"""Fields that the schema takes as a mapping or as a model: it reads them as the model later."""
+_IMPORTING = ("policy", "autoscaling_policy", "request_router_config", "deployment_actors")
+"""Fields whose models import what they name."""
+_LOOSE: dict[str, type[BaseModel]] = {"autoscaling_policy": AutoscalingPolicy}
+"""Fields that the schema takes as any mapping: Ray reads them as the model later."""
 
 
 def mistakes(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -91,8 +78,7 @@ def _refused(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _plain(value: Any) -> Any:
     """A config without the parts whose reading imports code."""
     if isinstance(value, Mapping):
-        importing = {key for key, model in _LOOSE.items() if model in _IMPORTING}
-        return {key: _plain(below) for key, below in value.items() if key not in importing}
+        return {key: _plain(below) for key, below in value.items() if key not in _IMPORTING}
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
@@ -103,24 +89,24 @@ def _validated(model: type[BaseModel], document: Any, path: str) -> Iterator[tup
         try:
             TypeAdapter(model).validate_python(document)
         except ValidationError as error:
+            found: dict[str, list[str]] = {}
             for each in error.errors():
-                yield path + _path(each["loc"], document), str(each["msg"])
+                at = path + _path(each["loc"], document, missing=each["type"] == "missing")
+                found.setdefault(at, []).append(str(each["msg"]))
+            for at, messages in found.items():
+                yield at, ", or: ".join(messages)
         except (AttributeError, TypeError) as error:
             # Ray's own validators take for granted that a mapping is where one belongs.
             yield path, f"Ray cannot read it: {error}"
 
 
-def _path(location: tuple[int | str, ...], document: Any) -> str:
-    """pydantic's location as a path; the names of union members in it are left out."""
+def _path(location: tuple[int | str, ...], document: Any, missing: bool) -> str:
+    """pydantic's location as a path, without the types of a union at its end."""
     path = ""
     for step in location:
-        if isinstance(step, int):
-            path += f"[{step}]"
-        elif isinstance(document, Mapping) and step not in document and path:
-            if step == location[-1]:
-                path += f".{step}"
-            continue
-        else:
-            path += f".{step}"
-        document = dig(document, step)
+        below = dig(document, step)
+        there = below is not None or (isinstance(document, Mapping) and step in document)
+        if there or (missing and step == location[-1]):
+            path += f"[{step}]" if isinstance(step, int) else f".{step}"
+            document = below
     return path

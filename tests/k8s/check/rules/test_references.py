@@ -268,6 +268,7 @@ def test_the_targets_of_every_scaler_are_followed() -> None:
         }
         (found,) = findings([*WHOLE, scaler])
         assert (found.kind, found.path) == (kind, f"spec.{field}")
+        assert "no Deployment 'wep'" in found.message
 
 
 def test_what_the_cluster_and_its_operators_make_may_be_named() -> None:

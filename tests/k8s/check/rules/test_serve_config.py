@@ -57,6 +57,20 @@ MUTATIONS = [
     ),
     mistake("schema", f"{OTHER}.ray_actor_options.num_cpu", 1, "did you mean 'num_cpus'?"),
     mistake("schema", f"{OTHER}.logging_config.log_levl", "INFO", "did you mean 'log_level'?"),
+    mistake(
+        "schema",
+        f"{CONFIG}.applications[1].autoscaling_policy",
+        {"policy_functon": "no.such:policy"},
+        "did you mean 'policy_function'?",
+        f"{CONFIG}.applications[1].autoscaling_policy.policy_functon",
+    ),
+    mistake(
+        "schema",
+        f"{OTHER}.deployment_actors",
+        [{"name": "cache", "actor_klass": "no.such:Actor"}],
+        "did you mean 'actor_class'?",
+        f"{OTHER}.deployment_actors[0].actor_klass",
+    ),
     mistake("schema", f"{OTHER}.max_ongoing_requests", "many", "should be a valid integer"),
     mistake(
         "schema",
@@ -240,3 +254,13 @@ def test_bounds_that_the_config_leaves_to_others_do_not_cross() -> None:
     assert "is 1 (the default), below min_replicas 2" in found.message
     set_at(service, f"{OTHER}.num_replicas", "auto")
     assert findings(documents) == []
+
+
+def test_what_may_be_of_several_types_is_one_finding() -> None:
+    documents = deepcopy(WHOLE)
+    service = one(documents, "RayService/sampling")
+    set_at(service, f"{CONFIG}.applications[1].deployments", [{"name": "Other"}])
+    set_at(service, f"{OTHER}.num_replicas", -1)
+    (found,) = [each for each in findings(documents) if each.rule == "serve_config/schema"]
+    assert found.path == f"{OTHER}.num_replicas"
+    assert found.message == "Input should be greater than 0, or: Input should be a valid string"
