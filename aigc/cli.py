@@ -9,7 +9,7 @@ from pathlib import Path
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxscript", "sklearn", "safetensors"), "train"),
     **dict.fromkeys(("filelock", "tqdm", "tensorboard"), "train"),
-    **dict.fromkeys(("orjson", "swagger_ui_bundle"), "serve"),
+    **dict.fromkeys(("orjson", "swagger_ui_bundle", "yaml"), "serve"),
     **dict.fromkeys(("ray", "psutil"), "train,serve"),
     **dict.fromkeys(("s3fs", "botocore", "aiobotocore"), "s3"),
     "datasets": "hf",

@@ -46,7 +46,8 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     *shown, modules = run.stdout.splitlines()
     loaded = {name.partition(".")[0] for name in json.loads(modules)}
     assert not loaded & {"torch", "ray", "numpy", "onnxruntime", "tyro", "aigc.train"}
-    for name in ("train", "export", "evaluate", "sample", "verify", "serve", "metrics", "doctor"):
+    names = ("train", "export", "evaluate", "sample", "verify", "serve", "metrics", "doctor", "k8s")
+    for name in names:
         (line,) = (line for line in shown if line.startswith(f"  {name} "))
         assert len(line.split()) > 3, "every command says what it does"
 
@@ -121,6 +122,7 @@ def test_a_grid_says_what_it_is_made_of(labels: list[str], sealed: Path, tmp_pat
     [
         (["serve", "x"], "psutil", "train,serve"),
         (["train", "fc_gan"], "filelock", "train"),
+        (["k8s", "check", "x"], "yaml", "serve"),
         (["sample", "s3://bucket/x"], "s3fs", "s3"),
     ],
 )

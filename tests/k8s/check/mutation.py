@@ -1,0 +1,104 @@
+"""A set in which nothing is wrong, broken in one place at a time."""
+
+import re
+import warnings
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from k8s.check.finding import Finding
+from k8s.check.manifests import Manifests
+from k8s.check.rules import check
+
+with warnings.catch_warnings():
+    # Ray's own; rules import it when they are run.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from ray.serve.config import AutoscalingConfig
+
+__all__ = ["AutoscalingConfig"]
+
+WHOLE: list[dict[str, Any]] = list(
+    yaml.safe_load_all((Path(__file__).parent / "whole.yaml").read_text())
+)
+GONE = object()
+"""In place of a value: the key is removed."""
+_STEP = re.compile(r"\[(\d+)\]|\['([^']+)'\]|\.?([^.\[]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutation:
+    """What is changed in which object, and the one finding that must come of it."""
+
+    rule: str
+    object: str
+    """Kind/name of what is changed."""
+    path: str
+    """Of what is changed; below spec.serveConfigV2 within its text."""
+    value: Any
+    found: str = ""
+    """Path of the finding where it is another than what is changed."""
+    by: str = ""
+    """Kind/name of who is found where it is another one."""
+    says: str
+    """Part of the message."""
+
+    def __str__(self) -> str:
+        return f"{self.rule}-{self.path}"
+
+
+def findings(documents: list[dict[str, Any]], *external: str) -> list[Finding]:
+    """What all rules say of a set; none may be skipped."""
+    found, skipped = check(Manifests(documents, external))
+    assert skipped == {}
+    return found
+
+
+def broken(mutation: Mutation) -> list[dict[str, Any]]:
+    """The set, broken."""
+    documents = deepcopy(WHOLE)
+    set_at(one(documents, mutation.object), mutation.path, mutation.value)
+    return documents
+
+
+def one(documents: list[dict[str, Any]], object: str) -> dict[str, Any]:
+    """The object Kind/name of a set."""
+    kind, name = object.split("/")
+    (found,) = (d for d in documents if (d["kind"], d["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def set_at(document: dict[str, Any], path: str, value: Any) -> None:
+    """Set, add or (GONE) remove what stands at a path."""
+    _, inside, inner = path.partition("serveConfigV2.")
+    if inside:
+        config = yaml.safe_load(document["spec"]["serveConfigV2"])
+        set_at(config, inner, value)
+        document["spec"]["serveConfigV2"] = yaml.safe_dump(config, sort_keys=False)
+        return
+    steps = [int(i) if i else quoted or plain for i, quoted, plain in _STEP.findall(path)]
+    where: Any = document
+    for step in steps[:-1]:
+        where = where.setdefault(step, {}) if isinstance(where, dict) else where[step]
+    if value is GONE:
+        del where[steps[-1]]
+    elif isinstance(where, list) and steps[-1] == len(where):
+        where.append(value)
+    else:
+        where[steps[-1]] = value
+
+
+def holds(mutation: Mutation) -> None:
+    """Exactly the one finding comes of a mutation."""
+    documents = broken(mutation)
+    found = findings(documents)
+    assert len(found) == 1, "\n".join(map(str, found))
+    (only,) = found
+    assert only.rule == mutation.rule
+    where = mutation.by or mutation.object
+    assert f"{only.kind}/{only.name}" == where
+    assert only.namespace == one(documents, where)["metadata"]["namespace"]
+    assert only.path == (mutation.found or mutation.path)
+    assert mutation.says in only.message

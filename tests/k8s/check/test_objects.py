@@ -1,0 +1,73 @@
+"""Whatever stands in a manifest, it is read, and never the checker's own error."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import cycle
+from typing import Any
+
+import pytest
+import yaml
+
+from k8s.check.manifests import Manifests
+from k8s.check.objects import Objects, dig, rows, strings, table, word
+from k8s.check.rules import check
+from tests.k8s.check.mutation import WHOLE, one
+
+ODD = (None, 5, "text", [], {}, [None], [5], {"a": None}, True)
+
+Path = tuple[str | int, ...]
+
+
+def paths(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Of everything below a value."""
+    below = {dict: dict.items, list: enumerate}.get(type(value), lambda _: ())
+    for step, each in below(value):
+        yield (*path, step)
+        yield from paths(each, (*path, step))
+
+
+def replaced(value: Any, path: Path, new: Any) -> Any:
+    found = deepcopy(value)
+    where = found
+    for step in path[:-1]:
+        where = where[step]
+    where[path[-1]] = new
+    return found
+
+
+def test_nothing_odd_in_an_object_is_an_error_of_the_checker() -> None:
+    odd = cycle(ODD)
+    named = (("kind",), ("metadata",), ("metadata", "name"))  # what is read only if they are there
+    for index, document in enumerate(WHOLE):
+        for path in paths(document):
+            if path not in named:
+                broken = [*WHOLE]
+                broken[index] = replaced(document, path, next(odd))
+                check(Manifests(broken))
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_nothing_odd_in_a_serve_config_is_an_error_of_the_checker(odd: Any) -> None:
+    service = one(WHOLE, "RayService/sampling")
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    for path in paths(config):
+        text = yaml.safe_dump(replaced(config, path, odd))
+        check(Manifests([replaced(service, ("spec", "serveConfigV2"), text)]), skip=["references"])
+
+
+def test_values_are_found_or_empty() -> None:
+    value = {"a": [{"b": "c"}, 1], "d": {"e": "f"}}
+    assert dig(value, "a", 0, "b") == "c"
+    assert dig(value, "a", 2, "b") is None
+    assert dig(value, "d", 0) is None
+    assert (table(value, "a"), rows(value, "d"), word(value, "a", 1)) == ({}, [], "")
+    assert list(strings(value)) == [("a[0].b", "c"), ("d.e", "f")]
+
+
+def test_a_kind_of_another_api_is_another_kind() -> None:
+    service = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "a"}}
+    assert Objects([service]).of_kind("Service") == []
+    own = Objects([service | {"apiVersion": "v1"}])
+    assert [str(each) for each in own.of_kind("Service")] == ["Service default/a"]
+    assert own.find("Service", "a", "default") is not None
+    assert own.find("Service", "a", "other") is None
