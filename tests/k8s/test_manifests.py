@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from k8s.check.manifests import Manifests
+from k8s.check.rules import check
 from tests.k8s.rendered import (
     K8S,
     ROOT,
@@ -78,6 +80,15 @@ def test_the_operator_takes_every_ray_object(rendered: Rendered) -> None:
 
 def test_ray_ignores_no_key_of_a_serve_config(rendered: Rendered) -> None:
     passed(tool("serve_strict", stdin=rendered.everything()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own modules, at import
+@pytest.mark.parametrize("name", combinations())
+def test_the_check_of_users_finds_nothing(name: str, rendered: Rendered) -> None:
+    manifests = Manifests(rendered.objects(name), external=())
+    found, skipped = check(manifests)
+    assert [str(each) for each in found] == []
+    assert skipped == {}
 
 
 def unrestricted(template: Object) -> list[str]:
