@@ -42,7 +42,7 @@ from serve.http import ASGI
 from serve.logs import configure
 from serve.remote import Connection, Done, LostError, Refused, Work
 from serve.settings import DEFAULT, Settings, document, parse
-from serve.switching import Config, Target, parse_target, target_of
+from serve.switching import Config, Target, located, parse_target, target_of
 
 NAME = "aigc"
 POOL = DEFAULT
@@ -266,7 +266,7 @@ def deploy(applications: Iterable[Mapping[str, Any]]) -> None:
 
 def read_target(app: str) -> Target:
     """What Serve's config says is to be hosted. Raises ValueError if it was not deployed by one."""
-    return parse_target(_deployments(_configs(), app, POOL)[POOL]["user_config"])
+    return located(parse_target(_deployments(_configs(), app, POOL)[POOL]["user_config"]))
 
 
 def write_target(app: str, target: Target) -> None:

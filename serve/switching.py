@@ -173,18 +173,24 @@ def target_of(settings: Settings) -> Target:
 
 
 def parse_target(user_config: Mapping[str, Any]) -> Target:
-    """`user_config` -> Target, its artifacts located. Raises ValueError naming what is wrong."""
+    """`user_config` -> Target. Raises ValueError naming what is wrong."""
     _check_names(user_config, "user_config", ("artifacts", "pinned", "pools"))
     pools = user_config.get("pools", {})
     for name, pool in pools.items() if isinstance(pools, Mapping) else ():
         _check_names(pool, f"user_config of pool {name}", ("artifacts", "pinned"))
     try:
-        target = msgspec.convert(dict(user_config), Target)
+        return msgspec.convert(dict(user_config), Target)
     except msgspec.ValidationError as error:
         raise ValueError(f"user_config: {error}") from error
-    return _below_store(
-        replace(target, pools={n: _below_store(p) for n, p in target.pools.items()})
-    )
+
+
+def located(target: Target) -> Target:
+    """A target with the store's place for its variable, of other pools as well.
+
+    Raises ValueError if the variable is used and not set here.
+    """
+    pools = {name: _below_store(pool) for name, pool in target.pools.items()}
+    return _below_store(replace(target, pools=pools))
 
 
 def _below_store(target: Target) -> Target:

@@ -21,7 +21,7 @@ from serve.memory import Memory
 from serve.metrics import Metrics
 from serve.remote import Done, Refused, Work
 from serve.settings import DEFAULT, Settings
-from serve.switching import Target, candidate, parse_target
+from serve.switching import Target, candidate, located, parse_target
 
 STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
@@ -82,7 +82,7 @@ class Worker:
         that fails.
         """
         if self._models is None:
-            await self._begin(parse_target(user_config))
+            await self._begin(located(parse_target(user_config)))
             self._tending = asyncio.create_task(self._tend_for_ever())
             return
         if self._loading is not None:
@@ -94,7 +94,7 @@ class Worker:
 
     async def _load_later(self, user_config: Mapping[str, Any]) -> None:
         try:
-            target = parse_target(user_config)
+            target = located(parse_target(user_config))
             await self._prepare(target)
             self._switch(await asyncio.to_thread(self._open, target))
         except Exception:

@@ -15,7 +15,7 @@ from aigc.artifact import Store
 from serve.hosting import Models
 from serve.replica import Replica
 from serve.settings import Settings
-from serve.switching import Config, Target, parse_target
+from serve.switching import Config, Target, located, parse_target
 from tests.serve.conftest import publish
 from tests.serve.dialects.test_native import Client, running
 
@@ -249,8 +249,8 @@ def test_artifacts_may_be_below_the_store_of_the_cluster(monkeypatch: pytest.Mon
     }
     monkeypatch.delenv("AIGC_STORE", raising=False)
     with pytest.raises(ValueError, match=r"^\$AIGC_STORE/.*/1 wants AIGC_STORE in the environment"):
-        parse_target(wish)
+        located(parse_target(wish))
     monkeypatch.setenv("AIGC_STORE", "s3://models/")
-    target = parse_target(wish)
+    target = located(parse_target(wish))
     assert target.artifacts == ("s3://models/tiny/1", "/other/$AIGC_STORE/2")
     assert target.pools["large"].artifacts == ("s3://models/faces/1",)
