@@ -15,7 +15,7 @@ from aigc.exporter import ExporterConfig
 from serve import haproxy
 from serve.access import keys
 from serve.settings import parse
-from serve.switching import parse_target
+from serve.switching import located, parse_target
 from tests.k8s.rendered import (
     K8S,
     ROOT,
@@ -112,7 +112,7 @@ def test_the_serve_config_is_what_the_application_takes(
     (app,) = config["applications"]
     settings = parse(app["args"])
     monkeypatch.setenv("AIGC_STORE", told(objects, worker)["AIGC_STORE"])
-    target = parse_target(app["deployments"][0]["user_config"])
+    target = located(parse_target(app["deployments"][0]["user_config"]))
     ours = application(replace(settings, artifacts=target.artifacts))
     assert {k: app[k] for k in ("name", "route_prefix", "import_path")} == {
         k: ours[k] for k in ("name", "route_prefix", "import_path")
