@@ -91,7 +91,7 @@ class Metrics:
             "aigc_training_samples_per_second", "Mean speed since the report before."
         )
         self._reported = self._gauge(
-            "aigc_training_last_report_timestamp_seconds", "When the last report came, Unix time."
+            "aigc_training_last_report_timestamp_seconds", "When the last report came, before the first the start; Unix time."
         )
         self._saved = self._gauge(
             "aigc_training_last_checkpoint_timestamp_seconds",
@@ -131,6 +131,7 @@ class Metrics:
         """The run is about to start and wants so many workers; it has none yet."""
         self._fewest.labels(self._run).set(fewest)
         self._most.labels(self._run).set(most)
+        self._reported.labels(self._run).set(time.time())  # a run that never reports has stalled
         self.working(0)
 
     def working(self, workers: int) -> None:
