@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -118,12 +117,6 @@ def local_ray(num_cpus: int) -> Iterator[LocalRay]:
         yield head
     finally:
         processes = [process, *process.children(recursive=True)]
-        for each in processes:
-            with suppress(psutil.Error):
-                each.send_signal(signal.SIGCONT)
-        started.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            started.wait(10)
         for each in processes:
             with suppress(psutil.Error):
                 each.kill()
