@@ -34,6 +34,8 @@ class Panel:
     stacked: bool = False
     dashed: tuple[str, ...] = ()
     """Legends of bounds, drawn as dashed lines."""
+    colours: tuple[tuple[str, str], ...] = ()
+    """Regular expressions of legends, and their colours."""
     most: float | None = None
     """Upper end of the axis; the values decide without."""
 
@@ -157,9 +159,22 @@ def _panel(panel: Panel) -> dict[str, Any]:
             {"refId": chr(ord("A") + i), "datasource": SOURCE, "expr": expr, "legendFormat": legend}
             for i, (expr, legend) in enumerate(panel.queries)
         ],
-        "fieldConfig": {"defaults": defaults, "overrides": [_dashed(n) for n in panel.dashed]},
+        "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
         "options": options,
     }
+
+
+def _overrides(panel: Panel) -> list[dict[str, Any]]:
+    return [
+        *(_dashed(legend) for legend in panel.dashed),
+        *(
+            {
+                "matcher": {"id": "byRegexp", "options": f"/^{legend}$/"},
+                "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+            }
+            for legend, colour in panel.colours
+        ),
+    ]
 
 
 def _dashed(legend: str) -> dict[str, Any]:

@@ -134,6 +134,7 @@ SAMPLING = Dashboard(
                     "reqps",
                     (_rate("aigc_requests_total", "code"), "{{code}}"),
                     stacked=True,
+                    colours=(("2..", GREEN), ("4..", YELLOW), ("5..", RED)),
                 ),
                 graph(
                     "Samples by model",

@@ -1,6 +1,7 @@
 """A Ray head on this machine as in its pod: every port set, dashboard, autoscaler, token."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
+from k8s.monitor import Target
 from tests.ports import free_port
 
 PORTS = (
@@ -72,6 +74,19 @@ class LocalRay:
             assert status != "DEPLOY_FAILED", application["message"]
         assert status == "RUNNING"
 
+    def targets(self, *, training: bool) -> list[Target]:
+        """What Prometheus scrapes: the exporter, a driver of training if there is one, Ray."""
+        ray = ("metrics", "as-metrics", "dash-metrics")
+        driver = Target(address=self.address("training"), app="training", cluster="local")
+        return [
+            Target(address=self.address("exporter"), app="sampling", cluster="local"),
+            *([driver] if training else []),
+            *(
+                Target(address=self.address(p), app="sampling", endpoint=p, cluster="local")
+                for p in ray
+            ),
+        ]
+
     def child(self, name: str) -> psutil.Process:
         """A process of the head, by a part of its command line."""
         return next(p for p in self.process.children(True) if name in " ".join(p.cmdline()))
@@ -87,6 +102,8 @@ def local_ray(num_cpus: int) -> Iterator[LocalRay]:
         ports = {name: free_port() for name in PORTS}
     environment = {
         **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
         "RAY_TMPDIR": str(folder),
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -96,7 +113,6 @@ def local_ray(num_cpus: int) -> Iterator[LocalRay]:
         "DASHBOARD_METRIC_PORT": str(ports["dash-metrics"]),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    assert environment["RAY_AUTH_MODE"] == "token"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += ["--node-ip-address=127.0.0.1", f"--port={ports['gcs-server']}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}"]
@@ -134,3 +150,22 @@ def _wait_for_dashboard(head: LocalRay) -> None:
                 return
         time.sleep(0.2)
     raise AssertionError(f"Ray did not start: {(head.folder / 'log').read_text()}")
+
+
+@contextmanager
+def running(
+    head: LocalRay, *command: str, **environment: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A module that runs beside a head, as a process that is killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env={**head.environment, **environment},
+        cwd=head.folder,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()

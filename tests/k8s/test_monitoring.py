@@ -14,7 +14,6 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from k8s import monitor
 from k8s.dashboards import DASHBOARDS, FOLDER
 from k8s.dashboards.grafana import RUNBOOKS, as_json, text
 from k8s.monitor import Target
-from tests.k8s.local_ray import LocalRay, local_ray
+from tests.k8s.local_ray import LocalRay, local_ray, running
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -237,24 +236,6 @@ def test_rules_know_pods_by_labels_that_the_pod_monitor_copies() -> None:
 # --- a real Prometheus
 
 
-@contextmanager
-def running(
-    head: LocalRay, *command: str, **environment: str
-) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        env={**head.environment, **environment},
-        cwd=head.folder,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def query(url: str, expression: str) -> list[dict[str, Any]]:
     asked = f"{url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
     answer = httpx.get(asked, timeout=10).json()
@@ -267,19 +248,6 @@ def wait_for(what: Callable[[], Any], name: str, seconds: float = 60) -> None:
     while not what():
         assert time.monotonic() < deadline, f"it never came to {name}"
         time.sleep(0.25)
-
-
-def targets(head: LocalRay) -> list[Target]:
-    """As in the head pod, with training and sampling on one cluster."""
-    ray = ("metrics", "as-metrics", "dash-metrics")
-    return [
-        Target(address=head.address("exporter"), app="sampling", cluster="local"),
-        Target(address=head.address("training"), app="training", cluster="local"),
-        *(
-            Target(address=head.address(p), app="sampling", endpoint=p, cluster="local")
-            for p in ray
-        ),
-    ]
 
 
 TRAIN = (
@@ -303,7 +271,9 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalRay
             *("aigc.exporter", "--dir", str(head.metrics_dir)),
             *("--port", str(head.ports["exporter"])),
         ),
-        monitor.prometheus(folder, targets(head), port=free_port(), interval_s=1) as url,
+        monitor.prometheus(
+            folder, head.targets(training=True), port=free_port(), interval_s=1
+        ) as url,
         running(
             head,
             *TRAIN,
@@ -329,7 +299,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalRay
         )
         refused = 'ALERTS{alertname="AigcReferencesFailed"}'
         wait_for(lambda: query(url, refused), "the refusal of an artifact that is not there")
-        shown = [httpx.get(f"http://{t.address}/metrics").text for t in targets(head)]
+        shown = [httpx.get(f"http://{t.address}/metrics").text for t in head.targets(training=True)]
         known = httpx.get(f"{url}/federate", params={"match[]": '{__name__=~"up|ALERTS"}'})
         metrics = folder / "metrics.txt"
         metrics.write_text("\n".join([*shown, known.text]))
