@@ -99,7 +99,7 @@ def test_the_tree_names_every_module_and_nothing_else() -> None:
     named = set(re.findall(r"[\w/]+\.(?:py|html)", tree))
     there = {
         path.name
-        for package in ("aigc", "cluster", "serve")
+        for package in ("aigc", "cluster", "serve", "k8s")
         for path in (ROOT / package).rglob("*.*")
         if path.suffix in (".py", ".html") and path.name != "__init__.py"
     }

@@ -1,5 +1,6 @@
 """A Grafana dashboard drawn as SVG: the panels' own places, queries, units and colours."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,12 +174,12 @@ def _graph(
 
 def _stack(curves: Sequence[Curve]) -> list[tuple[Curve, Points]]:
     """Each on top of those before it."""
-    below: dict[float, float] = {}
+    below = dict.fromkeys(sorted({time_s for c in curves for time_s, _ in c.points}), 0.0)
     stacked = []
     for curve in curves:
-        points = [(time_s, below.get(time_s, 0.0) + value) for time_s, value in curve.points]
-        below |= dict(points)
-        stacked.append((curve, points))
+        for time_s, value in curve.points:
+            below[time_s] += value
+        stacked.append((curve, list(below.items())))
     return stacked
 
 
@@ -203,6 +204,8 @@ def _format(value: float, unit: str) -> str:
     suffix = {"reqps": " req/s", "s": " s"}.get(unit, "")
     if abs(value) >= 1000:
         return f"{value / 1000:.3g} K{suffix}"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.{1 - math.floor(math.log10(abs(value)))}f}"
     return f"{value:.3g}{suffix}"
 
 
