@@ -91,7 +91,8 @@ class Metrics:
             "aigc_training_samples_per_second", "Mean speed since the report before."
         )
         self._reported = self._gauge(
-            "aigc_training_last_report_timestamp_seconds", "When the last report came, before the first the start; Unix time."
+            "aigc_training_last_report_timestamp_seconds",
+            "When the last report came, before the first the start; Unix time.",
         )
         self._saved = self._gauge(
             "aigc_training_last_checkpoint_timestamp_seconds",

@@ -180,6 +180,8 @@ def test_a_run_that_waits_for_workers_says_so() -> None:
         return {k[0].removeprefix(prefix): v for k, v in found.items() if k[0].endswith(suffix)}
 
     metrics.wanted(2, 8)
+    with urllib.request.urlopen(metrics.url) as answer:
+        assert b"last_report_timestamp_seconds{" in answer.read(), "its silence counts from here"
     assert workers() == {"min_workers": 2, "max_workers": 8, "workers": 0}
     metrics.working(3)
     assert workers()["workers"] == 3
