@@ -120,10 +120,11 @@ async def _send(address: str, config: PictureConfig, phases: Sequence[tuple[floa
     sent = set()
     async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=400)) as client:
         for seconds, load in phases:
-            until = time.monotonic() + seconds * config.scale
-            while time.monotonic() < until:
-                rate = load * config.samples_per_s / mean
-                await asyncio.sleep(random.expovariate(rate))
+            due_s = time.monotonic()
+            until_s = due_s + seconds * config.scale
+            while due_s < until_s:
+                due_s += random.expovariate(load * config.samples_per_s / mean)
+                await asyncio.sleep(max(0.0, due_s - time.monotonic()))
                 task = asyncio.create_task(_ask(client, url))
                 sent.add(task)
                 task.add_done_callback(sent.discard)

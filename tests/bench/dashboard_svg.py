@@ -150,7 +150,8 @@ def _graph(
         tick += step
     for minute in range(int((span[1] - span[0]) // 60) + 1):
         px = _x(span[0] + 60 * minute, left, right - left, span)
-        lines.append(_text(px, bottom + 15, f"{minute} min", anchor="middle", colour=FAINT))
+        anchor = "end" if px > right - 15 else "middle"
+        lines.append(_text(px, bottom + 15, f"{minute} min", anchor=anchor, colour=FAINT))
     fill = defaults["custom"]["fillOpacity"] / 100
     for curve, points in reversed(shown):
         steps = [(_x(t, left, right - left, span), height(value)) for t, value in points]
@@ -205,7 +206,7 @@ def _format(value: float, unit: str) -> str:
     if abs(value) >= 1000:
         return f"{value / 1000:.3g} K{suffix}"
     if 0 < abs(value) < 0.01:
-        return f"{value:.{1 - math.floor(math.log10(abs(value)))}f}"
+        return f"{value:.{1 - math.floor(math.log10(abs(value)))}f}".rstrip("0")
     return f"{value:.3g}{suffix}"
 
 
