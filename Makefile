@@ -6,10 +6,13 @@ READY := $(VENV)/.ready
 # checkov's pins conflict with ours.
 CHECKOV := .checkov/.ready
 
-.PHONY: demo test unit check bench soak format setup clean
+.PHONY: demo monitor test unit check bench soak format setup clean
 
 demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
+
+monitor: $(READY)  ## Prometheus with our rules for what runs here, or TARGETS="HOST:PORT ..."
+	@$(BIN)/python -m k8s.monitor $(TARGETS)
 
 test: $(READY) $(CHECKOV)  ## everything but slow, gpu and bench
 	$(BIN)/pytest -q

@@ -75,7 +75,12 @@ class Reporter:
         self.fingerprint = source.fingerprint()
         self.board = self._open_board(since.samples)
         self.judge = Quality(config, source)
-        self.writer = checkpoint.Writer(folder / "checkpoints", config.keep_checkpoints, written)
+
+        def saved(path: Path) -> None:
+            written(path)
+            since.saved = time.monotonic()  # one that could not be written is none
+
+        self.writer = checkpoint.Writer(folder / "checkpoints", config.keep_checkpoints, saved)
 
     def _open_board(self, samples: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
@@ -183,7 +188,6 @@ class Reporter:
             facts["cost"] = round(self.cost(), 6)
         with self._tensorboard(state.samples):
             self.board.flush()  # a mirror takes its files along with the checkpoint
-        self.since.saved = time.monotonic()
         self.writer.put(checkpoint.snapshot(state, facts))
 
     def close(self) -> None:

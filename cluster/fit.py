@@ -52,16 +52,17 @@ def fit(
     config: TrainConfig,
     shape: Shape,
     show: Callable[[Report], None],
+    working: Callable[[int], None],
     stop: Callable[[], bool],
     claim: Claim,
     mirror: Mirror | None = None,
 ) -> Outcome:
     """Train a run on Ray until it is done or stopped; dead workers are restarted.
 
-    `show` receives every report, `stop` is asked twice a second; the workers see by `claim` whether
-    the run is still this driver's. Raises ValueError if the cluster
-    has no room, and then nothing was begun; TrainingFailed with the reason if the run cannot go
-    on, and then the last good checkpoint stays.
+    `show` receives every report, `working` how many workers begin, or 0 when none is left; `stop`
+    is asked twice a second; the workers see by `claim` whether the run is still this driver's.
+    Raises ValueError if the cluster has no room, and then nothing was begun; TrainingFailed with
+    the reason if the run cannot go on, and then the last good checkpoint stays.
     """
     low, high = shape.workers
     resources = capacity.per_worker(low, shape.cpus, shape.device)
@@ -97,7 +98,7 @@ def fit(
     # fit() blocks, and in the main thread it would take over SIGINT.
     attempt = _Attempt(trainer)
     attempt.start()
-    watch = _Watch(show)
+    watch = _Watch(show, working)
     while attempt.is_alive():
         attempt.join(0.5)
         if stop():
@@ -154,8 +155,8 @@ class _Attempt(threading.Thread):
 class _Watch:
     """Shows what the board says, and counts restarts and lost work."""
 
-    def __init__(self, show: Callable[[Report], None]) -> None:
-        self.show = show
+    def __init__(self, show: Callable[[Report], None], working: Callable[[int], None]) -> None:
+        self.show, self.working = show, working
         self.starts: list[Start] = []
         self.heard = time.monotonic()
         self.told = False
@@ -182,12 +183,14 @@ class _Watch:
             if self.starts:
                 print(_restarted(start), file=sys.stderr)
             self.starts.append(start)
+            self.working(start.workers)
         for report in news.reports:
             self.show(report)
         if news.heard:
             self.heard, self.told = time.monotonic(), False
         elif self.silent_s > PATIENCE_S and not self.told:
             self.told = True
+            self.working(0)
             print(f"no worker is running yet; free are {capacity.free()}", file=sys.stderr)
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """The reports of a run as Prometheus metrics of its driver.
 
     metrics = Metrics("digits", port=9465)      # http://127.0.0.1:9465/metrics
-    work(..., publish=metrics.observe)
+    metrics.wanted(2, 8)
+    fit(..., show=metrics.observe, working=metrics.working)
     metrics.close()
 
 All of them are gauges, also what only grows: a report states what the run has come to over all its
@@ -49,7 +50,6 @@ _PHASE_VALUES = {
 """Of Report.values, by what follows the phase."""
 
 _HOST = {
-    "workers": ("aigc_training_workers", "Workers that train."),
     "restarts": ("aigc_training_restarts", "Starts of the workers after the first."),
     "rollbacks": ("aigc_training_rollbacks", "Times that a diverged run went back."),
     "work_lost_samples": (
@@ -59,10 +59,6 @@ _HOST = {
     "rows_skipped": (
         "aigc_training_rows_skipped",
         "Rows that could not be read, since the workers' start.",
-    ),
-    "checkpoint_age_s": (
-        "aigc_training_checkpoint_age_seconds",
-        "Age of the newest checkpoint at the last report.",
     ),
     "checkpoint_failures": (
         "aigc_training_checkpoint_failures",
@@ -95,8 +91,20 @@ class Metrics:
             "aigc_training_samples_per_second", "Mean speed since the report before."
         )
         self._reported = self._gauge(
-            "aigc_training_last_report_timestamp_seconds", "When the last report came, Unix time."
+            "aigc_training_last_report_timestamp_seconds",
+            "When the last report came, before the first the start; Unix time.",
         )
+        self._saved = self._gauge(
+            "aigc_training_last_checkpoint_timestamp_seconds",
+            "When the newest checkpoint was whole, Unix time, as of the last report.",
+        )
+        self._workers = self._gauge(
+            "aigc_training_workers", "Workers that train; 0 while the run waits for some."
+        )
+        self._fewest = self._gauge(
+            "aigc_training_min_workers", "Fewest workers that the run goes on with."
+        )
+        self._most = self._gauge("aigc_training_max_workers", "Most workers that the run takes.")
         self._values = {key: self._gauge(*named) for key, named in _VALUES.items()}
         self._host = {key: self._gauge(*named) for key, named in _HOST.items()}
         self._phases = {key: self._gauge(*named, "phase") for key, named in _PHASE_VALUES.items()}
@@ -120,11 +128,27 @@ class Metrics:
             registry=self._registry,
         )
 
+    def wanted(self, fewest: int, most: int) -> None:
+        """The run is about to start and wants so many workers; it has none yet."""
+        self._fewest.labels(self._run).set(fewest)
+        self._most.labels(self._run).set(most)
+        self._reported.labels(self._run).set(time.time())  # a run that never reports has stalled
+        self.working(0)
+
+    def working(self, workers: int) -> None:
+        """So many workers begin, or 0: those that there were are gone."""
+        self._workers.labels(self._run).set(workers)
+
     def observe(self, report: Report) -> None:
         """Take in a report; what it does not mention keeps its value."""
+        now_s = time.time()
         self._samples.labels(self._run).set(report.samples)
         self._speed.labels(self._run).set(report.samples_per_second)
-        self._reported.labels(self._run).set(time.time())
+        self._reported.labels(self._run).set(now_s)
+        if "workers" in report.host:
+            self.working(int(report.host["workers"]))
+        if "checkpoint_age_s" in report.host:
+            self._saved.labels(self._run).set(now_s - report.host["checkpoint_age_s"])
         for name, value in report.host.items():
             if name in self._host:
                 self._host[name].labels(self._run).set(value)

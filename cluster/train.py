@@ -130,6 +130,7 @@ def _train(run: Run, options: Options, mirror: Mirror | None, lease: Lease) -> O
         print(f"there is no run {options.name} yet; a new one begins", file=sys.stderr)
     newest = checkpoint.newest(run.checkpoints)
     metrics = Metrics(options.name, options.metrics_port)
+    metrics.wanted(*(max(1, workers) for workers in options.world))
     progress = Progress(config.samples, initial=int(newest.name) if newest else 0)
     if metrics.url:
         print(f"metrics at {metrics.url}", file=sys.stderr)
@@ -145,7 +146,7 @@ def _train(run: Run, options: Options, mirror: Mirror | None, lease: Lease) -> O
 
     try:
         if options.world[1]:
-            return _train_on_ray(run, options, show, lease.claim, mirror)
+            return _train_on_ray(run, options, show, metrics.working, lease.claim, mirror)
         import torch
 
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
@@ -178,6 +179,7 @@ def _train_on_ray(
     run: Run,
     options: Options,
     show: Callable[[Report], None],
+    working: Callable[[int], None],
     claim: Claim,
     mirror: Mirror | None,
 ) -> Outcome:
@@ -201,7 +203,7 @@ def _train_on_ray(
             device=options.device,
             resize_interval_s=options.resize_interval_s,
         )
-        return fit(run, options.config, shape, show, stop.is_set, claim, mirror)
+        return fit(run, options.config, shape, show, working, stop.is_set, claim, mirror)
 
 
 @contextmanager

@@ -164,17 +164,32 @@ class Metrics:
         )
         self.refused_loads = counter(
             "aigc_refused_loads_total",
-            "Times that new artifacts were refused and the old ones stayed.",
+            "Times that artifacts were refused: the old ones stayed, or a replica did not start.",
         )
         self.refused_keys = counter(
             "aigc_refused_keys_total",
             "Times that a changed keys file was refused and the old keys stayed.",
         )
+        self.starts = counter(
+            "aigc_replica_starts_total",
+            "Replicas started, those included that failed before they were ready.",
+        )
+        self.starts.inc()  # a process has its metrics once
         self.queued = gauge("aigc_queue_samples", "Samples waiting for a batch.")
+        self.max_queued = gauge(
+            "aigc_max_queue_samples",
+            "Most samples that may wait, over the replicas alive that take requests.",
+        )
         self.in_progress = gauge("aigc_requests_in_progress", "Requests that are being answered.")
         self.replicas = gauge("aigc_replicas", "Replicas alive, those that still load included.")
         self.ready = gauge(
             "aigc_ready", "Replicas that replayed their references and take requests."
+        )
+        self.max_replicas = Gauge(
+            "aigc_max_replicas",
+            "Most replicas that there may be, of all pools together.",
+            multiprocess_mode="livemax",
+            registry=self.registry,
         )
         self._model_replicas = gauge(
             "aigc_model_replicas", "Replicas that host this version.", ("model", "version")

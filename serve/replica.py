@@ -71,6 +71,8 @@ class Replica(Worker):
         keys = load(settings.keys, os.environ)
         self._gate = open_gate(keys, name, settings.replicas[1], take_budget)
         self._metrics.name_keys(keys)
+        self._metrics.max_replicas.set(settings.most_replicas)
+        self._metrics.max_queued.set(settings.limits.max_queue)
         self._pools = {
             pool: RemotePool(
                 pool,
@@ -136,7 +138,11 @@ class Replica(Worker):
         return TracedSampler(self._spans, **parts)
 
     async def _begin(self, target: Target) -> None:
-        await asyncio.gather(super()._begin(target), self._gate.open())
+        try:
+            await asyncio.gather(super()._begin(target), self._gate.open())
+        except ArtifactError:
+            self._metrics.refused_loads.inc()  # it outlives this process, which ends now
+            raise
 
     async def _prepare(self, target: Target) -> None:
         """What is new in another pool is proven there before its name means it here."""
@@ -208,6 +214,7 @@ class Replica(Worker):
     def close(self) -> None:
         """Fail what waits, take no more."""
         super().close()
+        self._metrics.max_queued.set(0)
         self._gate.close()
         if self._spans is not None:
             self._spans.shutdown()

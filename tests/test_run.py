@@ -1,6 +1,7 @@
 """What a run's folder says of it: quality, cost, histograms, what was changed, where it began."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,39 @@ def test_cost_is_workers_times_hours_times_price(tmp_path: Path) -> None:
     since = Since({"worker_seconds": 100.0, "wall_seconds": 60.0}, 2)
     assert since.worker_seconds(2) == pytest.approx(100, abs=0.1)
     assert since.wall_seconds() == pytest.approx(60, abs=0.1)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_checkpoint_that_could_not_be_written_makes_the_last_no_younger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    monkeypatch.setattr(checkpoint, "PAUSE_S", 0.01)
+    config = small("fc_gan:ring", checkpoint_interval=32, report_interval=32, samples=96)
+    run = Run(tmp_path / "run")
+    run.create(config)
+    ages: list[float] = []
+
+    def written(path: Path) -> None:
+        if not writable:
+            raise OSError("the store is away")
+
+    def stop(samples: int) -> bool:
+        time.sleep(0.1)
+        return False
+
+    try:
+        work(
+            run,
+            config,
+            data.load(config.data, config.model),
+            Alone(),
+            publish=lambda report: ages.append(report.host["checkpoint_age_s"]),
+            stop=stop,
+            written=written,
+        )
+    except OSError:
+        assert not writable
+    assert (ages[-1] > ages[0] + 0.1) != writable
 
 
 def test_a_learning_rate_may_change_on_resume_and_is_noted(tmp_path: Path) -> None:

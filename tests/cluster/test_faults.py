@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.cluster.runs import (
     wait_for,
     wait_until_beyond,
 )
+from tests.ports import free_port
 
 pytestmark = pytest.mark.cluster
 
@@ -171,6 +173,32 @@ def test_a_node_that_is_drained_loses_no_sample(
     assert_restarted(run)
     assert [start["work_lost_samples"] for start in run.starts()] == [0, 0]
     assert_bit_equal(undisturbed, run)
+
+
+def test_a_run_without_a_node_waits_for_one_and_its_metrics_say_so(
+    tmp_path: Path, nodes: Nodes
+) -> None:
+    node, port = nodes.add(), free_port()
+    flags = ["dcgan:digits", "--workers", "1", "--threads", "1", "--samples", "1000000000"]
+    flags += ["--checkpoint-interval", "1600", "--report-interval", "320", "--grid-interval", "0"]
+    flags += ["--address", nodes.address, "--metrics-port", str(port)]
+    process = start(tmp_path, "run", *flags)
+
+    def workers() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            found = answer.read().decode()
+        return found.partition('aigc_training_workers{run="run"} ')[2].partition("\n")[0]
+
+    run = Run(tmp_path / "run")
+    wait_until_beyond(run, INTERVAL, process)
+    wait_for(lambda: workers() == "1.0", process, "one worker")
+    nodes.kill_raylet(node)
+    wait_for(lambda: workers() == "0.0", process, "none")
+    nodes.add()
+    wait_for(lambda: workers() == "1.0", process, "one again")
+    os.kill(process.pid, signal.SIGTERM)
+    finish(process)
+    assert len(run.starts()) == 2
 
 
 def test_a_cluster_without_room_is_refused(tmp_path: Path, nodes: Nodes) -> None:

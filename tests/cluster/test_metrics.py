@@ -40,7 +40,6 @@ NAMES = {
     "rollbacks": "aigc_training_rollbacks",
     "work_lost_samples": "aigc_training_work_lost_samples",
     "rows_skipped": "aigc_training_rows_skipped",
-    "checkpoint_age_s": "aigc_training_checkpoint_age_seconds",
     "checkpoint_failures": "aigc_training_checkpoint_failures",
     "data_wait": "aigc_training_data_wait_ratio",
     "cost": "aigc_training_cost",
@@ -103,6 +102,7 @@ def test_a_prometheus_sees_what_the_last_report_said(tmp_path: Path) -> None:
     target = metrics.url.split("/")[2]
     with prometheus(tmp_path, target) as url:
         figures = train(tmp_path / "ring", metrics.observe)
+        age_s = figures.pop("checkpoint_age_s")
         assert figures.keys() == NAMES.keys(), "every figure has a metric"
         deadline = time.monotonic() + 60
         while query(url, "aigc_training_samples") == [] or (
@@ -118,6 +118,9 @@ def test_a_prometheus_sees_what_the_last_report_said(tmp_path: Path) -> None:
             assert labels["run"] == "ring"
         ((_, age),) = query(url, "time() - aigc_training_last_report_timestamp_seconds")
         assert 0 <= age < 120
+        apart = "aigc_training_last_{}_timestamp_seconds".format
+        ((_, age),) = query(url, f"{apart('report')} - {apart('checkpoint')}")
+        assert age == pytest.approx(age_s, abs=1e-3)
     metrics.close()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(metrics.url)
@@ -165,6 +168,28 @@ def test_only_what_was_reported_is_there_and_it_passes_the_linter() -> None:
             ["promtool", "check", "metrics"], input=text, capture_output=True, text=True
         )
         assert (lint.returncode, lint.stdout + lint.stderr) == (0, "")
+
+
+def test_a_run_that_waits_for_workers_says_so() -> None:
+    metrics = Metrics("digits", 0)
+
+    def workers() -> dict[str, float]:
+        with urllib.request.urlopen(metrics.url) as answer:
+            found = read(answer.read().decode())
+        prefix, suffix = "aigc_training_", "workers"
+        return {k[0].removeprefix(prefix): v for k, v in found.items() if k[0].endswith(suffix)}
+
+    metrics.wanted(2, 8)
+    with urllib.request.urlopen(metrics.url) as answer:
+        assert b"last_report_timestamp_seconds{" in answer.read(), "its silence counts from here"
+    assert workers() == {"min_workers": 2, "max_workers": 8, "workers": 0}
+    metrics.working(3)
+    assert workers()["workers"] == 3
+    metrics.observe(REPORT)
+    assert workers()["workers"] == 2
+    metrics.working(0)
+    assert workers() == {"min_workers": 2, "max_workers": 8, "workers": 0}
+    metrics.close()
 
 
 DRIVER = """

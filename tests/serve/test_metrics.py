@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from aigc import exporter
+from aigc.artifact import ArtifactError
 from serve.access.allowance import at_hand
 from serve.access.budget import Ledger
 from serve.access.keys import New, entry_text
@@ -94,6 +95,7 @@ def test_every_metric_moves(client: Client, store: Path, keys: Path) -> None:
             await asyncio.sleep(0.001)
         now = look()
         assert total(now, "aigc_queue_samples") == 3
+        assert total(now, "aigc_max_queue_samples") == 100
         assert total(now, "aigc_requests_in_progress") == 2
         gate.open.set()
         assert await asyncio.gather(*asked) == [200, 200]
@@ -115,9 +117,11 @@ def test_every_metric_moves(client: Client, store: Path, keys: Path) -> None:
     assert total(found, "aigc_cost_total") > 0
     replica.close()
     look()
-    still = [name for name, snapshots in seen.items() if len(snapshots) == 1]
-    assert still == []
+    still = {name for name, snapshots in seen.items() if len(snapshots) == 1}
+    assert still == {"aigc_replica_starts", "aigc_max_replicas"}, "what is true once and for all"
     found = values(replica._metrics)
+    assert total(found, "aigc_replica_starts_total") == 1
+    assert total(found, "aigc_max_replicas") == 1
     one = ("model=tiny", "version=1")
     assert total(found, "aigc_requests_total", *one, "code=200", "api=native") == 3
     assert total(found, "aigc_time_to_first_sample_seconds_count", *one) == 3
@@ -131,6 +135,15 @@ def test_every_metric_moves(client: Client, store: Path, keys: Path) -> None:
     assert total(found, "aigc_key_samples_total", "key=bob") == 6
     assert total(found, "aigc_key_refused_samples_total", "key=alice") == 20
     assert total(found, "aigc_key_refused_samples_total") == 20
+
+
+def test_a_replica_that_cannot_start_is_counted(client: Client, store: Path) -> None:
+    with pytest.raises(ArtifactError, match="no artifact"):
+        client.run(client.replica.configure({"artifacts": [f"{store}/none"]}))
+    found = values(client.replica._metrics)
+    assert total(found, "aigc_refused_loads_total") == 1
+    assert total(found, "aigc_replica_starts_total") == 1
+    assert total(found, "aigc_ready") == 0
 
 
 def test_a_replica_s_cost_is_its_time_times_its_price(client: Client) -> None:
