@@ -59,14 +59,14 @@ class PacedPool(app.Pool):
 
 def pace(batch_s: float, sample_s: float) -> None:
     """From here on a batch of n samples takes batch_s + n * sample_s in this process."""
-    from serve.hosting import SignatureLane  # it must not be imported before a replica begins
+    from serve.hosting import LocalLane  # it must not be imported before a replica begins
 
-    run = SignatureLane.run
+    run = LocalLane.run
 
-    def paced(lane: SignatureLane, inputs: Mapping[str, Any]) -> Any:
+    def paced(lane: LocalLane, inputs: Mapping[str, Any]) -> Any:
         end_s = time.monotonic() + batch_s + sample_s * len(next(iter(inputs.values())))
         outputs = run(lane, inputs)
         time.sleep(max(0.0, end_s - time.monotonic()))
         return outputs
 
-    SignatureLane.run = paced
+    LocalLane.run = paced
