@@ -178,7 +178,7 @@ class Metrics:
         self.queued = gauge("aigc_queue_samples", "Samples waiting for a batch.")
         self.max_queued = gauge(
             "aigc_max_queue_samples",
-            "Most samples that may wait, over the replicas alive that take requests.",
+            "Most samples that may wait, over the replicas alive.",
         )
         self.in_progress = gauge("aigc_requests_in_progress", "Requests that are being answered.")
         self.replicas = gauge("aigc_replicas", "Replicas alive, those that still load included.")

@@ -72,7 +72,6 @@ class Replica(Worker):
         self._gate = open_gate(keys, name, settings.replicas[1], take_budget)
         self._metrics.name_keys(keys)
         self._metrics.max_replicas.set(settings.most_replicas)
-        self._metrics.max_queued.set(settings.limits.max_queue)
         self._pools = {
             pool: RemotePool(
                 pool,
@@ -214,7 +213,6 @@ class Replica(Worker):
     def close(self) -> None:
         """Fail what waits, take no more."""
         super().close()
-        self._metrics.max_queued.set(0)
         self._gate.close()
         if self._spans is not None:
             self._spans.shutdown()

@@ -54,6 +54,7 @@ class Worker:
         self._alive = exporter.announce(self._metrics_dir)
         self._metrics = Metrics()
         self._metrics.replicas.set(1)
+        self._metrics.max_queued.set(settings.limits.max_queue)
         self._counted_until_s = time.monotonic()
         self._batcher = Batcher(
             max_queue=settings.limits.max_queue,
@@ -219,6 +220,7 @@ class Worker:
         self._count_cost()
         self._metrics.ready.set(0)
         self._metrics.replicas.set(0)
+        self._metrics.max_queued.set(0)
         self._alive.close()
 
 
