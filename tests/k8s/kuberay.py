@@ -1,0 +1,144 @@
+"""Ray clusters of the manifests on this machine: pods of namespaces, started as KubeRay does it.
+
+What KubeRay 1.7 adds to a pod is repeated here: the command line from rayStartParams and limits,
+the token, the addresses, the probes. Its autoscaler, which asks the API server, is left out.
+"""
+
+import concurrent.futures
+import os
+import secrets as random
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from tests.k8s.pod import Network, Pod, until
+from tests.k8s.rendered import Object
+
+RAYLET = "wget --tries 1 -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep success"
+GCS = "wget --tries 1 -T 10 -q -O- http://localhost:8265/api/gcs_healthz | grep success"
+PROXY = "wget --tries 1 -T 10 -q -O- http://localhost:8000/-/healthz | grep success"
+"""What KubeRay's probes run in bash: on all, on heads, and on workers of a RayService."""
+
+
+class RayCluster:
+    """A head and workers, as many as the manifests start with unless `workers` says otherwise."""
+
+    def __init__(
+        self,
+        network: Network,
+        objects: list[Object],
+        cluster: Mapping[str, Any],
+        *,
+        claims: Mapping[str, Path],
+        secrets: Mapping[str, Mapping[str, str]] | None = None,
+        workers: int | None = None,
+    ) -> None:
+        (self._group,) = cluster["workerGroupSpecs"]
+        self._head_group = cluster["headGroupSpec"]
+        assert cluster["authOptions"] == {"mode": "token"}
+        self.token = random.token_hex(32)
+        with ExitStack() as pods:
+
+            def pod(template: Mapping[str, Any]) -> Pod:
+                made = network.pod(objects, template, claims=claims, secrets=secrets)
+                return pods.enter_context(made)
+
+            self.head = pod(self._head_group["template"])
+            number = self._group["replicas"] if workers is None else workers
+            self.workers = [pod(self._group["template"]) for _ in range(number)]
+            self._pods = pods.pop_all()
+        self.dashboard = f"http://{self.head.ip}:8265"
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pods.close()
+
+    def start(self) -> None:
+        """Start all pods; returns when the probes of all nodes pass."""
+        self._start(self.head, "ray-head", self._head_group, "--head --dashboard-host=0.0.0.0")
+        self._wait(self.head, "ray-head", f"{RAYLET} && {GCS}")
+        for worker in self.workers:
+            self._start(worker, "ray-worker", self._group, f"--address={self.head.ip}:6379")
+        for worker in self.workers:
+            self._wait(worker, "ray-worker", RAYLET)
+
+    def _start(self, pod: Pod, name: str, group: Mapping[str, Any], first: str) -> None:
+        pod.init()
+        words = dict(group["rayStartParams"])
+        words["memory"] = str(_bytes(pod.container(name)["resources"]["limits"]["memory"]))
+        flags = " ".join(f"--{key}={value}" for key, value in words.items())
+        ports = "--dashboard-agent-listen-port=52365 --metrics-export-port=8080"
+        line = f"ulimit -n 65536; ray start {first} --block {ports} {flags}"
+        command = ["/bin/bash", "-c", "--", line]
+        pod.start(name, command, **self.environment, RAY_ADDRESS=f"{self.head.ip}:6379")
+
+    def _wait(self, pod: Pod, name: str, probe: str) -> None:
+        until(
+            lambda: passes(pod, name, probe),
+            90,
+            lambda: f"{name} is not ready: {pod.log(name).read_text()[-3000:]}",
+        )
+
+    def applications(self) -> dict[str, Any]:
+        """What the dashboard tells of Serve, as KubeRay asks it."""
+        answer = httpx.get(
+            f"{self.dashboard}/api/serve/applications/",
+            headers={"authorization": f"Bearer {self.token}"},
+            timeout=30,
+        )
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """One of Ray's commands, told of this cluster."""
+        return subprocess.run(
+            [sys.executable, "-m", *words, "--address", self.dashboard],
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    def deploy(self, config: str, folder: Path) -> None:
+        """`serve deploy`; it says nothing of what comes of it, so that is asked for."""
+        file = folder / "serve.yaml"
+        file.write_text(config)
+        done = self.command("ray.serve.scripts", "deploy", str(file))
+        assert done.returncode == 0, done.stderr
+
+        def running() -> bool:
+            (one,) = self.applications()["applications"].values()
+            return bool(one["status"] == "RUNNING")
+
+        until(running, 120, lambda: f"{self.applications()}")
+
+    def delete(self) -> dict[str, float]:
+        """End all pods at once, as the deletion of a RayCluster does; seconds after preStop."""
+        named = [("ray-head", self.head), *(("ray-worker", worker) for worker in self.workers)]
+        with concurrent.futures.ThreadPoolExecutor(len(named)) as each:
+            ended = [(pod.name, each.submit(pod.stop, name)) for name, pod in named]
+        return {name: future.result() for name, future in ended}
+
+
+def new_key() -> tuple[str, str]:
+    """The secret and the entry of a keys file of `aigc keys new`."""
+    command = [sys.executable, "-m", "aigc.cli", "keys", "new", "tests"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.strip(), done.stderr
+
+
+def passes(pod: Pod, container: str, probe: str) -> bool:
+    """Whether a probe passes."""
+    return pod.execute(container, ["bash", "-c", probe]).returncode == 0
+
+
+def _bytes(quantity: str) -> int:
+    return int(quantity.removesuffix("Gi")) << 30

@@ -1,0 +1,152 @@
+"""The serveConfigV2 of the manifests, to the letter, on pods that are what the manifests say.
+
+`serve deploy` takes it, two replicas come up as a user without rights on a root that nobody may
+write to, keys are asked for, and a full queue is told of.
+"""
+
+import asyncio
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from aigc.artifact import Artifact
+from tests.bench.artifacts import untrained
+from tests.k8s.kuberay import GCS, PROXY, RAYLET, RayCluster, new_key, passes
+from tests.k8s.pod import Network
+from tests.k8s.rendered import Rendered, service
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+
+class Deployed:
+    """A running RayService, and somebody who may ask it."""
+
+    def __init__(self, cluster: RayCluster, secret: str) -> None:
+        self.cluster = cluster
+        self.worker = cluster.workers[0]
+        self.url = f"http://{self.worker.ip}:8000"
+        self.key = {"authorization": f"Bearer {secret}"}
+
+    def ask(self, headers: dict[str, str], **fields: Any) -> httpx.Response:
+        body = {"model": "digits", "seed": 7, "format": "npy"} | fields
+        return httpx.post(f"{self.url}/v1/samples", json=body, headers=headers, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with Network() as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Path:
+    """digits@1 in a store of its own."""
+    return Path(untrained())
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    network: Network, artifact: Path, rendered: Rendered, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployed]:
+    objects = rendered.objects("overlays/kind")
+    spec = service(objects)
+    secret, entry = new_key()
+    with RayCluster(
+        network,
+        objects,
+        spec["rayClusterConfig"],
+        claims={"artifacts": artifact.parents[1]},
+        secrets={"api-keys": {"keys.toml": entry}},
+    ) as cluster:
+        cluster.start()
+        cluster.deploy(spec["serveConfigV2"], tmp_path_factory.mktemp("deployed"))
+        yield Deployed(cluster, secret)
+
+
+def test_replicas_are_running_on_two_nodes_that_are_workers(deployed: Deployed) -> None:
+    found = deployed.cluster.applications()
+    (application,) = found["applications"].values()
+    (deployment,) = application["deployments"].values()
+    replicas = deployment["replicas"]
+    assert (application["status"], deployment["status"]) == ("RUNNING", "HEALTHY")
+    nodes = sorted(replica["node_ip"] for replica in replicas)
+    assert nodes == [worker.ip for worker in deployed.cluster.workers]
+    assert found["http_options"]["keep_alive_timeout_s"] == 620
+
+
+def test_who_has_a_key_gets_the_artifact_s_samples_and_nobody_else(
+    deployed: Deployed, artifact: Path
+) -> None:
+    answer = deployed.ask(deployed.key, n=4)
+    assert answer.status_code == 200, answer.text
+    offline = Artifact.open(str(artifact))
+    expected = offline.uint8("sample", offline.sample(seed=7, n=4))
+    assert np.array_equal(np.load(io.BytesIO(answer.content)), expected)
+    refused = [deployed.ask(headers) for headers in ({}, {"x-api-key": "guessed"})]
+    assert [each.status_code for each in refused] == [401, 401]
+
+
+def test_the_dashboard_wants_the_token(deployed: Deployed) -> None:
+    url = f"{deployed.cluster.dashboard}/api/serve/applications/"
+    assert httpx.get(url, timeout=30).status_code == 401
+
+
+def test_the_probes_of_the_operator_pass(deployed: Deployed) -> None:
+    assert passes(deployed.worker, "ray-worker", f"{RAYLET} && {PROXY}")
+    assert passes(deployed.cluster.head, "ray-head", f"{RAYLET} && {GCS}")
+
+
+def test_a_full_queue_is_told_of_and_passes(deployed: Deployed) -> None:
+    async def crowd() -> list[httpx.Response]:
+        body = {"model": "digits", "n": 1024, "format": "npy"}
+        async with httpx.AsyncClient(headers=deployed.key, timeout=120) as client:
+            url = f"{deployed.url}/v1/samples"
+            return await asyncio.gather(*(client.post(url, json=body) for _ in range(64)))
+
+    answers = asyncio.run(crowd())
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert {answer.json()["error"]["code"] for answer in refused} == {"overloaded"}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert deployed.ask(deployed.key).status_code == 200
+
+
+def test_the_sidecar_counts_what_it_cannot_see(deployed: Deployed) -> None:
+    deployed.ask(deployed.key)
+    body = httpx.get(f"http://{deployed.worker.ip}:9464/metrics", timeout=30).text
+    found = {
+        (sample.name, sample.labels.get("code")): sample.value
+        for family in text_string_to_metric_families(body)
+        for sample in family.samples
+    }
+    assert found["aigc_ready", None] == 1
+    assert found["aigc_requests_total", "200"] >= 1
+    sidecar = deployed.worker.execute("metrics", ["ps", "-eo", "args"]).stdout
+    assert "aigc metrics" in sidecar
+    assert "ray" not in sidecar
+
+
+def test_nobody_has_rights_or_writes_to_the_root(deployed: Deployed) -> None:
+    seen = 0
+    for pod, name in ((deployed.cluster.head, "ray-head"), (deployed.worker, "ray-worker")):
+        first = psutil.Process(pod.init_of(name))
+        for process in [first, *first.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess, FileNotFoundError):
+                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+                assert set(status["Uid"].split()) == {"1000"}, process
+                assert int(status["CapPrm"], 16) == int(status["CapBnd"], 16) == 0, process
+                assert status["NoNewPrivs"] == "1", process
+                seen += 1
+        for place, writable in (("/", 0), ("/tmp", 1), ("/dev/shm", 1), ("/opt/aigc", 0)):
+            done = pod.execute(name, ["touch", f"{place}/file"])
+            assert (done.returncode == 0) == bool(writable), (name, place, done.stderr)
+    assert seen > 12
