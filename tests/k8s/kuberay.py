@@ -5,6 +5,7 @@ the token, the addresses, the probes. Its autoscaler, which asks the API server,
 """
 
 import concurrent.futures
+import copy
 import os
 import secrets as random
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any, Self
 import httpx
 
 from tests.k8s.pod import Network, Pod, until
-from tests.k8s.rendered import Object
+from tests.k8s.rendered import Object, find, told
 
 RAYLET = "wget --tries 1 -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep success"
 GCS = "wget --tries 1 -T 10 -q -O- http://localhost:8265/api/gcs_healthz | grep success"
@@ -25,8 +26,18 @@ PROXY = "wget --tries 1 -T 10 -q -O- http://localhost:8000/-/healthz | grep succ
 """What KubeRay's probes run in bash: on all, on heads, and on workers of a RayService."""
 
 
+PATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
+"""Of workers: a head that went comes back."""
+
+PASSWORD = random.token_hex(32)
+"""Of Redis, as its manifest says how to make one."""
+
+
 class RayCluster:
-    """A head and workers, as many as the manifests start with unless `workers` says otherwise."""
+    """A head and workers, as many as the manifests start with unless `workers` says otherwise.
+
+    With `redis` the GCS keeps its tables there; without, it forgets.
+    """
 
     def __init__(
         self,
@@ -37,6 +48,7 @@ class RayCluster:
         claims: Mapping[str, Path],
         secrets: Mapping[str, Mapping[str, str]] | None = None,
         workers: int | None = None,
+        redis: Pod | None = None,
     ) -> None:
         (self._group,) = cluster["workerGroupSpecs"]
         self._head_group = cluster["headGroupSpec"]
@@ -53,6 +65,15 @@ class RayCluster:
             self.workers = [pod(self._group["template"]) for _ in range(number)]
             self._pods = pods.pop_all()
         self.dashboard = f"http://{self.head.ip}:8265"
+        self._tables: dict[str, str] = {}
+        if redis is not None:
+            options = cluster["gcsFaultToleranceOptions"]
+            host = told(objects, self.head.container("ray-head"))["REDIS_HOST"]
+            self._tables = {
+                "RAY_REDIS_ADDRESS": options["redisAddress"].replace("$(REDIS_HOST)", host),
+                "RAY_external_storage_namespace": self.head.name,
+                "REDIS_PASSWORD": PASSWORD,
+            }
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
     def __enter__(self) -> Self:
@@ -63,22 +84,34 @@ class RayCluster:
 
     def start(self) -> None:
         """Start all pods; returns when the probes of all nodes pass."""
-        self._start(self.head, "ray-head", self._head_group, "--head --dashboard-host=0.0.0.0")
-        self._wait(self.head, "ray-head", f"{RAYLET} && {GCS}")
+        self.head.init()
+        self.start_head()
         for worker in self.workers:
-            self._start(worker, "ray-worker", self._group, f"--address={self.head.ip}:6379")
+            worker.init()
+            address = f"--address={self.head.ip}:6379"
+            self._start(worker, "ray-worker", self._group, address, **PATIENT)
         for worker in self.workers:
             self._wait(worker, "ray-worker", RAYLET)
 
-    def _start(self, pod: Pod, name: str, group: Mapping[str, Any], first: str) -> None:
-        pod.init()
+    def start_head(self) -> None:
+        """The head's container, for the first time or again; returns when its probes pass."""
+        first = "--head --dashboard-host=0.0.0.0"
+        if self._tables:
+            first += ' --redis-password="$REDIS_PASSWORD"'
+        self._start(self.head, "ray-head", self._head_group, first, **self._tables)
+        self._wait(self.head, "ray-head", f"{RAYLET} && {GCS}")
+
+    def _start(
+        self, pod: Pod, name: str, group: Mapping[str, Any], first: str, **variables: str
+    ) -> None:
         words = dict(group["rayStartParams"])
         words["memory"] = str(_bytes(pod.container(name)["resources"]["limits"]["memory"]))
         flags = " ".join(f"--{key}={value}" for key, value in words.items())
         ports = "--dashboard-agent-listen-port=52365 --metrics-export-port=8080"
         line = f"ulimit -n 65536; ray start {first} --block {ports} {flags}"
         command = ["/bin/bash", "-c", "--", line]
-        pod.start(name, command, **self.environment, RAY_ADDRESS=f"{self.head.ip}:6379")
+        variables |= self.environment | {"RAY_ADDRESS": f"{self.head.ip}:6379"}
+        pod.start(name, command, **variables)
 
     def _wait(self, pod: Pod, name: str, probe: str) -> None:
         until(
@@ -114,11 +147,23 @@ class RayCluster:
         done = self.command("ray.serve.scripts", "deploy", str(file))
         assert done.returncode == 0, done.stderr
 
-        def running() -> bool:
-            (one,) = self.applications()["applications"].values()
-            return bool(one["status"] == "RUNNING")
+        self.wait_until_running()
 
-        until(running, 120, lambda: f"{self.applications()}")
+    def wait_until_running(self) -> None:
+        """Until Serve says so of its application, all replicas included."""
+        until(lambda: self._running(), 120, lambda: f"{self.applications()}")
+
+    def _running(self) -> bool:
+        (application,) = self.applications()["applications"].values()
+        (deployment,) = application["deployments"].values()
+        return (application["status"], deployment["status"]) == ("RUNNING", "HEALTHY")
+
+    def replicas(self) -> dict[str, str]:
+        """The address of each replica that runs, by its name."""
+        (application,) = self.applications()["applications"].values()
+        (deployment,) = application["deployments"].values()
+        running = (each for each in deployment["replicas"] if each["state"] == "RUNNING")
+        return {each["replica_id"]: each["node_ip"] for each in running}
 
     def delete(self) -> dict[str, float]:
         """End all pods at once, as the deletion of a RayCluster does; seconds after preStop."""
@@ -126,6 +171,15 @@ class RayCluster:
         with concurrent.futures.ThreadPoolExecutor(len(named)) as each:
             ended = [(pod.name, each.submit(pod.stop, name)) for name, pod in named]
         return {name: future.result() for name, future in ended}
+
+
+def redis(network: Network, objects: list[Object]) -> Pod:
+    """The StatefulSet's pod, under its Service's name."""
+    template = copy.deepcopy(find(objects, "StatefulSet", "redis")["spec"]["template"])
+    template["spec"]["volumes"].append({"name": "data", "emptyDir": {}})
+    pod = network.pod(objects, template, secrets={"redis-password": {"password": PASSWORD}})
+    network.names["redis"] = pod.ip
+    return pod
 
 
 def new_key() -> tuple[str, str]:

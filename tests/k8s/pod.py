@@ -42,6 +42,8 @@ class Network:
             pytest.skip(f"not on this machine: {', '.join(missing)}")
         if os.geteuid():
             pytest.skip("only root may make namespaces")
+        self.names: dict[str, str] = {}
+        """Addresses of Services by name, for pods that are made later."""
         self._pods = 0
 
     def __enter__(self) -> Self:
@@ -68,7 +70,7 @@ class Network:
         """A pod made of a template. `claims`: folders that stand in for storage; `secrets`: files
         of Secrets by name, in place of those in the manifests."""
         self._pods += 1
-        return Pod(self._pods, objects, template, claims or {}, secrets or {})
+        return Pod(self._pods, self.names, objects, template, claims or {}, secrets or {})
 
 
 def _sh(script: str) -> None:
@@ -81,6 +83,7 @@ class Pod:
     def __init__(
         self,
         number: int,
+        names: Mapping[str, str],
         objects: list[Object],
         template: Mapping[str, Any],
         claims: Mapping[str, Path],
@@ -93,7 +96,8 @@ class Pod:
         self._folder = Path(tempfile.mkdtemp(prefix="aigc-"))
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._volumes = {v["name"]: self._volume(v) for v in self.spec["volumes"]}
-        (self._folder / "hosts").write_text(f"127.0.0.1 localhost\n{self.ip} {self.name}\n")
+        hosts = {"localhost": "127.0.0.1", self.name: self.ip, **names}
+        (self._folder / "hosts").write_text("".join(f"{ip} {n}\n" for n, ip in hosts.items()))
         self._folder.chmod(0o755)
         (self._folder / "hosts").chmod(0o644)
         # Holds the namespaces that containers share; its veth pair dies with it.
@@ -180,6 +184,15 @@ class Pod:
         for child in psutil.Process(self._started[name].pid).children():
             return int(child.pid)
         raise RuntimeError(f"{name} has ended: {self.log(name).read_text()[-3000:]}")
+
+    def runs(self, name: str) -> bool:
+        """Whether a container has not ended."""
+        return self._started[name].poll() is None
+
+    def kill(self, name: str) -> None:
+        """End a container as a lack of memory does."""
+        os.kill(self.init_of(name), signal.SIGKILL)
+        self._started[name].wait(10)
 
     def stop(self, name: str) -> float:
         """End a container as a kubelet does; returns the seconds that it took after preStop.

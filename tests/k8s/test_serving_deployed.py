@@ -6,8 +6,10 @@ write to, keys are asked for, and a full queue is told of.
 
 import asyncio
 import io
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aigc.artifact import Artifact
 from tests.bench.artifacts import untrained
-from tests.k8s.kuberay import GCS, PROXY, RAYLET, RayCluster, new_key, passes
-from tests.k8s.pod import Network
+from tests.k8s.kuberay import GCS, PROXY, RAYLET, RayCluster, new_key, passes, redis
+from tests.k8s.load import Load
+from tests.k8s.pod import Network, Pod
 from tests.k8s.rendered import Rendered, service
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -29,11 +32,17 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 class Deployed:
     """A running RayService, and somebody who may ask it."""
 
-    def __init__(self, cluster: RayCluster, secret: str) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: RayCluster, secret: str, redis: Pod | None) -> None:
+        self.cluster, self.secret, self._redis = cluster, secret, redis
         self.worker = cluster.workers[0]
         self.url = f"http://{self.worker.ip}:8000"
         self.key = {"authorization": f"Bearer {secret}"}
+
+    @property
+    def redis(self) -> Pod:
+        if self._redis is None:
+            pytest.skip("redis-server is not on this machine")
+        return self._redis
 
     def ask(self, headers: dict[str, str], **fields: Any) -> httpx.Response:
         body = {"model": "digits", "seed": 7, "format": "npy"} | fields
@@ -59,27 +68,29 @@ def deployed(
     objects = rendered.objects("overlays/kind")
     spec = service(objects)
     secret, entry = new_key()
-    with RayCluster(
-        network,
-        objects,
-        spec["rayClusterConfig"],
-        claims={"artifacts": artifact.parents[1]},
-        secrets={"api-keys": {"keys.toml": entry}},
-    ) as cluster:
+    with ExitStack() as stack:
+        tables = None
+        if shutil.which("redis-server"):
+            tables = stack.enter_context(redis(network, objects))
+            tables.start("redis")
+        cluster = RayCluster(
+            network,
+            objects,
+            spec["rayClusterConfig"],
+            claims={"artifacts": artifact.parents[1]},
+            secrets={"api-keys": {"keys.toml": entry}},
+            redis=tables,
+        )
+        stack.enter_context(cluster)
         cluster.start()
         cluster.deploy(spec["serveConfigV2"], tmp_path_factory.mktemp("deployed"))
-        yield Deployed(cluster, secret)
+        yield Deployed(cluster, secret, tables)
 
 
 def test_replicas_are_running_on_two_nodes_that_are_workers(deployed: Deployed) -> None:
-    found = deployed.cluster.applications()
-    (application,) = found["applications"].values()
-    (deployment,) = application["deployments"].values()
-    replicas = deployment["replicas"]
-    assert (application["status"], deployment["status"]) == ("RUNNING", "HEALTHY")
-    nodes = sorted(replica["node_ip"] for replica in replicas)
+    nodes = sorted(deployed.cluster.replicas().values())
     assert nodes == [worker.ip for worker in deployed.cluster.workers]
-    assert found["http_options"]["keep_alive_timeout_s"] == 620
+    assert deployed.cluster.applications()["http_options"]["keep_alive_timeout_s"] == 620
 
 
 def test_who_has_a_key_gets_the_artifact_s_samples_and_nobody_else(
@@ -150,3 +161,31 @@ def test_nobody_has_rights_or_writes_to_the_root(deployed: Deployed) -> None:
             done = pod.execute(name, ["touch", f"{place}/file"])
             assert (done.returncode == 0) == bool(writable), (name, place, done.stderr)
     assert seen > 12
+
+
+def test_a_lost_head_comes_back_and_nobody_notices(deployed: Deployed) -> None:
+    assert deployed.redis
+    cluster = deployed.cluster
+    before = cluster.replicas()
+    with Load(deployed.secret, [worker.ip for worker in cluster.workers], clients=3) as load:
+        cluster.head.kill("ray-head")
+        time.sleep(3)
+        cluster.start_head()
+        cluster.wait_until_running()
+    assert load.failures() == {}
+    assert sum(load.seen.values()) > 50
+    assert cluster.replicas() == before
+
+
+def test_a_lost_redis_comes_back_and_nobody_notices(deployed: Deployed) -> None:
+    cluster, tables = deployed.cluster, deployed.redis
+    before = cluster.replicas()
+    with Load(deployed.secret, [worker.ip for worker in cluster.workers], clients=3) as load:
+        tables.kill("redis")
+        time.sleep(20)
+        tables.start("redis")
+        if not cluster.head.runs("ray-head"):
+            cluster.start_head()
+        cluster.wait_until_running()
+    assert load.failures() == {}
+    assert cluster.replicas() == before

@@ -4,22 +4,17 @@ Nothing is scaled; the old cluster is deleted the moment the load has moved, not
 rayClusterDeletionDelaySeconds, which is harder.
 """
 
-import asyncio
-import random
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
-import httpx
 import pytest
 
 from tests.bench.artifacts import untrained
 from tests.k8s.kuberay import RayCluster, new_key
+from tests.k8s.load import Load
 from tests.k8s.pod import Network
 from tests.k8s.rendered import Rendered, service
 
@@ -27,60 +22,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 HEARD_S = 15
 """Seconds after which the last load balancer has heard that a pod goes: less than preStop."""
-
-
-class Load:
-    """Clients that never stop asking those whom their load balancer knows."""
-
-    def __init__(self, secret: str, ips: list[str], clients: int = 6) -> None:
-        self.known = [ips] * clients
-        """Addresses, by client."""
-        self.seen: Counter[tuple[str, int | str]] = Counter()
-        """Answers by address and status, or by what went wrong."""
-        self._headers = {"authorization": f"Bearer {secret}"}
-        self._over = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._crowd()))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over = True
-        self._thread.join()
-
-    async def _crowd(self) -> None:
-        await asyncio.gather(*(self._client(number) for number in range(len(self.known))))
-
-    async def _client(self, number: int) -> None:
-        async with httpx.AsyncClient(headers=self._headers, timeout=60) as http:
-            while not self._over:
-                n = 512 if number == 0 else 8
-                await self.ask(http, random.choice(self.known[number]), n)
-                await asyncio.sleep(0.05)
-
-    async def ask(self, http: httpx.AsyncClient, ip: str, n: int) -> None:
-        body = {"model": "digits", "n": n, "format": "ndjson"}
-        try:
-            answer = await http.post(f"http://{ip}:8000/v1/samples", json=body)
-        except httpx.HTTPError as error:
-            self.seen[ip, repr(error)] += 1
-        else:
-            whole = answer.status_code != 200 or len(answer.text.splitlines()) == n
-            self.seen[ip, answer.status_code if whole else "torn"] += 1
-
-    def crowd_at(self, ip: str) -> None:
-        """Sixteen requests at once, which together take seconds."""
-
-        async def together() -> None:
-            async with httpx.AsyncClient(headers=self._headers, timeout=60) as http:
-                await asyncio.gather(*(self.ask(http, ip, 768) for _ in range(16)))
-
-        asyncio.run(together())
-
-    def failures(self) -> dict[tuple[str, int | str], int]:
-        """What was not a whole answer."""
-        return {key: count for key, count in self.seen.items() if key[1] != 200}
 
 
 class Service:
@@ -154,7 +95,5 @@ def test_the_drain_of_a_node_fails_no_request(sampling: Service) -> None:
         took = ended.result()
         time.sleep(5)
     assert load.failures() == {}
-    (application,) = cluster.applications()["applications"].values()
-    replicas = application["deployments"]["default"]["replicas"]
-    assert [r["node_ip"] for r in replicas if r["state"] == "RUNNING"] == [staying.ip] * 2
+    assert [*cluster.replicas().values()] == [staying.ip] * 2
     print(took)
