@@ -17,13 +17,14 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from aigc.artifact import Artifact
 from tests.bench.artifacts import untrained
 from tests.k8s.kuberay import GCS, PROXY, RAYLET, RayCluster, new_key, passes, redis
 from tests.k8s.load import Load
-from tests.k8s.pod import Network, Pod
+from tests.k8s.pod import Network, Pod, until
 from tests.k8s.rendered import Rendered, service
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -32,8 +33,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 class Deployed:
     """A running RayService, and somebody who may ask it."""
 
-    def __init__(self, cluster: RayCluster, secret: str, redis: Pod | None) -> None:
-        self.cluster, self.secret, self._redis = cluster, secret, redis
+    def __init__(
+        self, cluster: RayCluster, config: str, folder: Path, secret: str, redis: Pod | None
+    ) -> None:
+        self.cluster, self.config, self.folder = cluster, config, folder
+        self.secret, self._redis = secret, redis
         self.worker = cluster.workers[0]
         self.url = f"http://{self.worker.ip}:8000"
         self.key = {"authorization": f"Bearer {secret}"}
@@ -43,6 +47,16 @@ class Deployed:
         if self._redis is None:
             pytest.skip("redis-server is not on this machine")
         return self._redis
+
+    def counted(self, name: str) -> float:
+        """What the worker's sidecar shows of a metric, over all labels."""
+        body = httpx.get(f"http://{self.worker.ip}:9464/metrics", timeout=30).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(body)
+            for sample in family.samples
+            if sample.name == name
+        )
 
     def ask(self, headers: dict[str, str], **fields: Any) -> httpx.Response:
         body = {"model": "digits", "seed": 7, "format": "npy"} | fields
@@ -83,8 +97,9 @@ def deployed(
         )
         stack.enter_context(cluster)
         cluster.start()
-        cluster.deploy(spec["serveConfigV2"], tmp_path_factory.mktemp("deployed"))
-        yield Deployed(cluster, secret, tables)
+        config, folder = spec["serveConfigV2"], tmp_path_factory.mktemp("deployed")
+        cluster.deploy(config, folder)
+        yield Deployed(cluster, config, folder, secret, tables)
 
 
 def test_replicas_are_running_on_two_nodes_that_are_workers(deployed: Deployed) -> None:
@@ -132,14 +147,8 @@ def test_a_full_queue_is_told_of_and_passes(deployed: Deployed) -> None:
 
 def test_the_sidecar_counts_what_it_cannot_see(deployed: Deployed) -> None:
     deployed.ask(deployed.key)
-    body = httpx.get(f"http://{deployed.worker.ip}:9464/metrics", timeout=30).text
-    found = {
-        (sample.name, sample.labels.get("code")): sample.value
-        for family in text_string_to_metric_families(body)
-        for sample in family.samples
-    }
-    assert found["aigc_ready", None] == 1
-    assert found["aigc_requests_total", "200"] >= 1
+    assert deployed.counted("aigc_ready") == 1
+    assert deployed.counted("aigc_requests_total") >= 1
     sidecar = deployed.worker.execute("metrics", ["ps", "-eo", "args"]).stdout
     assert "aigc metrics" in sidecar
     assert "ray" not in sidecar
@@ -161,6 +170,22 @@ def test_nobody_has_rights_or_writes_to_the_root(deployed: Deployed) -> None:
             done = pod.execute(name, ["touch", f"{place}/file"])
             assert (done.returncode == 0) == bool(writable), (name, place, done.stderr)
     assert seen > 12
+
+
+def test_what_is_hosted_changes_in_place_and_a_bad_artifact_changes_nothing(
+    deployed: Deployed,
+) -> None:
+    cluster = deployed.cluster
+    before = cluster.replicas()
+    config = yaml.safe_load(deployed.config)
+    hosted = config["applications"][0]["deployments"][0]["user_config"]
+    good = f"{hosted['artifacts'][0]}"
+    hosted["artifacts"] = [good, good.replace("/1", "/2")]  # nobody has published that
+    cluster.deploy(yaml.safe_dump(config), deployed.folder)
+    until(lambda: deployed.counted("aigc_refused_loads_total") > 0, 30, lambda: "not refused")
+    assert deployed.ask(deployed.key).status_code == 200
+    cluster.deploy(deployed.config, deployed.folder)
+    assert cluster.replicas() == before
 
 
 def test_a_lost_head_comes_back_and_nobody_notices(deployed: Deployed) -> None:
