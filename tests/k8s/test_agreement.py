@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import tomllib
 import warnings
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from aigc.artifact import Store
 from aigc.exporter import ExporterConfig
 from serve import haproxy
 from serve.access import keys
@@ -167,6 +170,30 @@ def test_replicas_end_before_their_pods_and_pods_before_their_cluster(
     assert int(wait_s) + drain_s < worker["terminationGracePeriodSeconds"]
     assert worker["terminationGracePeriodSeconds"] < spec["rayClusterDeletionDelaySeconds"]
     assert config["http_options"]["keep_alive_timeout_s"] > 600
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["base", "s3"])
+def test_sampling_waits_for_the_first_artifact(
+    name: str, rendered: Rendered, bucket: str, sealed: Path, tmp_path: Path
+) -> None:
+    """Serve gives up on a replica that finds none."""
+    objects = rendered.objects(name)
+    (group,) = service(objects)["rayClusterConfig"]["workerGroupSpecs"]
+    by_name = {one["name"]: one for one in containers(group["template"])}
+    waits, serves = by_name["wait-for-artifact"], by_name["ray-worker"]
+    assert told(objects, waits) == told(objects, serves)
+    assert [mount for mount in waits["volumeMounts"] if mount not in serves["volumeMounts"]] == []
+    store = bucket if name == "s3" else str(tmp_path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.Popen(
+        waits["command"], env=os.environ | {"AIGC_STORE": store, "PATH": path}
+    )
+    with process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(4)
+        Store(store).publish(sealed)
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("name", ["base", "training-job"])

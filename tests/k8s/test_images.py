@@ -1,22 +1,20 @@
 """The Dockerfile is sound, and its images hold what the manifests want of them."""
 
+import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.k8s.rendered import K8S
-
-DOCKERFILE = K8S / "images" / "Dockerfile"
-
-
-def stages() -> dict[str, str]:
-    """The text of each stage by its name."""
-    parts = re.split(r"^(?=FROM )", DOCKERFILE.read_text(), flags=re.MULTILINE)[1:]
-    return {part.split()[3]: part for part in parts}
+from tests.k8s.image import DOCKERFILE, build, stages
+from tests.ports import free_port
+from tests.test_packages import TRAINING_ONLY
 
 
 def test_the_linter_finds_nothing() -> None:
@@ -66,3 +64,37 @@ def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
         copied |= set(line.split())
     assert "*" in ignored
     assert copied == allowed
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_the_serve_image_s_packages_serve_without_torch(sealed: Path, tmp_path: Path) -> None:
+    """Exactly what the Dockerfile installs, in a fresh environment; minutes of pip."""
+    python = build(tmp_path, "serve")
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format", "json"], check=True, capture_output=True
+    )
+    names = {package["name"] for package in json.loads(listed.stdout)}
+    assert {"aigc", "ray", "onnxruntime", "s3fs"} <= names
+    assert names & TRAINING_ONLY == set()
+    aigc, port = python.with_name("aigc"), str(free_port())
+    with (tmp_path / "stderr").open("w") as stderr:
+        server = subprocess.Popen(
+            [aigc, "serve", str(sealed), "--port", port, "--metrics-port", "0"],
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+    with server:
+        assert server.stdout is not None
+        try:
+            url = server.stdout.readline().strip()
+            assert url, (tmp_path / "stderr").read_text()
+            answer = httpx.post(f"{url}/v1/samples", json={"model": "tiny", "seed": 7}, timeout=30)
+            assert answer.status_code == 200
+            assert httpx.post(f"{url}/v1/samples", json={"model": "none"}).status_code == 404
+        finally:
+            server.send_signal(signal.SIGTERM)
