@@ -181,8 +181,11 @@ class Pod:
 
     def init_of(self, name: str) -> int:
         """The container's first process, by this machine's number."""
-        for child in psutil.Process(self._started[name].pid).children():
-            return int(child.pid)
+        unshare = self._started[name]
+        while unshare.poll() is None:
+            for child in psutil.Process(unshare.pid).children():
+                return int(child.pid)
+            time.sleep(0.01)
         raise RuntimeError(f"{name} has ended: {self.log(name).read_text()[-3000:]}")
 
     def runs(self, name: str) -> bool:
