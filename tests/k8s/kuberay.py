@@ -150,13 +150,15 @@ class RayCluster:
         self.wait_until_running()
 
     def wait_until_running(self) -> None:
-        """Until Serve says so of its application, all replicas included."""
+        """Until Serve says so of its application, and every worker is ready for requests."""
         until(lambda: self._running(), 120, lambda: f"{self.applications()}")
+        for worker in self.workers:
+            self._wait(worker, "ray-worker", f"{RAYLET} && {PROXY}")
 
     def _running(self) -> bool:
         (application,) = self.applications()["applications"].values()
-        (deployment,) = application["deployments"].values()
-        return (application["status"], deployment["status"]) == ("RUNNING", "HEALTHY")
+        deployments = {one["status"] for one in application["deployments"].values()}
+        return (application["status"], deployments) == ("RUNNING", {"HEALTHY"})
 
     def replicas(self) -> dict[str, str]:
         """The address of each replica that runs, by its name."""

@@ -30,6 +30,8 @@ from tests.k8s.rendered import K8S, ROOT, Object, told
 
 NEW_NETWORK = 0x40000000
 """CLONE_NEWNET of Linux."""
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""No container outlives tests that are killed."""
 PROGRAMS = ("ip", "unshare", "nsenter", "setpriv", "wget")
 
 
@@ -103,7 +105,7 @@ class Pod:
         # Holds the namespaces that containers share; its veth pair dies with it.
         self._pause = subprocess.Popen(
             [
-                *("unshare", "--net", "--uts", "--ipc"),
+                *(*DIES_WITH_US, "unshare", "--net", "--uts", "--ipc"),
                 *("sh", "-c", f"hostname {self.name}; echo; exec sleep infinity"),
             ],
             stdout=subprocess.PIPE,
@@ -145,7 +147,8 @@ class Pod:
         script = self._folder / f"{name}.sh"
         script.write_text(self._script(one, words, variables))
         command = [
-            *("nsenter", "--target", str(self._pause.pid), "--net", "--uts", "--ipc"),
+            *(*DIES_WITH_US, "nsenter", "--target", str(self._pause.pid)),
+            *("--net", "--uts", "--ipc"),
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", str(script)),
         ]
         with self.log(name).open("ab") as log:
@@ -181,8 +184,11 @@ class Pod:
 
     def init_of(self, name: str) -> int:
         """The container's first process, by this machine's number."""
-        for child in psutil.Process(self._started[name].pid).children():
-            return int(child.pid)
+        unshare = self._started[name]
+        while unshare.poll() is None:
+            for child in psutil.Process(unshare.pid).children():
+                return int(child.pid)
+            time.sleep(0.01)
         raise RuntimeError(f"{name} has ended: {self.log(name).read_text()[-3000:]}")
 
     def runs(self, name: str) -> bool:

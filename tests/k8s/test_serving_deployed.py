@@ -188,6 +188,7 @@ def test_what_is_hosted_changes_in_place_and_a_bad_artifact_changes_nothing(
     assert cluster.replicas() == before
 
 
+@pytest.mark.slow
 def test_a_lost_head_comes_back_and_nobody_notices(deployed: Deployed) -> None:
     assert deployed.redis
     cluster = deployed.cluster
@@ -202,6 +203,7 @@ def test_a_lost_head_comes_back_and_nobody_notices(deployed: Deployed) -> None:
     assert cluster.replicas() == before
 
 
+@pytest.mark.slow
 def test_a_lost_redis_comes_back_and_nobody_notices(deployed: Deployed) -> None:
     cluster, tables = deployed.cluster, deployed.redis
     before = cluster.replicas()
