@@ -273,7 +273,9 @@ class Batcher:
         try:
             while batch := self._take(loop):
                 if self._is_short(batch):
-                    self._finish(batch, *run(batch.lane, batch.pieces))
+                    outcomes, seconds = run(batch.lane, batch.pieces)
+                    self._running = None
+                    self._finish(batch, outcomes, seconds)
                     await asyncio.sleep(0)  # the others' turn, between any two batches
                 else:
                     await loop.run_in_executor(self._thread, self._run_on, batch, loop)
@@ -285,6 +287,7 @@ class Batcher:
         """In the thread: run a batch, and after it what waits by then, until nothing does."""
         while batch:
             outcomes, seconds = run(batch.lane, batch.pieces)
+            self._running = None
             for piece, outcome in zip(batch.pieces, outcomes, strict=True):
                 if isinstance(outcome, Exception):
                     self._drop(piece.job)
@@ -313,15 +316,15 @@ class Batcher:
             live = [piece for piece in pieces if piece.job not in over]
             if live or not pieces:
                 break
-        self._running = None
-        if live:
-            self._running = Running(
-                lane=live[0].job.lane,
-                pieces=live,
-                size=sum(map(len, live)),
-                since_s=now,
-                waits_s=_waits_s(live, now),
-            )
+        if not live:
+            return None
+        self._running = Running(
+            lane=live[0].job.lane,
+            pieces=live,
+            size=sum(map(len, live)),
+            since_s=now,
+            waits_s=_waits_s(live, now),
+        )
         return self._running
 
     def _finish(self, batch: Running, outcomes: list[Outcome], seconds: float) -> None:

@@ -233,14 +233,17 @@ class Pod:
             f"mount --rbind /dev {root}/dev",
             f"mount --rbind /sys {root}/sys",
             f"mount --bind {self._folder}/hosts {root}/etc/hosts",
-            # Python may live in the home of root, which is closed to others.
+        ]
+        for mount in one.get("volumeMounts", ()):
+            lines += self._mounted(mount, f"{root}{mount['mountPath']}")
+        lines += [
+            # Over the volumes, since all this may lie below /tmp. Python may live in the home of
+            # root, which is closed to others.
             *(f"mkdir -p {root}{path} && mount --bind {path} {root}{path}" for path in here),
             *(f"chmod o+x {root}{parent}" for path in here for parent in path.parents),
             *(f"mount -o remount,bind,ro {root}{path}" for path in here),
             *(f"chroot {root} env PATH={path()} {line}" for line in _haproxy_of_the_image()),
         ]
-        for mount in one.get("volumeMounts", ()):
-            lines += self._mounted(mount, f"{root}{mount['mountPath']}")
         if one["securityContext"].get("readOnlyRootFilesystem"):
             lines.append(f"mount -o remount,bind,ro {root}")
         assignments = [f"{name}={value}" for name, value in variables.items()]
