@@ -86,7 +86,7 @@ def test_a_driver_killed_takes_its_processes_along_and_is_resumed(
     workers[1].suspend()
     process.kill()
     finish(process, status=-signal.SIGKILL)
-    _, alive = psutil.wait_procs(started, timeout=20)
+    _, alive = psutil.wait_procs(started, timeout=60)
     assert alive == []
     finish(start(tmp_path, "run", *DIGITS, "--resume"))
     assert_restarted(run)

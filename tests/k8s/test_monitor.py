@@ -93,7 +93,7 @@ def test_it_watches_on_loopback_until_it_is_stopped(
     groups = httpx.get(f"{url}/api/v1/rules").json()["data"]["groups"]
     assert {group["name"] for group in groups} == {g["name"] for g in monitor.rules()["groups"]}
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert f"watching sampling at {address}" in said
     assert f"{url}/alerts" in said
@@ -108,7 +108,7 @@ def test_what_is_missing_is_said(address: str) -> None:
         ([address], {"PATH": "/nowhere"}, "there is no prometheus here; on Debian: apt-get"),
     ):
         process = run(*arguments, **environment)
-        stdout, said = process.communicate(timeout=30)
+        stdout, said = process.communicate(timeout=120)
         assert (process.returncode, stdout) == (1, "")
         assert reason in said
 
