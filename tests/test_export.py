@@ -108,7 +108,7 @@ def test_a_preset_is_exported_within_the_parity_budget(preset: str, exported: Ex
         parity = sealed.parity[name]
         assert parity.max_abs <= PARITY_MAX_ABS == 1e-5
         assert parity.uint8_mismatch <= PARITY_UINT8 == 1e-4
-        assert parity.samples >= 1000
+        assert parity.samples >= (100 if part.signature.step else 1000)
         assert parity.batch_sizes == (1, 2, 3, 7, 64)
         inputs, outputs = artifact.references(name)
         with torch.no_grad():
