@@ -37,7 +37,7 @@ class DataConfig:
     """What to train on."""
 
     source: str = "digits"
-    """Name of a file in aigc/data: digits, numbers, ring (no files); text (lines);
+    """Name of a file in aigc/data: digits, numbers, ring, surnames (no files); text (lines);
     folder (pictures, a folder per class);
     idx (as MNIST comes); npz (arrays); hf (a data set saved by Hugging Face's datasets); parquet,
     webdataset (shards, also in an object store)."""

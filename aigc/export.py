@@ -286,7 +286,7 @@ def _prove(
             if spec.kind == "text" and a.shape == b.shape:
                 rows = max(rows, float((a != b).any(1).mean()))
                 continue
-            error = float(np.abs(a - b).max()) if a.shape == b.shape else math.inf
+            error = _error(a, b, spec) if a.shape == b.shape else math.inf
             # max(0, nan) is 0: what is not a number counts as infinitely far.
             worst = max(worst, error if math.isfinite(error) else math.inf)
             if spec.kind == "image" and spec.range is not None and math.isfinite(error):
@@ -308,6 +308,11 @@ def _prove(
         samples=len(next(iter(inputs.values()))),
         batch_sizes=PARITY_BATCHES,
     )
+
+
+def _error(a: NDArray[np.float32], b: NDArray[np.float32], spec: TensorSpec) -> float:
+    """Largest |a - b|; of values without bounds relative to 1 + |a|, as logits may be large."""
+    return float((np.abs(a - b) / (1 if spec.range is not None else 1 + np.abs(a))).max())
 
 
 def _differing(a: NDArray[np.float32], b: NDArray[np.float32], span: tuple[float, float]) -> float:

@@ -82,6 +82,7 @@ class Parity:
     """How far the graph is from the torch module that it was exported from."""
 
     max_abs: float
+    """Largest difference; of values without bounds relative to 1 + their own size."""
     uint8_mismatch: float
     """Share of unsaturated uint8 pixels, or of texts, that differ; 0 for other outputs."""
     samples: int

@@ -26,7 +26,7 @@ Split = Literal["train", "test"]
 Sample = NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int64]
 Read = tuple[NDArray[Any], NDArray[np.int64], list[str]]
 """Samples (rows, *shape), labels (rows,), and what was said of each row that was skipped."""
-PATHLESS = ("digits", "numbers", "ring")
+PATHLESS = ("digits", "numbers", "ring", "surnames")
 """Sources that read no files."""
 
 log = logging.getLogger(__name__)

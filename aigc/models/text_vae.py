@@ -247,4 +247,16 @@ def numbers() -> TrainConfig:
     )
 
 
-PRESETS = {"numbers": numbers}
+def names() -> TrainConfig:
+    """Surnames, of which most were never seen in training."""
+    run = numbers()
+    return replace(
+        run,
+        preset="text_vae:names",
+        model=Config(shape=(16,), vocabulary=27, kl_floor=5.0),
+        data=DataConfig(source="surnames"),
+        samples=200_000,
+    )
+
+
+PRESETS = {"numbers": numbers, "names": names}

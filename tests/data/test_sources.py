@@ -53,7 +53,9 @@ def dtype(config: DataConfig, model: ModelConfig) -> type[np.generic]:
     return np.uint8 if config.source in KINDS else np.float32
 
 
-@pytest.fixture(params=["digits", "numbers", "ring", "text", "idx", "idx zipped", *KINDS])
+@pytest.fixture(
+    params=["digits", "numbers", "ring", "surnames", "text", "idx", "idx zipped", *KINDS]
+)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, ModelConfig]:
     name = request.param.split()[0]
     if name in KINDS:
@@ -64,7 +66,11 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, 
         return DataConfig(source="idx", path=str(tmp_path)), IMAGE
     if name == "text":
         return lines(tmp_path), text_vae.Config(shape=(5,), vocabulary=4)
-    models = {"ring": ModelConfig(shape=(2,)), "numbers": text_vae.Config()}
+    models = {
+        "ring": ModelConfig(shape=(2,)),
+        "numbers": text_vae.Config(),
+        "surnames": text_vae.Config(shape=(14,), vocabulary=27),
+    }
     return DataConfig(source=name), models.get(name, IMAGE)
 
 
@@ -76,7 +82,7 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
         assert split.labels.dtype == np.int64
         assert split.samples.shape == (len(split.labels), *model.shape)
         assert np.isfinite(split.samples).all()
-        assert set(split.labels) == set(range(len(split.classes)))
+        assert set(split.labels) == set(range(len(split.classes) or 1))
         if model.modality == "text":
             assert len(split.vocabulary) == model.num_tokens
             assert split.samples.min() == 0
@@ -101,7 +107,7 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
 
 
 def test_every_source_is_under_contract() -> None:
-    assert data.names() == sorted(["digits", "idx", "numbers", "ring", "text", *KINDS])
+    assert data.names() == sorted(["digits", "idx", "numbers", "ring", "surnames", "text", *KINDS])
 
 
 def test_a_fingerprint_sees_one_pixel_and_one_label() -> None:
