@@ -51,8 +51,9 @@ def describe(config: TrainConfig) -> str:
 
 def _note(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor):
-            shapes[name] = tuple(output.shape)
+        first = output[0] if isinstance(output, tuple) else output  # a GRU gives its state, too
+        if isinstance(first, torch.Tensor):
+            shapes[name] = tuple(first.shape)
 
     return hook
 
