@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+Modality = Literal["image", "vector", "text"]
+
 
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with `message` unless `condition` holds."""
@@ -35,11 +37,14 @@ class DataConfig:
     """What to train on."""
 
     source: str = "digits"
-    """Name of a file in aigc/data: digits, ring (no files); folder (pictures, a folder per class);
+    """Name of a file in aigc/data: digits, numbers, ring, surnames (no files); text (lines);
+    folder (pictures, a folder per class);
     idx (as MNIST comes); npz (arrays); hf (a data set saved by Hugging Face's datasets); parquet,
     webdataset (shards, also in an object store)."""
     path: str = ""
     """Folder, file or URI of the data, for sources that read one."""
+    byte_pairs: int = 0
+    """Size of the vocabulary of byte pairs that source text learns; 0 takes its characters."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a row that cannot be read does: end the run, or give its place to the next readable
     row. Skipped rows are counted and named."""
@@ -50,6 +55,7 @@ class DataConfig:
     """Loader processes per worker; 0 takes as many as there are cores to share, at most 8."""
 
     def __post_init__(self) -> None:
+        require(self.byte_pairs >= 0, f"byte_pairs must be >= 0, got {self.byte_pairs}")
         require(self.memory_mb >= 0, f"memory_mb must be >= 0, got {self.memory_mb}")
         require(self.loaders >= 0, f"loaders must be >= 0, got {self.loaders}")
 
@@ -59,7 +65,7 @@ class ModelConfig:
     """What every model's Config has; the others are in aigc/models/<name>.py."""
 
     shape: tuple[int, ...] = (1, 28, 28)
-    """Shape of one sample: (C, H, W) for images, (features,) for vectors."""
+    """Shape of one sample: (C, H, W) for images, (features,) for vectors, (tokens,) for texts."""
     latent: int = 32
     """Number of latent dimensions."""
     num_classes: int = 0
@@ -74,9 +80,14 @@ class ModelConfig:
         require(self.num_classes >= 0, f"num_classes must be >= 0, got {self.num_classes}")
 
     @property
-    def modality(self) -> Literal["image", "vector"]:
-        """Key of the samples in a batch."""
+    def modality(self) -> Modality:
+        """Key of the samples in a batch; a model of anything but images and vectors says so."""
         return "image" if len(self.shape) == 3 else "vector"
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary of a model of token ids; 0 for all others."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from torch import nn
 
 from aigc import data
 from aigc.config import TrainConfig
+from aigc.feed import as_input
 from aigc.noise import Noise
 from aigc.train import TrainState
 
@@ -22,7 +23,7 @@ def describe(config: TrainConfig) -> str:
     like = next(state.model.parameters())
     samples, labels = data.gather(dataset, (0, 1 % len(dataset)), config.data.on_error)
     batch = {
-        config.model.modality: torch.from_numpy(samples).to(like),
+        config.model.modality: as_input(torch.from_numpy(samples), like),
         "label": torch.from_numpy(labels),
     }
     shapes: dict[str, tuple[int, ...]] = {}
@@ -50,8 +51,9 @@ def describe(config: TrainConfig) -> str:
 
 def _note(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor):
-            shapes[name] = tuple(output.shape)
+        first = output[0] if isinstance(output, tuple) else output  # a GRU gives its state, too
+        if isinstance(first, torch.Tensor):
+            shapes[name] = tuple(first.shape)
 
     return hook
 

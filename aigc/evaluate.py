@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from aigc.artifact.card import card
 from aigc.artifact.manifest import seal
 from aigc.config import TrainConfig, require
 from aigc.data import Dataset, scaled
+from aigc.metrics import Metric, text
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
 from aigc.metrics.neighbours import covered
@@ -37,18 +39,6 @@ class Options:
     """Write the metrics into the manifest and the model card of a local artifact."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A figure with what real data scores beside it."""
-
-    name: str
-    value: float
-    floor: float | None
-    """The same metric of the real test split against the real training split."""
-    better: str
-    """`higher` or `lower`."""
-
-
 def command(argv: list[str]) -> int:
     """Judge an artifact's samples by a classifier trained on real data."""
     options = tyro.cli(Options, args=argv, prog="aigc evaluate", description=Options.__doc__)
@@ -65,19 +55,22 @@ def evaluate(artifact: Artifact, *, n: int = 2000, seed: int = 0, path: str = ""
     """Metrics of an artifact's first n samples of a seed, floors beside them.
 
     Images with labels: accuracy of the classes asked for, Fréchet distance and k-NN recall in the
-    features of a classifier trained on the real training split. VAEs: test ELBO in nats. Raises
-    ValueError if neither applies.
+    features of a classifier trained on the real training split. VAEs: test ELBO in nats. Texts:
+    what metrics/text.py has. Raises ValueError if none of it applies.
     """
     config = _config(artifact)
     config = replace(config, data=replace(config.data, path=path or config.data.path))
     train = data.whole(data.load(config.data, config.model, "train"), config.data.on_error)
     test = data.whole(data.load(config.data, config.model, "test"), config.data.on_error)
     metrics: list[Metric] = []
-    if config.model.modality == "image":
-        metrics += _images(artifact, train, test, n, seed)
-    if {"encode", "decode"} <= artifact.manifest.signatures.keys():
+    if config.model.modality in _JUDGES:
+        metrics += _JUDGES[config.model.modality](artifact, config, train, test, n, seed)
+    if (
+        hasattr(config.model, "likelihood")
+        and {"encode", "decode"} <= artifact.manifest.signatures.keys()
+    ):
         metrics.append(_elbo(artifact, config, test))
-    require(bool(metrics), f"{artifact.id} gives no images and has no encoder: nothing to judge")
+    require(bool(metrics), f"{artifact.id} gives nothing that is judged and has no encoder")
     return metrics
 
 
@@ -119,7 +112,9 @@ def _config(artifact: Artifact) -> TrainConfig:
     return TrainConfig.from_json(document, models.load(artifact.manifest.model).Config)
 
 
-def _images(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) -> list[Metric]:
+def _images(
+    artifact: Artifact, config: TrainConfig, train: Dataset, test: Dataset, n: int, seed: int
+) -> list[Metric]:
     judge = Classifier.trained_on(train)
     held_out = judge.judge(scaled(test.samples))
     on_test = float((held_out.predicted == test.labels).mean())
@@ -151,6 +146,12 @@ def _images(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int
         ),
     ]
     return metrics
+
+
+Judge = Callable[[Artifact, TrainConfig, Dataset, Dataset, int, int], list[Metric]]
+
+_JUDGES: dict[str, Judge] = {"image": _images, "text": text.judge}
+"""What is said of samples, by their modality."""
 
 
 def _generate(

@@ -9,7 +9,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from aigc.artifact import Manifest, Signature, Store, TensorSpec, latents
+from aigc.artifact import Manifest, Signature, Store, TensorSpec, latents, steps
 from aigc.artifact.card import card
 from aigc.artifact.codecs import grid, png, to_uint8
-from aigc.artifact.contract import Arrays
+from aigc.artifact.contract import Arrays, setting
 from aigc.artifact.manifest import Level, Parity, Reproducibility, Training, check_name, seal
 from aigc.artifact.session import compare
 from aigc.initial import WEIGHTS
@@ -38,6 +38,10 @@ PARITY_MAX_ABS = 1e-5
 PARITY_UINT8 = 1e-4
 PARITY_BATCHES = (1, 2, 3, 7, 64)
 PARITY_SAMPLES = 1024
+PARITY_TEXTS = 128
+"""Of signatures that go by steps: each step is proven by its own signature."""
+PARITY_DIFFERENT = 0.02
+"""Largest share of rows of tokens that may differ: a draw between two tokens falls either way."""
 REFERENCES = 16
 
 
@@ -132,17 +136,21 @@ def write(
     parity: dict[str, Parity] = {}
     reproducibility: dict[str, Reproducibility] = {}
     (folder / "references").mkdir()
-    for name, part in model.exports().items():
-        signature = _with_classes(part.signature, classes)
+    exports = model.exports()
+    vocabulary = tuple(manifest.training.data.get("vocabulary", ()))
+    for name, part in exports.items():
+        signature = _with_names(part.signature, classes, vocabulary)
+        step = exports[signature.step] if signature.step else None
         graph = folder / signature.graph
         if not graph.exists():
-            to_onnx(part, graph)
-        inputs = example(signature, PARITY_SAMPLES)
+            to_onnx(step or part, graph)
+        run = _runner(graph.read_bytes(), signature, step.signature if step else None)
+        inputs = example(signature, PARITY_TEXTS if step else PARITY_SAMPLES)
         expected = _run_torch(part.module, signature, inputs)
-        parity[name] = _prove(name, signature, graph.read_bytes(), inputs, expected)
-        reproducibility[name] = _measure(signature, graph.read_bytes(), inputs)
+        parity[name] = _prove(name, signature, run(1), inputs, expected)
+        reproducibility[name] = _measure(signature, run, inputs)
         few = {key: value[:REFERENCES] for key, value in inputs.items()}
-        outputs = _run_onnx(_session(graph.read_bytes(), 1), signature, few)
+        outputs = _run_onnx(run(1), few)
         arrays = {f"in/{k}": v for k, v in few.items()} | {
             f"out/{k}": v for k, v in outputs.items()
         }
@@ -193,16 +201,34 @@ def example(signature: Signature, n: int) -> Arrays:
 
 
 def _draw(spec: TensorSpec, n: int) -> NDArray[Any]:
+    if spec.kind == "setting":
+        return setting(spec, spec.default, n)
+    if spec.kind == "uniform":
+        return latents.uniform(0, range(n), spec.shape, spec.name)
     if spec.kind == "label":
         assert spec.range is not None
         return latents.labels(0, range(n), int(spec.range[1]) + 1)
+    if spec.kind in ("text", "token"):
+        assert spec.range is not None
+        size = int(spec.range[1]) + 1
+        drawn = latents.uniform(0, range(n), spec.shape, spec.kind) * np.float32(size)
+        return drawn.astype(np.int64)
     values = latents.normal(0, range(n), spec.shape, spec.kind)
     return values if spec.range is None else values.clip(*spec.range).astype(np.float32)
 
 
-def _with_classes(signature: Signature, classes: tuple[str, ...]) -> Signature:
-    named = (replace(s, classes=classes) if s.kind == "label" else s for s in signature.inputs)
-    return replace(signature, inputs=tuple(named))
+def _with_names(
+    signature: Signature, classes: tuple[str, ...], vocabulary: tuple[str, ...]
+) -> Signature:
+    """With what the data call classes and tokens."""
+
+    def named(spec: TensorSpec) -> TensorSpec:
+        if spec.kind == "label":
+            return replace(spec, classes=classes)
+        return replace(spec, vocabulary=vocabulary) if spec.kind == "text" else spec
+
+    inputs, outputs = (tuple(map(named, specs)) for specs in (signature.inputs, signature.outputs))
+    return replace(signature, inputs=inputs, outputs=outputs)
 
 
 def _run_torch(module: nn.Module, signature: Signature, inputs: Arrays) -> Arrays:
@@ -220,35 +246,56 @@ def _session(graph: bytes, threads: int) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _run_onnx(
-    session: ort.InferenceSession, signature: Signature, inputs: Arrays, batch: int = 64
-) -> Arrays:
-    names = [spec.name for spec in signature.outputs]
+def _runner(
+    graph: bytes, signature: Signature, step: Signature | None
+) -> Callable[[int], steps.Run]:
+    """From a number of threads to what runs a signature, step by step where it goes by steps."""
+
+    def running(threads: int) -> steps.Run:
+        session = _session(graph, threads)
+        names = [spec.name for spec in (step or signature).outputs]
+
+        def once(feeds: Arrays) -> Arrays:
+            return dict(zip(names, session.run(names, feeds), strict=True))
+
+        if step is None:
+            return once
+        return lambda feeds: steps.whole(signature, step, once, feeds)
+
+    return running
+
+
+def _run_onnx(run: steps.Run, inputs: Arrays, batch: int = 64) -> Arrays:
     size = len(next(iter(inputs.values())))
     parts = [
-        session.run(names, {key: value[i : i + batch] for key, value in inputs.items()})
+        run({key: value[i : i + batch] for key, value in inputs.items()})
         for i in range(0, size, batch)
     ]
-    return {
-        name: np.concatenate(p) for name, p in zip(names, zip(*parts, strict=True), strict=True)
-    }
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _prove(
-    name: str, signature: Signature, graph: bytes, inputs: Arrays, expected: Arrays
+    name: str, signature: Signature, run: steps.Run, inputs: Arrays, expected: Arrays
 ) -> Parity:
     """Torch against onnxruntime over batch sizes. Raises ValueError beyond the budget."""
-    session = _session(graph, 1)
-    worst, differing = 0.0, 0.0
+    worst, differing, rows = 0.0, 0.0, 0.0
     for batch in PARITY_BATCHES:
-        found = _run_onnx(session, signature, inputs, batch)
+        found = _run_onnx(run, inputs, batch)
         for spec in signature.outputs:
             a, b = expected[spec.name], found[spec.name]
-            error = float(np.abs(a - b).max()) if a.shape == b.shape else math.inf
+            if spec.kind == "text" and a.shape == b.shape:
+                rows = max(rows, float((a != b).any(1).mean()))
+                continue
+            error = _error(a, b, spec) if a.shape == b.shape else math.inf
             # max(0, nan) is 0: what is not a number counts as infinitely far.
             worst = max(worst, error if math.isfinite(error) else math.inf)
             if spec.kind == "image" and spec.range is not None and math.isfinite(error):
                 differing = max(differing, _differing(a, b, spec.range))
+    if rows > PARITY_DIFFERENT:
+        raise ValueError(
+            f"signature {name!r} is not exported faithfully: {rows:.2g} of its texts differ between"
+            f" torch and onnx (allowed {PARITY_DIFFERENT:g})"
+        )
     if not (worst <= PARITY_MAX_ABS and differing <= PARITY_UINT8):
         raise ValueError(
             f"signature {name!r} is not exported faithfully: max |torch - onnx| is {worst:.2g}"
@@ -257,10 +304,15 @@ def _prove(
         )
     return Parity(
         max_abs=worst,
-        uint8_mismatch=differing,
-        samples=PARITY_SAMPLES,
+        uint8_mismatch=max(differing, rows),
+        samples=len(next(iter(inputs.values()))),
         batch_sizes=PARITY_BATCHES,
     )
+
+
+def _error(a: NDArray[np.float32], b: NDArray[np.float32], spec: TensorSpec) -> float:
+    """Largest |a - b|; of values without bounds relative to 1 + |a|, as logits may be large."""
+    return float((np.abs(a - b) / (1 if spec.range is not None else 1 + np.abs(a))).max())
 
 
 def _differing(a: NDArray[np.float32], b: NDArray[np.float32], span: tuple[float, float]) -> float:
@@ -270,12 +322,14 @@ def _differing(a: NDArray[np.float32], b: NDArray[np.float32], span: tuple[float
     return float((x != y).sum() / max(1, inside.sum()))
 
 
-def _measure(signature: Signature, graph: bytes, inputs: Arrays) -> Reproducibility:
+def _measure(
+    signature: Signature, run: Callable[[int], steps.Run], inputs: Arrays
+) -> Reproducibility:
     """Equality of outputs over batch sizes and thread counts on this machine."""
     few = {key: value[:64] for key, value in inputs.items()}
-    expected = _run_onnx(_session(graph, 1), signature, few)
+    expected = _run_onnx(run(1), few)
     found = [
-        compare(signature, expected, _run_onnx(_session(graph, threads), signature, few, batch))
+        compare(signature, expected, _run_onnx(run(threads), few, batch))
         for threads in (1, 2)
         for batch in PARITY_BATCHES
     ]
@@ -289,12 +343,12 @@ def _picture(folder: Path, signature: Signature) -> None:
     spec = signature.outputs[0]
     if spec.kind != "image" or spec.range is None:
         return
-    session = _session((folder / signature.graph).read_bytes(), 1)
+    run = _runner((folder / signature.graph).read_bytes(), signature, None)(1)
     n = 80
     inputs = {s.name: _draw(s, n) for s in signature.inputs}
     if signature.label is not None:
         inputs[signature.label.name] = np.arange(n) % 10 % len(signature.label.classes)
-    images = _run_onnx(session, signature, inputs)[spec.name]
+    images = _run_onnx(run, inputs)[spec.name]
     (folder / "samples.png").write_bytes(png(grid(to_uint8(images, *spec.range), 10)))
 
 

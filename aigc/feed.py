@@ -33,7 +33,8 @@ class Feed:
     batch = next(feed)      # {"image": (rows, C, H, W) in [-1, 1], "label": (rows,) int64}
 
     Rows are a function of (seed, epoch, position) alone. Samples have the dtype and device of
-    `like`. Raises data.CorruptRow if a row cannot be read and none is to be skipped.
+    `like`; tokens stay int64. Raises data.CorruptRow if a row cannot be read and none is to be
+    skipped.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Feed:
             samples, labels = next(self._batches)
         else:
             samples, labels = self._take(next(self._items))
-        batch = {self._key: self._scaled(samples), "label": labels}
+        batch = {self._key: as_input(samples, self._like), "label": labels}
         self._waited_s = time.perf_counter() - begun
         return batch
 
@@ -88,7 +89,7 @@ class Feed:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The whole data set on the device where it fits there, on the host otherwise."""
         samples, labels = torch.from_numpy(source.samples), torch.from_numpy(source.labels)
-        if samples.dtype != torch.uint8:
+        if samples.is_floating_point():
             samples = samples.to(self._like.dtype)
         device = self._like.device
         if device.type == "cuda":
@@ -116,11 +117,16 @@ class Feed:
         device = self._like.device
         return samples.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
-    def _scaled(self, samples: Tensor) -> Tensor:
-        if samples.dtype == torch.uint8:
-            samples = samples.to(self._like.dtype).div_(127.5).sub_(1)
-        samples = samples.to(self._like.dtype)
-        return samples.contiguous(memory_format=memory_format(samples))
+
+def as_input(samples: Tensor, like: Tensor) -> Tensor:
+    """What a model is given: on the device of `like`, uint8 scaled to [-1, 1] and floats in its
+    dtype, int64 as they are."""
+    if samples.dtype == torch.int64:
+        return samples.to(like.device)
+    if samples.dtype == torch.uint8:
+        samples = samples.to(like).div_(127.5).sub_(1)
+    samples = samples.to(like)
+    return samples.contiguous(memory_format=memory_format(samples))
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

@@ -17,6 +17,8 @@ class Noise:
         self, seed: int, samples: int, batch: int, start: int, stop: int, like: Tensor
     ) -> None:
         self._key = f"{seed}/{samples}"
+        self.samples = samples
+        """Seen before this batch: what a ramp goes by."""
         self._batch, self._rows = batch, slice(start, stop)
         self._dtype, self._device = like.dtype, like.device
         self._generator = torch.Generator(like.device)

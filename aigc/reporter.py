@@ -21,6 +21,7 @@ from aigc import checkpoint, data
 from aigc.artifact import codecs
 from aigc.config import TrainConfig
 from aigc.data import Source
+from aigc.feed import as_input
 from aigc.noise import Noise
 from aigc.quality import Quality, generated
 from aigc.state import TrainState
@@ -247,7 +248,7 @@ def distributions(config: TrainConfig, state: TrainState, source: Source) -> dic
     size = min(HISTOGRAM_ROWS, len(source))
     samples, labels = data.gather(source, range(size), "skip")
     batch = {
-        config.model.modality: torch.from_numpy(samples).to(like),
+        config.model.modality: as_input(torch.from_numpy(samples), like),
         "label": torch.from_numpy(labels).to(like.device),
     }
     noise = Noise(config.seed, 0, size, 0, size, like)

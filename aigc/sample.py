@@ -8,7 +8,7 @@ import json
 import secrets
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from aigc import client
 from aigc.artifact import Artifact, codecs
 from aigc.artifact.codecs import Provenance
 
-Format = Literal["png", "grid", "npy", "json"]
+Format = Literal["png", "grid", "txt", "npy", "json"]
 PART = 256
 """Most samples per HTTP request; larger wishes are asked for in parts."""
 
@@ -44,7 +44,10 @@ class Options:
     signature: str = "sample"
     """Signature to call."""
     format: Format = "png"
-    """png: a file per sample and a grid; grid; npy: one array; json: numbers."""
+    """png: a file per sample and a grid; grid; txt: a line per text, which is what texts become
+    where a picture is asked for; npy: one array; json: numbers or texts."""
+    settings: dict[str, float] = field(default_factory=dict)
+    """What the signature lets a caller choose, such as temperature 0.7."""
     out: str = "samples"
     """Folder to write to."""
 
@@ -67,7 +70,7 @@ class Samples:
     digest: str
     seed: int
     arrays: NDArray[Any]
-    """Images: (N, H, W, C) uint8. Other outputs: (N, ...) float32."""
+    """Images: (N, H, W, C) uint8. Texts: (N,) of strings. Other outputs: (N, ...) float32."""
     files: tuple[bytes, ...]
     """A PNG per image, with its provenance; empty for other outputs."""
 
@@ -98,9 +101,13 @@ def from_artifact(options: Options) -> Samples:
         n=options.n,
         first_index=options.first_index,
         label=options.labels(0, options.n),
+        settings=options.settings,
     )
     output = artifact.signature(options.signature).outputs[0]
     digest = artifact.manifest.digest
+    if output.kind == "text":
+        texts = np.array(artifact.texts(options.signature, outputs))
+        return Samples(artifact.id, digest, seed, texts, ())
     if output.kind != "image":
         return Samples(artifact.id, digest, seed, outputs[output.name], ())
     images = artifact.uint8(options.signature, outputs)
@@ -123,6 +130,10 @@ def from_artifact(options: Options) -> Samples:
 
 def from_server(options: Options) -> Samples:
     """Sample over HTTP, in parts of at most PART. Raises ValueError with the server's message."""
+    if options.settings:
+        raise ValueError(
+            "settings are for artifacts, a server takes none; sample the artifact itself"
+        )
     url = options.source.rstrip("/")
     model = options.model or _only_model(url)
     seed, parts = options.seed, []
@@ -162,6 +173,11 @@ def write(options: Options, samples: Samples) -> Path:
     path = folder / f"{stem}-{first}..{last}"
     if options.format == "npy":
         return _write(path.with_name(f"{path.name}.npy"), codecs.npy(samples.arrays))
+    if options.format == "txt" and samples.arrays.dtype.kind != "U":
+        raise ValueError(f"{samples.artifact} gives no texts; take another format than txt")
+    if samples.arrays.dtype.kind == "U" and options.format != "json":
+        lines = "".join(f"{line}\n" for line in samples.arrays.tolist())
+        return _write(path.with_name(f"{path.name}.txt"), lines.encode())
     if options.format == "json" or not samples.files:
         document = {"model": samples.artifact, "seed": samples.seed, "first_index": first}
         text = json.dumps(document | {"samples": samples.arrays.tolist()})

@@ -1,5 +1,8 @@
 """Tensor specs that the signatures of several models share."""
 
+from dataclasses import replace
+from typing import Literal
+
 from aigc.artifact.manifest import TensorSpec
 from aigc.config import ModelConfig
 
@@ -29,6 +32,34 @@ def sample_spec(config: ModelConfig) -> TensorSpec:
         shape=config.shape,
         range=(-1.0, 1.0) if config.modality == "image" else None,
     )
+
+
+def text_spec(config: ModelConfig, name: str = "text") -> TensorSpec:
+    """A text, (tokens,) ids; what they stand for is filled in from the data at export."""
+    high = float(config.num_tokens - 1)
+    return TensorSpec(name=name, kind="text", dtype="int64", shape=config.shape, range=(0.0, high))
+
+
+def token_spec(config: ModelConfig) -> TensorSpec:
+    """One token of a text."""
+    return replace(text_spec(config, "token"), kind="token", shape=())
+
+
+def writing_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """What artifact/steps.py draws tokens by: noise of every position, and settings."""
+    length, high = float(config.shape[0]), float(config.num_tokens - 1)
+    return (
+        TensorSpec(name="noise", kind="uniform", dtype="float32", shape=config.shape),
+        _setting("temperature", "float32", (0.0, 100.0), 1.0),
+        _setting("top_k", "int64", (0.0, high), 0.0),
+        _setting("max_tokens", "int64", (1.0, length), length),
+    )
+
+
+def _setting(
+    name: str, dtype: Literal["float32", "int64"], span: tuple[float, float], default: float
+) -> TensorSpec:
+    return TensorSpec(name=name, kind="setting", dtype=dtype, shape=(), range=span, default=default)
 
 
 def vector_spec(name: str, size: int) -> TensorSpec:

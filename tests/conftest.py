@@ -54,6 +54,25 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed artifact of a small model of number words, hardly trained."""
+    from dataclasses import replace
+
+    from aigc import models
+    from aigc.artifact import Store
+    from aigc.export import export
+    from aigc.models import text_vae
+    from tests.fixtures.make import config, write_run
+
+    preset = models.preset("text_vae:numbers")
+    model = text_vae.Config(latent=4, width=32, encoder_widths=(8, 8))
+    small = replace(config(), preset=preset.preset, model=model, data=preset.data, samples=3200)
+    folder = tmp_path_factory.mktemp("written")
+    run = write_run(folder / "run", small)
+    return Path(export(run, name="words", store=Store(folder / "store")))
+
+
+@pytest.fixture(scope="session")
 def mnist10k() -> Path:
     """10,000 real MNIST digits as IDX files, where this machine has them."""
     if not MNIST.is_dir():

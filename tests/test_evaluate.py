@@ -78,3 +78,35 @@ def test_the_elbo_of_an_artifact_is_that_of_its_model(tmp_path: Path) -> None:
         ]
     assert abs(found.value - np.mean(draws)) < 5 * np.std(draws)
     assert json.dumps(found.value)
+
+
+def test_texts_are_judged_beside_ngrams(written: Path) -> None:
+    artifact = Artifact.open(written, verify=False)
+    metrics = {m.name: m for m in evaluate(artifact, n=100)}
+    assert {"valid", "unique/100", "novel", "hits", "hits/4gram", "kl"} <= metrics.keys()
+    assert metrics["valid"].floor == 1
+    assert metrics["valid"].value < metrics["valid/6gram"].value  # 3,200 samples train no VAE
+    assert metrics["active_units"].value <= 4
+    assert metrics["bits_per_char"].value > metrics["bits_per_char/6gram"].value
+
+
+def test_the_likelihood_of_texts_is_that_of_the_model(written: Path) -> None:
+    """By the graphs that are served, step by step, as torch has it of whole sequences."""
+    import torch
+    from torch.nn import functional as F
+
+    from aigc.metrics import text
+    from aigc.models import text_vae
+
+    artifact = Artifact.open(written, verify=False)
+    run = Run.open(written.parent.parent.parent / "run")
+    trained, served = run.config(), run.trained().served()
+    test = data.load(trained.data, trained.model, "test")
+    z = np.random.default_rng(0).normal(size=(len(test), 4)).astype(np.float32)
+    found = text.log_likelihood(artifact, z, test, {})
+    tokens = torch.from_numpy(test.samples)
+    with torch.no_grad():
+        logits = served.decoder(torch.from_numpy(z), None, F.pad(tokens[:, :-1], (1, 0)))
+    nats = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
+    expected = -(nats * text_vae.written(tokens)).sum(1)
+    assert np.allclose(found, expected, rtol=1e-4)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aigc import export as exporting
 from aigc import models
-from aigc.artifact import Artifact, Manifest, Store, latents
+from aigc.artifact import Artifact, Manifest, Store, TensorSpec, latents
 from aigc.artifact.codecs import read_png
 from aigc.artifact.manifest import ArtifactError, Training
 from aigc.export import PARITY_MAX_ABS, PARITY_UINT8, export, write
@@ -108,7 +108,7 @@ def test_a_preset_is_exported_within_the_parity_budget(preset: str, exported: Ex
         parity = sealed.parity[name]
         assert parity.max_abs <= PARITY_MAX_ABS == 1e-5
         assert parity.uint8_mismatch <= PARITY_UINT8 == 1e-4
-        assert parity.samples >= 1000
+        assert parity.samples >= (100 if part.signature.step else 1000)
         assert parity.batch_sizes == (1, 2, 3, 7, 64)
         inputs, outputs = artifact.references(name)
         with torch.no_grad():
@@ -384,3 +384,12 @@ def test_reproducibility_is_measured_and_stated(sealed: Path, exported: Exported
         if stated.level == "bit":
             assert np.array_equal(images, alone)
         assert np.abs(images - alone).max() <= 2 * stated.max_abs
+
+
+def test_values_without_bounds_are_compared_by_their_size() -> None:
+    """Twenty and a bit is as close to twenty as a float32 knows; of a pixel it would not be."""
+    a, b = np.float32([20, -1]), np.float32([20.0002, -1])
+    free = TensorSpec(name="x", kind="vector", dtype="float32", shape=())
+    bound = TensorSpec(name="x", kind="vector", dtype="float32", shape=(), range=(-1, 1))
+    assert exporting._error(a, b, free) == pytest.approx(0.0002 / 21, rel=0.01)
+    assert exporting._error(a, b, bound) == pytest.approx(0.0002, rel=0.01)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from aigc import data, models
-from aigc.artifact import TensorSpec
+from aigc.artifact import TensorSpec, steps
 from aigc.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aigc.data import Dataset
 from aigc.dryrun import describe
@@ -26,6 +26,7 @@ from aigc.export import example
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.models import conv_vae, dcgan, fc_gan, fc_vae
 from aigc.noise import Noise
+from aigc.stepped import Stepped
 
 PRESETS = [f"{name}:{preset}" for name in models.names() for preset in models.load(name).PRESETS]
 ROWS = 4
@@ -33,8 +34,8 @@ ROWS = 4
 
 
 @cache
-def dataset(config: DataConfig, shape: tuple[int, ...]) -> Dataset:
-    return data.load(config, ModelConfig(shape=shape))
+def dataset(config: DataConfig, model: ModelConfig) -> Dataset:
+    return data.load(config, model)
 
 
 def contract(preset: str) -> None:
@@ -46,7 +47,7 @@ def contract(preset: str) -> None:
     phases = model.phases()
     check_phases(model, phases)
     check_config(config)
-    source = dataset(config.data, config.model.shape)
+    source = dataset(config.data, config.model)
     batch: Batch = {
         config.model.modality: torch.from_numpy(source.samples[:ROWS]),
         "label": torch.from_numpy(source.labels[:ROWS]),
@@ -162,12 +163,23 @@ def check_exports(model: GenerativeModel) -> None:
             big = call(Export(module=loud, signature=part.signature), inputs)
         for spec, value in zip(part.signature.outputs, big, strict=True):
             check_output(name, spec, value)
+        if part.signature.step:
+            check_steps(name, part, exports)
+            continue
         latent = [torch.ones_like(i) for i in inputs]
         same = call(part, latent)
         first = graphs.setdefault(part.signature.graph, same)
         assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True)), (
             f"{part.signature.graph} is named by exports that compute different things"
         )
+
+
+def check_steps(name: str, part: Export, exports: dict[str, Export]) -> None:
+    """It runs the module whose graph it names, and can be run at all."""
+    step = exports[part.signature.step]
+    assert part.signature.graph == step.signature.graph, f"{name} has a graph of its own"
+    assert isinstance(part.module, Stepped), f"{name} does not run its step"
+    steps.check(name, part.signature, step.signature)
 
 
 def call(part: Export, inputs: list[Tensor]) -> list[Tensor]:

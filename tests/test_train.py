@@ -14,6 +14,7 @@ from torch import Tensor
 
 from aigc import checkpoint, data, models
 from aigc.config import TrainConfig
+from aigc.feed import as_input
 from aigc.noise import Noise
 from aigc.run import Run, cut_back, work
 from aigc.train import Alone, Event, NonFiniteLoss, TrainState, train
@@ -59,7 +60,15 @@ def resumed(config: TrainConfig, folder: Path, at: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "preset", ["dcgan:digits", "dcgan:wgan_gp", "dcgan:article", "fc_gan:mlp", "conv_vae:digits"]
+    "preset",
+    [
+        "dcgan:digits",
+        "dcgan:wgan_gp",
+        "dcgan:article",
+        "fc_gan:mlp",
+        "conv_vae:digits",
+        "text_vae:numbers",
+    ],
 )
 def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(preset: str, tmp_path: Path) -> None:
     config = small(preset)
@@ -177,7 +186,7 @@ class Half:
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("float64", 1e-12), ("float32", 1e-5)])
-@pytest.mark.parametrize("preset", ["fc_gan:mlp", "fc_vae:digits"])
+@pytest.mark.parametrize("preset", ["fc_gan:mlp", "fc_vae:digits", "text_vae:numbers"])
 def test_gradients_and_losses_of_two_workers_add_up_to_those_of_one(
     preset: str, precision: str, allowed: float
 ) -> None:
@@ -190,8 +199,9 @@ def test_gradients_and_losses_of_two_workers_add_up_to_those_of_one(
     whole = TrainState(config)
     noise = Noise(config.seed, 0, 15, 0, 15, next(whole.model.parameters()))
     index = torch.from_numpy(data.rows(config.seed, 0, 15, len(dataset)))
+    samples = torch.from_numpy(dataset.samples)[index]
     batch = {
-        "image": torch.from_numpy(dataset.samples)[index].to(next(whole.model.parameters())),
+        config.model.modality: as_input(samples, next(whole.model.parameters())),
         "label": torch.from_numpy(dataset.labels)[index],
     }
     shared = whole.model.prepare(batch, noise, {p.name for p in whole.phases})

@@ -1,6 +1,6 @@
 """What a manifest alone is good for: what there is to ask, and the inputs of every sample."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,17 +43,31 @@ class Contract:
         seed: int | Sequence[int],
         indices: Sequence[int],
         label: int | Sequence[int | None] | None = None,
+        settings: Mapping[str, float | Sequence[float]] | None = None,
     ) -> Arrays:
         """The inputs of samples `indices` of `seed`; labels are drawn where none is given.
 
-        Seed and label are those of all samples, or sequences with one for each. Raises ValueError
-        for a label out of range, or a signature that needs more than a seed.
+        Seed, label and settings are those of all samples, or sequences with one for each. Raises
+        ValueError for a label out of range, an unknown setting, or a signature that needs more
+        than a seed.
         """
         spec = self.signature(signature)
+        settings = settings or {}
+        known = [tensor.name for tensor in spec.inputs if tensor.kind == "setting"]
+        if unknown := sorted(set(settings) - set(known)):
+            raise ValueError(
+                f"signature {signature!r} of {self.id} has no setting {unknown[0]!r}, it has:"
+                f" {', '.join(known) or 'none'}"
+            )
         inputs: Arrays = {}
         for tensor in spec.inputs:
             if tensor.kind == "latent":
                 inputs[tensor.name] = latents.normal(seed, indices, tensor.shape)
+            elif tensor.kind == "uniform":
+                inputs[tensor.name] = latents.uniform(seed, indices, tensor.shape, tensor.name)
+            elif tensor.kind == "setting":
+                value = settings.get(tensor.name, tensor.default)
+                inputs[tensor.name] = setting(tensor, value, len(indices))
             elif tensor.kind == "label":
                 inputs[tensor.name] = _labels(tensor, seed, indices, label)
             else:
@@ -88,8 +102,21 @@ class Contract:
         for tensor in self.signature(signature).inputs:
             a, b = start[tensor.name][0], stop[tensor.name][0]
             latent = tensor.kind == "latent"
-            inputs[tensor.name] = latents.slerp(a, b, t) if latent else np.where(t < 0.5, a, b)
+            near = (t < 0.5).reshape(-1, *(1 for _ in tensor.shape))
+            inputs[tensor.name] = latents.slerp(a, b, t) if latent else np.where(near, a, b)
         return inputs
+
+
+def setting(spec: TensorSpec, value: float | Sequence[float] | None, n: int) -> NDArray[Any]:
+    """A setting of n samples, one for all or one for each: (n,). Raises ValueError out of range."""
+    assert spec.range is not None
+    array = np.asarray(value, spec.dtype)
+    if array.ndim > 1 or array.size not in (1, n):
+        raise ValueError(f"{spec.name} must be one number or {n} of them, got {array.shape}")
+    if not ((array >= spec.range[0]) & (array <= spec.range[1])).all():
+        low, high = spec.range
+        raise ValueError(f"{spec.name} must be in [{low:g}, {high:g}], got {value}")
+    return np.broadcast_to(array, (n,)).copy()
 
 
 def _labels(

@@ -146,6 +146,18 @@ def slerp(
     return points.astype(np.float32).reshape(len(t), *start.shape)
 
 
+def uniform(
+    seed: int | Sequence[int], indices: Sequence[int], shape: tuple[int, ...], purpose: str
+) -> NDArray[np.float32]:
+    """Numbers in [0, 1), multiples of 2^-24, of the samples named: (len(indices), *shape) float32.
+
+    The number at a position depends on (seed, index, position) alone: not on how many there are.
+    """
+    raw = integers(seed, purpose, indices, int(np.prod(shape)))
+    values = (raw >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    return values.reshape(len(indices), *shape)
+
+
 def labels(
     seed: int | Sequence[int], indices: Sequence[int], num_classes: int
 ) -> NDArray[np.int64]:

@@ -14,8 +14,12 @@ MANIFEST = "manifest.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
 
-Kind = Literal["latent", "label", "image", "vector"]
+Kind = Literal["latent", "label", "image", "vector", "text", "token", "uniform", "setting"]
 Level = Literal["bit", "uint8", "tolerance"]
+
+
+_GIVEN = ("latent", "uniform", "label", "setting")
+"""Kinds of inputs that need nothing of a caller but a seed."""
 
 
 class ArtifactError(ValueError):
@@ -28,13 +32,19 @@ class TensorSpec:
 
     name: str
     kind: Kind
-    """latent: standard normal, drawn from the seed. label: class index. image: (C, H, W)."""
+    """latent: standard normal, drawn from the seed. uniform: in [0, 1), drawn from the seed.
+    label: class index. image: (C, H, W). text: token ids, 0 from the end on. token: one of them.
+    setting: a number that the caller may choose."""
     dtype: Literal["float32", "int64"]
     shape: tuple[int, ...]
     range: tuple[float, float] | None = None
     """Smallest and largest value, both included; None where unbounded."""
     classes: tuple[str, ...] = ()
     """Class names of a label, in the order of their indices."""
+    vocabulary: tuple[str, ...] = ()
+    """What each token of a text stands for; the first is its end."""
+    default: float | None = None
+    """Of a setting that is not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +54,14 @@ class Signature:
     graph: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    step: str = ""
+    """Signature that knows one step of this one, which artifact/steps.py runs from token to token;
+    the graph is then that one's."""
 
     @property
     def drawable(self) -> bool:
         """Whether a seed (and a label) is all that it needs."""
-        return all(spec.kind in ("latent", "label") for spec in self.inputs)
+        return all(spec.kind in _GIVEN for spec in self.inputs)
 
     @property
     def label(self) -> TensorSpec | None:
@@ -69,8 +82,9 @@ class Parity:
     """How far the graph is from the torch module that it was exported from."""
 
     max_abs: float
+    """Largest difference; of values without bounds relative to 1 + their own size."""
     uint8_mismatch: float
-    """Share of unsaturated uint8 pixels that differ; 0 for outputs that are no images."""
+    """Share of unsaturated uint8 pixels, or of texts, that differ; 0 for other outputs."""
     samples: int
     batch_sizes: tuple[int, ...]
 
@@ -129,6 +143,14 @@ class Manifest:
             specs = (*signature.inputs, *signature.outputs)
             if any(size < 1 for spec in specs for size in spec.shape):
                 raise ArtifactError(f"signature {name!r} has a tensor with an empty axis")
+            step = self.signatures.get(signature.step)
+            if signature.step and (step is None or step.step or step.graph != signature.graph):
+                raise ArtifactError(
+                    f"signature {name!r} goes by steps of {signature.step!r}, which must be a"
+                    " signature of the same graph"
+                )
+            for spec in specs:
+                _check_spec(name, spec)
             if signature.label is not None and signature.label.range is None:
                 raise ArtifactError(
                     f"label {signature.label.name!r} of signature {name!r} has no range"
@@ -138,6 +160,17 @@ class Manifest:
     def id(self) -> str:
         """`name@version`."""
         return f"{self.name}@{self.version}"
+
+
+def _check_spec(signature: str, spec: TensorSpec) -> None:
+    span = spec.range
+    what = f"{spec.kind} {spec.name!r} of signature {signature!r}"
+    if spec.kind in ("text", "token", "setting") and span is None:
+        raise ArtifactError(f"{what} has no range")
+    if spec.vocabulary and span is not None and span != (0, len(spec.vocabulary) - 1):
+        raise ArtifactError(f"{what} has {len(spec.vocabulary)} pieces for the ids {span}")
+    if spec.kind == "setting" and spec.default is None:
+        raise ArtifactError(f"{what} has no default")
 
 
 def check_name(name: str) -> None:

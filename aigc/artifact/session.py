@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from aigc.artifact import steps
 from aigc.artifact.codecs import to_uint8
-from aigc.artifact.contract import Arrays, Contract
+from aigc.artifact.contract import Arrays, Contract, setting
 from aigc.artifact.manifest import (
     MANIFEST,
     ArtifactError,
@@ -25,6 +26,7 @@ from aigc.artifact.manifest import (
     parse,
 )
 from aigc.artifact.store import locate
+from aigc.artifact.vocabulary import Vocabulary
 
 REPLAY_TOLERANCE = 1e-4
 """Largest |output - reference| / (1 + |reference|) at which a machine may serve an artifact."""
@@ -52,7 +54,10 @@ class Artifact(Contract):
             for graph in {s.graph for s in manifest.signatures.values()}
         }
         for name, signature in manifest.signatures.items():
-            _check_graph(name, signature, self._sessions[signature.graph])
+            if signature.step:
+                steps.check(name, signature, manifest.signatures[signature.step])
+            else:
+                _check_graph(name, signature, self._sessions[signature.graph])
 
     @classmethod
     def open(cls, uri: str | Path, *, verify: bool = True, threads: int = 1) -> "Artifact":
@@ -80,12 +85,32 @@ class Artifact(Contract):
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph: inputs by name with a batch axis first -> outputs by name.
 
-        Raises ValueError naming the tensor that is missing, unknown or of the wrong shape.
+        Settings may be left out. Raises ValueError naming the tensor that is missing, unknown or of
+        the wrong shape.
         """
         spec = self.signature(signature)
         feeds = _check_inputs(spec, inputs)
+        if spec.step:
+            step = self.signature(spec.step)
+            return steps.whole(spec, step, lambda feeds: self._run(step, feeds), feeds)
+        return self._run(spec, feeds)
+
+    def _run(self, spec: Signature, feeds: Arrays) -> Arrays:
         names = [output.name for output in spec.outputs]
         return dict(zip(names, self._sessions[spec.graph].run(names, feeds), strict=True))
+
+    def write(
+        self, signature: str, inputs: Mapping[str, NDArray[Any]]
+    ) -> Iterator[NDArray[np.int64]]:
+        """What run() gives of a signature that goes by steps, as it comes: (N,) int64 per position.
+
+        Ends when all texts have. Raises ValueError as run() does, or if it goes by no steps.
+        """
+        spec = self.signature(signature)
+        if not spec.step:
+            raise ValueError(f"signature {signature!r} of {self.id} gives all at once; use run")
+        step, feeds = self.signature(spec.step), _check_inputs(spec, inputs)
+        return steps.write(spec, step, lambda feeds: self._run(step, feeds), feeds)
 
     def sample(
         self,
@@ -96,6 +121,7 @@ class Artifact(Contract):
         first_index: int = 0,
         label: int | Sequence[int] | None = None,
         batch: int = 64,
+        settings: Mapping[str, float] | None = None,
     ) -> Arrays:
         """Samples first_index .. first_index + n - 1 of `seed`, outputs by name, batch axis first.
 
@@ -109,7 +135,7 @@ class Artifact(Contract):
             stop = min(start + batch, n)
             part = label if label is None or isinstance(label, int) else label[start:stop]
             indices = range(first_index + start, first_index + stop)
-            parts.append(self.run(signature, self.draw(signature, seed, indices, part)))
+            parts.append(self.run(signature, self.draw(signature, seed, indices, part, settings)))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def uint8(self, signature: str, outputs: Arrays) -> NDArray[np.uint8]:
@@ -118,6 +144,24 @@ class Artifact(Contract):
             if tensor.kind == "image" and tensor.range is not None:
                 return to_uint8(outputs[tensor.name], *tensor.range)
         raise ValueError(f"signature {signature!r} of {self.id} gives no image; take npy")
+
+    def vocabulary(self, signature: str = "sample") -> Vocabulary:
+        """That of the first text that a signature gives or takes. Raises ValueError if none."""
+        spec = self.signature(signature)
+        for tensor in (*spec.outputs, *spec.inputs):
+            if tensor.kind == "text":
+                return Vocabulary(tensor.vocabulary)
+        raise ValueError(f"signature {signature!r} of {self.id} knows no text; take npy")
+
+    def texts(self, signature: str, outputs: Arrays, stop: Sequence[str] = ()) -> list[str]:
+        """The first text among `outputs`, decoded and cut before the first string of `stop`.
+
+        Raises ValueError if there is none.
+        """
+        for tensor in self.signature(signature).outputs:
+            if tensor.kind == "text":
+                return Vocabulary(tensor.vocabulary).texts(outputs[tensor.name], stop)
+        raise ValueError(f"signature {signature!r} of {self.id} gives no text; take npy")
 
     def verify(self) -> dict[str, Reproducibility]:
         """Replay the reference samples, at once and one by one; measure this machine's level.
@@ -257,8 +301,12 @@ def _check_graph(name: str, signature: Signature, session: ort.InferenceSession)
 
 def _check_inputs(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
     expected = {spec.name for spec in signature.inputs}
-    if set(inputs) != expected:
+    left_out = {s for s in signature.inputs if s.default is not None and s.name not in inputs}
+    if set(inputs) != expected - {spec.name for spec in left_out}:
         raise ValueError(f"inputs must be {sorted(expected)}, got {sorted(inputs)}")
+    if left_out:
+        n = len(next(iter(inputs.values()), ()))
+        inputs = {**inputs, **{s.name: setting(s, s.default, n) for s in left_out}}
     feeds: Arrays = {}
     sizes = set()
     for spec in signature.inputs:
@@ -268,7 +316,7 @@ def _check_inputs(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> A
                 f"{spec.name} must have shape (N, {', '.join(map(str, spec.shape))}) with N >= 1,"
                 f" got {array.shape}"
             )
-        if spec.range is not None and spec.kind == "label":
+        if spec.range is not None and spec.kind in ("label", "text", "token", "setting"):
             _check_range(spec, array)
         feeds[spec.name] = np.ascontiguousarray(array, _NUMPY_TYPES[spec.dtype])
         sizes.add(len(array))
@@ -282,4 +330,5 @@ def _check_range(spec: TensorSpec, array: NDArray[Any]) -> None:
     low, high = spec.range
     bad = array[(array < low) | (array > high)]
     if bad.size:
-        raise ValueError(f"{spec.name} must be in [{low:g}, {high + 1:g}), got {bad.flat[0]}")
+        span = f"[{low:g}, {high:g}]" if spec.kind == "setting" else f"[{low:g}, {high + 1:g})"
+        raise ValueError(f"{spec.name} must be in {span}, got {bad.flat[0]}")

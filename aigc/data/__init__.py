@@ -23,10 +23,10 @@ from aigc.artifact.latents import integers
 from aigc.config import DataConfig, ModelConfig
 
 Split = Literal["train", "test"]
-Sample = NDArray[np.float32] | NDArray[np.uint8]
+Sample = NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int64]
 Read = tuple[NDArray[Any], NDArray[np.int64], list[str]]
 """Samples (rows, *shape), labels (rows,), and what was said of each row that was skipped."""
-PATHLESS = ("digits", "ring")
+PATHLESS = ("digits", "numbers", "ring", "surnames")
 """Sources that read no files."""
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class Source(Protocol):
         """Number of rows."""
 
     def read(self, row: int) -> tuple[Sample, int]:
-        """One sample and its label: (*shape) float32 in [-1, 1], or (C, H, W) uint8 that the feed
-        scales to it. Called in worker processes. Raises CorruptRow."""
+        """One sample and its label: (*shape) float32 in [-1, 1], (C, H, W) uint8 that the feed
+        scales to it, or (tokens,) int64. Called in worker processes. Raises CorruptRow."""
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """The permutation of all rows that is an epoch: (N,), a function of its arguments alone."""
@@ -75,10 +75,12 @@ class Dataset:
 
     name: str
     samples: NDArray[Any]
-    """(N, *shape): float32, images in [-1, 1]; or uint8 images."""
+    """(N, *shape): float32, images in [-1, 1]; uint8 images; or int64 tokens, 0 from the end on."""
     labels: NDArray[np.int64]
     """(N,) in [0, len(classes)); zeros without classes."""
     classes: tuple[str, ...]
+    vocabulary: tuple[str, ...] = ()
+    """What each token stands for, the end of a text first."""
     skipped: tuple[str, ...] = ()
     """Why rows were replaced by the next readable one, a message for each."""
     origin: Source | None = None
@@ -109,7 +111,7 @@ class Dataset:
             "samples": len(self),
             "classes": list(self.classes),
             "sha256": content.hexdigest(),
-        }
+        } | ({"vocabulary": list(self.vocabulary)} if self.vocabulary else {})
 
 
 def names() -> list[str]:
@@ -140,6 +142,17 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
         raise ValueError(
             f"num_classes is {model.num_classes}, data {source.name!r} has"
             f" {len(source.classes)} classes; set --model.num-classes {len(source.classes)} or 0"
+        )
+    num_tokens = len(source.vocabulary) if isinstance(source, Dataset) else 0
+    if model.num_tokens != num_tokens:
+        raise ValueError(
+            f"the model wants a vocabulary of {model.num_tokens}, data {source.name!r} has"
+            f" {num_tokens} tokens; "
+            + (
+                f"set --model.vocabulary {num_tokens}"
+                if model.num_tokens and num_tokens
+                else "one of the two is no text: take another model or other data"
+            )
         )
     width = 1 if model.modality == "image" else 4
     if len(source) * prod(model.shape) * width <= config.memory_mb * 2**20:
@@ -216,18 +229,18 @@ def whole(source: Source, on_error: Literal["stop", "skip"] = "stop") -> Dataset
 
 def gather(
     source: Source, rows: Sequence[int], on_error: Literal["stop", "skip"]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Some rows at once, for looking at them: (n, *shape) float32 in [-1, 1] and labels (n,)."""
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Some rows at once, for looking at them: (n, *shape), as scaled() has them, labels (n,)."""
     taken = [read(source, int(row), on_error) for row in rows]
     samples = scaled(np.stack([sample for sample, _, _ in taken]))
     return samples, np.array([label for _, label, _ in taken], np.int64)
 
 
-def scaled(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """uint8 -> float32 in [-1, 1]; float32 stays what it is."""
+def scaled(samples: NDArray[Any]) -> NDArray[Any]:
+    """uint8 -> float32 in [-1, 1]; float32 and int64 stay what they are."""
     if samples.dtype == np.uint8:
         return samples.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    return np.asarray(samples, np.float32)
+    return samples if samples.dtype == np.int64 else np.asarray(samples, np.float32)
 
 
 def rows(

@@ -13,6 +13,7 @@ import pytest
 from aigc import data
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import Dataset, rows, whole
+from aigc.models import text_vae
 from tests.data.pictures import KINDS, SHAPE, write
 
 IMAGE = ModelConfig(shape=(1, 28, 28))
@@ -35,7 +36,26 @@ def idx(folder: Path, split: str, n: int, zipped: bool = False) -> None:
             (folder / name).write_bytes(content)
 
 
-@pytest.fixture(params=["digits", "ring", "idx", "idx zipped", *KINDS])
+def lines(folder: Path) -> DataConfig:
+    """Texts of one to three letters; those of three different ones are a class of their own."""
+    for number, letters in enumerate(("abc", "cba")):
+        (folder / str(number)).mkdir()
+        texts = {f"{a}{b}{c}" for a in letters for b in letters for c in letters}
+        texts |= {a * length for a in letters for length in (1, 2)}
+        kept = sorted(text for text in texts if (len(set(text)) == 3) == bool(number))
+        (folder / str(number) / "lines.txt").write_text("\n".join(kept) + "\n")
+    return DataConfig(source="text", path=str(folder))
+
+
+def dtype(config: DataConfig, model: ModelConfig) -> type[np.generic]:
+    if model.modality == "text":
+        return np.int64
+    return np.uint8 if config.source in KINDS else np.float32
+
+
+@pytest.fixture(
+    params=["digits", "numbers", "ring", "surnames", "text", "idx", "idx zipped", *KINDS]
+)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, ModelConfig]:
     name = request.param.split()[0]
     if name in KINDS:
@@ -44,18 +64,30 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, 
         for split, n in (("train", 12), ("t10k", 6)):
             idx(tmp_path, split, n, zipped="zipped" in request.param)
         return DataConfig(source="idx", path=str(tmp_path)), IMAGE
-    return DataConfig(source=name), ModelConfig(shape=(2,)) if name == "ring" else IMAGE
+    if name == "text":
+        return lines(tmp_path), text_vae.Config(shape=(5,), vocabulary=4)
+    models = {
+        "ring": ModelConfig(shape=(2,)),
+        "numbers": text_vae.Config(),
+        "surnames": text_vae.Config(shape=(14,), vocabulary=27),
+    }
+    return DataConfig(source=name), models.get(name, IMAGE)
 
 
 def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> None:
     config, model = source
     train, test = (whole(data.load(config, model, split)) for split in ("train", "test"))
     for split in (train, test):
-        assert split.samples.dtype == (np.uint8 if config.source in KINDS else np.float32)
+        assert split.samples.dtype == dtype(config, model)
         assert split.labels.dtype == np.int64
         assert split.samples.shape == (len(split.labels), *model.shape)
         assert np.isfinite(split.samples).all()
-        assert set(split.labels) == set(range(len(split.classes)))
+        assert set(split.labels) == set(range(len(split.classes) or 1))
+        if model.modality == "text":
+            assert len(split.vocabulary) == model.num_tokens
+            assert split.samples.min() == 0
+            assert split.samples.max() < model.num_tokens
+            assert (split.samples[:, -1] == 0).all()  # every text has an end
         if model.modality == "image":
             images = data.scaled(split.samples)
             assert images.min() >= -1
@@ -75,7 +107,7 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
 
 
 def test_every_source_is_under_contract() -> None:
-    assert data.names() == sorted(["digits", "idx", "ring", *KINDS])
+    assert data.names() == sorted(["digits", "idx", "numbers", "ring", "surnames", "text", *KINDS])
 
 
 def test_a_fingerprint_sees_one_pixel_and_one_label() -> None:
@@ -197,6 +229,11 @@ def test_counts_that_differ_are_refused(tmp_path: Path) -> None:
         (DataConfig(source="ring"), IMAGE, "take fc_gan:ring"),
         (DataConfig(), ModelConfig(shape=(3, 28, 28)), "set --model.shape 1 8 8"),
         (DataConfig(), ModelConfig(num_classes=7), "set --model.num-classes 10 or 0"),
+        (DataConfig(source="numbers"), text_vae.Config(vocabulary=9), "set --model.vocabulary 22"),
+        (DataConfig(source="numbers"), text_vae.Config(shape=(42,)), "set --model.shape 43"),
+        (DataConfig(source="numbers"), ModelConfig(shape=(44,)), "take another model"),
+        (DataConfig(), text_vae.Config(shape=(9,)), "set --model.shape 1 8 8"),
+        (DataConfig(source="text"), text_vae.Config(), "set --data.path PATH"),
         (DataConfig(source="folder"), IMAGE, "set --data.path DIR"),
         (DataConfig(source="parquet"), IMAGE, "set --data.path PATH"),
         (DataConfig(source="webdataset", path="nowhere"), IMAGE, "holds no .tar file"),

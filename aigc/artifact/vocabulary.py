@@ -1,0 +1,84 @@
+"""Texts <-> token ids: the pieces of a vocabulary, which travel in the manifest."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+END = 0
+"""Id that ends a text and fills the rest of its row; what a decoder is first given, too."""
+
+
+class Vocabulary:
+    """Pieces by id: characters, or byte pairs in the order in which they were merged.
+
+    vocabulary = Vocabulary(("", "a", "b", "ab"))
+    vocabulary.encode("abb")            # [3, 2]
+    vocabulary.decode([3, 2, 0, 0])     # "abb"
+
+    Raises ValueError for pieces that are not distinct, or where id 0 is not the empty end.
+    """
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self.pieces = tuple(pieces)
+        if not self.pieces or self.pieces[END] or "" in self.pieces[END + 1 :]:
+            raise ValueError('a vocabulary begins with "", the end of a text, and has no other ""')
+        if len(set(self.pieces)) != len(self.pieces):
+            raise ValueError("a vocabulary names a piece twice")
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {piece: number for number, piece in enumerate(self.pieces)}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without its end.
+
+        From single characters on, of all adjacent pairs that are a piece the earliest piece is
+        joined first (Sennrich et al. 2016, arXiv:1508.07909). Raises ValueError for a character
+        that no piece is.
+        """
+        unknown = sorted(set(text) - self._ids.keys())
+        if unknown:
+            raise ValueError(f"{text!r} has characters that the vocabulary lacks: {unknown}")
+        parts = list(text)
+        while len(parts) > 1:
+            joined = [self._ids.get(a + b, len(self)) for a, b in zip(parts, parts[1:])]  # noqa: B905, RUF007
+            best = min(joined)
+            if best == len(self):
+                break
+            at = joined.index(best)
+            parts[at : at + 2] = [self.pieces[best]]
+        return [self._ids[part] for part in parts]
+
+    def decode(self, tokens: Iterable[int], stop: Sequence[str] = ()) -> str:
+        """The text before the first end, and before the first of the strings in `stop`."""
+        text = []
+        for token in tokens:
+            if token == END:
+                break
+            text.append(self.pieces[token])
+        whole = "".join(text)
+        return whole[: min((whole.find(s) for s in stop if s in whole), default=len(whole))]
+
+    def rows(self, texts: Sequence[str], length: int) -> NDArray[np.int64]:
+        """(N, length) int64, each text followed by at least one end.
+
+        Raises ValueError for a text that does not fit, or an unknown character.
+        """
+        tokens = np.full((len(texts), length), END, np.int64)
+        for row, text in enumerate(texts):
+            ids = self.encode(text)
+            if len(ids) >= length:
+                raise ValueError(
+                    f"{text!r} is {len(ids)} tokens long, at most {length - 1} and an end fit"
+                )
+            tokens[row, : len(ids)] = ids
+        return tokens
+
+    def texts(self, tokens: NDArray[np.int64], stop: Sequence[str] = ()) -> list[str]:
+        """The inverse of rows(): (N, length) int64 -> N texts."""
+        return [self.decode(row, stop) for row in tokens.tolist()]

@@ -1,0 +1,87 @@
+"""Lines of files become rows of tokens that decode to the same lines."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from aigc.artifact.vocabulary import Vocabulary
+from aigc.config import DataConfig
+from aigc.data import Dataset, text
+from aigc.data._lines import byte_pairs
+
+TEXTS = [f"the cat {verb} the {what}" for verb in ("saw", "ate") for what in ("mat", "hat", "ä")]
+
+
+def load(path: Path, split: str = "train", length: int = 24, **options: int) -> Dataset:
+    config = DataConfig(source="text", path=str(path), **options)  # type: ignore[arg-type]
+    return text.load(config, (length,), split)  # type: ignore[arg-type]
+
+
+def decoded(dataset: Dataset) -> list[str]:
+    return Vocabulary(dataset.vocabulary).texts(dataset.samples)
+
+
+def test_both_splits_together_are_the_distinct_lines(tmp_path: Path) -> None:
+    path = tmp_path / "cats.txt"
+    path.write_text("\n".join([*TEXTS, "", "  ", f" {TEXTS[0]} "]))
+    train, test = load(path), load(path, "test")
+    assert train.name == "cats"
+    assert train.vocabulary == test.vocabulary
+    assert sorted(decoded(train) + decoded(test)) == sorted(TEXTS)
+    assert len(test) == 1
+    assert train.fingerprint()["vocabulary"] == list(train.vocabulary)
+
+
+def test_sub_folders_are_classes(tmp_path: Path) -> None:
+    for name, texts in (("ate", TEXTS[3:]), ("saw", TEXTS[:3])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lines.txt").write_text("\n".join(texts))
+    train = load(tmp_path)
+    assert train.classes == ("ate", "saw")
+    for label, line in zip(train.labels, decoded(train), strict=True):
+        assert f"cat {train.classes[label]}" in line
+    (tmp_path / "beside.txt").write_text("a line")
+    with pytest.raises(ValueError, match="in sub-folders and beside them"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "length", "message"),
+    [
+        (b"one line\none line\n", 24, "holds 1 distinct lines; two are needed"),
+        (b"caf\xe9\nno\n", 24, "cats.txt is not UTF-8 text"),
+        (b"12345\n1\n", 5, "set --model.shape 6"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    content: bytes, length: int, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "cats.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, length=length)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tokenizers") is None, reason="the package tokenizers is not installed"
+)
+def test_byte_pairs_shorten_texts_and_stay_within_words(tmp_path: Path) -> None:
+    path = tmp_path / "cats.txt"
+    path.write_text("\n".join(TEXTS))
+    train = load(path, byte_pairs=24)
+    assert len(train.vocabulary) == 24
+    assert " the" in train.vocabulary
+    assert all(" " not in piece[1:] for piece in train.vocabulary)
+    assert sorted(decoded(train) + decoded(load(path, "test", byte_pairs=24))) == sorted(TEXTS)
+    assert (train.samples != 0).sum() < (load(path).samples != 0).sum() / 2
+    with pytest.raises(ValueError, match="raise the size of the vocabulary"):
+        byte_pairs(TEXTS, 5)
+
+
+def test_byte_pairs_without_their_package_say_which_extra_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r"pip install 'aigc\[text\]'"):
+        byte_pairs(TEXTS, 24)

@@ -1,0 +1,34 @@
+"""Figures of texts, on texts whose figures are known by hand."""
+
+import math
+
+import pytest
+
+from aigc.metrics.text import ngrams, self_bleu, share
+
+
+def test_shares() -> None:
+    assert share(["a", "b", "a", "c"], {"a", "b"}.__contains__) == 0.75
+
+
+def test_ngrams_are_counted() -> None:
+    assert ngrams("abab", 2) == {"ab": 2, "ba": 1}
+    assert ngrams("ab", 3) == {}
+
+
+def test_equal_texts_score_one_and_different_ones_nothing() -> None:
+    assert self_bleu(["abcdef", "abcdef", "abcdef"]) == 1
+    assert self_bleu(["abcd", "efgh"]) < 1e-8
+    assert self_bleu(["abc", "abc"]) == 1  # shorter than the n-grams
+
+
+def test_self_bleu_is_that_of_the_formula() -> None:
+    # "aab" against "ab": 2 of 3 characters, 1 of 2 pairs; "ab" against "aab": all, but shorter.
+    first = math.sqrt(2 / 3 * 1 / 2)
+    second = math.exp(1 - 3 / 2)
+    assert self_bleu(["aab", "ab"], order=2) == pytest.approx((first + second) / 2)
+
+
+def test_a_text_is_not_compared_with_itself() -> None:
+    # "aa" is the only text with two of them; the others have one.
+    assert self_bleu(["aa", "ab", "ac"], order=1) == pytest.approx((1 / 2 + 1 / 2 + 1 / 2) / 3)
