@@ -14,7 +14,7 @@ MANIFEST = "manifest.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
 
-Kind = Literal["latent", "label", "image", "vector"]
+Kind = Literal["latent", "label", "image", "audio", "vector"]
 Level = Literal["bit", "uint8", "tolerance"]
 
 
@@ -28,13 +28,16 @@ class TensorSpec:
 
     name: str
     kind: Kind
-    """latent: standard normal, drawn from the seed. label: class index. image: (C, H, W)."""
+    """latent: standard normal, drawn from the seed. label: class index. image: (C, H, W).
+    audio: (channels, samples)."""
     dtype: Literal["float32", "int64"]
     shape: tuple[int, ...]
     range: tuple[float, float] | None = None
     """Smallest and largest value, both included; None where unbounded."""
     classes: tuple[str, ...] = ()
     """Class names of a label, in the order of their indices."""
+    sample_rate_hz: int = 0
+    """Of audio."""
 
 
 @dataclass(frozen=True, kw_only=True)
