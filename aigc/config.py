@@ -6,6 +6,10 @@ from typing import Any, Literal
 
 import msgspec
 
+Modality = Literal["image", "audio", "vector"]
+_MODALITIES: dict[int, Modality] = {1: "vector", 2: "audio", 3: "image"}
+"""By the rank of a sample."""
+
 
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with `message` unless `condition` holds."""
@@ -35,7 +39,8 @@ class DataConfig:
     """What to train on."""
 
     source: str = "digits"
-    """Name of a file in aigc/data: digits, ring (no files); folder (pictures, a folder per class);
+    """Name of a file in aigc/data: digits, ring, spoken_digits (no files); folder (pictures, a
+    folder per class); audio (WAV or FLAC, a folder per class);
     idx (as MNIST comes); npz (arrays); hf (a data set saved by Hugging Face's datasets); parquet,
     webdataset (shards, also in an object store)."""
     path: str = ""
@@ -43,6 +48,8 @@ class DataConfig:
     on_error: Literal["stop", "skip"] = "stop"
     """What a row that cannot be read does: end the run, or give its place to the next readable
     row. Skipped rows are counted and named."""
+    sample_rate_hz: int = 8000
+    """Of sound: what is recorded at another rate is brought to it."""
     memory_mb: int = 1024
     """A source that is no larger than this, decoded, is held in memory; a larger one is read and
     decoded in loader processes while the step before runs."""
@@ -52,6 +59,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.memory_mb >= 0, f"memory_mb must be >= 0, got {self.memory_mb}")
         require(self.loaders >= 0, f"loaders must be >= 0, got {self.loaders}")
+        require(
+            1000 <= self.sample_rate_hz <= 192_000,
+            f"sample_rate_hz must be in [1000, 192000], got {self.sample_rate_hz}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +70,8 @@ class ModelConfig:
     """What every model's Config has; the others are in aigc/models/<name>.py."""
 
     shape: tuple[int, ...] = (1, 28, 28)
-    """Shape of one sample: (C, H, W) for images, (features,) for vectors."""
+    """Shape of one sample: (C, H, W) for images, (channels, samples) for sound, (features,) for
+    vectors."""
     latent: int = 32
     """Number of latent dimensions."""
     num_classes: int = 0
@@ -67,16 +79,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(
-            len(self.shape) in (1, 3) and all(size > 0 for size in self.shape),
-            f"shape must be (C, H, W) or (features,) with sizes > 0, got {self.shape}",
+            len(self.shape) in _MODALITIES and all(size > 0 for size in self.shape),
+            "shape must be (C, H, W), (channels, samples) or (features,) with sizes > 0,"
+            f" got {self.shape}",
         )
         require(self.latent > 0, f"latent must be > 0, got {self.latent}")
         require(self.num_classes >= 0, f"num_classes must be >= 0, got {self.num_classes}")
 
     @property
-    def modality(self) -> Literal["image", "vector"]:
+    def modality(self) -> Modality:
         """Key of the samples in a batch."""
-        return "image" if len(self.shape) == 3 else "vector"
+        return _MODALITIES[len(self.shape)]
 
 
 @dataclass(frozen=True, kw_only=True)

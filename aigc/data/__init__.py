@@ -26,7 +26,7 @@ Split = Literal["train", "test"]
 Sample = NDArray[np.float32] | NDArray[np.uint8]
 Read = tuple[NDArray[Any], NDArray[np.int64], list[str]]
 """Samples (rows, *shape), labels (rows,), and what was said of each row that was skipped."""
-PATHLESS = ("digits", "ring")
+PATHLESS = ("digits", "ring", "spoken_digits")
 """Sources that read no files."""
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ class Dataset:
     origin: Source | None = None
     """What was read into memory, if anything was. Order and fingerprint are its own, so that what
     is held in memory changes no run."""
+    sample_rate_hz: int = 0
+    """Of sound."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -104,11 +106,13 @@ class Dataset:
             return self.origin.fingerprint()
         content = hashlib.sha256(self.samples.tobytes())
         content.update(self.labels.tobytes())
+        rate = {"sample_rate_hz": self.sample_rate_hz} if self.sample_rate_hz else {}
         return {
             "name": self.name,
             "samples": len(self),
             "classes": list(self.classes),
             "sha256": content.hexdigest(),
+            **rate,
         }
 
 

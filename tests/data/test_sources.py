@@ -14,6 +14,8 @@ from aigc import data
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import Dataset, rows, whole
 from tests.data.pictures import KINDS, SHAPE, write
+from tests.data.sounds import SHAPE as SOUND_SHAPE
+from tests.data.sounds import recordings
 
 IMAGE = ModelConfig(shape=(1, 28, 28))
 
@@ -35,9 +37,14 @@ def idx(folder: Path, split: str, n: int, zipped: bool = False) -> None:
             (folder / name).write_bytes(content)
 
 
-@pytest.fixture(params=["digits", "ring", "idx", "idx zipped", *KINDS])
+@pytest.fixture(params=["digits", "ring", "spoken_digits", "audio", "idx", "idx zipped", *KINDS])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, ModelConfig]:
     name = request.param.split()[0]
+    if name == "spoken_digits":
+        pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
+        return DataConfig(source=name), ModelConfig(shape=(1, 4096), num_classes=10)
+    if name == "audio":
+        return recordings(tmp_path), ModelConfig(shape=SOUND_SHAPE, num_classes=2)
     if name in KINDS:
         return write(name, tmp_path), ModelConfig(shape=SHAPE, num_classes=3)
     if name == "idx":
@@ -56,7 +63,7 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
         assert split.samples.shape == (len(split.labels), *model.shape)
         assert np.isfinite(split.samples).all()
         assert set(split.labels) == set(range(len(split.classes)))
-        if model.modality == "image":
+        if model.modality != "vector":
             images = data.scaled(split.samples)
             assert images.min() >= -1
             assert images.max() <= 1
@@ -75,7 +82,7 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
 
 
 def test_every_source_is_under_contract() -> None:
-    assert data.names() == sorted(["digits", "idx", "ring", *KINDS])
+    assert data.names() == sorted(["audio", "digits", "idx", "ring", "spoken_digits", *KINDS])
 
 
 def test_a_fingerprint_sees_one_pixel_and_one_label() -> None:
