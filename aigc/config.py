@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
-Modality = Literal["image", "vector", "text"]
+Modality = Literal["image", "audio", "vector", "text"]
+_MODALITIES: dict[int, Modality] = {1: "vector", 2: "audio", 3: "image"}
+"""By the rank of a sample."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -37,8 +39,8 @@ class DataConfig:
     """What to train on."""
 
     source: str = "digits"
-    """Name of a file in aigc/data: digits, numbers, ring, surnames (no files); text (lines);
-    folder (pictures, a folder per class);
+    """Name of a file in aigc/data: digits, numbers, ring, spoken_digits, surnames (no files); text
+    (lines); folder (pictures, a folder per class); audio (WAV or FLAC, a folder per class);
     idx (as MNIST comes); npz (arrays); hf (a data set saved by Hugging Face's datasets); parquet,
     webdataset (shards, also in an object store)."""
     path: str = ""
@@ -48,6 +50,8 @@ class DataConfig:
     on_error: Literal["stop", "skip"] = "stop"
     """What a row that cannot be read does: end the run, or give its place to the next readable
     row. Skipped rows are counted and named."""
+    sample_rate_hz: int = 8000
+    """Of sound: what is recorded at another rate is brought to it."""
     memory_mb: int = 1024
     """A source that is no larger than this, decoded, is held in memory; a larger one is read and
     decoded in loader processes while the step before runs."""
@@ -58,6 +62,10 @@ class DataConfig:
         require(self.byte_pairs >= 0, f"byte_pairs must be >= 0, got {self.byte_pairs}")
         require(self.memory_mb >= 0, f"memory_mb must be >= 0, got {self.memory_mb}")
         require(self.loaders >= 0, f"loaders must be >= 0, got {self.loaders}")
+        require(
+            1000 <= self.sample_rate_hz <= 192_000,
+            f"sample_rate_hz must be in [1000, 192000], got {self.sample_rate_hz}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,8 @@ class ModelConfig:
     """What every model's Config has; the others are in aigc/models/<name>.py."""
 
     shape: tuple[int, ...] = (1, 28, 28)
-    """Shape of one sample: (C, H, W) for images, (features,) for vectors, (tokens,) for texts."""
+    """Shape of one sample: (C, H, W) for images, (channels, samples) for sound, (features,) for
+    vectors, (tokens,) for texts."""
     latent: int = 32
     """Number of latent dimensions."""
     num_classes: int = 0
@@ -73,16 +82,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(
-            len(self.shape) in (1, 3) and all(size > 0 for size in self.shape),
-            f"shape must be (C, H, W) or (features,) with sizes > 0, got {self.shape}",
+            len(self.shape) in _MODALITIES and all(size > 0 for size in self.shape),
+            "shape must be (C, H, W), (channels, samples) or (features,) with sizes > 0,"
+            f" got {self.shape}",
         )
         require(self.latent > 0, f"latent must be > 0, got {self.latent}")
         require(self.num_classes >= 0, f"num_classes must be >= 0, got {self.num_classes}")
 
     @property
     def modality(self) -> Modality:
-        """Key of the samples in a batch; a model of anything but images and vectors says so."""
-        return "image" if len(self.shape) == 3 else "vector"
+        """Key of the samples in a batch; a model of what their rank does not tell says so."""
+        return _MODALITIES[len(self.shape)]
 
     @property
     def num_tokens(self) -> int:

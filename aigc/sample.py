@@ -17,10 +17,10 @@ import tyro
 from numpy.typing import NDArray
 
 from aigc import client
-from aigc.artifact import Artifact, codecs
+from aigc.artifact import Artifact, codecs, sound
 from aigc.artifact.codecs import Provenance
 
-Format = Literal["png", "grid", "txt", "npy", "json"]
+Format = Literal["png", "wav", "flac", "grid", "txt", "npy", "json"]
 PART = 256
 """Most samples per HTTP request; larger wishes are asked for in parts."""
 
@@ -44,8 +44,9 @@ class Options:
     signature: str = "sample"
     """Signature to call."""
     format: Format = "png"
-    """png: a file per sample and a grid; grid; txt: a line per text, which is what texts become
-    where a picture is asked for; npy: one array; json: numbers or texts."""
+    """png: a file per image and a grid; grid; wav, flac: a file per sound, which png gives as wav;
+    txt: a line per text, which is what texts become where a picture is asked for; npy: one array;
+    json: numbers or texts."""
     settings: dict[str, float] = field(default_factory=dict)
     """What the signature lets a caller choose, such as temperature 0.7."""
     out: str = "samples"
@@ -72,11 +73,13 @@ class Samples:
     arrays: NDArray[Any]
     """Images: (N, H, W, C) uint8. Texts: (N,) of strings. Other outputs: (N, ...) float32."""
     files: tuple[bytes, ...]
-    """A PNG per image, with its provenance; empty for other outputs."""
+    """A PNG per image, a WAV or FLAC per sound, with its provenance; empty for other outputs."""
+    suffix: str = "png"
+    """Of the files."""
 
 
 def command(argv: list[str]) -> int:
-    """Generate samples with an artifact or a server, as PNG, grid, npy or JSON."""
+    """Generate samples with an artifact or a server, as PNG, WAV, npy or JSON."""
     options = tyro.cli(Options, args=argv, prog="aigc sample", description=Options.__doc__)
     begun = time.perf_counter()
     remote = options.source.startswith(("http://", "https://"))
@@ -108,23 +111,30 @@ def from_artifact(options: Options) -> Samples:
     if output.kind == "text":
         texts = np.array(artifact.texts(options.signature, outputs))
         return Samples(artifact.id, digest, seed, texts, ())
+    provenance = [
+        Provenance(
+            artifact=artifact.id,
+            digest=digest,
+            signature=options.signature,
+            seed=seed,
+            index=options.first_index + i,
+            label=options.label[i % len(options.label)] if options.label else None,
+        )
+        for i in range(options.n)
+    ]
+    if output.kind == "audio":
+        suffix = "flac" if options.format == "flac" else "wav"
+        write_one = sound.flac if suffix == "flac" else sound.wav
+        waves = outputs[output.name]
+        sounds = (
+            write_one(wave, output.sample_rate_hz, made_by)
+            for wave, made_by in zip(sound.to_pcm16(waves), provenance, strict=True)
+        )
+        return Samples(artifact.id, digest, seed, waves, tuple(sounds), suffix)
     if output.kind != "image":
         return Samples(artifact.id, digest, seed, outputs[output.name], ())
     images = artifact.uint8(options.signature, outputs)
-    files = tuple(
-        codecs.png(
-            image,
-            Provenance(
-                artifact=artifact.id,
-                digest=digest,
-                signature=options.signature,
-                seed=seed,
-                index=options.first_index + i,
-                label=options.label[i % len(options.label)] if options.label else None,
-            ),
-        )
-        for i, image in enumerate(images)
-    )
+    files = tuple(map(codecs.png, images, provenance))
     return Samples(artifact.id, digest, seed, images, files)
 
 
@@ -165,7 +175,7 @@ def from_server(options: Options) -> Samples:
 
 
 def write(options: Options, samples: Samples) -> Path:
-    """Write samples below options.out; returns the file, or the folder of PNGs."""
+    """Write samples below options.out; returns the file, or the folder of a file per sample."""
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     first, last = options.first_index, options.first_index + options.n - 1
@@ -182,6 +192,8 @@ def write(options: Options, samples: Samples) -> Path:
         document = {"model": samples.artifact, "seed": samples.seed, "first_index": first}
         text = json.dumps(document | {"samples": samples.arrays.tolist()})
         return _write(path.with_name(f"{path.name}.json"), text.encode())
+    if samples.suffix != "png":
+        return _write_each(folder, stem, first, samples)
     first_one = codecs.read_png(samples.files[0])[1]
     columns = min(10, len(samples.files)) if len(samples.files) % 10 == 0 else 0
     provenance = first_one and replace(
@@ -191,8 +203,12 @@ def write(options: Options, samples: Samples) -> Path:
     grid = _write(path.with_name(f"{path.name}.png"), picture)
     if options.format == "grid":
         return grid
+    return _write_each(folder, stem, first, samples)
+
+
+def _write_each(folder: Path, stem: str, first: int, samples: Samples) -> Path:
     for index, data in enumerate(samples.files, first):
-        _write(folder / f"{stem}-{index}.png", data)
+        _write(folder / f"{stem}-{index}.{samples.suffix}", data)
     return folder
 
 

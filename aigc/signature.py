@@ -24,13 +24,16 @@ def label_spec(config: ModelConfig) -> tuple[TensorSpec, ...]:
 
 
 def sample_spec(config: ModelConfig) -> TensorSpec:
-    """What the model generates, in [-1, 1]; vectors are unbounded."""
+    """What the model generates, in [-1, 1]; vectors are unbounded.
+
+    The rate of a sound is filled in from the data at export.
+    """
     return TensorSpec(
         name=config.modality,
         kind=config.modality,
         dtype="float32",
         shape=config.shape,
-        range=(-1.0, 1.0) if config.modality == "image" else None,
+        range=None if config.modality == "vector" else (-1.0, 1.0),
     )
 
 

@@ -1,13 +1,15 @@
-"""`aigc verify`: replay an artifact's references, or say what made an image. Needs no torch."""
+"""`aigc verify`: replay an artifact's references, or say what made a file. Needs no torch."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tyro
 
-from aigc.artifact import Artifact, codecs
+from aigc.artifact import Artifact, codecs, sound
 from aigc.artifact.contract import Arrays
+from aigc.artifact.session import REPLAY_TOLERANCE
 
 MAX_GRID = 100_000
 """Most samples that a picture is made again from."""
@@ -15,19 +17,20 @@ MAX_GRID = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Replay an artifact's references on this machine, or say what made an image."""
+    """Replay an artifact's references on this machine, or say what made a picture or a sound."""
 
     what: tyro.conf.Positional[str]
-    """An artifact (folder, STORE/NAME, STORE/NAME@VERSION) or an image file (PNG, WebP, JPEG)."""
+    """An artifact (folder, STORE/NAME, STORE/NAME@VERSION), an image file (PNG, WebP, JPEG) or a
+    sound (WAV, FLAC)."""
     artifact: str = ""
-    """For an image: the artifact to make it again with and compare bit for bit."""
+    """For a file: the artifact to make it again with and compare."""
 
 
 def command(argv: list[str]) -> int:
-    """Replay an artifact's references, or say which artifact and seed made an image."""
+    """Replay an artifact's references, or say which artifact and seed made a file."""
     options = tyro.cli(Options, args=argv, prog="aigc verify", description=Options.__doc__)
     path = Path(options.what)
-    return _png(path, options.artifact) if path.is_file() else _artifact(options.what)
+    return _file(path, options.artifact) if path.is_file() else _artifact(options.what)
 
 
 def _artifact(reference: str) -> int:
@@ -40,18 +43,13 @@ def _artifact(reference: str) -> int:
     return 0
 
 
-def _png(path: Path, reference: str) -> int:
-    pixels, made_by = codecs.read_image(path.read_bytes())
+def _file(path: Path, reference: str) -> int:
+    data = path.read_bytes()
+    again = _Sound(data) if sound.is_sound(data[:12]) else _Image(data)
+    made_by = again.made_by
     if made_by is None:
         raise ValueError(f"{path} carries no provenance of an artifact")
-    where = f"{made_by.artifact} ({made_by.digest[:12]}), signature {made_by.signature}"
-    label = "" if made_by.label is None else f", label {made_by.label}"
-    if made_by.to_seed is not None:
-        label += f", on the way to seed {made_by.to_seed}"
-        label += "" if made_by.to_label is None else f", label {made_by.to_label}"
-    labels = f", labels {' '.join(map(str, made_by.labels))} in turn" if made_by.labels else ""
-    grid = f", a grid of {made_by.n}" if made_by.n > 1 else ""
-    print(f"{where}, seed {made_by.seed}, index {made_by.index}{label}{labels}{grid}")
+    print(_said(made_by))
     if not reference:
         print("give --artifact to make it again and compare", file=sys.stderr)
         return 0
@@ -60,12 +58,61 @@ def _png(path: Path, reference: str) -> int:
     artifact = Artifact.open(reference, verify=False)
     if artifact.manifest.digest != made_by.digest:
         raise ValueError(f"{artifact.id} has digest {artifact.manifest.digest[:12]}, another one")
-    outputs = _make_again(artifact, made_by)
-    again = codecs.arranged(artifact.uint8(made_by.signature, outputs), made_by)
-    if codecs.difference(again, pixels) != 0:
+    equal = again.compared(artifact, _make_again(artifact, made_by))
+    if not equal:
         raise ValueError(f"{path} differs from what {artifact.id} makes of its seed and index")
-    print("made again: every pixel is equal", file=sys.stderr)
+    print(f"made again: {equal}", file=sys.stderr)
     return 0
+
+
+def _said(made_by: codecs.Provenance) -> str:
+    where = f"{made_by.artifact} ({made_by.digest[:12]}), signature {made_by.signature}"
+    label = "" if made_by.label is None else f", label {made_by.label}"
+    if made_by.to_seed is not None:
+        label += f", on the way to seed {made_by.to_seed}"
+        label += "" if made_by.to_label is None else f", label {made_by.to_label}"
+    labels = f", labels {' '.join(map(str, made_by.labels))} in turn" if made_by.labels else ""
+    grid = f", a grid of {made_by.n}" if made_by.n > 1 else ""
+    return f"{where}, seed {made_by.seed}, index {made_by.index}{label}{labels}{grid}"
+
+
+class _Image:
+    """Pixels and what made them. Raises ValueError for what is no image."""
+
+    def __init__(self, data: bytes) -> None:
+        self._pixels, self.made_by = codecs.read_image(data)
+
+    def compared(self, artifact: Artifact, outputs: Arrays) -> str:
+        """How equal it is to what was made again; "" if it differs."""
+        assert self.made_by is not None
+        again = codecs.arranged(artifact.uint8(self.made_by.signature, outputs), self.made_by)
+        return "every pixel is equal" if codecs.difference(again, self._pixels) == 0 else ""
+
+
+class _Sound:
+    """Samples and what made them. Raises ValueError for what is no sound."""
+
+    def __init__(self, data: bytes) -> None:
+        self._sound = sound.read_sound(data)
+        self.made_by = self._sound.provenance
+
+    def compared(self, artifact: Artifact, outputs: Arrays) -> str:
+        """How equal it is to what was made again; "" if it differs.
+
+        Another machine may differ by what an artifact whose level is `tolerance` allows.
+        """
+        assert self.made_by is not None
+        name = self.made_by.signature
+        spec = next((s for s in artifact.signature(name).outputs if s.kind == "audio"), None)
+        if spec is None or spec.sample_rate_hz != self._sound.rate_hz:
+            return ""
+        made = sound.to_pcm16(outputs[spec.name])
+        found = sound.difference(sound.to_pcm16(self._sound.samples), np.concatenate([*made]))
+        exact = artifact.reproducibility[name].level == "bit"
+        allowed = 0 if exact else int(2 * REPLAY_TOLERANCE * sound.FULL_SCALE) + 1
+        if found is None or found > allowed:
+            return ""
+        return f"within {found} of 32767 levels" if found else "every sample is equal"
 
 
 def _make_again(artifact: Artifact, made_by: codecs.Provenance) -> Arrays:

@@ -14,7 +14,7 @@ MANIFEST = "manifest.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
 
-Kind = Literal["latent", "label", "image", "vector", "text", "token", "uniform", "setting"]
+Kind = Literal["latent", "label", "image", "audio", "vector", "text", "token", "uniform", "setting"]
 Level = Literal["bit", "uint8", "tolerance"]
 
 
@@ -33,8 +33,8 @@ class TensorSpec:
     name: str
     kind: Kind
     """latent: standard normal, drawn from the seed. uniform: in [0, 1), drawn from the seed.
-    label: class index. image: (C, H, W). text: token ids, 0 from the end on. token: one of them.
-    setting: a number that the caller may choose."""
+    label: class index. image: (C, H, W). audio: (channels, samples). text: token ids, 0 from the
+    end on. token: one of them. setting: a number that the caller may choose."""
     dtype: Literal["float32", "int64"]
     shape: tuple[int, ...]
     range: tuple[float, float] | None = None
@@ -45,6 +45,8 @@ class TensorSpec:
     """What each token of a text stands for; the first is its end."""
     default: float | None = None
     """Of a setting that is not given."""
+    sample_rate_hz: int = 0
+    """Of audio."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ Split = Literal["train", "test"]
 Sample = NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int64]
 Read = tuple[NDArray[Any], NDArray[np.int64], list[str]]
 """Samples (rows, *shape), labels (rows,), and what was said of each row that was skipped."""
-PATHLESS = ("digits", "numbers", "ring", "surnames")
+PATHLESS = ("digits", "numbers", "ring", "spoken_digits", "surnames")
 """Sources that read no files."""
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ class Dataset:
     origin: Source | None = None
     """What was read into memory, if anything was. Order and fingerprint are its own, so that what
     is held in memory changes no run."""
+    sample_rate_hz: int = 0
+    """Of sound."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -106,11 +108,13 @@ class Dataset:
             return self.origin.fingerprint()
         content = hashlib.sha256(self.samples.tobytes())
         content.update(self.labels.tobytes())
+        rate = {"sample_rate_hz": self.sample_rate_hz} if self.sample_rate_hz else {}
         return {
             "name": self.name,
             "samples": len(self),
             "classes": list(self.classes),
             "sha256": content.hexdigest(),
+            **rate,
         } | ({"vocabulary": list(self.vocabulary)} if self.vocabulary else {})
 
 

@@ -15,6 +15,8 @@ from aigc.config import DataConfig, ModelConfig
 from aigc.data import Dataset, rows, whole
 from aigc.models import text_vae
 from tests.data.pictures import KINDS, SHAPE, write
+from tests.data.sounds import SHAPE as SOUND_SHAPE
+from tests.data.sounds import recordings
 
 IMAGE = ModelConfig(shape=(1, 28, 28))
 
@@ -54,10 +56,18 @@ def dtype(config: DataConfig, model: ModelConfig) -> type[np.generic]:
 
 
 @pytest.fixture(
-    params=["digits", "numbers", "ring", "surnames", "text", "idx", "idx zipped", *KINDS]
+    params=[
+        *("digits", "numbers", "ring", "surnames", "text", "spoken_digits", "audio"),
+        *("idx", "idx zipped", *KINDS),
+    ]
 )
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, ModelConfig]:
     name = request.param.split()[0]
+    if name == "spoken_digits":
+        pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
+        return DataConfig(source=name), ModelConfig(shape=(1, 4096), num_classes=10)
+    if name == "audio":
+        return recordings(tmp_path), ModelConfig(shape=SOUND_SHAPE, num_classes=2)
     if name in KINDS:
         return write(name, tmp_path), ModelConfig(shape=SHAPE, num_classes=3)
     if name == "idx":
@@ -88,7 +98,7 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
             assert split.samples.min() == 0
             assert split.samples.max() < model.num_tokens
             assert (split.samples[:, -1] == 0).all()  # every text has an end
-        if model.modality == "image":
+        if model.modality in ("image", "audio"):
             images = data.scaled(split.samples)
             assert images.min() >= -1
             assert images.max() <= 1
@@ -107,7 +117,8 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
 
 
 def test_every_source_is_under_contract() -> None:
-    assert data.names() == sorted(["digits", "idx", "numbers", "ring", "surnames", "text", *KINDS])
+    ours = ("audio", "digits", "idx", "numbers", "ring", "spoken_digits", "surnames", "text")
+    assert data.names() == sorted([*ours, *KINDS])
 
 
 def test_a_fingerprint_sees_one_pixel_and_one_label() -> None:

@@ -1,0 +1,115 @@
+"""Folders of recordings: splits, classes, rates, and files that are no sound."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aigc import data
+from aigc.artifact import sound
+from aigc.config import DataConfig, ModelConfig
+from aigc.data import CorruptRow
+from tests.data.sounds import CLASSES, SHAPE, recordings, tone
+
+MODEL = ModelConfig(shape=SHAPE)
+
+
+def pitch_hz(sample: np.ndarray) -> float:
+    spectrum = np.abs(np.fft.rfft(sample[0] * np.hanning(sample.shape[1]), 8192))
+    return float(spectrum.argmax() * 8000 / 8192)
+
+
+def test_a_recording_keeps_its_pitch_whatever_its_rate(tmp_path: Path) -> None:
+    config = recordings(tmp_path)
+    source = data.load(config, MODEL)
+    for row, (name, label) in enumerate(source.origin.files):  # type: ignore[attr-defined]
+        sample, index = source.read(row)
+        expected = 200 + 10 * int(Path(name).stem) + 1000 * CLASSES.index(label)
+        assert abs(pitch_hz(sample) - expected) < 10
+        assert CLASSES[index] == label
+        assert np.abs(sample).max() == pytest.approx(0.95, abs=0.01)
+
+
+def test_another_rate_makes_another_data_set(tmp_path: Path) -> None:
+    config = recordings(tmp_path)
+    prints = [
+        data.load(c, MODEL).fingerprint()
+        for c in (config, DataConfig(source="audio", path=config.path, sample_rate_hz=4000))
+    ]
+    assert [p["sample_rate_hz"] for p in prints] == [8000, 4000]
+    assert prints[0]["sha256"] != prints[1]["sha256"]
+
+
+def test_speech_commands_names_its_test_clips(tmp_path: Path) -> None:
+    recordings(tmp_path)
+    (tmp_path / "_background_noise_").mkdir()
+    (tmp_path / "_background_noise_" / "hum.wav").write_bytes(sound.wav(tone(50), 8000))
+    (tmp_path / "testing_list.txt").write_text("up/003.wav\ndown/007.wav\n")
+    config = DataConfig(source="audio", path=str(tmp_path))
+    test, train = (data.load(config, MODEL, split) for split in ("test", "train"))
+    assert (len(test), len(train)) == (2, 38)
+    assert test.classes == train.classes == CLASSES
+
+
+def test_folders_of_splits_are_the_splits(tmp_path: Path) -> None:
+    recordings(tmp_path / "train", 3)
+    recordings(tmp_path / "test", 2)
+    config = DataConfig(source="audio", path=str(tmp_path))
+    assert [len(data.load(config, MODEL, split)) for split in ("train", "test")] == [6, 4]
+
+
+def test_flac_is_read_as_wav_is(tmp_path: Path) -> None:
+    pytest.importorskip("soundfile")
+    config = recordings(tmp_path)
+    before = data.load(config, MODEL).read(0)[0]
+    path = next((tmp_path / "down").glob("*.wav"))
+    names = sorted(p.name for p in (tmp_path / "down").iterdir())
+    for name in names:
+        path = tmp_path / "down" / name
+        found = sound.read_sound(path.read_bytes())
+        written = sound.flac(sound.to_pcm16(found.samples), found.rate_hz)
+        path.write_bytes(written)  # the name says wav: what counts is the content
+    assert np.array_equal(data.load(config, MODEL).read(0)[0], before)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"RIFF\0\0\0\0WAVEdata\0\0\0\0"])
+def test_a_file_that_is_no_sound_is_a_corrupt_row_that_names_it(
+    content: bytes, tmp_path: Path
+) -> None:
+    config = recordings(tmp_path)
+    bad = tmp_path / "up" / "001.wav"
+    bad.write_bytes(content)
+    (tmp_path / "testing_list.txt").write_text("up/003.wav")
+    with pytest.raises(CorruptRow, match=r"up/001\.wav is no whole sound: .*on-error skip"):
+        data.load(config, MODEL)
+
+
+def test_a_long_recording_is_cut_and_silence_stays_silent(tmp_path: Path) -> None:
+    config = recordings(tmp_path, 12)
+    for path in (tmp_path / "up").iterdir():
+        path.write_bytes(sound.wav(np.zeros((9000, 1), np.int16), 8000))
+    source = data.load(config, MODEL)
+    samples, labels = data.gather(source, range(len(source)), "stop")
+    assert (samples[labels == CLASSES.index("up")] == 0).all()
+    assert samples.shape[1:] == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "message"),
+    [
+        (DataConfig(source="audio"), SHAPE, "set --data.path DIR"),
+        (DataConfig(source="spoken_digits"), (1, 28, 28), r"sound of shape \(1, samples\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_cure(
+    config: DataConfig, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.load(config, ModelConfig(shape=shape))
+
+
+def test_recordings_beside_folders_are_refused(tmp_path: Path) -> None:
+    config = recordings(tmp_path)
+    (tmp_path / "loose.wav").write_bytes(sound.wav(tone(300), 8000))
+    with pytest.raises(ValueError, match=r"beside them, such as loose\.wav"):
+        data.load(config, MODEL)
