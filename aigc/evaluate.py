@@ -2,7 +2,6 @@
 
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -17,10 +16,7 @@ from aigc.artifact.card import card
 from aigc.artifact.manifest import seal
 from aigc.config import TrainConfig, require
 from aigc.data import Dataset, scaled
-from aigc.metrics import Metric, text
-from aigc.metrics.classifier import NAME, Classifier
-from aigc.metrics.frechet import frechet
-from aigc.metrics.neighbours import covered
+from aigc.metrics import Metric, judge_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,23 +50,24 @@ def command(argv: list[str]) -> int:
 def evaluate(artifact: Artifact, *, n: int = 2000, seed: int = 0, path: str = "") -> list[Metric]:
     """Metrics of an artifact's first n samples of a seed, floors beside them.
 
-    Images with labels: accuracy of the classes asked for, Fréchet distance and k-NN recall in the
-    features of a classifier trained on the real training split. VAEs: test ELBO in nats. Texts:
-    what metrics/text.py has. Raises ValueError if none of it applies.
+    What is measured of samples is said in aigc/metrics/<modality>.py. VAEs with a likelihood: test
+    ELBO in nats.
+    Raises ValueError if neither applies.
     """
     config = _config(artifact)
     config = replace(config, data=replace(config.data, path=path or config.data.path))
     train = data.whole(data.load(config.data, config.model, "train"), config.data.on_error)
     test = data.whole(data.load(config.data, config.model, "test"), config.data.on_error)
     metrics: list[Metric] = []
-    if config.model.modality in _JUDGES:
-        metrics += _JUDGES[config.model.modality](artifact, config, train, test, n, seed)
+    judge = judge_of(config.model.modality)
+    if judge is not None:
+        metrics += judge(artifact, train, test, n, seed)
     if (
         hasattr(config.model, "likelihood")
         and {"encode", "decode"} <= artifact.manifest.signatures.keys()
     ):
         metrics.append(_elbo(artifact, config, test))
-    require(bool(metrics), f"{artifact.id} gives nothing that is judged and has no encoder")
+    require(bool(metrics), f"{artifact.id}: nothing judges its samples, and it has no encoder")
     return metrics
 
 
@@ -110,59 +107,6 @@ def write(artifact: Artifact, metrics: list[Metric]) -> None:
 def _config(artifact: Artifact) -> TrainConfig:
     document = artifact.manifest.training.config
     return TrainConfig.from_json(document, models.load(artifact.manifest.model).Config)
-
-
-def _images(
-    artifact: Artifact, config: TrainConfig, train: Dataset, test: Dataset, n: int, seed: int
-) -> list[Metric]:
-    judge = Classifier.trained_on(train)
-    held_out = judge.judge(scaled(test.samples))
-    on_test = float((held_out.predicted == test.labels).mean())
-    images, labels = _generate(artifact, n, seed)
-    made = judge.judge(images)
-    real = judge.judge(scaled(train.samples))
-    metrics = [Metric(f"judge/{NAME}", on_test, None, "higher")]
-    if labels is not None:
-        accuracy = float((made.predicted == labels).mean())
-        metrics.append(Metric(f"accuracy/{NAME}", accuracy, on_test, "higher"))
-    metrics += [
-        Metric(
-            f"frechet/{NAME}",
-            frechet(real.features, made.features),
-            frechet(real.features, held_out.features),
-            "lower",
-        ),
-        Metric(
-            f"recall/{NAME}",
-            covered(held_out.features, made.features),
-            covered(held_out.features, real.features),
-            "higher",
-        ),
-        Metric(
-            f"precision/{NAME}",
-            covered(made.features, real.features),
-            covered(held_out.features, real.features),
-            "higher",
-        ),
-    ]
-    return metrics
-
-
-Judge = Callable[[Artifact, TrainConfig, Dataset, Dataset, int, int], list[Metric]]
-
-_JUDGES: dict[str, Judge] = {"image": _images, "text": text.judge}
-"""What is said of samples, by their modality."""
-
-
-def _generate(
-    artifact: Artifact, n: int, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """The first n samples of a seed, classes in turn."""
-    label = artifact.signature("sample").label
-    if label is None:
-        return artifact.sample(seed=seed, n=n)["image"], None
-    labels = np.arange(n) % len(label.classes)
-    return artifact.sample(seed=seed, n=n, label=labels.tolist())["image"], labels
 
 
 def _elbo(artifact: Artifact, config: TrainConfig, test: Dataset) -> Metric:

@@ -5,6 +5,8 @@ from aigc.artifact.manifest import Manifest, TensorSpec
 _LIMITS = {
     "digits": "Trained on 1,437 digits of 43 writers at 8x8 pixels, enlarged: no other script, no"
     " finer detail.",
+    "spoken_digits": "Trained on the synthetic speech of eSpeak NG, ten words in three monotone"
+    " voices: no other word, no person's voice.",
 }
 
 

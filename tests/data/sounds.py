@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc.artifact import sound
-from aigc.config import DataConfig
+from aigc.artifact import Store, sound
+from aigc.config import DataConfig, TrainConfig
+from aigc.export import export
+from aigc.models import spectrogram_gan
 
 CLASSES = ("down", "up")
 SHAPE = (1, 512)
@@ -26,3 +28,30 @@ def recordings(folder: Path, count: int = 20) -> DataConfig:
             samples = tone(200 + 10 * i + 1000 * label, 600 * rate_hz // 8000, rate_hz, channels)
             (folder / name / f"{i:03}.wav").write_bytes(sound.wav(samples, rate_hz))
     return DataConfig(source="audio", path=str(folder))
+
+
+def sealed(folder: Path) -> str:
+    """A tiny conditional artifact of sound, trained for a moment on recordings. Returns its URI."""
+    from tests.fixtures.make import write_run
+
+    run = TrainConfig(
+        preset="spectrogram_gan:spoken_digits",
+        model=spectrogram_gan.Config(
+            shape=SHAPE,
+            window=64,
+            hop=16,
+            latent=4,
+            num_classes=2,
+            style=4,
+            generator_widths=(8, 8),
+            discriminator_widths=(8, 8),
+        ),
+        data=recordings(folder / "data"),
+        samples=64,
+        batch=16,
+        report_interval=0,
+        grid_interval=0,
+        checkpoint_interval=0,
+        threads=1,
+    )
+    return export(write_run(folder / "run", run), name="tones", store=Store(folder / "store"))

@@ -1,0 +1,72 @@
+"""Sounds judged: real ones score their floor, untrained ones fall short."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aigc import data
+from aigc.artifact import Artifact
+from aigc.config import DataConfig, ModelConfig
+from aigc.data import Dataset
+from aigc.evaluate import evaluate
+from aigc.metrics import audio
+from tests.data.sounds import SHAPE, sealed
+
+pytestmark = pytest.mark.process
+
+NAMES = [
+    "accuracy/cnn64",
+    "accuracy/mfcc_svm",
+    "frechet/log_mel",
+    "diversity/log_mel",
+    "harmonicity",
+    "duration_s",
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Path]:
+    folder = tmp_path_factory.mktemp("tones")
+    return Artifact.open(sealed(folder)), folder
+
+
+def splits(folder: Path) -> tuple[Dataset, Dataset]:
+    config = DataConfig(source="audio", path=str(folder / "data"))
+    train, test = (
+        data.whole(data.load(config, ModelConfig(shape=SHAPE), split))
+        for split in ("train", "test")
+    )
+    return train, test
+
+
+def test_an_artifact_of_sound_is_evaluated_and_real_sounds_score_their_floor(
+    tones: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, folder = tones
+    found = {metric.name: metric for metric in evaluate(artifact, n=50)}
+    assert list(found) == NAMES
+    assert found["accuracy/cnn64"].floor == found["accuracy/mfcc_svm"].floor == 1
+    assert found["frechet/log_mel"].floor is not None
+    assert found["frechet/log_mel"].value > 1.5 * found["frechet/log_mel"].floor
+    train, test = splits(folder)
+    # In the place of generated ones, the test clips themselves.
+    monkeypatch.setattr(audio, "first_samples", lambda *_: (test.samples, test.labels))
+    for metric in audio.judge(artifact, train, test, len(test), 0):
+        assert metric.floor is not None
+        assert metric.value == pytest.approx(metric.floor, rel=1e-6), metric.name
+
+
+def test_a_class_taken_for_another_is_counted(
+    tones: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, folder = tones
+    train, test = splits(folder)
+    monkeypatch.setattr(audio, "first_samples", lambda *_: (test.samples, 1 - test.labels))
+    found = {m.name: m.value for m in audio.judge(artifact, train, test, len(test), 0)}
+    assert np.allclose([found["accuracy/cnn64"], found["accuracy/mfcc_svm"]], 0)
