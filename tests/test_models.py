@@ -391,7 +391,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: small(discriminator_steps=0), "discriminator_steps must be > 0, got 0"),
     (lambda: small(latent=0), "latent must be > 0, got 0"),
     (lambda: small(num_classes=-1), "num_classes must be >= 0, got -1"),
-    (lambda: fc_gan.Config(shape=(2, 2)), r"shape must be \(C, H, W\) or \(features,\)"),
+    (lambda: fc_gan.Config(shape=(2, 2, 2, 2)), r"shape must be \(C, H, W\), .* or \(features,\)"),
     (lambda: fc_gan.Config(shape=(0,)), r"sizes > 0, got \(0,\)"),
     (lambda: fc_vae.Config(shape=(2,)), "likelihood bernoulli .*take gaussian"),
     (

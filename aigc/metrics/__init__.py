@@ -26,8 +26,8 @@ class Metric:
     floor: float | None
     """The same metric of the real test split against the real training split."""
     better: str
-    """`higher`, `lower`, or `real` for the nearer to what real data scores; empty where it is there to
-    be compared with."""
+    """`higher`, `lower`, or `real` for the nearer to what real data scores; empty where it is there
+    to be compared with."""
 
 
 Judge = Callable[[Artifact, Dataset, Dataset, int, int], list[Metric]]
