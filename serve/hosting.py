@@ -214,6 +214,11 @@ class Loader:
         """One artifact, its references replayed. Blocks. Raises ArtifactError."""
         began_s = time.perf_counter()
         manifest = read_manifest(uri)
+        if any(signature.step for signature in manifest.signatures.values()):
+            raise ArtifactError(
+                f"{manifest.id} has a graph that is run step by step, which is not served yet;"
+                " `aigc sample` draws from it"
+            )
         graphs = {signature.graph for signature in manifest.signatures.values()}
         weights = sum(manifest.files[graph].bytes for graph in graphs if graph in manifest.files)
         part = self.memory.load(manifest.id, weights)

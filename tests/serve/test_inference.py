@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aigc.artifact import ArtifactError
 from serve.batching import Job, Piece
 from serve.hosting import Loader, LocalLane
 from serve.inference import run
@@ -79,3 +80,9 @@ def test_tensors_and_seeds_share_a_batch(lane: LocalLane, draws: list[int]) -> N
     assert not isinstance(first, Exception)
     assert not isinstance(second, Exception)
     assert np.array_equal(first["pixels"], second["pixels"])
+
+
+def test_a_graph_of_steps_is_refused_in_words(written: Path, metrics_dir: Path) -> None:
+    loader = Loader(threads=1, max_batch=4, memory=Memory(limit_bytes=1 << 40), metrics=Metrics())
+    with pytest.raises(ArtifactError, match=r"words@1 has a graph that is run step by step, which"):
+        loader.open(str(written))
