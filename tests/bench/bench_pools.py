@@ -21,6 +21,7 @@ from pathlib import Path
 
 import tyro
 
+from tests.bench.artifacts import untrained_store
 from tests.bench.report import header, spread, write_section
 from tests.ports import free_port
 
@@ -85,7 +86,7 @@ def main() -> None:
     if wrk is None:
         raise SystemExit("this benchmark needs wrk: apt-get install wrk")
     points: Points = defaultdict(list)
-    with serving(bench.store or untrained()) as url:
+    with serving(bench.store or untrained_store(*NAMES)) as url:
         for name in NAMES:
             load(wrk, url, name, 16, 16, 1.0)
         for number in range(bench.rounds):
@@ -171,18 +172,6 @@ def report(points: Points, bench: Bench) -> str:
             f" rounds' spread; answers other than 2xx: {bad}.",
         ]
     )
-
-
-def untrained() -> str:
-    """A store with the networks of dcgan:digits under both names; speed asks for no training."""
-    storage = tempfile.mkdtemp()
-    command = [sys.executable, "-m", "aigc.cli"]
-    train = ["train", "dcgan:digits", "--samples", "64", "--storage", storage, "--name", "run"]
-    subprocess.run([*command, *train], check=True, capture_output=True)
-    for name in NAMES:
-        export = ["export", f"{storage}/run", "--name", name, "--out", f"{storage}/store"]
-        subprocess.run([*command, *export], check=True, capture_output=True)
-    return f"{storage}/store"
 
 
 if __name__ == "__main__":

@@ -34,15 +34,15 @@ def write_chart(path: Path, title: str, panels: Sequence[Panel], seconds: float)
         ' font-family="system-ui, sans-serif" font-size="12">',
         f"<title>{escape(title)}</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        _text(LEFT, 20, title, size=14, weight="600"),
+        label(LEFT, 20, title, size=14, weight="600"),
     ]
     for number, panel in enumerate(panels):
         lines += _panel(panel, TOP + number * (PANEL + GAP), seconds)
     step = next(s for s in (10, 20, 30, 60, 120, 300, 600, 3600) if seconds / s <= 12)
     for tick in range(0, int(seconds) + 1, step):
         x = _x(tick, seconds)
-        lines.append(_text(x, height - BOTTOM + 18, str(tick), anchor="middle"))
-    lines.append(_text(WIDTH - RIGHT, height - 6, "seconds", anchor="end"))
+        lines.append(label(x, height - BOTTOM + 18, str(tick), anchor="middle"))
+    lines.append(label(WIDTH - RIGHT, height - 6, "seconds", anchor="end"))
     lines.append("</svg>")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
@@ -56,18 +56,18 @@ def _panel(panel: Panel, top: int, seconds: float) -> list[str]:
     def y(value: float) -> float:
         return top + PANEL - value / most * PANEL
 
-    lines = [_text(LEFT, top - 6, panel.title)]
+    lines = [label(LEFT, top - 6, panel.title)]
     tick = 0.0
     while tick <= most + 1e-9:
         lines.append(
             f'<path d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}" stroke="{FAINT}" fill="none"/>'
         )
-        lines.append(_text(LEFT - 8, y(tick) + 4, f"{tick:,.10g}", anchor="end"))
+        lines.append(label(LEFT - 8, y(tick) + 4, f"{tick:,.10g}", anchor="end"))
         tick += step
     right = WIDTH - RIGHT
     for curve in reversed(panel.curves):
         if len(panel.curves) > 1:
-            lines.append(_text(right, top - 6, curve.name, anchor="end", colour=curve.colour))
+            lines.append(label(right, top - 6, curve.name, anchor="end", colour=curve.colour))
             right -= 7 * len(curve.name) + 14
         if curve.points:
             (start, first), *rest = curve.points
@@ -95,7 +95,7 @@ def _x(second: float, seconds: float) -> float:
     return LEFT + second / seconds * (WIDTH - LEFT - RIGHT)
 
 
-def _text(
+def label(
     x: float,
     y: float,
     text: str,
@@ -105,6 +105,7 @@ def _text(
     weight: str = "400",
     colour: str = INK,
 ) -> str:
+    """A text of an SVG."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
         f' font-weight="{weight}" fill="{colour}">{escape(text)}</text>'

@@ -4,8 +4,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from xml.sax.saxutils import escape
+
+from tests.bench.chart import label
 
 Points = Sequence[tuple[float, float]]
 Ask = Callable[[str], Sequence[tuple[Mapping[str, str], Points]]]
@@ -15,6 +18,8 @@ CELL_W, CELL_H, GAP, MARGIN, HEAD = 50, 24, 6, 14, 58
 PAGE, CARD, LINE, INK, FAINT = "#111217", "#181b1f", "#2c3235", "#d8d9da", "#8e8e8e"
 PALETTE = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#ffa6b0")
 NAMED = {"green": "#73bf69", "red": "#f2495c", "blue": "#5794f2"}
+
+_text = partial(label, size=11, colour=INK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +150,8 @@ def _graph(
     tick = low
     while tick <= high + step / 1e6:
         lines.append(f'<path d="M{left} {height(tick):.1f}H{right}" stroke="{LINE}"/>')
-        label = _format(tick, defaults["unit"])
-        lines.append(_text(left - 6, height(tick) + 4, label, anchor="end", colour=FAINT))
+        said = _format(tick, defaults["unit"])
+        lines.append(_text(left - 6, height(tick) + 4, said, anchor="end", colour=FAINT))
         tick += step
     for minute in range(int((span[1] - span[0]) // 60) + 1):
         px = _x(span[0] + 60 * minute, left, right - left, span)
@@ -212,19 +217,3 @@ def _format(value: float, unit: str) -> str:
 
 def _x(time_s: float, left: float, width: float, span: tuple[float, float]) -> float:
     return left + (time_s - span[0]) / (span[1] - span[0]) * width
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    size: int = 11,
-    weight: str = "400",
-    colour: str = INK,
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
-        f' font-weight="{weight}" fill="{colour}">{escape(text)}</text>'
-    )
