@@ -1,5 +1,6 @@
 """Faults injected for real: what was killed and started again ends bit-equal to the undisturbed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -86,6 +87,9 @@ def test_a_driver_killed_takes_its_processes_along_and_is_resumed(
     workers[1].suspend()
     process.kill()
     finish(process, status=-signal.SIGKILL)
+    psutil.wait_procs([p for p in started if p != workers[1]], timeout=60)
+    with contextlib.suppress(psutil.NoSuchProcess):  # a raylet that outlived the driver killed it
+        workers[1].resume()  # a stopped process cannot notice that its raylet is gone
     _, alive = psutil.wait_procs(started, timeout=60)
     assert alive == []
     finish(start(tmp_path, "run", *DIGITS, "--resume"))
