@@ -108,9 +108,8 @@ class _Sound:
             return ""
         made = sound.to_pcm16(outputs[spec.name])
         found = sound.difference(sound.to_pcm16(self._sound.samples), np.concatenate([*made]))
-        exact = artifact.reproducibility[name].level == "bit"
-        allowed = 0 if exact else int(2 * REPLAY_TOLERANCE * sound.FULL_SCALE) + 1
-        if found is None or found > allowed:
+        level = artifact.reproducibility[name].level
+        if found is None or found > sound.allowed_difference(level, REPLAY_TOLERANCE):
             return ""
         return f"within {found} of 32767 levels" if found else "every sample is equal"
 

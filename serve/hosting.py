@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, ArtifactError, Signature
 from aigc.artifact.contract import Arrays, Contract
+from aigc.artifact.manifest import Level
 from aigc.artifact.session import read_manifest
 from aigc.artifact.store import locate, version_order
 from serve.batching import Batch, Job, Piece
@@ -43,13 +44,12 @@ class SignatureLane:
             (out for out in self.spec.outputs if out.kind == "image" and out.range is not None),
             None,
         )
-        outputs = [self.image] if self.image is not None else list(self.spec.outputs)
-        self.values_per_sample = sum(int(np.prod(out.shape)) for out in outputs)
+        self.values_per_sample = sum(int(np.prod(out.shape)) for out in self.spec.outputs)
         label = self.spec.label
         self.num_classes = int(label.range[1]) + 1 if label is not None and label.range else None
 
     @property
-    def level(self) -> str:
+    def level(self) -> Level:
         """The reproducibility level of the machine, measured when the references were replayed."""
         return self.artifact.reproducibility[self.name].level
 
@@ -90,7 +90,10 @@ class LocalLane(SignatureLane):
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """One run of the graph; images leave it as uint8 pixels, once for the whole batch."""
         outputs = self.artifact.run(self.name, inputs)
-        return outputs if self.image is None else {PIXELS: self.artifact.uint8(self.name, outputs)}
+        if self.image is None:
+            return outputs
+        pixels = self.artifact.uint8(self.name, outputs)
+        return {PIXELS: pixels} | {k: v for k, v in outputs.items() if k != self.image.name}
 
     def observe(self, batch: Batch) -> None:
         self.metrics.observe(batch)
@@ -129,7 +132,8 @@ class TensorLane(LocalLane):
 
     def __init__(self, artifact: Artifact, name: str, max_batch: int, metrics: LaneMetrics) -> None:
         super().__init__(artifact, name, max_batch, metrics)
-        self.values_per_sample += sum(int(np.prod(out.shape)) for out in self.spec.outputs)
+        if self.image is not None:
+            self.values_per_sample += int(np.prod(self.image.shape))
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """One run of the graph: every output by its own name, and the image as pixels too."""

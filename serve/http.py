@@ -125,11 +125,14 @@ class Stream(Response):
     """An answer that is sent while it is made, line by line; `body` is what there is already.
 
     When the client hangs up, `chunks` is closed. An error in it ends the answer, whose status is
-    long gone, with a line that holds an ErrorBody.
+    long gone, with a line that holds an ErrorBody, or as `tell` puts it.
     """
 
     chunks: AsyncGenerator[bytes, None]
     """What comes after `body`. May raise HTTPError."""
+    tell: Callable[[HTTPError], bytes] | None = lambda error: error.body() + b"\n"
+    """Last words after an error. None breaks the connection off: a sound has no place for words,
+    and must not pass for whole."""
     ended: Callable[[int, int], None] = lambda code, num_bytes: None
     """Told once how it ended (its status, that of the error, or HUNG_UP), and what was sent."""
     request_id: str = ""
@@ -163,16 +166,18 @@ class Stream(Response):
         headers = [(b"content-type", self.media_type), NOSNIFF, *self.headers]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        code, last = self.status, b""
+        code, failed = self.status, None
         try:
             async for chunk in self.chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except HTTPError as error:
-            code, last = error.status, error.body() + b"\n"
+            code, failed = error.status, error
         except Exception:
             logger.exception("a stream failed", extra={"request_id": self.request_id})
-            code, last = 500, internal_error().body() + b"\n"
-        await send({"type": "http.response.body", "body": last})
+            code, failed = 500, internal_error()
+        if failed is None or self.tell is not None:
+            last = b"" if failed is None or self.tell is None else self.tell(failed)
+            await send({"type": "http.response.body", "body": last})
         return code
 
 

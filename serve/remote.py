@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import ArtifactError, Manifest
 from aigc.artifact.contract import Arrays, Contract
-from aigc.artifact.manifest import Reproducibility
+from aigc.artifact.manifest import Level, Reproducibility
 from serve.batching import DeadlineError, OverloadedError
 from serve.hosting import Hosted, SignatureLane
 from serve.metrics import LaneMetrics, Metrics
@@ -192,14 +192,14 @@ class RemoteLane(SignatureLane):
     ) -> None:
         super().__init__(contract, name, pool.limits.max_batch, metrics)
         if tensors and self.image is not None:
-            self.values_per_sample += sum(int(np.prod(out.shape)) for out in self.spec.outputs)
+            self.values_per_sample += int(np.prod(self.image.shape))
         self.limits = pool.limits
         self._pool = pool
         self._tensors = tensors
-        self._level: str | None = None
+        self._level: Level | None = None
 
     @property
-    def level(self) -> str:
+    def level(self) -> Level:
         """As measured by the replica that answered; before that, as last heard."""
         return self._level or super().level
 

@@ -24,6 +24,7 @@ from serve.dialects.native import NativeApi
 from serve.dialects.oip import OipApi, error_response
 from serve.dialects.openai import OpenAIApi
 from serve.dialects.openapi import document
+from serve.dialects.speech import SpeechApi
 from serve.dialects.verify import VerificationApi
 from serve.hosting import Hosted, Models
 from serve.http import ASGI, NO_STORE, Application, HTTPError, Receive, Response, Scope
@@ -107,6 +108,7 @@ class Replica(Worker):
                 **InterpolationApi(sampler).routes(),
                 **VerificationApi(sampler).routes(),
                 **OpenAIApi(sampler).routes(),
+                **SpeechApi(sampler).routes(),
                 **oip_exact,
                 **(admin.routes() if admin else {}),
                 **page_routes(),

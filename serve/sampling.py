@@ -10,7 +10,7 @@ errors are HTTPErrors with a stable code, which it may put into another shape.
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -180,6 +180,22 @@ class Sampler:
             return await self._paid(ask.n, lane, call, remote)
         job = _local(lane).job(**samples, deadline_s=call.deadline_s)
         return await self._paid(ask.n, lane, call, partial(self._submit, job))
+
+    async def run_parts(self, parts: Sequence[Ask], call: Call) -> AsyncGenerator[Arrays, None]:
+        """The outputs of one ask after the other, each run while the one before is sent.
+
+        Who asks pays for all of them before. Raises HTTPError 503.
+        """
+        running = asyncio.create_task(self.run(parts[0], call))
+        try:
+            for following in (*parts[1:], None):
+                outputs = await running
+                if following is not None:
+                    running = asyncio.create_task(self.run(following, call))
+                yield outputs
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
     async def infer(
         self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact.codecs import Provenance
+from aigc.artifact.manifest import Level
 
 MAX_SAMPLES = 192_000 * 600
 """Most values, over all channels, that a file may hold: ten minutes at the highest rate."""
@@ -46,14 +47,21 @@ def pcm(samples: NDArray[np.int16]) -> bytes:
 
 def wav(samples: NDArray[np.int16], rate_hz: int, provenance: Provenance | None = None) -> bytes:
     """(n, channels) int16 -> WAV, its provenance as the comment of its LIST chunk."""
-    channels = samples.shape[1]
+    n, channels = samples.shape
+    return wav_head(n, channels, rate_hz, provenance) + pcm(samples)
+
+
+def wav_head(n: int, channels: int, rate_hz: int, provenance: Provenance | None = None) -> bytes:
+    """What stands in a WAV before the raw samples: n of each channel, which may come later."""
     form = struct.pack("<HHIIHH", _PCM, channels, rate_hz, rate_hz * channels * 2, channels * 2, 16)
     parts = [_chunk(b"fmt ", form)]
     if provenance is not None:
         comment = _chunk(b"ICMT", provenance.text().encode() + b"\0")
         parts.append(_chunk(b"LIST", b"INFO" + comment))
-    body = b"".join((*parts, _chunk(b"data", pcm(samples))))
-    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+    size = n * channels * 2
+    parts.append(b"data" + struct.pack("<I", size))
+    body = b"".join(parts)
+    return b"RIFF" + struct.pack("<I", 4 + len(body) + size) + b"WAVE" + body
 
 
 def flac(samples: NDArray[np.int16], rate_hz: int, provenance: Provenance | None = None) -> bytes:
@@ -92,6 +100,12 @@ def difference(samples: NDArray[np.int16], other: NDArray[np.int16]) -> int | No
     if samples.shape != other.shape:
         return None
     return int(np.abs(samples.astype(np.int32) - other).max(initial=0))
+
+
+def allowed_difference(level: Level, tolerance: float) -> int:
+    """Levels that a sound made again may differ by: none where the artifact is exact, else twice
+    what replayed references may, rounding added."""
+    return 0 if level == "bit" else int(2 * tolerance * FULL_SCALE) + 1
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from aigc.artifact import codecs
 from aigc.artifact.codecs import Provenance
 from serve.ask import Ask
+from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects.native import API
 from serve.hosting import PIXELS
@@ -103,7 +104,8 @@ class InterpolationApi:
             request = decode(self._decoder, body, INTERPOLATE)
             start, stop = self.check(request)
             call.metrics = start.lane.metrics
-            pixels = await between(self._sampler, call, start, stop, request.frames)
+            outputs = await between(self._sampler, call, start, stop, request.frames)
+            pixels = outputs[PIXELS]
             headers = [*self._sampler.signed(start), (b"x-aigc-to-seed", b"%d" % stop.seed)]
             answer = partial(encode, request, start, stop, pixels, headers)
             return await self._sampler.encoded(pixels.size, answer)
@@ -142,10 +144,8 @@ class InterpolationApi:
         return start, stop
 
 
-async def between(
-    sampler: Sampler, call: Call, start: Ask, stop: Ask, frames: int
-) -> NDArray[np.uint8]:
-    """(frames, H, W, C) uint8 from one sample to another of the same lane. HTTPError 429 or 503."""
+async def between(sampler: Sampler, call: Call, start: Ask, stop: Ask, frames: int) -> Arrays:
+    """The outputs of frames from one sample to another of the same lane. HTTPError 429 or 503."""
     # In a thread: many frames of a large latent would hold up the event loop.
     inputs = await asyncio.to_thread(
         start.lane.artifact.draw_between,
@@ -157,8 +157,7 @@ async def between(
         label=start.label_of(0),
         to_label=stop.label_of(0),
     )
-    outputs = await sampler.infer(start.lane, inputs, call)
-    return outputs[PIXELS]
+    return await sampler.infer(start.lane, inputs, call)
 
 
 def encode(

@@ -6,12 +6,11 @@ Sample `index` of `seed` is the same alone, in a batch and on every replica, up 
 reproducibility level that the answer states.
 """
 
-import asyncio
 import base64
+import contextlib
 from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from itertools import zip_longest
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -24,6 +23,7 @@ from aigc.artifact.manifest import Reproducibility, Signature
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
+from serve.dialects import sounds
 from serve.hosting import PIXELS, Hosted
 from serve.http import (
     NO_STORE,
@@ -40,7 +40,7 @@ from serve.http import (
 from serve.sampling import COPY_INLINE_VALUES, ENCODE_INLINE_VALUES, Sampler
 from serve.settings import MAX_SEED
 
-Format = Literal["png", "grid", "npy", "json", "ndjson"]
+Format = Literal["png", "grid", "wav", "flac", "npy", "json", "ndjson"]
 
 API = "native"
 
@@ -76,7 +76,8 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     format: Annotated[
         Format,
         Meta(
-            description="json: every sample, images as base64 PNG. png: one image, n must be 1."
+            description="json: every sample, images as base64 PNG and sounds as base64 WAV. png,"
+            " wav, flac: one image or sound, n must be 1."
             " ndjson: a line per sample, sent as soon as it is made; an error after the first line"
             " is the last line. grid: all images in one PNG. npy: (n, height, width, channels)"
             " uint8 for images, else the first output as it is."
@@ -92,8 +93,10 @@ class Sample(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Its class, asked for or drawn; absent for models without classes."""
     image: str | None = None
     """base64 of a PNG that carries its provenance."""
+    audio: str | None = None
+    """base64 of a WAV that carries its provenance."""
     outputs: dict[str, Any] | None = None
-    """Numbers by output, for signatures that give no image."""
+    """Numbers by output, for signatures that give no image and no sound."""
 
 
 class SampleResponse(msgspec.Struct, kw_only=True):
@@ -187,17 +190,12 @@ class NativeApi:
     async def _lines(self, ask: Ask, call: Call) -> AsyncGenerator[bytes, None]:
         """The samples as lines of JSON, a batch at a time. Raises HTTPError 503."""
         parts = list(ask.parts(ask.lane.max_batch))
-        running = asyncio.create_task(self._sampler.run(parts[0], call))
-        try:
-            for part, following in zip_longest(parts, parts[1:]):
-                outputs = await running
-                if following is not None:  # it runs while this one is encoded and sent
-                    running = asyncio.create_task(self._sampler.run(following, call))
+        running = self._sampler.run_parts(parts, call)
+        async with contextlib.aclosing(running):
+            for part in parts:
+                outputs = await anext(running)
                 values = part.n * part.lane.values_per_sample
                 yield await self._sampler.encoded(values, partial(encode_lines, part, outputs))
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
     def check(self, request: SampleRequest, seed: int | None) -> Ask:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""
@@ -209,12 +207,14 @@ class NativeApi:
             first_index=request.first_index,
             label=request.label,
         )
-        if request.format == "png" and request.n != 1:
+        if request.format in ("png", "wav", "flac") and request.n != 1:
+            one = "image" if request.format == "png" else "sound"
+            grid = "grid for one picture of all, or " if one == "image" else ""
             raise HTTPError(
                 400,
                 "format_needs_one_sample",
-                f"format png holds one image, so n must be 1, got {request.n}; take grid for one"
-                " picture of all, or json for one PNG per sample",
+                f"format {request.format} holds one {one}, so n must be 1, got {request.n}; take"
+                f" {grid}json for a file per sample",
                 param="format",
             )
         if request.format in ("png", "grid") and ask.lane.image is None:
@@ -222,6 +222,14 @@ class NativeApi:
                 400,
                 "format_needs_image",
                 f"signature {ask.lane.name!r} of {ask.lane.artifact.id} gives no image; take json"
+                " or npy",
+                param="format",
+            )
+        if request.format in ("wav", "flac") and sounds.sound_of(ask.lane) is None:
+            raise HTTPError(
+                400,
+                "format_needs_sound",
+                f"signature {ask.lane.name!r} of {ask.lane.artifact.id} gives no sound; take json"
                 " or npy",
                 param="format",
             )
@@ -237,6 +245,12 @@ def encode(ask: Ask, form: Format, outputs: Arrays, headers: Headers) -> Respons
     if form == "png":
         data = codecs.png(outputs[PIXELS][0], ask.provenance(0))
         return Response(data, b"image/png", headers=headers)
+    if form in ("wav", "flac"):
+        spec = sounds.sound_of(ask.lane)
+        assert spec is not None
+        clip = sounds.clips(spec, outputs)[0]
+        data = sounds.file(form, clip, spec.sample_rate_hz, ask.provenance(0))
+        return Response(data, sounds.MEDIA_TYPES[form], headers=headers)
     if form == "grid":
         data = codecs.png(codecs.grid(outputs[PIXELS]), ask.of_grid())
         return Response(data, b"image/png", headers=headers)
@@ -255,6 +269,8 @@ def _samples(ask: Ask, outputs: Arrays) -> Iterator[dict[str, Any]]:
     """The fields of each Sample, its numbers still numpy arrays."""
     lane = ask.lane
     labels = ask.labels()
+    spec = sounds.sound_of(lane)
+    waves = None if spec is None else sounds.clips(spec, outputs)
     for position, index in enumerate(ask.indices):
         sample: dict[str, Any] = {"index": index}
         if labels is not None:
@@ -262,7 +278,11 @@ def _samples(ask: Ask, outputs: Arrays) -> Iterator[dict[str, Any]]:
         if lane.image is not None:
             data = codecs.png(outputs[PIXELS][position], ask.provenance(position))
             sample["image"] = base64.b64encode(data).decode()
-        else:
+        if spec is not None and waves is not None:
+            made_by = ask.provenance(position)
+            data = sounds.file("wav", waves[position], spec.sample_rate_hz, made_by)
+            sample["audio"] = base64.b64encode(data).decode()
+        if lane.image is None and spec is None:
             sample["outputs"] = {k: np.ascontiguousarray(v[position]) for k, v in outputs.items()}
         yield sample
 

@@ -12,17 +12,13 @@ Whatever OpenAI's API has and a fixed generator has not is refused by name, neve
 for values that ask for nothing ("auto", null) and for `user`, which changes no image. Errors have
 the one shape of this server, a superset of OpenAI's; `/v1/models` is the native one, likewise.
 
-Another of OpenAI's routes (audio/speech, completions) is one more entry in `OpenAIApi.routes`: a
-request type, a check that makes an Ask of it, and an encode that makes an answer of the outputs.
+OpenAI's speech is in serve.dialects.speech.
 """
 
 import base64
-import difflib
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -32,6 +28,7 @@ from aigc.artifact import codecs
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
+from serve.dialects.classes import either, resolve
 from serve.hosting import PIXELS, SignatureLane
 from serve.http import (
     Endpoint,
@@ -49,9 +46,6 @@ from serve.settings import MAX_SEED
 
 API = "openai"
 IMAGES = "/v1/images/generations"
-
-MAX_NAMED = 20
-"""Most classes that a message lists."""
 
 _ALLOWED: Mapping[str, tuple[str, ...]] = {
     "response_format": ("b64_json",),
@@ -200,7 +194,7 @@ def check(sampler: Sampler, request: ImageRequest, call: Call) -> Ask:
     for name, allowed in _ALLOWED.items():
         given = getattr(request, name)
         if given is not None and given not in allowed:
-            message = f"{name} must be {_either(allowed)}, got {given[:60]!r}"
+            message = f"{name} must be {either(allowed)}, got {given[:60]!r}"
             message += _HINTS.get(name, "")
             raise HTTPError(400, "unsupported_value", message, param=name)
     _check_compression(request)
@@ -233,70 +227,6 @@ def _check_compression(request: ImageRequest) -> None:
     else:
         return
     raise HTTPError(400, "unsupported_value", message, param="output_compression")
-
-
-def resolve(
-    prompt: str, label: int | list[int] | None, lane: SignatureLane
-) -> int | list[int] | None:
-    """The classes that a prompt and a label ask for; None leaves them to the seed.
-
-    Raises HTTPError 400 for a prompt that names no class, and where the two contradict each other.
-    """
-    manifest = lane.artifact.manifest
-    prompt = prompt.strip()
-    spec = lane.spec.label
-    asked = _class(prompt, spec.classes, lane.num_classes) if spec and lane.num_classes else None
-    anything = prompt.casefold() in ("", manifest.name, manifest.id)
-    if asked is None and not anything:
-        raise HTTPError(400, "unknown_prompt", _no_such_class(prompt, lane), param="prompt")
-    if label is None:
-        return asked
-    if asked is not None and any(one != asked for one in _as_list(label)):
-        message = f"prompt {prompt[:60]!r} is class {asked}, label says {str(label)[:60]}; give one"
-        raise HTTPError(400, "prompt_contradicts_label", message, param="prompt")
-    return label
-
-
-def _class(prompt: str, classes: tuple[str, ...], num_classes: int) -> int | None:
-    names = _names(classes)
-    named = names.get(prompt, names.get(prompt.casefold()))
-    number = _NUMBER.fullmatch(prompt)
-    if named is not None or number is None:
-        return named
-    return int(number[1]) if int(number[1]) < num_classes else None
-
-
-_NUMBER = re.compile(r"(?:label\s*[:=]?\s*)?(\d{1,9})", re.IGNORECASE | re.ASCII)
-
-
-@lru_cache(maxsize=256)
-def _names(classes: tuple[str, ...]) -> dict[str, int]:
-    """Class names -> numbers, and lower-case ones as well; what names two classes is left out."""
-    names: dict[str, int] = {}
-    for spelled in ([name.casefold() for name in classes], list(classes)):
-        times = Counter(spelled)
-        names |= {name: i for i, name in enumerate(spelled) if times[name] == 1}
-    return names
-
-
-def _no_such_class(prompt: str, lane: SignatureLane) -> str:
-    manifest = lane.artifact.manifest
-    given = prompt[:60]
-    if lane.spec.label is None or not lane.num_classes:
-        return (
-            f"{manifest.id} has no classes to choose from: prompt must be empty or"
-            f" {manifest.name!r}, got {given!r}"
-        )
-    classes = lane.spec.label.classes or tuple(str(i) for i in range(lane.num_classes))
-    names = _names(classes)
-    close = difflib.get_close_matches(given.casefold(), [name.casefold() for name in classes])
-    near = [classes[names[name]] for name in dict.fromkeys(close) if name in names]
-    hint = f"; did you mean {_either(near)}?" if near else ";"
-    more = f" and {len(classes) - MAX_NAMED} more" if len(classes) > MAX_NAMED else ""
-    return (
-        f"prompt must be a class of {manifest.id}, by name or number, or {manifest.name!r} for any,"
-        f" got {given!r}{hint} there are {', '.join(classes[:MAX_NAMED])}{more}"
-    )
 
 
 def size(lane: SignatureLane) -> str:
@@ -336,11 +266,3 @@ def encode(request: ImageRequest, ask: Ask, outputs: Arrays, headers: Headers) -
         },
     }
     return json_response(body, headers)
-
-
-def _as_list(label: int | list[int]) -> list[int]:
-    return [label] if isinstance(label, int) else label
-
-
-def _either(names: tuple[str, ...] | list[str]) -> str:
-    return " or ".join(repr(name) for name in names)

@@ -13,6 +13,8 @@ from serve.dialects.interpolate import INTERPOLATE, MEDIA_TYPES, InterpolationRe
 from serve.dialects.native import ModelList, ModelSummary, SampleRequest, SampleResponse
 from serve.dialects.oip import InferenceError, InferenceRequest, InferenceResponse, ModelMetadata
 from serve.dialects.openai import IMAGES, ImageRequest, ImageResponse
+from serve.dialects.sounds import MEDIA_TYPES as MEDIA_TYPES_OF_SOUND
+from serve.dialects.speech import SPEECH, SpeechRequest
 from serve.dialects.verify import VERIFY, Verdict
 from serve.http import ErrorBody
 from serve.settings import Limits
@@ -32,11 +34,12 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BYTES = {"application/octet-stream": _BINARY}
 
 _ERRORS = {
-    400: "malformed_body, malformed_image, n_out_of_range, seed_out_of_range,"
+    400: "malformed_body, malformed_image, malformed_sound, n_out_of_range, seed_out_of_range,"
     " first_index_out_of_range, frames_out_of_range, frame_duration_out_of_range,"
     " label_out_of_range, label_count, label_not_supported, format_needs_one_sample,"
-    " format_needs_image, signature_needs_input, unsupported_value, unknown_prompt,"
-    " prompt_contradicts_label or model_gives_no_image. The Open Inference Protocol has no codes:"
+    " format_needs_image, format_needs_sound, signature_needs_input, unsupported_value,"
+    " unknown_prompt, prompt_contradicts_label, input_too_long, model_gives_no_image or"
+    " model_gives_no_sound. The Open Inference Protocol has no codes:"
     " its message says what is wrong.",
     401: "key_needed or unknown_key.",
     403: "scope_needed, or no_keys for the admin routes of a server that has none.",
@@ -63,6 +66,7 @@ _TYPES = (
     Verdict,
     ImageRequest,
     ImageResponse,
+    SpeechRequest,
     ErrorBody,
     InferenceRequest,
     InferenceResponse,
@@ -89,7 +93,7 @@ def document(
     types = (*_TYPES, *_ADMIN_TYPES) if admin else _TYPES
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     names = sorted({name for manifest in manifests for name in manifest.signatures})
-    for kind in ("SampleRequest", "InterpolationRequest", "ImageRequest"):
+    for kind in ("SampleRequest", "InterpolationRequest", "ImageRequest", "SpeechRequest"):
         request = schemas[kind]["properties"]
         request["model"]["examples"] = [manifest.id for manifest in manifests]
         request["signature"]["examples"] = names
@@ -135,6 +139,7 @@ def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
         INTERPOLATE: {"post": _interpolation(model)},
         VERIFY: {"post": _verification()},
         IMAGES: {"post": _images(model)},
+        SPEECH: {"post": _speech(model)},
         "/v1/models": {
             "get": _get("listModels", "What is hosted", "models", "ModelList", 500, 503)
         },
@@ -197,6 +202,8 @@ def _samples(model: str) -> dict[str, Any]:
         "application/json": {"schema": _ref("SampleResponse")},
         "application/x-ndjson": {"schema": _ref("Sample")},
         "image/png": _BINARY,
+        "audio/wav": _BINARY,
+        "audio/flac": _BINARY,
         "application/octet-stream": _BINARY,
     }
     request = _json_body("SampleRequest", example)
@@ -215,9 +222,10 @@ def _interpolation(model: str) -> dict[str, Any]:
 
 
 def _verification() -> dict[str, Any]:
-    request = dict.fromkeys(("image/png", "image/webp", "image/jpeg"), _BINARY)
+    files = ("image/png", "image/webp", "image/jpeg", "audio/wav", "audio/flac")
+    request = dict.fromkeys(files, _BINARY)
     answers = {"application/json": {"schema": _ref("Verdict")}}
-    what = "Was this image made here? It is made again and compared, bit for bit"
+    what = "Was this file made here? It is made again and compared, bit for bit"
     return _post("verify", what, "samples", request, "The verdict.", answers, {})
 
 
@@ -227,6 +235,15 @@ def _images(model: str) -> dict[str, Any]:
     request = _json_body("ImageRequest", example)
     what = "Images, for the openai SDK"
     return _post("createImage", what, "openai", request, "The images.", answers, _HEADERS)
+
+
+def _speech(model: str) -> dict[str, Any]:
+    example = {"model": model, "input": "seven three", "voice": "default", "seed": 7}
+    answers = {media.decode(): _BINARY for media in MEDIA_TYPES_OF_SOUND.values()}
+    request = _json_body("SpeechRequest", example)
+    what = "Words spoken, for the openai SDK"
+    said = "The sound, sent while it is made if the input is long."
+    return _post("createSpeech", what, "openai", request, said, answers, _HEADERS)
 
 
 def _json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,11 @@ LABEL = TensorSpec(
     name="label", kind="label", dtype="int64", shape=(), range=(0, 9), classes=CLASSES
 )
 IMAGE = TensorSpec(name="image", kind="image", dtype="float32", shape=(1, 8, 8), range=(-1, 1))
+WORDS = ("one", "twenty", "twenty one", "Two")
+WORD = replace(LABEL, range=(0, len(WORDS) - 1), classes=WORDS)
+SOUND = TensorSpec(
+    name="sound", kind="audio", dtype="float32", shape=(1, 400), range=(-1, 1), sample_rate_hz=8000
+)
 VECTOR = TensorSpec(name="vector", kind="vector", dtype="float32", shape=(4,))
 
 
@@ -139,6 +144,38 @@ def publish_colours(store: Store, folder: Path, name: str) -> str:
     return _seal(store, folder, name, signatures)
 
 
+def publish_sounds(store: Store, folder: Path, name: str) -> str:
+    """A generator of 50 ms of sound at 8 kHz by class; one class has a name of two words."""
+    random = np.random.default_rng(6)
+    signatures = {
+        "sample": Signature(graph="sample.onnx", inputs=(LATENT, WORD), outputs=(SOUND,)),
+    }
+    (folder / "references").mkdir(parents=True)
+    node = helper.make_node
+    weights = {
+        "w": random.normal(0, 0.2, (16, 400)).astype(np.float32),
+        "classes": random.normal(0, 0.6, (len(WORDS), 400)).astype(np.float32),
+        "shape": np.array([-1, 1, 400], np.int64),
+    }
+    nodes = [
+        node("MatMul", ["latent", "w"], ["a"]),
+        node("Gather", ["classes", "label"], ["b"]),
+        node("Add", ["a", "b"], ["c"]),
+        node("Tanh", ["c"], ["d"]),
+        node("Reshape", ["d", "shape"], ["sound"]),
+    ]
+    _graph(folder / "sample.onnx", nodes, weights, signatures["sample"])
+    feeds = {
+        "latent": latents.normal(0, range(16), (16,)),
+        "label": latents.labels(0, range(16), len(WORDS)),
+    }
+    session = ort.InferenceSession(folder / "sample.onnx")
+    (found,) = session.run(["sound"], feeds)
+    arrays = {f"in/{key}": value for key, value in feeds.items()} | {"out/sound": found}
+    np.savez(folder / "references" / "sample.npz", **arrays)
+    return _seal(store, folder, name, signatures)
+
+
 def _seal(store: Store, folder: Path, name: str, signatures: dict[str, Signature]) -> str:
     bit = Reproducibility(level="bit", max_abs=0)
     parity = Parity(max_abs=0, uint8_mismatch=0, samples=0, batch_sizes=(1,))
@@ -180,6 +217,13 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
     """colours@1, which gives images of another shape and knows no classes."""
     root = tmp_path_factory.mktemp("colours")
     return publish_colours(Store(root), root / "build", "colours")
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """voices@1, which speaks."""
+    root = tmp_path_factory.mktemp("voices")
+    return publish_sounds(Store(root), root / "build", "voices")
 
 
 @pytest.fixture
