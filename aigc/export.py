@@ -209,6 +209,9 @@ def _draw(spec: TensorSpec, n: int) -> NDArray[Any]:
         return setting(spec, spec.default, n)
     if spec.kind == "uniform":
         return latents.uniform(0, range(n), spec.shape, spec.name)
+    if spec.kind == "presence":
+        # Every combination, nothing given included.
+        return (latents.uniform(0, range(n), spec.shape, spec.name) < 0.5).astype(np.float32)
     if spec.kind == "label":
         assert spec.range is not None
         return latents.labels(0, range(n), int(spec.range[1]) + 1)

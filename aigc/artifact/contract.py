@@ -1,6 +1,6 @@
 """What a manifest alone is good for: what there is to ask, and the inputs of every sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,14 +44,19 @@ class Contract:
         indices: Sequence[int],
         label: int | Sequence[int | None] | None = None,
         settings: Mapping[str, float | Sequence[float]] | None = None,
+        given: Mapping[str, NDArray[Any]] | None = None,
     ) -> Arrays:
         """The inputs of samples `indices` of `seed`; labels are drawn where none is given.
 
-        Seed, label and settings are those of all samples, or sequences with one for each. Raises
-        ValueError for a label out of range, an unknown setting, or a signature that needs more
-        than a seed.
+        Seed, label and settings are those of all samples, or sequences with one for each. `given`
+        is what a seed cannot give, by name, (len(indices), *shape) each; an optional input that is
+        not among it is marked as missing. Raises ValueError for a label out of range, an unknown
+        setting, something given that the signature does not take, or something that is lacking.
         """
         spec = self.signature(signature)
+        given = given or {}
+        _check_given(signature, spec, given, len(indices))
+        filled = {**given, **absent(spec, given, len(indices))}
         settings = settings or {}
         known = [tensor.name for tensor in spec.inputs if tensor.kind == "setting"]
         if unknown := sorted(set(settings) - set(known)):
@@ -70,6 +75,8 @@ class Contract:
                 inputs[tensor.name] = setting(tensor, value, len(indices))
             elif tensor.kind == "label":
                 inputs[tensor.name] = _labels(tensor, seed, indices, label)
+            elif tensor.name in filled:
+                inputs[tensor.name] = filled[tensor.name]
             else:
                 raise ValueError(
                     f"signature {signature!r} of {self.id} needs {tensor.kind} {tensor.name!r},"
@@ -107,6 +114,18 @@ class Contract:
         return inputs
 
 
+def absent(signature: Signature, given: Collection[str], n: int) -> Arrays:
+    """Zeros for the optional inputs that are not among `given`, and what says so: 1 or 0 for each
+    of n rows. Flags that are given stay what they are."""
+    found: Arrays = {}
+    for spec in signature.optional:
+        if spec.name not in given:
+            found[spec.name] = np.zeros((n, *spec.shape), spec.dtype)
+        if spec.presence not in given:
+            found[spec.presence] = np.full(n, spec.name in given, np.float32)
+    return found
+
+
 def setting(spec: TensorSpec, value: float | Sequence[float] | None, n: int) -> NDArray[Any]:
     """A setting of n samples, one for all or one for each: (n,). Raises ValueError out of range."""
     assert spec.range is not None
@@ -117,6 +136,23 @@ def setting(spec: TensorSpec, value: float | Sequence[float] | None, n: int) -> 
         low, high = spec.range
         raise ValueError(f"{spec.name} must be in [{low:g}, {high:g}], got {value}")
     return np.broadcast_to(array, (n,)).copy()
+
+
+def _check_given(
+    name: str, signature: Signature, given: Mapping[str, NDArray[Any]], n: int
+) -> None:
+    drawn = ("latent", "uniform", "setting", "label", "presence")
+    takes = {spec.name: spec for spec in signature.inputs if spec.kind not in drawn}
+    if unknown := sorted(set(given) - set(takes)):
+        raise ValueError(
+            f"signature {name!r} takes no {unknown[0]!r}, it takes: {', '.join(takes) or 'nothing'}"
+        )
+    optional = [spec.name for spec in signature.optional]
+    if optional and not set(optional) & set(given):
+        raise ValueError(f"signature {name!r} needs at least one of {', '.join(optional)}")
+    for key, value in given.items():
+        if value.shape != (n, *takes[key].shape):
+            raise ValueError(f"{key} must have shape {(n, *takes[key].shape)}, got {value.shape}")
 
 
 def _labels(

@@ -14,7 +14,18 @@ MANIFEST = "manifest.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
 
-Kind = Literal["latent", "label", "image", "audio", "vector", "text", "token", "uniform", "setting"]
+Kind = Literal[
+    "latent",
+    "label",
+    "image",
+    "audio",
+    "vector",
+    "text",
+    "token",
+    "uniform",
+    "setting",
+    "presence",
+]
 Level = Literal["bit", "uint8", "tolerance"]
 
 
@@ -34,7 +45,8 @@ class TensorSpec:
     kind: Kind
     """latent: standard normal, drawn from the seed. uniform: in [0, 1), drawn from the seed.
     label: class index. image: (C, H, W). audio: (channels, samples). text: token ids, 0 from the
-    end on. token: one of them. setting: a number that the caller may choose."""
+    end on. token: one of them. setting: a number that the caller may choose. presence: 1 where an
+    optional input is given, 0 where it is not."""
     dtype: Literal["float32", "int64"]
     shape: tuple[int, ...]
     range: tuple[float, float] | None = None
@@ -47,11 +59,21 @@ class TensorSpec:
     """Of a setting that is not given."""
     sample_rate_hz: int = 0
     """Of audio."""
+    presence: str = ""
+    """Of an optional input: the name of the input of kind presence that says, row by row, whether
+    this one is given. Where it is not, zeros stand for it and change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """One way to call a model: a graph with typed inputs and outputs."""
+    """One way to call a model: a graph with typed inputs and outputs.
+
+    One thing from others is a signature of optional inputs, such as `translate`: `image`, `text`
+    and `audio` with the flags `image_given`, `text_given`, `audio_given`, and the noise; outputs
+    `new_image`, `new_text`, `new_audio`, all of them, whatever was given. At least one must be.
+    `Contract.draw(signature, seed, indices, given={"text": tokens})` makes whole inputs of what is
+    given, so that rows with other things given can share a batch.
+    """
 
     graph: str
     inputs: tuple[TensorSpec, ...]
@@ -69,6 +91,11 @@ class Signature:
     def label(self) -> TensorSpec | None:
         """The label input, if the signature has one."""
         return next((spec for spec in self.inputs if spec.kind == "label"), None)
+
+    @property
+    def optional(self) -> tuple[TensorSpec, ...]:
+        """The inputs of which at least one must be given; nothing for most signatures."""
+        return tuple(spec for spec in self.inputs if spec.presence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +180,13 @@ class Manifest:
                 )
             for spec in specs:
                 _check_spec(name, spec)
+            named = sorted(spec.presence for spec in specs if spec.presence)
+            flags = sorted(spec.name for spec in signature.inputs if spec.kind == "presence")
+            if named != flags:
+                raise ArtifactError(
+                    f"optional inputs of signature {name!r} have the presences {named}, its inputs"
+                    f" of that kind are {flags}"
+                )
             if signature.label is not None and signature.label.range is None:
                 raise ArtifactError(
                     f"label {signature.label.name!r} of signature {name!r} has no range"
@@ -171,6 +205,8 @@ def _check_spec(signature: str, spec: TensorSpec) -> None:
         raise ArtifactError(f"{what} has no range")
     if spec.vocabulary and span is not None and span != (0, len(spec.vocabulary) - 1):
         raise ArtifactError(f"{what} has {len(spec.vocabulary)} pieces for the ids {span}")
+    if spec.kind == "presence" and (spec.shape or spec.range != (0, 1)):
+        raise ArtifactError(f"{what} is no number from 0 to 1 for each row")
     if spec.kind == "setting" and spec.default is None:
         raise ArtifactError(f"{what} has no default")
 

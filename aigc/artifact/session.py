@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import steps
 from aigc.artifact.codecs import to_uint8
-from aigc.artifact.contract import Arrays, Contract, setting
+from aigc.artifact.contract import Arrays, Contract, absent, setting
 from aigc.artifact.manifest import (
     MANIFEST,
     ArtifactError,
@@ -32,6 +32,8 @@ REPLAY_TOLERANCE = 1e-4
 """Largest |output - reference| / (1 + |reference|) at which a machine may serve an artifact."""
 
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
+_CHECKED = ("label", "text", "token", "setting", "presence")
+"""Kinds of inputs that a graph may not be given out of range."""
 _NUMPY_TYPES = {"float32": np.float32, "int64": np.int64}
 
 
@@ -85,8 +87,8 @@ class Artifact(Contract):
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph: inputs by name with a batch axis first -> outputs by name.
 
-        Settings may be left out. Raises ValueError naming the tensor that is missing, unknown or of
-        the wrong shape.
+        Settings and optional inputs may be left out, and the flags that say which of these are
+        there. Raises ValueError naming the tensor that is missing, unknown or of the wrong shape.
         """
         spec = self.signature(signature)
         feeds = _check_inputs(spec, inputs)
@@ -301,6 +303,12 @@ def _check_graph(name: str, signature: Signature, session: ort.InferenceSession)
 
 def _check_inputs(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
     expected = {spec.name for spec in signature.inputs}
+    if optional := signature.optional:
+        if not {spec.name for spec in optional} & set(inputs):
+            names = ", ".join(spec.name for spec in optional)
+            raise ValueError(f"inputs must have at least one of {names}, got {sorted(inputs)}")
+        rows = len(next(iter(inputs.values())))
+        inputs = {**inputs, **absent(signature, inputs.keys(), rows)}
     left_out = {s for s in signature.inputs if s.default is not None and s.name not in inputs}
     if set(inputs) != expected - {spec.name for spec in left_out}:
         raise ValueError(f"inputs must be {sorted(expected)}, got {sorted(inputs)}")
@@ -316,7 +324,7 @@ def _check_inputs(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> A
                 f"{spec.name} must have shape (N, {', '.join(map(str, spec.shape))}) with N >= 1,"
                 f" got {array.shape}"
             )
-        if spec.range is not None and spec.kind in ("label", "text", "token", "setting"):
+        if spec.range is not None and spec.kind in _CHECKED:
             _check_range(spec, array)
         feeds[spec.name] = np.ascontiguousarray(array, _NUMPY_TYPES[spec.dtype])
         sizes.add(len(array))
@@ -330,5 +338,6 @@ def _check_range(spec: TensorSpec, array: NDArray[Any]) -> None:
     low, high = spec.range
     bad = array[(array < low) | (array > high)]
     if bad.size:
-        span = f"[{low:g}, {high:g}]" if spec.kind == "setting" else f"[{low:g}, {high + 1:g})"
+        closed = spec.kind in ("setting", "presence")
+        span = f"[{low:g}, {high:g}]" if closed else f"[{low:g}, {high + 1:g})"
         raise ValueError(f"{spec.name} must be in {span}, got {bad.flat[0]}")

@@ -32,6 +32,20 @@ def resealed(document: Document, change: Callable[[Document], object]) -> bytes:
     return json.dumps(copy).encode()
 
 
+def optional(document: Document, **changes: Any) -> Document:
+    """An input that may be left out, whose flag is another than it says, or none."""
+    inputs = document["signatures"]["sample"]["inputs"]
+    flag = {"name": "given", "kind": "presence", "dtype": "float32", "shape": [], "range": [0, 1]}
+    inputs.append(flag | changes)
+    inputs.append(inputs[0] | {"name": "hint", "kind": "vector", "presence": "given"})
+    return document
+
+
+def test_an_optional_input_has_a_flag(document: Document) -> None:
+    signature = parse(resealed(document, optional)).signatures["sample"]
+    assert [spec.name for spec in signature.optional] == ["hint"]
+
+
 def test_a_manifest_survives_a_round_trip(document: Document) -> None:
     manifest = parse(json.dumps(document).encode())
     assert json.loads(msgspec.json.encode(manifest)) == document
@@ -109,6 +123,8 @@ def test_a_path_outside_the_artifact_is_refused_even_under_a_valid_digest(
             lambda d: d["signatures"]["sample"]["inputs"][1].update(range=None),
             "label 'label' of signature 'sample' has no range",
         ),
+        (lambda d: optional(d, name="other"), "have the presences .*'given'.*, its inputs"),
+        (lambda d: optional(d, range=None), "presence 'given' .* is no number from 0 to 1"),
         (lambda d: d.pop("training"), "training"),
         (lambda d: d.update(metrics=[1]), "metrics"),
     ],
