@@ -50,6 +50,9 @@ def _file(path: Path, reference: str) -> int:
     if made_by is None:
         raise ValueError(f"{path} carries no provenance of an artifact")
     print(_said(made_by))
+    if made_by.given:
+        print("made from what was given to it, so not to be made again from this", file=sys.stderr)
+        return 0
     if not reference:
         print("give --artifact to make it again and compare", file=sys.stderr)
         return 0
@@ -73,7 +76,8 @@ def _said(made_by: codecs.Provenance) -> str:
         label += "" if made_by.to_label is None else f", label {made_by.to_label}"
     labels = f", labels {' '.join(map(str, made_by.labels))} in turn" if made_by.labels else ""
     grid = f", a grid of {made_by.n}" if made_by.n > 1 else ""
-    return f"{where}, seed {made_by.seed}, index {made_by.index}{label}{labels}{grid}"
+    given = ", from " + " and ".join(one[:24] for one in made_by.given) if made_by.given else ""
+    return f"{where}, seed {made_by.seed}, index {made_by.index}{label}{labels}{grid}{given}"
 
 
 class _Image:

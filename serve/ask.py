@@ -19,6 +19,8 @@ class Ask:
     seed: int
     first_index: int
     label: int | list[int] | None
+    given: tuple[str, ...] = ()
+    """What it is made from beside the seed, as its provenance says."""
 
     @property
     def samples(self) -> dict[str, Any]:
@@ -66,6 +68,7 @@ class Ask:
             seed=self.seed,
             index=self.first_index + position,
             label=self.label_of(position),
+            given=self.given,
         )
 
     def of_grid(self) -> Provenance:

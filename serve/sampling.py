@@ -128,11 +128,15 @@ class Sampler:
         seed: int | None = None,
         first_index: int = 0,
         label: int | list[int] | None = None,
+        given: bool = False,
     ) -> Ask:
-        """What is to be done. Raises HTTPError 400 or 404 with a stable code."""
+        """What is to be done. Raises HTTPError 400 or 404 with a stable code.
+
+        `given`: what a seed cannot give will come along, to infer().
+        """
         lane = self.lane(model, signature)
-        if not lane.spec.drawable:
-            needs = ", ".join(i.name for i in lane.spec.inputs if i.kind not in ("latent", "label"))
+        if not lane.spec.drawable and not given:
+            needs = ", ".join(spec.name for spec in lane.spec.inputs if not spec.drawn)
             raise HTTPError(
                 400,
                 "signature_needs_input",

@@ -45,6 +45,9 @@ class Provenance:
     """Where an interpolation of `n` frames ends; it begins at `seed`. None for samples."""
     to_label: int | None = None
     """The class asked for there."""
+    given: tuple[str, ...] = ()
+    """What it was made from beside the seed: the name of each input and the sha256 of its tensor,
+    as `image:ab12...`."""
     digital_source_type: str = SOURCE_TYPE
 
     def asked(self) -> int | list[int] | None:

@@ -29,7 +29,7 @@ Kind = Literal[
 Level = Literal["bit", "uint8", "tolerance"]
 
 
-_GIVEN = ("latent", "uniform", "label", "setting")
+_DRAWN = ("latent", "uniform", "label", "setting")
 """Kinds of inputs that need nothing of a caller but a seed."""
 
 
@@ -63,6 +63,11 @@ class TensorSpec:
     """Of an optional input: the name of the input of kind presence that says, row by row, whether
     this one is given. Where it is not, zeros stand for it and change nothing."""
 
+    @property
+    def drawn(self) -> bool:
+        """Whether a seed (and a label) is all that it needs."""
+        return self.kind in _DRAWN
+
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
@@ -85,7 +90,7 @@ class Signature:
     @property
     def drawable(self) -> bool:
         """Whether a seed (and a label) is all that it needs."""
-        return all(spec.kind in _GIVEN for spec in self.inputs)
+        return all(spec.drawn for spec in self.inputs)
 
     @property
     def label(self) -> TensorSpec | None:

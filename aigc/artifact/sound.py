@@ -20,6 +20,13 @@ MAX_CHUNKS = 1000
 FULL_SCALE = 32767
 SUFFIXES = (".wav", ".flac")
 
+PEAK = 0.95
+"""Largest absolute value of a clip: loudness is no clue to its class."""
+SILENCE = 0.01
+"""What lies below this share of the peak, before and after, is cut away."""
+MARGIN_S = 0.005
+"""Left standing of it on both sides."""
+
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
 
@@ -100,6 +107,35 @@ def difference(samples: NDArray[np.int16], other: NDArray[np.int16]) -> int | No
     if samples.shape != other.shape:
         return None
     return int(np.abs(samples.astype(np.int32) - other).max(initial=0))
+
+
+def fitted(wave: NDArray[np.float32], rate_hz: int, length: int) -> NDArray[np.float32]:
+    """(n,) float32 -> (length,) in [-1, 1], as models of sound take a clip.
+
+    Silence around it is cut away; it is cut off or filled up with zeros at its end; then its peak
+    is brought to PEAK.
+    """
+    level = np.abs(wave)
+    peak = float(level.max(initial=0))
+    out = np.zeros(length, np.float32)
+    if peak > 0:
+        loud = np.flatnonzero(level > SILENCE * peak)
+        margin = int(MARGIN_S * rate_hz)
+        wave = wave[max(0, loud[0] - margin) : loud[-1] + 1 + margin][:length]
+        out[: len(wave)] = wave * np.float32(PEAK / np.abs(wave).max())
+    return out
+
+
+def resampled(wave: NDArray[np.float32], rate_hz: int, to_hz: int) -> NDArray[np.float32]:
+    """(n,) float32 at one rate -> at another, what lies above both of half the rates cut away.
+
+    By its Fourier transform, so that serving needs no library for it.
+    """
+    if rate_hz == to_hz or not wave.size:
+        return wave
+    n = max(1, round(wave.size * to_hz / rate_hz))
+    spectrum = np.fft.rfft(wave.astype(np.float64))[: n // 2 + 1]
+    return np.asarray(np.fft.irfft(spectrum, n) * (n / wave.size), np.float32)
 
 
 def allowed_difference(level: Level, tolerance: float) -> int:

@@ -5,30 +5,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-PEAK = 0.95
-"""Largest absolute value of a clip: loudness is no clue to its class."""
-SILENCE = 0.01
-"""What lies below this share of the peak, before and after, is cut away."""
-MARGIN_S = 0.005
-"""Left standing of it on both sides."""
+from aigc.artifact import sound
 
 
 def clip(wave: NDArray[np.float32], rate_hz: int, to_hz: int, length: int) -> NDArray[np.float32]:
     """(n,) float32 at one rate -> (1, length) at another, in [-1, 1].
 
-    Silence around it is cut away; it is cut off or filled up with zeros at its end; then its peak
-    is brought to PEAK.
+    Its silence, length and peak are those of sound.fitted().
     """
-    wave = resampled(wave, rate_hz, to_hz)
-    level = np.abs(wave)
-    peak = float(level.max(initial=0))
-    out = np.zeros((1, length), np.float32)
-    if peak > 0:
-        loud = np.flatnonzero(level > SILENCE * peak)
-        margin = int(MARGIN_S * to_hz)
-        wave = wave[max(0, loud[0] - margin) : loud[-1] + 1 + margin][:length]
-        out[0, : len(wave)] = wave * np.float32(PEAK / np.abs(wave).max())
-    return out
+    return sound.fitted(resampled(wave, rate_hz, to_hz), to_hz, length)[None]
 
 
 def resampled(wave: NDArray[np.float32], rate_hz: int, to_hz: int) -> NDArray[np.float32]:

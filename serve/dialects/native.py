@@ -18,13 +18,16 @@ import numpy as np
 import orjson
 from msgspec import Meta
 
-from aigc.artifact import codecs
+from aigc.artifact import TensorSpec, codecs
+from aigc.artifact.intake import MAX_PIXELS
 from aigc.artifact.manifest import Reproducibility, Signature
+from aigc.artifact.vocabulary import Vocabulary
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import sounds
-from serve.hosting import PIXELS, Hosted
+from serve.dialects.given import MULTIPART, document, with_inputs
+from serve.hosting import PIXELS, Hosted, SignatureLane
 from serve.http import (
     NO_STORE,
     Endpoints,
@@ -43,6 +46,7 @@ from serve.settings import MAX_SEED
 Format = Literal["png", "grid", "wav", "flac", "npy", "json", "ndjson"]
 
 API = "native"
+NDJSON = b"application/x-ndjson"
 
 
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,8 +54,20 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     model: Annotated[str, Meta(description="`name` (its newest version here) or `name@version`.")]
     signature: Annotated[
-        str, Meta(description="One that needs nothing but a seed and a label.")
-    ] = "sample"
+        str | None,
+        Meta(description="`translate` if absent where inputs are given, else `sample`."),
+    ] = None
+    inputs: Annotated[
+        dict[str, str | list[float]] | None,
+        Meta(
+            description="What to make the samples from, by the signature's inputs: images and"
+            " sounds as base64 files, texts, numbers. In a form, its files and further fields."
+        ),
+    ] = None
+    outputs: Annotated[
+        list[str] | None,
+        Meta(description="image, text, audio, or names of outputs; all if absent."),
+    ] = None
     n: Annotated[int, Meta(description="How many samples.", extra_json_schema={"minimum": 1})] = 1
     seed: Annotated[
         int | None,
@@ -95,8 +111,9 @@ class Sample(msgspec.Struct, kw_only=True, omit_defaults=True):
     """base64 of a PNG that carries its provenance."""
     audio: str | None = None
     """base64 of a WAV that carries its provenance."""
+    text: str | None = None
     outputs: dict[str, Any] | None = None
-    """Numbers by output, for signatures that give no image and no sound."""
+    """Numbers by output, what is no image, sound or text."""
 
 
 class SampleResponse(msgspec.Struct, kw_only=True):
@@ -169,31 +186,54 @@ class NativeApi:
     async def samples(self, scope: Scope, receive: Receive) -> Response:
         async def work(call: Call) -> Response:
             body = await call.read(scope, receive, self._sampler.limits.max_body_bytes)
-            request = decode(self._decoder, body, "/v1/samples")
+            request = self._read(scope, body)
             ask = self.check(request, call.seed(request.seed))
             call.metrics = ask.lane.metrics
+            if request.inputs:
+                read = partial(with_inputs, ask, request.inputs)
+                ask, inputs = await self._sampler.encoded(MAX_PIXELS, read)
+                outputs = await self._sampler.infer(ask.lane, inputs, call)
+                return await self._answer(ask, request, outputs)
             if request.format == "ndjson":
                 await self._sampler.pay(ask.n, ask.lane, call)
-                lines = self._lines(ask, call)
+                lines = self._lines(ask, request, call)
                 # Made before the status is sent, so that a full queue still is a 503.
                 first = await anext(lines)
                 headers = [*self._sampler.signed(ask), NO_STORE]
-                return Stream(first, b"application/x-ndjson", headers=headers, chunks=lines)
+                return Stream(first, NDJSON, headers=headers, chunks=lines)
             outputs = await self._sampler.run(ask, call)
-            answer = partial(encode, ask, request.format, outputs, self._sampler.signed(ask))
-            values = ask.n * ask.lane.values_per_sample
-            inline = COPY_INLINE_VALUES if request.format == "npy" else ENCODE_INLINE_VALUES
-            return await self._sampler.encoded(values, answer, inline)
+            return await self._answer(ask, request, outputs)
 
         return await self._sampler.counted(API, scope["headers"], work)
 
-    async def _lines(self, ask: Ask, call: Call) -> AsyncGenerator[bytes, None]:
+    async def _answer(self, ask: Ask, request: SampleRequest, outputs: Arrays) -> Response:
+        outputs = wanted(ask.lane, request.outputs, outputs)
+        answer = partial(encode, ask, request.format, outputs, self._sampler.signed(ask))
+        values = ask.n * ask.lane.values_per_sample
+        inline = COPY_INLINE_VALUES if request.format == "npy" else ENCODE_INLINE_VALUES
+        return await self._sampler.encoded(values, answer, inline)
+
+    def _read(self, scope: Scope, body: bytes) -> SampleRequest:
+        """JSON, or a form. Raises HTTPError 400."""
+        kind = next((v for k, v in scope["headers"] if k == b"content-type"), b"")
+        if not kind.startswith(MULTIPART):
+            return decode(self._decoder, body, "/v1/samples")
+        given = document(body, kind, SampleRequest.__struct_fields__)
+        try:
+            return msgspec.convert(given, SampleRequest, strict=False)
+        except msgspec.ValidationError as error:
+            message = f"the form is not what /v1/samples takes: {error}"
+            raise HTTPError(400, "malformed_body", message) from None
+
+    async def _lines(
+        self, ask: Ask, request: SampleRequest, call: Call
+    ) -> AsyncGenerator[bytes, None]:
         """The samples as lines of JSON, a batch at a time. Raises HTTPError 503."""
         parts = list(ask.parts(ask.lane.max_batch))
         running = self._sampler.run_parts(parts, call)
         async with contextlib.aclosing(running):
             for part in parts:
-                outputs = await anext(running)
+                outputs = wanted(part.lane, request.outputs, await anext(running))
                 values = part.n * part.lane.values_per_sample
                 yield await self._sampler.encoded(values, partial(encode_lines, part, outputs))
 
@@ -201,12 +241,14 @@ class NativeApi:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""
         ask = self._sampler.ask(
             model=request.model,
-            signature=request.signature,
+            signature=request.signature or ("translate" if request.inputs else "sample"),
             n=request.n,
             seed=seed,
             first_index=request.first_index,
             label=request.label,
+            given=bool(request.inputs),
         )
+        chosen = chosen_outputs(ask.lane, request.outputs)
         if request.format in ("png", "wav", "flac") and request.n != 1:
             one = "image" if request.format == "png" else "sound"
             grid = "grid for one picture of all, or " if one == "image" else ""
@@ -217,7 +259,7 @@ class NativeApi:
                 f" {grid}json for a file per sample",
                 param="format",
             )
-        if request.format in ("png", "grid") and ask.lane.image is None:
+        if request.format in ("png", "grid") and ask.lane.image not in chosen:
             raise HTTPError(
                 400,
                 "format_needs_image",
@@ -225,7 +267,7 @@ class NativeApi:
                 " or npy",
                 param="format",
             )
-        if request.format in ("wav", "flac") and sounds.sound_of(ask.lane) is None:
+        if request.format in ("wav", "flac") and sounds.sound_of(ask.lane) not in chosen:
             raise HTTPError(
                 400,
                 "format_needs_sound",
@@ -240,7 +282,7 @@ def encode(ask: Ask, form: Format, outputs: Arrays, headers: Headers) -> Respons
     """Outputs of a lane -> the answer in the format asked for."""
     headers = [*headers, NO_STORE]
     if form == "npy":
-        array = outputs[PIXELS] if ask.lane.image is not None else next(iter(outputs.values()))
+        array = outputs[PIXELS] if PIXELS in outputs else next(iter(outputs.values()))
         return Response(codecs.npy(array), b"application/octet-stream", headers=headers)
     if form == "png":
         data = codecs.png(outputs[PIXELS][0], ask.provenance(0))
@@ -254,6 +296,8 @@ def encode(ask: Ask, form: Format, outputs: Arrays, headers: Headers) -> Respons
     if form == "grid":
         data = codecs.png(codecs.grid(outputs[PIXELS]), ask.of_grid())
         return Response(data, b"image/png", headers=headers)
+    if form == "ndjson":
+        return Response(encode_lines(ask, outputs), NDJSON, headers=headers)
     return json_response(_document(ask, outputs), headers)
 
 
@@ -270,21 +314,53 @@ def _samples(ask: Ask, outputs: Arrays) -> Iterator[dict[str, Any]]:
     lane = ask.lane
     labels = ask.labels()
     spec = sounds.sound_of(lane)
-    waves = None if spec is None else sounds.clips(spec, outputs)
+    waves = sounds.clips(spec, outputs) if spec is not None and spec.name in outputs else None
+    texts = {
+        out.name: Vocabulary(out.vocabulary).texts(outputs[out.name])
+        for out in lane.spec.outputs
+        if out.kind == "text" and out.name in outputs
+    }
+    shown = {PIXELS, *texts, *((spec.name,) if spec else ())}
+    numbers = {name: values for name, values in outputs.items() if name not in shown}
     for position, index in enumerate(ask.indices):
+        made_by = ask.provenance(position)
         sample: dict[str, Any] = {"index": index}
         if labels is not None:
             sample["label"] = labels[position]
-        if lane.image is not None:
-            data = codecs.png(outputs[PIXELS][position], ask.provenance(position))
+        if PIXELS in outputs:
+            data = codecs.png(outputs[PIXELS][position], made_by)
             sample["image"] = base64.b64encode(data).decode()
         if spec is not None and waves is not None:
-            made_by = ask.provenance(position)
             data = sounds.file("wav", waves[position], spec.sample_rate_hz, made_by)
             sample["audio"] = base64.b64encode(data).decode()
-        if lane.image is None and spec is None:
-            sample["outputs"] = {k: np.ascontiguousarray(v[position]) for k, v in outputs.items()}
+        for of_all in texts.values():
+            sample["text"] = of_all[position]
+        if numbers:
+            sample["outputs"] = {k: np.ascontiguousarray(v[position]) for k, v in numbers.items()}
         yield sample
+
+
+def chosen_outputs(lane: SignatureLane, names: list[str] | None) -> tuple[TensorSpec, ...]:
+    """The outputs of a lane by name or kind; all where none are named. Raises HTTPError 400."""
+    outputs = lane.spec.outputs
+    if names is None:
+        return outputs
+    known = {word for out in outputs for word in (out.name, out.kind)}
+    if not names or not known.issuperset(names):
+        wrong = next((name for name in names if name not in known), "nothing")
+        message = f"outputs must be among {', '.join(sorted(known))}, got {wrong[:60]!r}"
+        raise HTTPError(400, "unknown_output", message, param="outputs")
+    return tuple(out for out in outputs if out.name in names or out.kind in names)
+
+
+def wanted(lane: SignatureLane, names: list[str] | None, outputs: Arrays) -> Arrays:
+    """Those of a lane's outputs that were asked for."""
+    if names is None:
+        return outputs
+    chosen = {out.name for out in chosen_outputs(lane, names)}
+    if lane.image is not None and lane.image.name in chosen:
+        chosen.add(PIXELS)
+    return {name: values for name, values in outputs.items() if name in chosen}
 
 
 def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:

@@ -38,7 +38,8 @@ _ERRORS = {
     " first_index_out_of_range, frames_out_of_range, frame_duration_out_of_range,"
     " label_out_of_range, label_count, label_not_supported, format_needs_one_sample,"
     " format_needs_image, format_needs_sound, signature_needs_input, unsupported_value,"
-    " unknown_prompt, prompt_contradicts_label, input_too_long, model_gives_no_image or"
+    " unknown_prompt, prompt_contradicts_label, input_too_long, malformed_input,"
+    " unknown_output, model_gives_no_image or"
     " model_gives_no_sound. The Open Inference Protocol has no codes:"
     " its message says what is wrong.",
     401: "key_needed or unknown_key.",
@@ -207,6 +208,7 @@ def _samples(model: str) -> dict[str, Any]:
         "application/octet-stream": _BINARY,
     }
     request = _json_body("SampleRequest", example)
+    request["multipart/form-data"] = {"schema": _ref("SampleRequest")}
     said = "The samples, in the format asked for."
     return _post("createSamples", "Samples of a seed", "samples", request, said, answers, _HEADERS)
 

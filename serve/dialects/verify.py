@@ -159,6 +159,9 @@ class VerificationApi:
                 f"{_said(made_by)} is hosted here with another digest than the {file.what} names"
             )
             return _unproven(made_by, "another_digest", message)
+        if made_by.given:
+            message = f"the {file.what} was made from what was given, which is not kept"
+            return _unproven(made_by, "cannot_be_made_again", message)
         try:
             ends = _asks(self._sampler, made_by, file)
         except HTTPError as error:

@@ -29,6 +29,7 @@ WORD = replace(LABEL, range=(0, len(WORDS) - 1), classes=WORDS)
 SOUND = TensorSpec(
     name="sound", kind="audio", dtype="float32", shape=(1, 400), range=(-1, 1), sample_rate_hz=8000
 )
+LETTERS = ("", *"abcdefghij")
 VECTOR = TensorSpec(name="vector", kind="vector", dtype="float32", shape=(4,))
 
 
@@ -176,6 +177,84 @@ def publish_sounds(store: Store, folder: Path, name: str) -> str:
     return _seal(store, folder, name, signatures)
 
 
+def publish_translator(store: Store, folder: Path, name: str) -> str:
+    """Image, text and sound from one another; each output depends on all that is given."""
+    random = np.random.default_rng(8)
+    image = replace(IMAGE, presence="image_given")
+    text = TensorSpec(
+        name="text",
+        kind="text",
+        dtype="int64",
+        shape=(6,),
+        range=(0, len(LETTERS) - 1),
+        vocabulary=LETTERS,
+        presence="text_given",
+    )
+    audio = replace(SOUND, name="audio", presence="audio_given")
+    flags = [
+        TensorSpec(
+            name=f"{one.name}_given", kind="presence", dtype="float32", shape=(), range=(0, 1)
+        )
+        for one in (image, text, audio)
+    ]
+    new = [replace(one, name=f"new_{one.name}", presence="") for one in (image, text, audio)]
+    signature = Signature(
+        graph="translate.onnx", inputs=(image, text, audio, *flags, LATENT), outputs=tuple(new)
+    )
+    (folder / "references").mkdir(parents=True)
+    node = helper.make_node
+    weights: dict[str, Any] = {
+        f"from_{one}": random.normal(0, 0.5, (size, 16)).astype(np.float32)
+        for one, size in (("image", 64), ("text", 6), ("audio", 400))
+    }
+    weights |= {
+        f"to_{one}": random.normal(0, 0.5, (16, size)).astype(np.float32)
+        for one, size in (("image", 64), ("text", 6 * len(LETTERS)), ("audio", 400))
+    }
+    weights |= {"row": np.array([-1, 1], np.int64), "flat": np.array([0, -1], np.int64)}
+    weights |= {
+        "image_shape": np.array([-1, 1, 8, 8], np.int64),
+        "text_shape": np.array([-1, 6, len(LETTERS)], np.int64),
+        "audio_shape": np.array([-1, 1, 400], np.int64),
+    }
+    nodes = [node("Cast", ["text"], ["text_f"], to=TensorProto.FLOAT)]
+    code = "latent"
+    for one, given in (("image", "image"), ("text", "text_f"), ("audio", "audio")):
+        nodes += [
+            node("Reshape", [given, "flat"], [f"{one}_flat"]),
+            node("MatMul", [f"{one}_flat", f"from_{one}"], [f"{one}_code"]),
+            node("Reshape", [f"{one}_given", "row"], [f"{one}_row"]),
+            node("Mul", [f"{one}_code", f"{one}_row"], [f"{one}_part"]),
+            node("Add", [code, f"{one}_part"], [f"after_{one}"]),
+        ]
+        code = f"after_{one}"
+    for one in ("image", "text", "audio"):
+        nodes += [
+            node("MatMul", [code, f"to_{one}"], [f"{one}_long"]),
+            node("Reshape", [f"{one}_long", f"{one}_shape"], [f"{one}_raw"]),
+        ]
+    nodes += [
+        node("Tanh", ["image_raw"], ["new_image"]),
+        node("ArgMax", ["text_raw"], ["new_text"], axis=2, keepdims=0),
+        node("Tanh", ["audio_raw"], ["new_audio"]),
+    ]
+    _graph(folder / "translate.onnx", nodes, weights, signature)
+    tokens = latents.labels(1, range(96), len(LETTERS)).reshape(16, 6)
+    feeds = {
+        "image": np.tanh(latents.normal(2, range(16), (1, 8, 8))),
+        "text": tokens,
+        "audio": np.tanh(latents.normal(3, range(16), (1, 400))),
+        **{f.name: latents.labels(i, range(16), 2).astype(np.float32) for i, f in enumerate(flags)},
+        "latent": latents.normal(0, range(16), (16,)),
+    }
+    session = ort.InferenceSession(folder / "translate.onnx")
+    names = [one.name for one in new]
+    outputs = dict(zip(names, session.run(names, feeds), strict=True))
+    arrays = {f"in/{k}": v for k, v in feeds.items()} | {f"out/{k}": v for k, v in outputs.items()}
+    np.savez(folder / "references" / "translate.npz", **arrays)
+    return _seal(store, folder, name, {"translate": signature})
+
+
 def _seal(store: Store, folder: Path, name: str, signatures: dict[str, Signature]) -> str:
     bit = Reproducibility(level="bit", max_abs=0)
     parity = Parity(max_abs=0, uint8_mismatch=0, samples=0, batch_sizes=(1,))
@@ -224,6 +303,13 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> str:
     """voices@1, which speaks."""
     root = tmp_path_factory.mktemp("voices")
     return publish_sounds(Store(root), root / "build", "voices")
+
+
+@pytest.fixture(scope="session")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """translator@1, which makes an image, a text and a sound of any of them."""
+    root = tmp_path_factory.mktemp("translator")
+    return publish_translator(Store(root), root / "build", "translator")
 
 
 @pytest.fixture

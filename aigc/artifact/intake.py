@@ -1,0 +1,122 @@
+"""Files, texts and numbers as people have them -> the inputs of a signature.
+
+    tensor(spec, Path("seven.png").read_bytes())        # (C, H, W) float32 in the spec's range
+    tensor(spec, "seven")                               # token ids
+
+What comes from outside is counted before it is decoded, and never unpickled.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from aigc.artifact import codecs, sound
+from aigc.artifact.contract import Arrays
+from aigc.artifact.manifest import Kind, Signature, TensorSpec
+from aigc.artifact.vocabulary import Vocabulary
+
+Given = bytes | str | Sequence[float]
+"""An image or a sound as a file, a text, or numbers."""
+
+MAX_PIXELS = 1 << 24
+"""Most pixels of an image that is given."""
+MAX_SAMPLES = 60 * sound.MAX_RATE_HZ
+"""Most samples of a sound that is given, over all its channels."""
+
+
+def fingerprints(given: Arrays) -> tuple[str, ...]:
+    """What stands in the provenance of what is made from it: one for each input, in order."""
+    return tuple(
+        f"{name}:{hashlib.sha256(np.ascontiguousarray(rows[0]).tobytes()).hexdigest()}"
+        for name, rows in sorted(given.items())
+    )
+
+
+def tensors(signature: Signature, given: Mapping[str, Given], n: int) -> Arrays:
+    """What is given by the name of its input, read, and n times each: (n, *shape).
+
+    Raises ValueError for a name that the signature does not take, and what cannot be read.
+    """
+    takes = {spec.name: spec for spec in signature.inputs if spec.kind in _READERS}
+    if unknown := sorted(set(given) - set(takes)):
+        raise ValueError(
+            f"there is no input {unknown[0][:60]!r}, there are: {', '.join(takes) or 'none'}"
+        )
+    found: Arrays = {}
+    for name, value in given.items():
+        one = tensor(takes[name], value)
+        found[name] = np.broadcast_to(one, (n, *one.shape))
+    return found
+
+
+def tensor(spec: TensorSpec, value: Given) -> NDArray[Any]:
+    """One thing -> an input without its batch axis. Raises ValueError for what cannot be read.
+
+    Images (PNG, WebP, JPEG) are brought to the spec's size, their shape kept, and its channels.
+    Sounds (WAV, FLAC) are brought to its rate, as clips are for training.
+    """
+    try:
+        return _READERS[spec.kind](spec, value)
+    except ValueError as error:
+        raise ValueError(f"{spec.kind} {spec.name!r} cannot be read: {error}") from None
+
+
+def _image(spec: TensorSpec, value: Given) -> NDArray[np.float32]:
+    pixels, _ = codecs.read_image(_bytes(value), MAX_PIXELS)
+    channels, height, width = spec.shape
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS, color=0)
+    low, high = spec.range or (0.0, 1.0)
+    levels = np.asarray(picture, np.float32).reshape(height, width, channels).transpose(2, 0, 1)
+    return np.ascontiguousarray(low + levels * np.float32((high - low) / 255), np.float32)
+
+
+def _sound(spec: TensorSpec, value: Given) -> NDArray[np.float32]:
+    found = sound.read_sound(_bytes(value), MAX_SAMPLES)
+    channels, length = spec.shape
+    wave = found.samples.mean(0) if channels == 1 else found.samples
+    if channels not in (1, len(found.samples)):
+        raise ValueError(f"it has {len(found.samples)} channels, {channels} are wanted")
+    rows = [
+        sound.fitted(
+            sound.resampled(row, found.rate_hz, spec.sample_rate_hz), spec.sample_rate_hz, length
+        )
+        for row in np.atleast_2d(wave)
+    ]
+    return np.stack(rows).astype(np.float32)
+
+
+def _text(spec: TensorSpec, value: Given) -> NDArray[np.int64]:
+    if not isinstance(value, str):
+        raise ValueError(f"a text is wanted, got {type(value).__name__}")
+    rows = Vocabulary(spec.vocabulary).rows([value], spec.shape[0])
+    return np.ascontiguousarray(rows[0])
+
+
+def _numbers(spec: TensorSpec, value: Given) -> NDArray[np.float32]:
+    if isinstance(value, str | bytes):
+        raise ValueError(f"numbers are wanted, got {type(value).__name__}")
+    array = np.asarray(value, np.float32)
+    if array.shape != spec.shape or not np.isfinite(array).all():
+        raise ValueError(f"finite numbers of shape {spec.shape} are wanted, got {array.shape}")
+    return array
+
+
+def _bytes(value: Given) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError(f"a file is wanted, got {type(value).__name__}")
+    return value
+
+
+_READERS: Mapping[Kind, Callable[[TensorSpec, Given], NDArray[Any]]] = {
+    "image": _image,
+    "audio": _sound,
+    "text": _text,
+    "vector": _numbers,
+}

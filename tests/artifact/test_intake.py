@@ -1,0 +1,81 @@
+"""Files and texts as people have them become what a signature takes, and nothing else does."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aigc.artifact import Signature, TensorSpec, codecs, intake, sound
+
+IMAGE = TensorSpec(name="image", kind="image", dtype="float32", shape=(1, 8, 6), range=(-1, 1))
+AUDIO = TensorSpec(
+    name="audio", kind="audio", dtype="float32", shape=(1, 200), range=(-1, 1), sample_rate_hz=8000
+)
+VECTOR = TensorSpec(name="vector", kind="vector", dtype="float32", shape=(2,))
+
+
+def test_an_image_of_the_right_size_keeps_every_level() -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(8, 6, 1) * 5
+    found = intake.tensor(IMAGE, codecs.png(pixels))
+    assert found.shape == (1, 8, 6)
+    assert np.array_equal(codecs.to_uint8(found[None], -1, 1)[0], pixels)
+
+
+def test_an_image_keeps_its_shape_and_black_surrounds_it() -> None:
+    found = intake.tensor(IMAGE, codecs.png(np.full((40, 10, 3), 255, np.uint8)))
+    columns = found[0].mean(0)
+    assert np.allclose(columns[[0, 1, 4, 5]], -1)
+    assert np.allclose(columns[2:4], 1)
+
+
+def test_grey_becomes_three_colours_and_colours_become_grey() -> None:
+    grey = codecs.png(np.full((8, 6, 1), 100, np.uint8))
+    found = intake.tensor(replace(IMAGE, shape=(3, 8, 6)), grey)
+    assert np.allclose(found, 100 / 127.5 - 1)
+    green = np.zeros((8, 6, 3), np.uint8)
+    green[..., 1] = 255
+    assert intake.tensor(IMAGE, codecs.png(green)).mean() == pytest.approx(150 / 127.5 - 1)
+
+
+def test_a_tone_is_the_same_tone_at_the_models_rate() -> None:
+    seconds = np.arange(44100 // 10) / 44100
+    wave = np.rint(0.5 * 32767 * np.sin(2 * np.pi * 500 * seconds)).astype(np.int16)
+    spec = replace(AUDIO, shape=(1, 800))
+    (found,) = intake.tensor(spec, sound.wav(np.stack([wave, wave], 1), 44100))
+    spectrum = np.abs(np.fft.rfft(found))
+    assert np.fft.rfftfreq(800, 1 / 8000)[spectrum.argmax()] == 500
+    assert np.abs(found).max() == pytest.approx(sound.PEAK)
+
+
+@pytest.mark.parametrize(("rate_hz", "to_hz"), [(44100, 8000), (8000, 16000), (8000, 8000)])
+def test_resampling_keeps_a_tone_that_both_rates_can_hold(rate_hz: int, to_hz: int) -> None:
+    wave = np.sin(2 * np.pi * 440 * np.arange(rate_hz) / rate_hz).astype(np.float32)
+    found = sound.resampled(wave, rate_hz, to_hz)
+    wanted = np.sin(2 * np.pi * 440 * np.arange(to_hz) / to_hz)
+    assert np.abs(found - wanted).max() < 1e-4
+
+
+def test_what_lies_above_half_the_new_rate_is_gone() -> None:
+    wave = np.sin(2 * np.pi * 6000 * np.arange(44100) / 44100).astype(np.float32)
+    assert np.abs(sound.resampled(wave, 44100, 8000)).max() < 1e-4
+
+
+@pytest.mark.parametrize("value", [[1.0], [1.0, np.nan], "1, 2", b"12"])
+def test_numbers_that_do_not_fit_are_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="vector 'vector' cannot be read"):
+        intake.tensor(VECTOR, value)  # type: ignore[arg-type]
+
+
+def test_only_inputs_that_are_not_drawn_can_be_given_and_each_is_repeated() -> None:
+    latent = TensorSpec(name="latent", kind="latent", dtype="float32", shape=(4,))
+    signature = Signature(graph="g.onnx", inputs=(VECTOR, latent), outputs=(IMAGE,))
+    found = intake.tensors(signature, {"vector": [1, 2]}, 3)
+    assert np.array_equal(found["vector"], [[1, 2]] * 3)
+    with pytest.raises(ValueError, match="no input 'latent', there are: vector"):
+        intake.tensors(signature, {"latent": [0, 0, 0, 0]}, 1)
+
+
+def test_the_fingerprint_is_of_what_the_graph_was_given() -> None:
+    one = {"vector": np.ones((2, 2), np.float32)}
+    assert intake.fingerprints(one) == intake.fingerprints({"vector": np.ones((5, 2), np.float32)})
+    assert intake.fingerprints(one) != intake.fingerprints({"vector": np.zeros((2, 2), np.float32)})

@@ -1,0 +1,240 @@
+"""One thing from another: what is given in JSON or in a form is what the graph is given."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from aigc import verify
+from aigc.artifact import Artifact, codecs, sound
+from aigc.artifact.vocabulary import Vocabulary
+from serve.dialects.given import MAX_PARTS
+from serve.settings import Limits, Settings
+from tests.serve.conftest import LETTERS
+from tests.serve.listening import Listening, listening
+
+IMAGE = codecs.png(np.random.default_rng(0).integers(0, 256, (8, 8, 1)).astype(np.uint8))
+WAVE = np.random.default_rng(1).uniform(-0.9, 0.9, (400, 1))
+AUDIO = sound.wav((WAVE * 32767).astype(np.int16), 8000)
+TEXT = "badge"
+FILES = {"image": IMAGE, "audio": AUDIO}
+
+
+@pytest.fixture(scope="module")
+def served(
+    translator: str, store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Listening]:
+    metrics_dir = str(tmp_path_factory.mktemp("metrics"))
+    settings = Settings(metrics_dir=metrics_dir, limits=Limits(max_n=20, max_batch=4))
+    with listening(settings, translator, f"{store}/tiny@1") as served:
+        yield served
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def given(*names: str) -> dict[str, str]:
+    return {name: TEXT if name == "text" else b64(FILES[name]) for name in names}
+
+
+def tensors(*names: str, n: int = 1) -> dict[str, np.ndarray]:
+    """What the graph must be given, made by other means."""
+    pixels = codecs.read_png(IMAGE)[0]
+    made = {
+        "image": (pixels.transpose(2, 0, 1) / 127.5 - 1).astype(np.float32),
+        "text": Vocabulary(LETTERS).rows([TEXT], 6)[0],
+        "audio": sound.fitted(sound.read_sound(AUDIO).samples[0], 8000, 400)[None],
+    }
+    return {name: np.stack([made[name]] * n) for name in names}
+
+
+def post(served: Listening, **fields: Any) -> httpx.Response:
+    body = {"model": "translator", "seed": 7, **fields}
+    return httpx.post(f"{served.url}/v1/samples", json=body)
+
+
+def expected(translator: str, *names: str, n: int = 1) -> dict[str, np.ndarray]:
+    artifact = Artifact.open(translator)
+    inputs = artifact.draw("translate", 7, range(n), given=tensors(*names, n=n))
+    return artifact.run("translate", inputs)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("image",),
+        ("text",),
+        ("audio",),
+        ("image", "text"),
+        ("image", "audio"),
+        ("text", "audio"),
+        ("image", "text", "audio"),
+    ],
+    ids="+".join,
+)
+def test_any_subset_makes_all_the_rest(
+    served: Listening, translator: str, names: tuple[str, ...]
+) -> None:
+    answer = post(served, inputs=given(*names), n=3)
+    assert answer.status_code == 200, answer.text
+    wanted = expected(translator, *names, n=3)
+    artifact = Artifact.open(translator)
+    pixels = artifact.uint8("translate", wanted)
+    words = Vocabulary(LETTERS).texts(wanted["new_text"])
+    for i, sample in enumerate(answer.json()["samples"]):
+        assert set(sample) == {"index", "image", "text", "audio"}
+        image, made_by = codecs.read_png(base64.b64decode(sample["image"]))
+        assert np.abs(image.astype(int) - pixels[i]).max() <= 1
+        assert sample["text"] == words[i]
+        found = sound.read_sound(base64.b64decode(sample["audio"]))
+        wave = sound.to_pcm16(wanted["new_audio"])[i].astype(int)
+        assert np.abs(sound.to_pcm16(found.samples) - wave).max() <= 3
+        assert made_by is not None
+        assert made_by == found.provenance
+        assert [one.split(":")[0] for one in made_by.given] == sorted(names)
+    assert len({sample["image"] for sample in answer.json()["samples"]}) == 3  # the seed's noise
+
+
+def test_a_form_is_the_same_request(served: Listening) -> None:
+    fields = {"model": "translator", "seed": "7", "n": "2", "text": TEXT, "outputs": "text,audio"}
+    answer = httpx.post(
+        f"{served.url}/v1/samples", data=fields, files={"image": ("a.png", IMAGE, "image/png")}
+    )
+    assert answer.status_code == 200, answer.text
+    same = post(served, inputs=given("image", "text"), n=2, outputs=["text", "audio"])
+    assert answer.json() == same.json()
+    assert set(answer.json()["samples"][0]) == {"index", "text", "audio"}
+
+
+@pytest.mark.parametrize(
+    ("form", "key"), [("wav", "audio"), ("png", "image"), ("npy", None), ("ndjson", None)]
+)
+def test_what_comes_out_has_every_format(
+    served: Listening, translator: str, form: str, key: str | None
+) -> None:
+    whole = post(served, inputs=given("text")).json()["samples"][0]
+    answer = post(served, inputs=given("text"), format=form)
+    if key is not None:
+        assert answer.content == base64.b64decode(whole[key])
+    elif form == "ndjson":
+        assert [json.loads(line) for line in answer.iter_lines()] == [whole]
+    else:
+        assert answer.status_code == 200
+
+
+def test_a_picture_of_another_size_and_a_sound_of_another_rate_are_brought_to_the_models(
+    served: Listening,
+) -> None:
+    large = codecs.png(np.full((40, 20, 3), 255, np.uint8))
+    tone = np.sin(np.arange(4410) / 10)[:, None] * np.ones((1, 2))
+    long = sound.wav((tone * 20000).astype(np.int16), 44100)
+    for name, data in (("image", large), ("audio", long)):
+        answer = post(served, inputs={name: b64(data)})
+        assert answer.status_code == 200, answer.text
+    answer = post(served, inputs={"image": f"data:image/png;base64,{b64(large)}"})
+    assert answer.status_code == 200, answer.text
+
+
+BOMB = codecs.png(np.zeros((5000, 5000, 1), np.uint8))
+LONG = sound.wav_head(2**26, 8, 192_000) + b"\0" * 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "said"),
+    [
+        ({"inputs": {}}, "unknown_signature", "translate"),
+        ({"inputs": {}, "signature": "translate"}, "signature_needs_input", "image"),
+        ({"inputs": {"smell": "x"}}, "malformed_input", "image, text, audio"),
+        ({"inputs": {"image_given": [1]}}, "malformed_input", "no input 'image_given'"),
+        ({"inputs": {"image": "*"}}, "malformed_input", "base64"),
+        ({"inputs": {"image": b64(b"no image")}}, "malformed_input", "image 'image' cannot"),
+        ({"inputs": {"image": b64(AUDIO)}}, "malformed_input", "image 'image' cannot"),
+        ({"inputs": {"image": b64(BOMB)}}, "malformed_input", "pixels"),
+        ({"inputs": {"audio": b64(IMAGE)}}, "malformed_input", "audio 'audio' cannot"),
+        ({"inputs": {"audio": b64(AUDIO[:-9])}}, "malformed_input", "cut off"),
+        ({"inputs": {"audio": b64(LONG)}}, "malformed_input", "cut off"),
+        ({"inputs": {"audio": [0.5]}}, "malformed_input", "file as base64"),
+        ({"inputs": {"text": "ab z"}}, "malformed_input", "vocabulary lacks"),
+        ({"inputs": {"text": "abcdefab"}}, "malformed_input", "tokens long"),
+        ({"inputs": {"text": "a"}, "outputs": ["smell"]}, "unknown_output", "smell"),
+        ({"inputs": {"text": "a"}, "outputs": []}, "unknown_output", "nothing"),
+        ({"inputs": {"text": "a"}, "outputs": ["text"], "format": "png"}, "format_needs_image", ""),
+        (
+            {"inputs": {"text": "a"}, "outputs": ["image"], "format": "wav"},
+            "format_needs_sound",
+            "",
+        ),
+        ({"inputs": {"text": "a"}, "label": 3}, "label_not_supported", "no label"),
+        ({"inputs": {"text": "a"}, "n": 21}, "n_out_of_range", "20"),
+        ({"model": "tiny", "inputs": {"text": "a"}}, "unknown_signature", "translate"),
+        (
+            {"model": "tiny", "signature": "sample", "inputs": {"text": "a"}},
+            "malformed_input",
+            "no input 'text'",
+        ),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_in_words(
+    served: Listening, fields: dict[str, Any], code: str, said: str
+) -> None:
+    answer = post(served, **fields)
+    error = answer.json()["error"]
+    assert (error["code"], answer.status_code < 500) == (code, True)
+    assert said in error["message"]
+    assert post(served, inputs=given("text")).status_code == 200
+
+
+def test_what_was_made_from_something_says_so_and_is_not_taken_for_a_sample(
+    served: Listening,
+    translator: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = post(served, inputs=given("text"), format="png").content
+    verdict = httpx.post(f"{served.url}/v1/verify", content=image).json()
+    assert (verdict["made_here"], verdict["reason"]) == (False, "cannot_be_made_again")
+    (tmp_path / "new.png").write_bytes(image)
+    assert verify.command([str(tmp_path / "new.png"), "--artifact", translator]) == 0
+    said = capsys.readouterr()
+    assert "from text:" in said.out
+    assert "not to be made again" in said.err
+
+
+def test_an_encoder_is_reached_in_the_same_way(served: Listening, artifact: Artifact) -> None:
+    answer = post(served, model="tiny", signature="encode", inputs={"image": b64(IMAGE)})
+    (sample,) = answer.json()["samples"]
+    wanted = artifact.run("encode", {"image": tensors("image")["image"]})["vector"][0]
+    assert np.allclose(sample["outputs"]["vector"], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"--b\r\n", "cannot be read"),
+        (b"no form", "cannot be read"),
+        (b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\nmany\r\n--b--\r\n', "int"),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\n1\r\n' * 2 + b"--b--\r\n",
+            "twice",
+        ),
+        (
+            b"".join(
+                b'--b\r\nContent-Disposition: form-data; name="%d"\r\n\r\n1\r\n' % i
+                for i in range(MAX_PARTS + 1)
+            )
+            + b"--b--\r\n",
+            "more than 32",
+        ),
+    ],
+)
+def test_a_broken_form_is_refused_in_words(served: Listening, body: bytes, said: str) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = httpx.post(f"{served.url}/v1/samples", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_body")
+    assert said in answer.json()["error"]["message"]
