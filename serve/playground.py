@@ -14,7 +14,7 @@ from pathlib import Path
 
 import swagger_ui_bundle
 
-from serve.http import Endpoint, Endpoints, HTTPError, Receive, Response, Scope
+from serve.http import Endpoint, Endpoints, Headers, HTTPError, Receive, Response, Scope
 
 SWAGGER_FILES = {
     "swagger-ui.css": b"text/css; charset=utf-8",
@@ -41,12 +41,26 @@ fetch("openapi.json").then((answer) => answer.json()).then((spec) => SwaggerUIBu
 """
 
 
+PAGE = {
+    "page.css": b"text/css; charset=utf-8",
+    "page.js": b"text/javascript; charset=utf-8",
+    "media.js": b"text/javascript; charset=utf-8",
+    "give.js": b"text/javascript; charset=utf-8",
+}
+"""What the page at / is made of besides its HTML."""
+
+
 def page_routes() -> dict[str, Endpoints]:
     """Exact paths."""
-    playground = files("serve").joinpath("playground.html").read_text("utf-8")
+    page = files("serve").joinpath("page")
+    parts = {
+        f"/page/{name}": {"GET": _fixed(page.joinpath(name).read_bytes(), media_type, [])}
+        for name, media_type in PAGE.items()
+    }
     return {
-        "/": {"GET": _page(playground, inline_styles=False)},
+        "/": {"GET": _page(page.joinpath("index.html").read_text("utf-8"), inline_styles=False)},
         "/docs": {"GET": _page(DOCS, inline_styles=True)},
+        **parts,
     }
 
 
@@ -57,15 +71,18 @@ def docs_routes() -> dict[str, Endpoints]:
 
 def _page(text: str, *, inline_styles: bool) -> Endpoint:
     headers = [
-        (b"cache-control", b"no-cache"),
         (b"content-security-policy", content_policy(text, inline_styles=inline_styles).encode()),
         (b"referrer-policy", b"no-referrer"),
         (b"x-frame-options", b"DENY"),
         (b"cross-origin-opener-policy", b"same-origin"),
         (b"cross-origin-resource-policy", b"same-origin"),
-        (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+        (b"permissions-policy", b"camera=(), geolocation=(), microphone=(self)"),
     ]
-    response = Response(text.encode(), b"text/html; charset=utf-8", headers=headers)
+    return _fixed(text.encode(), b"text/html; charset=utf-8", headers)
+
+
+def _fixed(body: bytes, media_type: bytes, headers: Headers) -> Endpoint:
+    response = Response(body, media_type, headers=[(b"cache-control", b"no-cache"), *headers])
 
     async def page(scope: Scope, receive: Receive) -> Response:
         return response
@@ -79,8 +96,8 @@ def content_policy(page: str, *, inline_styles: bool) -> str:
     styles = "'unsafe-inline'" if inline_styles else _hashes(page, "style")
     return (
         f"default-src 'none'; script-src 'self' {scripts}; style-src 'self' {styles};"
-        " img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
-        " frame-ancestors 'none'"
+        " img-src 'self' blob: data:; media-src blob:; connect-src 'self'; base-uri 'none';"
+        " form-action 'none'; frame-ancestors 'none'"
     )
 
 

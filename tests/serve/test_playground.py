@@ -1,17 +1,20 @@
-"""The page of a server that has keys, in a real browser."""
+"""The page in a real browser: keys, sounds that play, and one thing from another."""
 
+import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from aigc.artifact import codecs, sound
 from serve.access.allowance import at_hand
 from serve.access.budget import Ledger
 from serve.access.keys import New, entry_text
 from serve.settings import Settings
-from tests.serve.listening import Listening, listening
+from tests.serve.listening import Listening, listening, settled
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 ALICE, METRICS = "aigc_secret_of_alice", "aigc_secret_of_m"
@@ -40,7 +43,13 @@ def guarded(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    switches = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    switches = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--use-fake-device-for-media-stream",  # a microphone that beeps
+        "--use-fake-ui-for-media-stream",
+    ]
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=switches)
         yield browser
@@ -107,3 +116,93 @@ def test_without_keys_there_is_no_field_for_them(
         assert not page.locator("#key").is_visible()
         assert page.locator("#metrics").is_visible()
         assert "Authorization" not in page.inner_text("#curl")
+
+
+@pytest.fixture
+def page(
+    voices: str, translator: str, metrics_dir: Path, browser: Any
+) -> Iterator[tuple[Any, Listening]]:
+    """The page of a server with a model of sound and one of three modalities."""
+    wrong: list[str] = []
+    with listening(Settings(metrics_dir=str(metrics_dir)), voices, translator) as served:
+        page = browser.new_page()
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        page.on(
+            "console",
+            lambda m: (
+                wrong.append(m.text) if m.type == "error" and "status of 4" not in m.text else 0
+            ),
+        )
+        page.goto(served.url)
+        page.locator("#model option").nth(1).wait_for(state="attached")
+        yield page, served
+        page.close()
+    assert wrong == []
+
+
+def test_sounds_are_seen_played_and_saved(
+    page: tuple[Any, Listening], voices: str, tmp_path: Path
+) -> None:
+    browser_page, served = page
+    browser_page.select_option("#model", "voices@1")
+    browser_page.select_option("#label", "3")
+    browser_page.select_option("#n", "4")
+    tiles = browser_page.locator("#grid .play")
+    browser_page.get_by_label("play sample 3 class Two").wait_for()
+    assert tiles.count() == 4
+    assert browser_page.locator("#grid img").count() == 0
+    drawn = "b => b.firstChild.getContext('2d').getImageData(0, 0, 240, 240).data.some(v => v)"
+    assert tiles.first.evaluate(drawn)
+    browser_page.evaluate(
+        """() => { window.ended = []; const play = Audio.prototype.play;
+        Audio.prototype.play = function () {
+          this.addEventListener("ended", () => window.ended.push(this.duration));
+          return play.call(this); } }"""
+    )
+    tiles.first.click()
+    settled(lambda: browser_page.evaluate("window.ended.length") == 1)
+    assert browser_page.evaluate("window.ended[0]") == pytest.approx(0.05, abs=0.01)
+    assert browser_page.locator(".playing").count() == 0
+    with browser_page.expect_download() as download:
+        browser_page.click("#download")
+    assert download.value.suggested_filename == "voices-1-seed0.wav"
+    data = Path(download.value.path()).read_bytes()
+    body = {"model": "voices", "seed": 0, "label": 3, "format": "wav"}
+    assert data == httpx.post(f"{served.url}/v1/samples", json=body).content
+
+
+def test_what_is_drawn_typed_and_said_becomes_the_rest(page: tuple[Any, Listening]) -> None:
+    browser_page, _ = page
+    sent: list[Any] = []
+    browser_page.on("request", lambda r: sent.append(r.post_data_json) if r.post_data else None)
+    browser_page.select_option("#model", "translator@1")
+    browser_page.select_option("#n", "1")
+    assert browser_page.locator("#grid li").count() == 0  # nothing is given yet
+    box = browser_page.locator("#drawing").bounding_box()
+    browser_page.mouse.move(box["x"] + 20, box["y"] + 20)
+    browser_page.mouse.down()
+    browser_page.mouse.move(box["x"] + 80, box["y"] + 90, steps=5)
+    browser_page.mouse.up()
+    browser_page.locator("#grid li img").wait_for()
+    assert browser_page.locator("#grid li .words").inner_text() != ""
+    assert browser_page.locator("#grid li .play").count() == 1
+    assert list(sent[-1]["inputs"]) == ["image"]
+    drawing, _ = codecs.read_png(base64.b64decode(sent[-1]["inputs"]["image"]))
+    assert drawing.shape[:2] == (128, 128)
+    assert drawing.max() == 255
+
+    browser_page.fill("#text", "badge")
+    browser_page.press("#text", "Tab")
+    browser_page.locator("#curl").get_by_text("badge").wait_for()
+    assert sent[-1]["inputs"]["text"] == "badge"
+
+    browser_page.click("#record")  # it ends by itself
+    browser_page.locator("#heard .play").wait_for()
+    browser_page.locator("#curl").get_by_text("audio.wav").wait_for()
+    said = sound.read_sound(base64.b64decode(sent[-1]["inputs"]["audio"]))
+    assert said.samples.shape[1] > said.rate_hz
+    assert set(sent[-1]["inputs"]) == {"image", "text", "audio"}
+    browser_page.click("#clear")
+    browser_page.fill("#text", "bad z")
+    browser_page.press("#text", "Tab")
+    browser_page.locator("#error").get_by_text("vocabulary lacks").wait_for()

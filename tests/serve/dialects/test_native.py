@@ -321,6 +321,12 @@ def test_pages_are_whole_and_may_load_nothing_foreign(client: Client) -> None:
         assert "frame-ancestors 'none'" in policy
         assert page.headers["x-content-type-options"] == "nosniff"
         assert "http" not in page.text.replace("http://www.w3.org/2000/svg", "")
+    for name in ("page.css", "page.js", "media.js", "give.js"):
+        part = client.get(f"/page/{name}")
+        assert part.status_code == 200
+        assert name.endswith("css") == part.headers["content-type"].startswith("text/css")
+        assert "http" not in part.text
+    assert error(client.get("/page/index.html"))[0] == 404
     script = client.get("/docs/swagger-ui-bundle.js")
     assert script.headers["cache-control"].startswith("public")
     assert script.headers["content-encoding"] == "gzip"

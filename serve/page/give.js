@@ -1,0 +1,158 @@
+// What people give a model: something drawn, typed or said, each only if there is something.
+"use strict";
+import {base64, player, wav} from "./media.js";
+
+const at = (id) => document.getElementById(id);
+const RECORD_MS = 2000;
+const pen = at("drawing").getContext("2d", {willReadFrequently: true});
+let drawn = false;
+let picture = null; // bytes of a file in place of a drawing
+let said = null; // bytes of a WAV or FLAC
+let changed = () => {};
+
+export const KINDS = ["image", "text", "audio"];
+
+export const takes = (signature) =>
+  KINDS.filter((kind) => signature.inputs.some((input) => input.kind === kind));
+
+// Show what a signature takes; `then` is called whenever something is given.
+export function offer(signature, then) {
+  const kinds = takes(signature);
+  at("give").hidden = !kinds.length;
+  for (const kind of KINDS) at(`give-${kind}`).hidden = !kinds.includes(kind);
+  changed = then;
+}
+
+// The inputs that are given, by name; files as base64.
+export function given(signature) {
+  const values = {
+    image: picture ? base64(picture) : drawn ? cropped() : null,
+    text: at("text").value || null,
+    audio: said ? base64(said) : null,
+  };
+  return Object.fromEntries(signature.inputs
+    .filter((input) => KINDS.includes(input.kind) && values[input.kind] !== null)
+    .map((input) => [input.name, values[input.kind]]));
+}
+
+function clear() {
+  pen.clearRect(0, 0, 280, 280);
+  drawn = false;
+  picture = null;
+  at("image-file").value = "";
+}
+
+// The drawing alone, in the middle of a black square, as digits lie in their pictures.
+function cropped() {
+  const {data, width, height} = pen.getImageData(0, 0, 280, 280);
+  let [left, top, right, bottom] = [width, height, 0, 0];
+  for (let i = 3; i < data.length; i += 4) {
+    if (!data[i]) continue;
+    const x = (i >> 2) % width;
+    const y = Math.floor((i >> 2) / width);
+    [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x), Math.max(bottom, y)];
+  }
+  const [w, h] = [right - left + 1, bottom - top + 1];
+  const side = Math.max(w, h) * 1.08;
+  const square = Object.assign(document.createElement("canvas"), {width: 128, height: 128});
+  const context = square.getContext("2d");
+  context.fillRect(0, 0, 128, 128);
+  const scale = 128 / side;
+  context.drawImage(at("drawing"), left, top, w, h,
+    (128 - w * scale) / 2, (128 - h * scale) / 2, w * scale, h * scale);
+  return square.toDataURL("image/png").split(",")[1];
+}
+
+function follow(event) {
+  const canvas = at("drawing");
+  const box = canvas.getBoundingClientRect();
+  const point = (e) => [(e.clientX - box.left) * 280 / box.width, (e.clientY - box.top) * 280 / box.height];
+  event.preventDefault();
+  if (picture) clear();
+  canvas.setPointerCapture(event.pointerId);
+  Object.assign(pen, {lineWidth: 26, lineCap: "round", lineJoin: "round", strokeStyle: "#fff"});
+  let last = point(event);
+  const line = (to) => {
+    pen.beginPath();
+    pen.moveTo(...last);
+    pen.lineTo(...to);
+    pen.stroke();
+    last = to;
+  };
+  line([last[0] + .1, last[1]]);
+  const move = (e) => line(point(e));
+  canvas.addEventListener("pointermove", move);
+  canvas.addEventListener("pointerup", () => {
+    canvas.removeEventListener("pointermove", move);
+    drawn = true;
+    changed();
+  }, {once: true});
+}
+
+async function take(file) {
+  const data = new Uint8Array(await file.arrayBuffer());
+  const head = String.fromCharCode(...data.subarray(0, 4));
+  said = head === "RIFF" || head === "fLaC" ? data : await decoded(data);
+  at("heard").replaceChildren(...(head === "fLaC" ? [] : [player(said, "what was said")]));
+  changed();
+}
+
+async function decoded(data) {
+  const context = new AudioContext();
+  try {
+    const sound = await context.decodeAudioData(data.buffer);
+    return wav(sound.getChannelData(0), sound.sampleRate);
+  } finally {
+    context.close();
+  }
+}
+
+let recorder = null;
+
+async function record() {
+  if (recorder) { recorder.stop(); return; }
+  const button = at("record");
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({audio: true});
+  } catch {
+    button.textContent = "No microphone";
+    return;
+  }
+  const parts = [];
+  recorder = new MediaRecorder(stream);
+  recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
+  recorder.addEventListener("stop", async () => {
+    stream.getTracks().forEach((track) => track.stop());
+    recorder = null;
+    button.textContent = "Record";
+    button.classList.remove("recording");
+    await take(new Blob(parts));
+  });
+  recorder.start();
+  button.textContent = "Stop";
+  button.classList.add("recording");
+  setTimeout(() => recorder?.stop(), RECORD_MS);
+}
+
+at("drawing").addEventListener("pointerdown", follow);
+at("clear").addEventListener("click", clear);
+at("record").addEventListener("click", record);
+at("text").addEventListener("change", () => changed());
+for (const kind of ["image", "audio"]) {
+  at(`choose-${kind}`).addEventListener("click", () => at(`${kind}-file`).click());
+}
+at("audio-file").addEventListener("change", (event) => {
+  if (event.target.files.length) take(event.target.files[0]);
+});
+at("image-file").addEventListener("change", async (event) => {
+  const [file] = event.target.files;
+  if (!file) return;
+  const bitmap = await createImageBitmap(file);
+  const scale = 280 / Math.max(bitmap.width, bitmap.height);
+  pen.clearRect(0, 0, 280, 280);
+  pen.drawImage(bitmap, (280 - bitmap.width * scale) / 2, (280 - bitmap.height * scale) / 2,
+    bitmap.width * scale, bitmap.height * scale);
+  picture = new Uint8Array(await file.arrayBuffer());
+  changed();
+});

@@ -1,0 +1,253 @@
+// The playground: samples of the models hosted here, as a request of one's own would have them.
+"use strict";
+import * as give from "./give.js";
+import {bytes, layout, tile} from "./media.js";
+
+const at = (id) => document.getElementById(id);
+const base = new URL(".", location.href).href.replace(/\/$/, "");
+const GIVEN = [...give.KINDS, "presence"];
+const DRAWN = ["latent", "uniform", "label", "setting"];
+const usable = (signature) => signature.inputs.every((i) => DRAWN.includes(i.kind) || GIVEN.includes(i.kind))
+  && signature.outputs.some((o) => give.KINDS.includes(o.kind));
+const LEVELS = {bit: "the bit", uint8: "the pixel", tolerance: "a tolerance"};
+const TITLES = {401: "No valid key: ", 403: "Not allowed: ", 429: "Too much at once: "};
+const KEY = "aigc-key";
+let models = [];
+let turn = 0;
+let shown = []; // the samples on the page
+
+function options(select, pairs) {
+  const before = select.value;
+  select.replaceChildren(...pairs.map(([value, text]) => new Option(text, value)));
+  if (pairs.some(([value]) => value === before)) select.value = before;
+}
+
+function chosen() {
+  const model = models.find((m) => m.id === at("model").value);
+  return {model, signature: model && model.signatures[at("signature").value]};
+}
+
+function showModel() {
+  const {model} = chosen();
+  const names = Object.keys(model.signatures).filter((name) => usable(model.signatures[name]));
+  options(at("signature"), names.map((name) => [name, name]));
+  at("signatures").hidden = names.length < 2;
+  const {signature} = chosen();
+  const label = signature?.inputs.find((i) => i.kind === "label");
+  at("labels").hidden = !label;
+  const count = label ? label.range[1] + 1 : 0;
+  options(at("label"), [["", "drawn from the seed"],
+    ...Array.from({length: count}, (_, i) => [String(i), label.classes[i] ?? String(i)])]);
+  at("about").textContent = `${model.preset}, licence ${model.licence}`;
+  showSettings(signature?.inputs.filter((i) => i.kind === "setting") ?? []);
+  if (signature) give.offer(signature, generate);
+}
+
+function showSettings(settings) {
+  at("settings").hidden = !settings.length;
+  at("settings").replaceChildren(...settings.map((spec) => {
+    const label = document.createElement("label");
+    label.textContent = spec.name.replaceAll("_", " ");
+    const input = document.createElement("input");
+    Object.assign(input, {type: "number", min: spec.range[0], max: spec.range[1], value: spec.default});
+    input.step = spec.dtype === "int64" ? 1 : "any";
+    input.name = spec.name;
+    input.addEventListener("change", generate);
+    label.append(input);
+    return label;
+  }));
+}
+
+function settings(signature) {
+  return Object.fromEntries([...at("settings").querySelectorAll("input")]
+    .filter((input) => input.value !== "")
+    .map((input) => [input.name, Number(input.value)])
+    .filter(([name, value]) => value !== signature.inputs.find((i) => i.name === name).default));
+}
+
+function request(format) {
+  const {signature} = chosen();
+  const body = {model: at("model").value};
+  if (at("signature").value !== "sample") body.signature = at("signature").value;
+  body.n = Number(at("n").value);
+  body.seed = Number(at("seed").value);
+  if (!at("labels").hidden && at("label").value !== "") body.label = Number(at("label").value);
+  const chosenSettings = settings(signature);
+  if (Object.keys(chosenSettings).length) body.settings = chosenSettings;
+  if (give.takes(signature).length) body.inputs = give.given(signature);
+  return {...body, format};
+}
+
+function showKeys() {
+  at("keys").hidden = false;
+  at("key").value = sessionStorage.getItem(KEY) ?? "";
+  at("metrics").hidden = true; // a link sends no key
+}
+
+async function ask(path, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = {...options.headers, ...(key && {authorization: `Bearer ${key}`})};
+  const answer = await fetch(path, {...options, headers});
+  if (answer.ok) return answer;
+  let message = `the server answered ${answer.status}`;
+  try { message = (await answer.json()).error.message; } catch { /* not ours */ }
+  if (answer.status === 401 || answer.status === 403) showKeys();
+  const wait = answer.headers.get("retry-after");
+  if (wait && !message.includes("try again")) message += `; try again in ${wait} s`;
+  throw new Error(`${TITLES[answer.status] ?? ""}${message}`);
+}
+
+const post = (body) => ask("v1/samples", {
+  method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(body),
+});
+
+function showError(error) {
+  at("error").textContent = error.message;
+  at("error").hidden = false;
+}
+
+const EXTENSIONS = {image: "png", audio: "wav"};
+
+function showCommands(body) {
+  // Commands are copied around: the key itself stays out of them.
+  const key = sessionStorage.getItem(KEY) ? ` -H "Authorization: Bearer $AIGC_KEY"` : "";
+  const kind = shown[0].image !== undefined ? "png" : "json";
+  if (body.inputs) {
+    const {signature} = chosen();
+    const fields = Object.entries({...body, format: "json", inputs: undefined})
+      .filter(([, value]) => value !== undefined).map(([name, value]) => ` -F ${name}=${value}`);
+    const parts = Object.entries(body.inputs).map(([name, value]) => {
+      const {kind} = signature.inputs.find((i) => i.name === name);
+      return kind === "text" ? ` -F ${name}='${value.replaceAll("'", "'\\''")}'` : ` -F ${name}=@${name}.${EXTENSIONS[kind]}`;
+    });
+    at("curl").textContent = `curl ${base}/v1/samples${key} -o samples.json${fields.join("")}${parts.join("")}`;
+  } else {
+    at("curl").textContent = `curl ${base}/v1/samples${key} -o samples.${kind} -d '${JSON.stringify(body)}'`;
+  }
+  const parts = ["aigc sample", base, `--model ${body.model}`];
+  if (body.signature) parts.push(`--signature ${body.signature}`);
+  parts.push(`-n ${body.n}`, `--seed ${body.seed}`);
+  if (body.label !== undefined) parts.push(`--label ${body.label}`);
+  if (body.settings) parts.push("--settings", ...Object.entries(body.settings).map((pair) => pair.join(" ")));
+  if (kind === "png") parts.push("--format grid");
+  at("aigc").textContent = parts.join(" ");
+  at("aigc").parentElement.hidden = Boolean(body.inputs);
+  at("commands").hidden = false;
+}
+
+async function generate() {
+  const mine = ++turn;
+  const {signature} = chosen();
+  if (!signature) return;
+  const body = request("json");
+  if (!Number.isSafeInteger(body.seed) || body.seed < 0) return;
+  if (body.inputs && !Object.keys(body.inputs).length) {
+    at("grid").replaceChildren();
+    at("facts").hidden = at("commands").hidden = true;
+    return;
+  }
+  at("go").disabled = true;
+  at("grid").classList.add("busy");
+  at("error").hidden = true;
+  const started = performance.now();
+  try {
+    const answer = await post(body);
+    const document = await answer.json();
+    const took = performance.now() - started;
+    if (mine !== turn) return;
+    shown = document.samples;
+    const classes = signature.inputs.find((i) => i.kind === "label")?.classes ?? [];
+    at("grid").className = layout(shown[0]);
+    at("grid").style.setProperty("--columns", Math.ceil(Math.sqrt(body.n)));
+    at("grid").replaceChildren(...shown.map((sample) => tile(sample, classes)));
+    at("said-seed").textContent = document.seed;
+    at("latency").textContent = `${took < 10 ? took.toFixed(1) : Math.round(took)} ms`;
+    at("level").textContent = LEVELS[document.reproducibility] ?? document.reproducibility;
+    at("replica").textContent = answer.headers.get("x-aigc-replica");
+    at("download").textContent = `Download ${file().form.toUpperCase()}`;
+    at("facts").hidden = false;
+    showCommands(request(shown[0].image !== undefined ? "grid" : "json"));
+  } catch (error) {
+    if (mine !== turn) return;
+    showError(error);
+  } finally {
+    if (mine === turn) { at("go").disabled = false; at("grid").classList.remove("busy"); }
+  }
+}
+
+// What the samples on the page are saved as: all pictures in one, one sound, or lines of text.
+function file() {
+  if (shown[0].image !== undefined) return {form: "png", blob: async () => (await post(request("grid"))).blob()};
+  if (shown[0].audio !== undefined) return {form: "wav", blob: async () => new Blob([bytes(shown[0].audio)])};
+  return {form: "txt", blob: async () => new Blob(shown.map((sample) => `${sample.text}\n`))};
+}
+
+async function download() {
+  const body = request("json");
+  const {form, blob} = file();
+  try {
+    const url = URL.createObjectURL(await blob());
+    const link = document.createElement("a");
+    link.href = url;
+    const count = form === "wav" ? "" : `-n${body.n}`;
+    link.download = `${body.model.replace("@", "-")}-seed${body.seed}${count}.${form}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
+  } catch (error) {
+    showError(error);
+  }
+}
+
+async function copy(button) {
+  const text = at(button.dataset.copy).textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(at(button.dataset.copy));
+    button.textContent = "Selected";
+  }
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+}
+
+at("form").addEventListener("submit", (event) => { event.preventDefault(); generate(); });
+at("model").addEventListener("change", () => { showModel(); generate(); });
+at("signature").addEventListener("change", () => { showModel(); generate(); });
+for (const id of ["label", "n"]) at(id).addEventListener("change", generate);
+at("dice").addEventListener("click", () => {
+  at("seed").value = Math.floor(Math.random() * 1e6);
+  generate();
+});
+at("download").addEventListener("click", download);
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", () => copy(button));
+}
+
+async function start() {
+  at("error").hidden = true;
+  try {
+    const answer = await ask("v1/models");
+    models = (await answer.json()).data.filter((m) => Object.values(m.signatures).some(usable));
+    if (!models.length) throw new Error("no model hosted here makes images, sounds or texts");
+    const byName = (a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
+    options(at("model"), models.toReversed().sort(byName).map((m) => [m.id, m.id]));
+    showModel();
+    await generate();
+  } catch (error) {
+    showError(error);
+  }
+}
+
+function useKey() {
+  const key = at("key").value.trim();
+  if (key) sessionStorage.setItem(KEY, key);
+  else sessionStorage.removeItem(KEY);
+  start();
+}
+
+at("use-key").addEventListener("click", useKey);
+at("key").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") { event.preventDefault(); useKey(); }
+});
+if (sessionStorage.getItem(KEY)) showKeys();
+start();
