@@ -17,11 +17,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
-from serve.fair import Arrays, Batch, Fair, Job, Lane, Piece, Queue, batches_before
-from serve.inference import Outcome, run
+from serve.fair import Arrays, Batch, Fair, Job, Lane, Outcome, Piece, Queue
+from serve.inference import Ran, is_stepped, run
+from serve.pace import Paces, Running, ahead_of
 
 __all__ = [
     "Arrays",
@@ -68,42 +67,6 @@ class ClosedError(Exception):
     """The batcher was closed before the job was done."""
 
 
-@dataclass(kw_only=True)
-class Pace:
-    """How long a lane's samples take, the last batches counting most.
-
-    Both are exponential moving averages over batches. The average of the ratio instead would let
-    many small batches, which are dear by the sample, outweigh the large ones that a queue makes.
-    """
-
-    seconds: float = 0.0
-    samples: float = 0.0
-
-    def add(self, size: int, seconds: float) -> None:
-        """A batch of `size` samples took so long."""
-        weight = 0.2 if self.samples else 1.0
-        self.seconds += weight * (seconds - self.seconds)
-        self.samples += weight * (size - self.samples)
-
-    @property
-    def seconds_per_sample(self) -> float:
-        """0 before the first batch."""
-        return self.seconds / self.samples if self.samples else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Running:
-    """A batch that runs now, or did."""
-
-    lane: Lane
-    pieces: list[Piece]
-    size: int
-    since_s: float
-    """By the monotonic clock."""
-    waits_s: tuple[float, ...]
-    """That ended as it began."""
-
-
 class Batcher:
     """Feeds one inference thread; lives on one event loop, where the shortest batches may run.
 
@@ -139,7 +102,7 @@ class Batcher:
         self._pump: asyncio.Task[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._running: Running | None = None
-        self._paces: WeakKeyDictionary[Lane, Pace] = WeakKeyDictionary()
+        self._paces = Paces()
         self._closed = False
         self.queued = 0
         """Samples waiting, those in the running batch not counted."""
@@ -159,35 +122,21 @@ class Batcher:
     @property
     def work_s(self) -> float:
         """Seconds until all that waits and runs is done, as far as its lanes were measured."""
+        running = self._running
         with self._lock:
-            waiting = [(lane, each.samples) for lane, each in self._queue.waiting.items()]
-        rest_s = self._rest_s()
-        return rest_s + sum(n * self.seconds_per_sample(lane) for lane, n in waiting)
+            ahead = ahead_of(self._queue.waiting, running)
+        return self._paces.work_s(ahead, running)
 
     def seconds_per_sample(self, lane: Lane) -> float:
         """How long a sample of the lane took in its last batches; 0 before the first."""
-        pace = self._paces.get(lane)
-        return pace.seconds_per_sample if pace is not None else 0.0
+        return self._paces.seconds_per_sample(lane)
 
     def wait_s(self, lane: Lane, n: int) -> float:
-        """Estimated seconds until the last of `n` further samples of a lane would be taken.
-
-        Counted is what would run before it, not all that waits: a request of few samples passes
-        a large one. Lanes that never ran count nothing.
-        """
+        """Estimated seconds until the last of `n` further samples of a lane would be taken."""
+        running = self._running
         with self._lock:
-            ahead = {
-                each: (len(waiting.jobs), waiting.samples)
-                for each, waiting in self._queue.waiting.items()
-            }
-        jobs, samples = ahead.pop(lane, (0, 0))
-        all_of_it = -(-(samples + n) // lane.max_batch)
-        batches = min(all_of_it, batches_before(n, jobs + 1, lane.max_batch))
-        wait_s = self._rest_s() + self.seconds_per_sample(lane) * (batches - 1) * lane.max_batch
-        for other, (_, waiting_there) in ahead.items():
-            before = min(waiting_there, batches * other.max_batch)
-            wait_s += self.seconds_per_sample(other) * before
-        return wait_s
+            ahead = ahead_of(self._queue.waiting, running)
+        return self._paces.wait_s(lane, n, ahead, running)
 
     async def submit(self, job: Job) -> Arrays:
         """Run a job; outputs by name, batch axis first, in the order of its samples.
@@ -235,8 +184,8 @@ class Batcher:
             self._lingering.cancel()
         with self._lock:
             while pieces := self._queue.take():
+                self._count(-_new(pieces))
                 for piece in pieces:
-                    self._count(-len(piece))
                     _fail(piece.job, ClosedError())
         self._thread.shutdown(wait=False)
 
@@ -273,9 +222,7 @@ class Batcher:
         try:
             while batch := self._take(loop):
                 if self._is_short(batch):
-                    outcomes, seconds = run(batch.lane, batch.pieces)
-                    self._running = None
-                    self._finish(batch, outcomes, seconds)
+                    self._finish(batch, self._run(batch))
                     await asyncio.sleep(0)  # the others' turn, between any two batches
                 else:
                     await loop.run_in_executor(self._thread, self._run_on, batch, loop)
@@ -286,13 +233,20 @@ class Batcher:
     def _run_on(self, batch: Running | None, loop: asyncio.AbstractEventLoop) -> None:
         """In the thread: run a batch, and after it what waits by then, until nothing does."""
         while batch:
-            outcomes, seconds = run(batch.lane, batch.pieces)
-            self._running = None
-            for piece, outcome in zip(batch.pieces, outcomes, strict=True):
+            ran = self._run(batch)
+            for piece, outcome in zip(ran.pieces, ran.outcomes, strict=True):
                 if isinstance(outcome, Exception):
                     self._drop(piece.job)
-            loop.call_soon_threadsafe(self._finish, batch, outcomes, seconds)
+            loop.call_soon_threadsafe(self._finish, batch, ran)
             batch = self._take(loop)
+
+    def _run(self, batch: Running) -> Ran:
+        """Run a batch; what needs further runs waits for the next one of its lane."""
+        ran = run(batch.lane, batch.pieces)
+        with self._lock:
+            self._queue.resume(batch.lane, ran.going_on)
+            self._running = None
+        return ran
 
     def _is_short(self, batch: Running) -> bool:
         """Whether a batch is known to take less than `inline_s`."""
@@ -307,9 +261,9 @@ class Batcher:
             with self._lock:
                 pieces = self._queue.take()
                 if pieces:
-                    self._count(-sum(map(len, pieces)))
+                    self._count(-_new(pieces))
             now = time.monotonic()
-            over = [piece.job for piece in pieces if _is_over(piece.job, now)]
+            over = [piece.job for piece in pieces if _is_over(piece, now)]
             for job in over:
                 self._drop(job)
                 loop.call_soon_threadsafe(_fail, job, DeadlineError(job.n))
@@ -327,14 +281,16 @@ class Batcher:
         )
         return self._running
 
-    def _finish(self, batch: Running, outcomes: list[Outcome], seconds: float) -> None:
+    def _finish(self, batch: Running, ran: Ran) -> None:
         """Answer those whose samples ran, and count."""
-        for piece, outcome in zip(batch.pieces, outcomes, strict=True):
+        for piece, outcome in zip(ran.pieces, ran.outcomes, strict=True):
             self._settle(piece, outcome)
-        self.busy_s += seconds
-        self._paces.setdefault(batch.lane, Pace()).add(batch.size, seconds)
+        self.busy_s += ran.seconds
+        self._paces.add(batch.lane, batch.size, ran.seconds, ran.runs)
+        ended = len(ran.runs) if is_stepped(batch.lane) else None
+        counted = Batch(size=batch.size, seconds=ran.seconds, waits_s=batch.waits_s, ended=ended)
         try:
-            batch.lane.observe(Batch(size=batch.size, seconds=seconds, waits_s=batch.waits_s))
+            batch.lane.observe(counted)
         except Exception:  # counting must not cost those who wait their samples
             logger.exception("a batch could not be counted")
 
@@ -342,15 +298,17 @@ class Batcher:
         job = piece.job
         if job.done is None or job.done.done():
             return
-        if not isinstance(outcome, Exception):
+        if isinstance(outcome, dict):
             try:
                 job.place(piece, outcome)
             except Exception as error:  # a graph whose outputs differ in shape from run to run
                 outcome = error
+        if job.hear is not None and not isinstance(outcome, Exception):
+            job.hear(piece.start, outcome)
         if isinstance(outcome, Exception):
             _fail(job, outcome)
             self._drop(job)
-        elif piece.stop == job.n:
+        elif job.placed == job.n:
             job.done.set_result(job.outputs)
 
     def _expire(self, job: Job) -> None:
@@ -375,23 +333,22 @@ class Batcher:
         self.queued += samples
         self._observe_queue(self.queued)
 
-    def _rest_s(self) -> float:
-        """Seconds that the running batch should still take."""
-        running = self._running
-        if running is None:
-            return 0.0
-        whole_s = running.size * self.seconds_per_sample(running.lane)
-        return max(0.0, running.since_s + whole_s - time.monotonic())
-
 
 def _retry_after_s(wait_s: float) -> int:
     return min(MAX_RETRY_AFTER_S, 1 + int(wait_s))
 
 
-def _is_over(job: Job, now_s: float) -> bool:
+def _new(pieces: list[Piece]) -> int:
+    """How many samples of a batch waited until now."""
+    return sum(len(piece) for piece in pieces if not piece.begun)
+
+
+def _is_over(piece: Piece, now_s: float) -> bool:
+    """Whether nobody waits for it, or it is too late to begin with it."""
+    job = piece.job
     if job.done is None or job.done.done():
         return True
-    return job.deadline_s is not None and job.deadline_s <= now_s
+    return not piece.begun and job.deadline_s is not None and job.deadline_s <= now_s
 
 
 def _waits_s(pieces: list[Piece], started_s: float) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ pieces = queue.take()  # the next batch
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
+
+Until = Callable[[NDArray[Any]], bool]
+"""What has come of a sample that goes by steps -> whether that is enough of it."""
 
 
 class Lane(Protocol):
@@ -49,6 +52,12 @@ class Job:
     """Samples that went into a batch already."""
     outputs: Arrays = field(default_factory=dict)
     """Of the samples that ran, in their place."""
+    until: Until | None = None
+    """Ends samples of a lane that goes by steps early. Runs in the thread."""
+    hear: "Callable[[int, Outcome], None] | None" = None
+    """Told of the sample at an index whenever something has come of it. On the event loop."""
+    placed: int = 0
+    """Samples whose outputs are there."""
     queued_at_s: float = 0.0
     waited_s: float | None = None
     """From submission to the first batch, by the monotonic clock."""
@@ -59,6 +68,7 @@ class Job:
 
         A part is copied: a view would keep the whole batch in memory, for one sample of it.
         """
+        self.placed += len(piece)
         if piece.stop - piece.start == self.n:
             self.outputs = outputs
             return
@@ -78,9 +88,27 @@ class Piece:
     job: Job
     start: int
     stop: int
+    begun: bool = False
+    """It was in the batch before, and goes on."""
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    def rows(self) -> "list[Piece]":
+        """Its samples one by one."""
+        return [replace(self, start=i, stop=i + 1) for i in range(self.start, self.stop)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoesOn:
+    """What a run is for a sample that needs more of them."""
+
+    part: NDArray[Any]
+    """What has come of it so far."""
+
+
+Outcome = Arrays | GoesOn | Exception
+"""What came of a piece in a run: its outputs, a part of them, or why there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +118,8 @@ class Batch:
     size: int
     seconds: float
     waits_s: tuple[float, ...]
+    ended: int | None = None
+    """How many samples are there now, in a lane that goes by steps; all of them in another."""
 
 
 Turn = tuple[float, int]
@@ -153,6 +183,8 @@ class Waiting:
     shares: EqualShares = field(default_factory=EqualShares)
     owed: float = 0.0
     """Samples that the eldest has still to get."""
+    going_on: list[Piece] = field(default_factory=list)
+    """Pieces that were in a batch before, and are in the next one."""
 
     def first(self) -> Job:
         """Who would be done first if all shared alike."""
@@ -171,17 +203,20 @@ class Waiting:
 
 
 class Queue(Protocol):
-    """Which samples run next. Another order is another class with these four."""
+    """Which samples run next. Another order is another class with these five."""
 
     @property
     def waiting(self) -> Mapping[Lane, Waiting]:
-        """The lanes that have jobs, and no others."""
+        """The lanes that have jobs or pieces that go on, and no others."""
 
     def push(self, job: Job) -> None:
         """Append a job."""
 
     def take(self) -> list[Piece]:
         """The next batch: pieces of one lane, at most its max_batch samples. Empty if none."""
+
+    def resume(self, lane: Lane, pieces: list[Piece]) -> None:
+        """Pieces of the batch before are in the next one of their lane, before any others."""
 
     def discard(self, job: Job) -> None:
         """Forget the samples of a job that were not taken yet."""
@@ -201,6 +236,9 @@ class Fair:
 
     While L lanes have jobs, each has one of any L batches in a row. Nothing waits while a batch has
     room. A push, and each piece of a take, costs the logarithm of how many wait.
+
+    In a lane that goes by steps a batch is one step: samples that need more go on, and those that
+    wait join them as others end (Orca: Yu et al. 2022).
     """
 
     def __init__(self, eldest_share: float = 0.25) -> None:
@@ -221,7 +259,8 @@ class Fair:
         if not self.waiting:
             return []
         lane, waiting = next(iter(self.waiting.items()))
-        room = lane.max_batch
+        going_on, waiting.going_on = waiting.going_on, []
+        free = room = lane.max_batch - len(going_on)
         waiting.owed += self._eldest_share * room
         got: dict[Job, int] = {}
         while room and waiting.jobs:
@@ -231,12 +270,17 @@ class Fair:
             got[job] = got.get(job, 0) + granted
             room -= granted
             waiting.owed -= granted if of_eldest else 0
-        waiting.shares.serve(lane.max_batch - room)
+        waiting.shares.serve(free - room)
         if waiting.jobs:
             self.waiting.move_to_end(lane)
         else:
             del self.waiting[lane]
-        return [Piece(job=job, start=job.taken - n, stop=job.taken) for job, n in got.items()]
+        new = [Piece(job=job, start=job.taken - n, stop=job.taken) for job, n in got.items()]
+        return going_on + new
+
+    def resume(self, lane: Lane, pieces: list[Piece]) -> None:
+        if pieces:
+            self.waiting.setdefault(lane, Waiting()).going_on = pieces
 
     def discard(self, job: Job) -> None:
         waiting = self.waiting.get(job.lane)
@@ -244,7 +288,7 @@ class Fair:
             return
         waiting.shares.leave(waiting.jobs.pop(job), job.n - job.taken)
         waiting.samples -= job.n - job.taken
-        if not waiting.jobs:
+        if not waiting.jobs and not waiting.going_on:
             del self.waiting[job.lane]
 
 

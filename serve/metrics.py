@@ -5,6 +5,7 @@ stores values when it is imported. Labels are bounded: never a seed, a user, a p
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -90,9 +91,17 @@ class LaneMetrics(RequestMetrics):
         self._wait = metrics.wait.labels(**labels)
         self._inference = metrics.inference.labels(**labels)
 
+    @cached_property
+    def _steps(self) -> Counter:
+        return self._metrics.steps.labels(**self.labels)
+
     def observe(self, batch: Batch) -> None:
         """A batch ran."""
-        self._samples.inc(batch.size)
+        if batch.ended is None:
+            self._samples.inc(batch.size)
+        else:
+            self._samples.inc(batch.ended)
+            self._steps.inc(batch.size)
         self._batch.observe(batch.size)
         self._inference.observe(batch.seconds)
         for wait_s in batch.waits_s:
@@ -131,6 +140,11 @@ class Metrics:
             ("api",),
         )
         self.samples = counter("aigc_samples_total", "Samples that a graph gave.", _LANE)
+        self.steps = counter(
+            "aigc_steps_total",
+            "Steps that samples went, where they go by steps: the tokens of texts.",
+            _LANE,
+        )
         self.shed = counter(
             "aigc_shed_samples_total",
             "Samples refused: overloaded, deadline, budget or shutting_down.",

@@ -115,7 +115,7 @@ class RemotePool:
             return _Fresh(
                 {
                     name: RemoteLane(self, contract, name, metrics.lane(manifest, name), tensors)
-                    for name in manifest.signatures
+                    for name in contract.offered
                 }
             )
 

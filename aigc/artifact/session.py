@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +89,34 @@ class Artifact(Contract):
         """Run a graph: inputs by name with a batch axis first -> outputs by name.
 
         Settings and optional inputs may be left out, and the flags that say which of these are
-        there. Raises ValueError naming the tensor that is missing, unknown or of the wrong shape.
+        there. Raises ValueError as checked() does.
         """
         spec = self.signature(signature)
-        feeds = _check_inputs(spec, inputs)
+        feeds = self.checked(signature, inputs)
         if spec.step:
-            step = self.signature(spec.step)
-            return steps.whole(spec, step, lambda feeds: self._run(step, feeds), feeds)
+            return steps.whole(spec, *self._stepping(spec), feeds)
         return self._run(spec, feeds)
+
+    def checked(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Inputs as the graph takes them: settings filled in, every type and range as promised.
+
+        One that goes by steps takes a `prefix` too, (N, L) as its output is: how each begins.
+        Raises ValueError naming the tensor that is missing, unknown or of the wrong shape.
+        """
+        spec = self.signature(signature)
+        if not spec.step or steps.PREFIX not in inputs:
+            return _check_inputs(spec, inputs)
+        begun = replace(spec.outputs[0], name=steps.PREFIX)
+        return _check_inputs(replace(spec, inputs=(*spec.inputs, begun)), inputs)
+
+    def writing(self, signature: str) -> steps.Writing:
+        """Rows of a signature that goes by steps, none yet; they join with checked() inputs."""
+        spec = self.signature(signature)
+        return steps.Writing(spec, *self._stepping(spec))
+
+    def _stepping(self, spec: Signature) -> tuple[Signature, steps.Run]:
+        step = self.signature(spec.step)
+        return step, lambda feeds: self._run(step, feeds)
 
     def _run(self, spec: Signature, feeds: Arrays) -> Arrays:
         names = [output.name for output in spec.outputs]
@@ -111,8 +132,7 @@ class Artifact(Contract):
         spec = self.signature(signature)
         if not spec.step:
             raise ValueError(f"signature {signature!r} of {self.id} gives all at once; use run")
-        step, feeds = self.signature(spec.step), _check_inputs(spec, inputs)
-        return steps.write(spec, step, lambda feeds: self._run(step, feeds), feeds)
+        return steps.write(spec, *self._stepping(spec), self.checked(signature, inputs))
 
     def sample(
         self,

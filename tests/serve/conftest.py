@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc.artifact import Artifact, Signature, Store, TensorSpec, latents
+from aigc.artifact import Artifact, Signature, Store, TensorSpec, latents, steps
 from aigc.artifact.manifest import Manifest, Parity, Reproducibility, Training, seal
 from serve.settings import Limits, Settings
 from tests.serve.listening import Gate, Listening, listening
@@ -274,6 +274,149 @@ def _seal(store: Store, folder: Path, name: str, signatures: dict[str, Signature
     )
     seal(folder, manifest)
     return store.publish(folder)
+
+
+WORDS_LENGTH = 24
+LETTERS = ("", " ", *"abcdefghij", "be", "fe")
+"""Characters, and two pieces of two."""
+
+
+def publish_words(store: Store, folder: Path, name: str, *, classes: tuple[str, ...] = ()) -> str:
+    """Texts of letters, written step by step by a small recurrent net; `classes`: of texts."""
+    state, high = 8, float(len(LETTERS) - 1)
+    random = np.random.default_rng(11)
+
+    def weights(*shape: int, scale: float = 1.0) -> Any:
+        return random.normal(0, scale, shape).astype(np.float32)
+
+    def spec(name: str, kind: Any, dtype: Any, *shape: int, **more: Any) -> TensorSpec:
+        return TensorSpec(name=name, kind=kind, dtype=dtype, shape=shape, **more)
+
+    latent, vector = (spec("latent", kind, "float32", 4) for kind in ("latent", "vector"))
+    text = spec("text", "text", "int64", WORDS_LENGTH, range=(0, high), vocabulary=LETTERS)
+    mood = replace(LABEL, range=(0, len(classes) - 1), classes=classes)
+    label = (mood,) if classes else ()
+    before = spec("state", "vector", "float32", state)
+    token = spec("token", "token", "int64", range=(0, high), vocabulary=LETTERS)
+    most = spec(
+        "max_tokens", "setting", "int64", range=(1, WORDS_LENGTH), default=float(WORDS_LENGTH)
+    )
+    signatures = {
+        "sample": Signature(
+            graph="step.onnx",
+            inputs=(
+                latent,
+                *label,
+                spec("noise", "uniform", "float32", WORDS_LENGTH),
+                spec("temperature", "setting", "float32", range=(0, 100), default=1.0),
+                spec("top_k", "setting", "int64", range=(0, high), default=0.0),
+                most,
+            ),
+            outputs=(text,),
+            step="step",
+        ),
+        "decode": Signature(
+            graph="step.onnx", inputs=(vector, *label, most), outputs=(text,), step="step"
+        ),
+        "encode": Signature(
+            graph="encode.onnx",
+            inputs=(text, *label),
+            outputs=tuple(spec(name, "vector", "float32", 4) for name in ("mu", "logvar")),
+        ),
+        "step": Signature(
+            graph="step.onnx",
+            inputs=(vector, before, token, *label),
+            outputs=(
+                spec("logits", "vector", "float32", len(LETTERS)),
+                replace(before, name="next_state"),
+            ),
+        ),
+    }
+    (folder / "references").mkdir(parents=True)
+    node, of_label = helper.make_node, "label" if classes else "none"
+    _graph(
+        folder / "step.onnx",
+        [
+            node("MatMul", ["latent", "of_latent"], ["a"]),
+            node("MatMul", ["state", "of_state"], ["b"]),
+            node("Gather", ["of_token", "token"], ["c"]),
+            *([node("Gather", ["of_label", of_label], ["d"])] if classes else []),
+            node("Sum", ["a", "b", "c", *(["d"] if classes else [])], ["e"]),
+            node("Tanh", ["e"], ["next_state"]),
+            node("MatMul", ["next_state", "of_next"], ["f"]),
+            node("Add", ["f", "bias"], ["logits"]),
+        ],
+        {
+            "of_latent": weights(4, state),
+            "of_state": weights(state, state, scale=0.5),
+            "of_token": weights(len(LETTERS), state),
+            "of_next": weights(state, len(LETTERS)),
+            "bias": np.zeros(len(LETTERS), np.float32),
+            **({"of_label": weights(len(classes), state, scale=2)} if classes else {}),
+        },
+        signatures["step"],
+    )
+    _graph(
+        folder / "encode.onnx",
+        [
+            node("Gather", ["letters", "text"], ["a"]),
+            node("ReduceMean", ["a", "axis"], ["b"], keepdims=0),
+            *([node("Gather", ["of_label", of_label], ["c"])] if classes else []),
+            node("Add" if classes else "Identity", ["b", *(["c"] if classes else [])], ["mu"]),
+            node("Neg", ["mu"], ["logvar"]),
+        ],
+        {
+            "letters": weights(len(LETTERS), 4, scale=4),
+            "axis": np.array([1], np.int64),
+            **({"of_label": weights(len(classes), 4)} if classes else {}),
+        },
+        signatures["encode"],
+    )
+    _refer(folder, signatures)
+    return _seal(store, folder, name, signatures)
+
+
+def _refer(folder: Path, signatures: dict[str, Signature]) -> None:
+    """Write references of texts: whatever the graphs give for some inputs."""
+    sessions = {each: ort.InferenceSession(folder / each) for each in ("step.onnx", "encode.onnx")}
+
+    def run(graph: str, feeds: dict[str, Any]) -> dict[str, Any]:
+        names = [output.name for output in sessions[graph].get_outputs()]
+        return dict(zip(names, sessions[graph].run(names, feeds), strict=True))
+
+    random = np.random.default_rng(3)
+    for each, signature in signatures.items():
+        feeds: dict[str, Any] = {}
+        for spec in signature.inputs:
+            if spec.kind in ("latent", "vector", "uniform"):
+                feeds[spec.name] = random.random((8, *spec.shape)).astype(np.float32)
+            elif spec.kind == "setting":
+                feeds[spec.name] = np.full(8, spec.default, spec.dtype)
+            else:
+                assert spec.range is not None
+                feeds[spec.name] = random.integers(0, int(spec.range[1]) + 1, (8, *spec.shape))
+        if signature.step:
+            step = signatures[signature.step]
+            outputs = steps.whole(signature, step, lambda f: run("step.onnx", f), feeds)
+        else:
+            outputs = run(signature.graph, feeds)
+        arrays = {f"in/{k}": v for k, v in feeds.items()}
+        arrays |= {f"out/{k}": v for k, v in outputs.items()}
+        np.savez(folder / "references" / f"{each}.npz", **arrays)
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """words@1, which gives texts."""
+    root = tmp_path_factory.mktemp("words")
+    return publish_words(Store(root), root / "build", "words")
+
+
+@pytest.fixture(scope="session")
+def moods(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """moods@1, which gives texts of two classes."""
+    root = tmp_path_factory.mktemp("moods")
+    return publish_words(Store(root), root / "build", "moods", classes=("glad", "sad"))
 
 
 @pytest.fixture(scope="session")

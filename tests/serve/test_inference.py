@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc.artifact import ArtifactError
 from serve.batching import Job, Piece
 from serve.hosting import Loader, LocalLane
 from serve.inference import run
@@ -29,9 +28,9 @@ def draws(lane: LocalLane, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     draw = lane.artifact.draw
 
-    def noted(signature: str, seed: Any, indices: Any, label: Any = None) -> Any:
+    def noted(signature: str, seed: Any, indices: Any, *rest: Any) -> Any:
         sizes.append(len(indices))
-        return draw(signature, seed, indices, label)
+        return draw(signature, seed, indices, *rest)
 
     monkeypatch.setattr(lane.artifact, "draw", noted)
     return sizes
@@ -52,23 +51,23 @@ def test_pieces_of_seeds_are_drawn_at_once_and_are_the_same_as_alone(
     ]
     jobs = [lane.job(seed=s, first_index=i, n=n, label=label) for s, i, n, label in asked]
     pieces = [piece(jobs[0], 1), piece(jobs[1]), piece(jobs[2], 1, 3), piece(jobs[3])]
-    together, _ = run(lane, pieces)
+    together = run(lane, pieces).outcomes
     assert draws == [6]
     for one, outcome in zip(pieces, together, strict=True):
-        (alone,), _ = run(lane, [one])
-        assert not isinstance(alone, Exception)
-        assert not isinstance(outcome, Exception)
+        (alone,) = run(lane, [one]).outcomes
+        assert isinstance(alone, dict)
+        assert isinstance(outcome, dict)
         assert np.array_equal(alone["pixels"], outcome["pixels"])
 
 
 def test_a_job_that_cannot_be_drawn_fails_alone(lane: LocalLane, draws: list[int]) -> None:
     labels: list[int | None] = [None, 99, 3]
     jobs = [lane.job(seed=1, first_index=0, n=2, label=label) for label in labels]
-    good, bad, other = run(lane, [piece(job) for job in jobs])[0]
+    good, bad, other = run(lane, [piece(job) for job in jobs]).outcomes
     assert draws == [6, 2, 2, 2]
     assert isinstance(bad, ValueError)
-    assert not isinstance(good, Exception)
-    assert not isinstance(other, Exception)
+    assert isinstance(good, dict)
+    assert isinstance(other, dict)
     assert len(good["pixels"]) == len(other["pixels"]) == 2
 
 
@@ -76,13 +75,7 @@ def test_tensors_and_seeds_share_a_batch(lane: LocalLane, draws: list[int]) -> N
     drawn = lane.artifact.draw("sample", 5, range(2))
     given = Job(lane=lane, n=2, draw=lambda a, b: {k: v[a:b] for k, v in drawn.items()})
     seeded = lane.job(seed=5, first_index=0, n=2, label=None)
-    first, second = run(lane, [piece(given), piece(seeded)])[0]
-    assert not isinstance(first, Exception)
-    assert not isinstance(second, Exception)
+    first, second = run(lane, [piece(given), piece(seeded)]).outcomes
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
     assert np.array_equal(first["pixels"], second["pixels"])
-
-
-def test_a_graph_of_steps_is_refused_in_words(written: Path, metrics_dir: Path) -> None:
-    loader = Loader(threads=1, max_batch=4, memory=Memory(limit_bytes=1 << 40), metrics=Metrics())
-    with pytest.raises(ArtifactError, match=r"words@1 has a graph that is run step by step, which"):
-        loader.open(str(written))

@@ -21,6 +21,7 @@ from serve.access.keys import New, entry_text
 from serve.metrics import Metrics
 from serve.replica import Replica
 from serve.settings import Limits, Settings
+from tests.serve.conftest import WORDS_LENGTH
 from tests.serve.dialects.test_native import Client, running
 from tests.serve.listening import Gate, Listening
 
@@ -72,7 +73,7 @@ def draw(client: Client, n: int, secret: str = BOB, **fields: Any) -> httpx.Resp
     return client.request("POST", "/v1/samples", json=body, headers=headers)
 
 
-def test_every_metric_moves(client: Client, store: Path, keys: Path) -> None:
+def test_every_metric_moves(client: Client, store: Path, words: str, keys: Path) -> None:
     replica, seen = client.replica, defaultdict[str, set[tuple[float, ...]]](set)
 
     def look() -> Values:
@@ -106,9 +107,10 @@ def test_every_metric_moves(client: Client, store: Path, keys: Path) -> None:
         await replica._loading
 
     look()
-    client.run(replica.configure({"artifacts": [f"{store}/tiny@1"]}))
+    client.run(replica.configure({"artifacts": [f"{store}/tiny@1", words]}))
     client.run(held())
     assert draw(client, 20, ALICE).status_code == 200
+    assert draw(client, 3, model="words").status_code == 200
     assert draw(client, 20, ALICE).status_code == 429
     client.run(refused_load())
     keys.write_text("[[key]")
@@ -132,7 +134,12 @@ def test_every_metric_moves(client: Client, store: Path, keys: Path) -> None:
     assert total(found, "aigc_refused_keys_total") == 1
     assert total(found, "aigc_shed_samples_total", "reason=budget") == 20
     assert total(found, "aigc_key_samples_total", "key=alice") == 20
-    assert total(found, "aigc_key_samples_total", "key=bob") == 6
+    assert total(found, "aigc_key_samples_total", "key=bob") == 9
+    texts = ("model=words", "version=1", "signature=sample")
+    assert total(found, "aigc_samples_total", *texts) == 3
+    steps = total(found, "aigc_steps_total", *texts)
+    assert 3 < steps <= 3 * WORDS_LENGTH
+    assert total(found, "aigc_batch_samples_sum", *texts) == steps
     assert total(found, "aigc_key_refused_samples_total", "key=alice") == 20
     assert total(found, "aigc_key_refused_samples_total") == 20
 

@@ -1,0 +1,364 @@
+"""Samples that go by steps: whatever joins, leaves and fails beside them, each is itself alone."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from aigc.artifact import Artifact
+from aigc.artifact.steps import PREFIX
+from serve.batching import Batch, Batcher, ClosedError, DeadlineError, Job, OverloadedError
+from serve.fair import Arrays, Outcome
+from serve.hosting import Loader
+from serve.lane import SteppedLane
+from serve.memory import Memory
+from serve.metrics import Metrics
+from tests.serve.conftest import WORDS_LENGTH
+from tests.serve.test_batching import Doubler, settled
+
+LENGTH = WORDS_LENGTH
+
+
+@pytest.fixture(scope="module")
+def lane(words: str) -> SteppedLane:
+    memory = Memory(limit_bytes=1 << 40)
+    loader = Loader(threads=1, max_batch=6, memory=memory, metrics=Metrics())
+    lane = loader.open(words).lanes["sample"]
+    assert isinstance(lane, SteppedLane)
+    return lane
+
+
+@pytest.fixture(scope="module")
+def artifact(words: str) -> Artifact:
+    return Artifact.open(words, verify=False)
+
+
+def slow(lane: SteppedLane, seconds: float) -> SteppedLane:
+    """The same lane, whose steps take so long."""
+    other = SteppedLane(lane.artifact, lane.name, lane.max_batch, lane.metrics)
+    run = other._writing._run
+
+    def later(feeds: Arrays) -> Arrays:
+        time.sleep(seconds)
+        return run(feeds)
+
+    other._writing._run = later
+    return other
+
+
+def prefix(n: int, *tokens: int) -> Any:
+    rows = np.zeros((n, LENGTH), np.int64)
+    rows[:, : len(tokens)] = tokens
+    return rows
+
+
+ASKS = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 3),
+        "first_index": st.integers(0, 40),
+        "n": st.integers(1, 9),
+        "temperature": st.sampled_from([0.0, 0.7, 1.0, 3.0]),
+        "max_tokens": st.integers(1, LENGTH),
+        "prefix": st.sampled_from([(), (3,), (5, 2, 9)]),
+        "pause": st.integers(0, 4),
+    }
+)
+
+
+@given(asks=st.lists(ASKS, min_size=1, max_size=8))
+@examples(max_examples=25)
+def test_any_mix_of_requests_is_each_alone(
+    asks: list[dict[str, Any]], lane: SteppedLane, artifact: Artifact
+) -> None:
+    async def ask(batcher: Batcher, one: dict[str, Any]) -> Arrays:
+        for _ in range(one["pause"]):
+            await asyncio.sleep(0.001)
+        return await batcher.submit(
+            lane.job(
+                seed=one["seed"],
+                first_index=one["first_index"],
+                n=one["n"],
+                label=None,
+                settings={key: one[key] for key in ("temperature", "max_tokens")},
+                prefix=prefix(one["n"], *one["prefix"]) if one["prefix"] else None,
+            )
+        )
+
+    async def main() -> list[Arrays]:
+        batcher = Batcher(max_queue=1000)
+        try:
+            return await asyncio.gather(*(ask(batcher, one) for one in asks))
+        finally:
+            batcher.close()
+
+    for one, found in zip(asks, asyncio.run(main()), strict=True):
+        indices = range(one["first_index"], one["first_index"] + one["n"])
+        chosen = {key: one[key] for key in ("temperature", "max_tokens")}
+        inputs = artifact.draw("sample", one["seed"], indices, None, chosen)
+        inputs[PREFIX] = prefix(one["n"], *one["prefix"])
+        assert np.array_equal(found["text"], artifact.run("sample", inputs)["text"])
+        for row in range(one["n"]):
+            alone = {name: array[row : row + 1] for name, array in inputs.items()}
+            assert np.array_equal(found["text"][row], artifact.run("sample", alone)["text"][0])
+
+
+def test_rows_join_as_others_end_and_never_more_than_a_batch(lane: SteppedLane) -> None:
+    sizes: list[int] = []
+    joined: list[int] = []
+    other = SteppedLane(lane.artifact, lane.name, lane.max_batch, lane.metrics)
+    run, join = other._writing._run, other.join
+
+    def counted(feeds: Arrays) -> Arrays:
+        sizes.append(len(feeds["token"]))
+        return run(feeds)
+
+    def noted(rows: Any, inputs: Arrays) -> None:
+        joined.append(len(sizes))
+        join(rows, inputs)
+
+    other._writing._run = counted
+    other.join = noted  # type: ignore[method-assign]
+
+    async def main() -> None:
+        batcher = Batcher(max_queue=1000)
+        await batcher.submit(other.job(seed=1, first_index=0, n=30, label=None))
+        batcher.close()
+
+    asyncio.run(main())
+    assert max(sizes) == 6
+    assert sizes.count(6) > 0.7 * len(sizes), "places stay empty while samples wait"
+    assert len(joined) > 5, "rows joined at different steps"
+
+
+def test_what_comes_is_heard_before_the_end(lane: SteppedLane, artifact: Artifact) -> None:
+    async def main() -> list[tuple[int, Outcome]]:
+        heard: list[tuple[int, Outcome]] = []
+        batcher = Batcher(max_queue=100)
+        job = lane.job(seed=1, first_index=0, n=2, label=None)
+        job.hear = lambda index, outcome: heard.append((index, outcome))
+        await batcher.submit(job)
+        batcher.close()
+        return heard
+
+    heard = asyncio.run(main())
+    whole = artifact.sample(seed=1, n=2)["text"]
+    for row in range(2):
+        outcomes = [outcome for index, outcome in heard if index == row]
+        *parts, last = outcomes
+        assert len(parts) > 3
+        for i, part in enumerate(parts):
+            assert not isinstance(part, dict | Exception)
+            assert np.array_equal(part.part, whole[row, : i + 1])
+        assert isinstance(last, dict)
+        assert np.array_equal(last["text"][0], whole[row])
+
+
+def test_who_hangs_up_leaves_at_the_next_step(lane: SteppedLane) -> None:
+    other = slow(lane, 0.01)
+
+    async def main() -> None:
+        batcher = Batcher(max_queue=100)
+        gone = asyncio.create_task(
+            batcher.submit(other.job(seed=1, first_index=0, n=9, label=None))
+        )
+        await settled(lambda: len(other._rows) == 6)
+        stays = asyncio.create_task(
+            batcher.submit(other.job(seed=2, first_index=0, n=1, label=None))
+        )
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.wait([gone])
+        assert batcher.queued == 1
+        await settled(lambda: len(other._rows) == 1)
+        assert len((await stays)["text"]) == 1
+        assert (batcher.queued, batcher.work_s) == (0, 0)
+        batcher.close()
+
+    asyncio.run(main())
+
+
+def test_other_lanes_have_their_turn_between_any_two_steps(lane: SteppedLane) -> None:
+    other, plain = slow(lane, 0.005), Doubler(4)
+    turns: list[str] = []
+    step, run = other.advance, plain.run
+
+    def advance() -> Any:
+        turns.append("step")
+        return step()
+
+    def double(inputs: Mapping[str, Any]) -> Arrays:
+        turns.append("plain")
+        return run(inputs)
+
+    other.advance = advance  # type: ignore[method-assign]
+    plain.run = double  # type: ignore[method-assign]
+
+    async def main() -> None:
+        batcher = Batcher(max_queue=100)
+        text = asyncio.create_task(
+            batcher.submit(other.job(seed=1, first_index=0, n=2, label=None))
+        )
+        await settled(lambda: len(turns) > 2)
+        await batcher.submit(plain.job(0, 20))
+        assert not text.done()
+        await text
+        batcher.close()
+
+    asyncio.run(main())
+    first = turns.index("plain")
+    assert turns[first : first + 9] == ["plain", "step"] * 4 + ["plain"]
+
+
+def test_a_row_that_has_enough_leaves(lane: SteppedLane, artifact: Artifact) -> None:
+    whole = artifact.sample(seed=1, n=3)["text"]
+
+    async def main() -> Arrays:
+        batcher = Batcher(max_queue=100)
+        job = lane.job(
+            seed=1, first_index=0, n=3, label=None, until=lambda tokens: len(tokens) >= 4
+        )
+        found = await batcher.submit(job)
+        batcher.close()
+        return found
+
+    found = asyncio.run(main())["text"]
+    assert np.array_equal(found[:, :4], whole[:, :4])
+    assert not found[:, 4:].any()
+
+
+def test_deadlines_are_for_beginning(lane: SteppedLane) -> None:
+    other = slow(lane, 0.01)
+
+    async def main() -> None:
+        batcher = Batcher(max_queue=100)
+        soon = time.monotonic() + 0.1
+        begun = asyncio.create_task(
+            batcher.submit(other.job(seed=1, first_index=0, n=6, label=None, deadline_s=soon))
+        )
+        await settled(lambda: len(other._rows) == 6)
+        late = other.job(seed=2, first_index=0, n=12, label=None, deadline_s=soon)
+        with pytest.raises(DeadlineError):
+            await batcher.submit(late)
+        assert time.monotonic() >= soon
+        assert len((await begun)["text"]) == 6
+        # Now it is known how long texts take.
+        full = asyncio.create_task(
+            batcher.submit(other.job(seed=1, first_index=0, n=60, label=None))
+        )
+        await settled(lambda: len(other._rows) == 6)
+        soon = time.monotonic() + 0.05
+        with pytest.raises(OverloadedError, match="longer than the deadline allows"):
+            await batcher.submit(other.job(seed=2, first_index=0, n=9, label=None, deadline_s=soon))
+        full.cancel()
+        await asyncio.wait([full])
+        batcher.close()
+
+    asyncio.run(main())
+
+
+def test_how_long_texts_take_is_known_from_their_steps(lane: SteppedLane) -> None:
+    other = slow(lane, 0.002)
+
+    async def main() -> None:
+        batcher = Batcher(max_queue=1000)
+        began = time.monotonic()
+        await batcher.submit(other.job(seed=1, first_index=0, n=60, label=None))
+        per_sample = (time.monotonic() - began) / 60
+        assert batcher.seconds_per_sample(other) == pytest.approx(per_sample, rel=0.5)
+        waiting = asyncio.create_task(
+            batcher.submit(other.job(seed=1, first_index=0, n=60, label=None))
+        )
+        await settled(lambda: len(other._rows) == 6)
+        assert batcher.work_s == pytest.approx(57 * per_sample, rel=0.5)
+        assert batcher.wait_s(other, 1) < 12 * per_sample  # it passes the large one
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        batcher.close()
+
+    asyncio.run(main())
+
+
+def test_a_fault_is_its_own_rows_alone(lane: SteppedLane, artifact: Artifact) -> None:
+    """A row on which the graph fails, one that cannot join, and the others."""
+    other = SteppedLane(lane.artifact, lane.name, lane.max_batch, lane.metrics)
+    run = other._writing._run
+
+    def picky(feeds: Arrays) -> Arrays:
+        if (feeds["latent"] > 50).any():
+            raise RuntimeError("bad latent")
+        return run(feeds)
+
+    other._writing._run = picky
+    bad = artifact.draw("sample", 1, range(2))
+    bad["latent"][1] = 99
+    odd = artifact.draw("sample", 1, range(2))
+    odd["temperature"][:] = -1
+
+    def job(inputs: Arrays) -> Job:
+        return Job(lane=other, n=2, draw=lambda a, b: {k: v[a:b] for k, v in inputs.items()})
+
+    async def main() -> list[Any]:
+        batcher = Batcher(max_queue=100)
+        jobs = [
+            other.job(seed=3, first_index=0, n=3, label=None),
+            job(bad),
+            job(odd),
+            other.job(seed=3, first_index=3, n=3, label=None),
+        ]
+        found = await asyncio.gather(*map(batcher.submit, jobs), return_exceptions=True)
+        batcher.close()
+        return found
+
+    first, failed, refused, last = asyncio.run(main())
+    assert isinstance(failed, RuntimeError)
+    assert isinstance(refused, ValueError)
+    whole = artifact.sample(seed=3, n=6)["text"]
+    assert np.array_equal(np.concatenate([first["text"], last["text"]]), whole)
+
+
+def test_batches_are_counted_by_steps_and_samples_as_they_end(lane: SteppedLane) -> None:
+    observed: list[Batch] = []
+    other = SteppedLane(lane.artifact, lane.name, lane.max_batch, lane.metrics)
+    other.observe = observed.append  # type: ignore[method-assign]
+
+    async def main() -> int:
+        batcher = Batcher(max_queue=100)
+        found = await batcher.submit(other.job(seed=1, first_index=0, n=9, label=None))
+        batcher.close()
+        text = found["text"]
+        return int(np.minimum((text != 0).sum(1) + 1, LENGTH).sum())
+
+    steps = asyncio.run(main())
+    assert sum(batch.ended or 0 for batch in observed) == 9
+    assert sum(batch.size for batch in observed) == steps
+    assert sum(len(batch.waits_s) for batch in observed) == 1
+
+
+def test_closing_fails_what_waits_and_lets_end_what_runs(lane: SteppedLane) -> None:
+    other = slow(lane, 0.005)
+
+    async def main() -> None:
+        batcher = Batcher(max_queue=100)
+        running = asyncio.create_task(
+            batcher.submit(other.job(seed=1, first_index=0, n=6, label=None))
+        )
+        await settled(lambda: len(other._rows) == 6)
+        waiting = asyncio.create_task(
+            batcher.submit(other.job(seed=2, first_index=0, n=2, label=None))
+        )
+        await asyncio.sleep(0)
+        batcher.close()
+        with pytest.raises(ClosedError):
+            await waiting
+        outcomes = await asyncio.gather(running, return_exceptions=True)
+        assert isinstance(outcomes[0], dict | ClosedError)
+        with pytest.raises(ClosedError):
+            await batcher.submit(other.job(seed=2, first_index=0, n=2, label=None))
+
+    asyncio.run(main())
