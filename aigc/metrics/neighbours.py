@@ -30,7 +30,7 @@ def copied(
     held_out: NDArray[np.floating],
     quantile: float = 0.01,
 ) -> float:
-    """Share of `made` that lie nearer to a training sample than all but `quantile` of `held_out` do.
+    """Share of `made` nearer to a training sample than all but `quantile` of `held_out` are.
 
     All are (., D). What was never seen scores `quantile`; what repeats its training data, 1.
     """
