@@ -1,7 +1,7 @@
 """Sounds judged against real ones, by figures that a whisper or a single voice cannot all pass.
 
 Two classifiers that share neither features nor method, the Fréchet distance of log-mel spectra,
-harmonicity, diversity within a class, and duration.
+harmonicity, diversity within a class, duration, and how near samples come to training clips.
 """
 
 from dataclasses import replace
@@ -14,6 +14,7 @@ from aigc.data import Dataset
 from aigc.metrics import Metric, first_samples
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
+from aigc.metrics.neighbours import copied, nearest
 from aigc.metrics.sound import diversity, duration_s, harmonicity, log_mel
 
 QUIETEST = float(np.log(1e-3))
@@ -60,6 +61,18 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
             )
             for name, of in (("harmonicity", harmonicity), ("duration_s", duration_s))
         ),
+        *_memorisation(mel),
+    ]
+
+
+def _memorisation(mel: dict[str, NDArray[np.float32]]) -> list[Metric]:
+    """Distance to the nearest training clip, and the share of samples that are all but one."""
+    flat = {name: m.reshape(len(m), -1) for name, m in mel.items()}
+    made, test = (float(np.median(nearest(flat[name], flat["real"]))) for name in ("made", "test"))
+    shares = (copied(flat[name], flat["real"], flat["test"]) for name in ("made", "test"))
+    return [
+        Metric("nearest/log_mel", made, test, "real"),
+        Metric("copied/log_mel", *shares, "lower"),
     ]
 
 

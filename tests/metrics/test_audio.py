@@ -22,6 +22,8 @@ NAMES = [
     "diversity/log_mel",
     "harmonicity",
     "duration_s",
+    "nearest/log_mel",
+    "copied/log_mel",
 ]
 
 
@@ -70,3 +72,15 @@ def test_a_class_taken_for_another_is_counted(
     monkeypatch.setattr(audio, "first_samples", lambda *_: (test.samples, 1 - test.labels))
     found = {m.name: m.value for m in audio.judge(artifact, train, test, len(test), 0)}
     assert np.allclose([found["accuracy/cnn64"], found["accuracy/mfcc_svm"]], 0)
+
+
+def test_training_clips_in_the_place_of_samples_are_found_to_be_copies(
+    tones: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, folder = tones
+    train, test = splits(folder)
+    n = len(test)
+    monkeypatch.setattr(audio, "first_samples", lambda *_: (train.samples[:n], train.labels[:n]))
+    found = {m.name: m for m in audio.judge(artifact, train, test, n, 0)}
+    assert found["copied/log_mel"].value == 1
+    assert found["nearest/log_mel"].value < 0.01 < (found["nearest/log_mel"].floor or 0)

@@ -1,9 +1,9 @@
-"""k-NN coverage on points whose answer is known."""
+"""k-NN coverage and copies on points whose answer is known."""
 
 import numpy as np
 import pytest
 
-from aigc.metrics.neighbours import covered
+from aigc.metrics.neighbours import copied, covered, nearest
 
 
 def test_a_set_covers_itself_and_nothing_far_away() -> None:
@@ -28,3 +28,18 @@ def test_a_dropped_mode_costs_recall_and_not_precision() -> None:
 def test_too_few_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="more than k = 3"):
         covered(np.zeros((5, 2)), np.zeros((3, 2)))
+
+
+def test_the_nearest_is_the_nearest() -> None:
+    points, others = np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[3.0, 4.0], [0.0, 1.0]])
+    assert nearest(points, others).tolist() == [1.0, 0.0]
+
+
+def test_what_repeats_its_training_data_is_copied_and_what_is_new_is_not() -> None:
+    generator = np.random.default_rng(2)
+    train, held_out, new = (generator.normal(size=(n, 8)) for n in (2000, 1000, 1000))
+    repeated = train[:500] + generator.normal(0, 1e-3, (500, 8))
+    assert copied(repeated, train, held_out) == 1
+    assert copied(np.concatenate([repeated, new[:500]]), train, held_out) > 0.5
+    assert copied(new, train, held_out) < 0.03
+    assert copied(held_out, train, held_out) == pytest.approx(0.01, abs=0.001)
