@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -29,14 +30,22 @@ METRICS_PORT = 9464
 
 
 def main() -> int:
-    """Run the road. Exit status 0, that of the command that failed, or 130 after Ctrl-C."""
+    """Run the road of the README. Exit status as walk() has it."""
     commands = road()
+    if samples := os.environ.get("AIGC_DEMO_SAMPLES"):
+        commands[0] += f" --samples {samples}"
+    return walk(commands, summary)
+
+
+def walk(commands: list[str], summary: Callable[[int, float], str]) -> int:
+    """Run commands, then print what summary(port, seconds) says.
+
+    Exit status 0, that of the command that failed, or 130 after Ctrl-C.
+    """
     if not _free(int(PORT)):
         commands = [c.replace(PORT, str(free_port())) for c in commands]
     if not _free(METRICS_PORT):
         commands = [re.sub(r"(--port \d+)", r"\1 --metrics-port 0", c) for c in commands]
-    if samples := os.environ.get("AIGC_DEMO_SAMPLES"):
-        commands[0] += f" --samples {samples}"
     if shutil.which("curl") is None:
         print("demo: needs curl; on Debian: apt-get install curl", file=sys.stderr)
         return 1
