@@ -10,7 +10,7 @@ errors are HTTPErrors with a stable code, which it may put into another shape.
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from aigc.artifact.manifest import DRAWN
 from serve.access.gate import Gate, RawHeaders
-from serve.ask import Ask, check_label
+from serve.ask import Ask, check_label, check_settings
 from serve.batching import (
     Arrays,
     Batcher,
@@ -30,6 +31,7 @@ from serve.batching import (
     TooLateError,
 )
 from serve.call import Call, deadline_s
+from serve.fair import Outcome
 from serve.hosting import Hosted, LocalLane, Models, SignatureLane
 from serve.http import (
     HUNG_UP,
@@ -128,11 +130,12 @@ class Sampler:
         seed: int | None = None,
         first_index: int = 0,
         label: int | list[int] | None = None,
+        settings: Mapping[str, float] | None = None,
     ) -> Ask:
         """What is to be done. Raises HTTPError 400 or 404 with a stable code."""
         lane = self.lane(model, signature)
         if not lane.spec.drawable:
-            needs = ", ".join(i.name for i in lane.spec.inputs if i.kind not in ("latent", "label"))
+            needs = ", ".join(i.name for i in lane.spec.inputs if i.kind not in DRAWN)
             raise HTTPError(
                 400,
                 "signature_needs_input",
@@ -153,7 +156,15 @@ class Sampler:
                 param="first_index",
             )
         check_label(label, n, lane)
-        return Ask(lane=lane, n=n, seed=drawn, first_index=first_index, label=label)
+        check_settings(settings or {}, lane)
+        return Ask(
+            lane=lane,
+            n=n,
+            seed=drawn,
+            first_index=first_index,
+            label=label,
+            settings=settings or {},
+        )
 
     def most(self, lane: SignatureLane) -> int:
         """How many samples of a lane may be asked for at once."""
@@ -180,6 +191,36 @@ class Sampler:
             return await self._paid(ask.n, lane, call, remote)
         job = _local(lane).job(**samples, deadline_s=call.deadline_s)
         return await self._paid(ask.n, lane, call, partial(self._submit, job))
+
+    async def stream(self, ask: Ask, call: Call) -> AsyncGenerator[tuple[int, Outcome], None]:
+        """What comes of each sample, as it comes: its position among the n, and a part or all.
+
+        Of another pool all comes at once. Closing this drops what is still to be done. Raises
+        HTTPError 429 or 503.
+        """
+        heard: asyncio.Queue[tuple[int, Outcome] | None] = asyncio.Queue()
+
+        async def work() -> None:
+            lane, samples = ask.lane, ask.samples
+            if isinstance(lane, RemoteLane):
+                outputs = await self.run(ask, call)
+                for i in range(ask.n):
+                    rows = {name: array[i : i + 1] for name, array in outputs.items()}
+                    heard.put_nowait((i, rows))
+                return
+            job = _local(lane).job(**samples, deadline_s=call.deadline_s)
+            job.hear = lambda i, outcome: heard.put_nowait((i, outcome))
+            await self._paid(ask.n, lane, call, partial(self._submit, job))
+
+        working = asyncio.create_task(work())
+        working.add_done_callback(lambda _: heard.put_nowait(None))
+        try:
+            while (one := await heard.get()) is not None:
+                yield one
+            await working
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
     async def infer(
         self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call

@@ -18,7 +18,7 @@ Kind = Literal["latent", "label", "image", "audio", "vector", "text", "token", "
 Level = Literal["bit", "uint8", "tolerance"]
 
 
-_GIVEN = ("latent", "uniform", "label", "setting")
+DRAWN = ("latent", "uniform", "label", "setting")
 """Kinds of inputs that need nothing of a caller but a seed."""
 
 
@@ -63,7 +63,7 @@ class Signature:
     @property
     def drawable(self) -> bool:
         """Whether a seed (and a label) is all that it needs."""
-        return all(spec.kind in _GIVEN for spec in self.inputs)
+        return all(spec.kind in DRAWN for spec in self.inputs)
 
     @property
     def label(self) -> TensorSpec | None:

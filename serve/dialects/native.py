@@ -9,6 +9,7 @@ reproducibility level that the answer states.
 import asyncio
 import base64
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import zip_longest
@@ -24,6 +25,7 @@ from aigc.artifact.manifest import Reproducibility, Signature
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
+from serve.dialects import texts
 from serve.hosting import PIXELS, Hosted
 from serve.http import (
     NO_STORE,
@@ -40,7 +42,7 @@ from serve.http import (
 from serve.sampling import COPY_INLINE_VALUES, ENCODE_INLINE_VALUES, Sampler
 from serve.settings import MAX_SEED
 
-Format = Literal["png", "grid", "npy", "json", "ndjson"]
+Format = Literal["png", "grid", "npy", "json", "ndjson", "txt"]
 
 API = "native"
 
@@ -73,10 +75,26 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             description="One class for all samples or a list of n; drawn from the seed if absent."
         ),
     ] = None
+    settings: Annotated[
+        dict[str, float] | None,
+        Meta(description="What the signature lets a caller choose, by name: see /v1/models."),
+    ] = None
+    stop: Annotated[
+        str | list[str] | None,
+        Meta(description="Up to 4 strings: a text ends before the first that appears in it."),
+    ] = None
+    inputs: Annotated[
+        dict[str, list[str]] | None,
+        Meta(
+            description="Texts by the name of the input, for a signature that is run on them, such"
+            " as encode; reconstruct is there for all that have encode and decode."
+        ),
+    ] = None
     format: Annotated[
         Format,
         Meta(
-            description="json: every sample, images as base64 PNG. png: one image, n must be 1."
+            description="json: every sample, images as base64 PNG. txt: a line per text, which is"
+            " also what Accept: text/plain means. png: one image, n must be 1."
             " ndjson: a line per sample, sent as soon as it is made; an error after the first line"
             " is the last line. grid: all images in one PNG. npy: (n, height, width, channels)"
             " uint8 for images, else the first output as it is."
@@ -92,8 +110,9 @@ class Sample(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Its class, asked for or drawn; absent for models without classes."""
     image: str | None = None
     """base64 of a PNG that carries its provenance."""
+    text: str | None = None
     outputs: dict[str, Any] | None = None
-    """Numbers by output, for signatures that give no image."""
+    """Numbers by output, for signatures that give nothing else."""
 
 
 class SampleResponse(msgspec.Struct, kw_only=True):
@@ -103,10 +122,13 @@ class SampleResponse(msgspec.Struct, kw_only=True):
     """`name@version`."""
     digest: str
     signature: str
-    seed: int
+    seed: int | None
+    """null where inputs were given."""
     reproducibility: str
     """bit, uint8 or tolerance, as measured by the replica that answered."""
     samples: list[Sample]
+    settings: dict[str, float] | None = None
+    """All of the signature, asked for or not; absent where it has none."""
 
 
 class ModelSummary(msgspec.Struct, kw_only=True):
@@ -167,9 +189,14 @@ class NativeApi:
         async def work(call: Call) -> Response:
             body = await call.read(scope, receive, self._sampler.limits.max_body_bytes)
             request = decode(self._decoder, body, "/v1/samples")
-            ask = self.check(request, call.seed(request.seed))
+            form = request.format
+            if form == "json" and texts.wants_lines(scope["headers"]):
+                form = "txt"
+            if request.inputs is not None:
+                return await self._of_inputs(request, request.inputs, form, call)
+            ask = self.check(request, form, call.seed(request.seed))
             call.metrics = ask.lane.metrics
-            if request.format == "ndjson":
+            if form == "ndjson":
                 await self._sampler.pay(ask.n, ask.lane, call)
                 lines = self._lines(ask, call)
                 # Made before the status is sent, so that a full queue still is a 503.
@@ -177,9 +204,9 @@ class NativeApi:
                 headers = [*self._sampler.signed(ask), NO_STORE]
                 return Stream(first, b"application/x-ndjson", headers=headers, chunks=lines)
             outputs = await self._sampler.run(ask, call)
-            answer = partial(encode, ask, request.format, outputs, self._sampler.signed(ask))
+            answer = partial(encode, ask, form, outputs, self._sampler.signed(ask))
             values = ask.n * ask.lane.values_per_sample
-            inline = COPY_INLINE_VALUES if request.format == "npy" else ENCODE_INLINE_VALUES
+            inline = COPY_INLINE_VALUES if form == "npy" else ENCODE_INLINE_VALUES
             return await self._sampler.encoded(values, answer, inline)
 
         return await self._sampler.counted(API, scope["headers"], work)
@@ -199,7 +226,24 @@ class NativeApi:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    def check(self, request: SampleRequest, seed: int | None) -> Ask:
+    async def _of_inputs(
+        self, request: SampleRequest, inputs: dict[str, list[str]], form: Format, call: Call
+    ) -> Response:
+        """What a signature makes of texts. Raises HTTPError 400, 404, 429 or 503."""
+        if request.seed is not None:
+            message = "seed has no effect: all that is to be run on is given by inputs"
+            raise HTTPError(400, "no_effect", message, param="seed")
+        given = texts.given(inputs, request)
+        found = await texts.run(self._sampler, request.model, request.signature, given, call)
+        headers = [*self._sampler.model_headers(found.lane), NO_STORE]
+        if form == "txt":
+            return texts.lines(found.texts(), headers)
+        if form != "json":
+            message = f"what is made of inputs is sent as json or txt, not {form}"
+            raise HTTPError(400, "format_needs_seed", message, param="format")
+        return json_response(found.document(request.signature), headers)
+
+    def check(self, request: SampleRequest, form: Format, seed: int | None) -> Ask:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""
         ask = self._sampler.ask(
             model=request.model,
@@ -208,8 +252,14 @@ class NativeApi:
             seed=seed,
             first_index=request.first_index,
             label=request.label,
+            settings=request.settings,
         )
-        if request.format == "png" and request.n != 1:
+        if request.stop is not None:
+            ask = replace(ask, until=texts.check_stop(request.stop, ask.lane))
+        if form == "txt" and texts.text_of(ask.lane) is None:
+            message = f"signature {ask.lane.name!r} of {ask.lane.artifact.id} gives no text"
+            raise HTTPError(400, "format_needs_text", message, param="format")
+        if form == "png" and request.n != 1:
             raise HTTPError(
                 400,
                 "format_needs_one_sample",
@@ -217,7 +267,7 @@ class NativeApi:
                 " picture of all, or json for one PNG per sample",
                 param="format",
             )
-        if request.format in ("png", "grid") and ask.lane.image is None:
+        if form in ("png", "grid") and ask.lane.image is None:
             raise HTTPError(
                 400,
                 "format_needs_image",
@@ -234,6 +284,8 @@ def encode(ask: Ask, form: Format, outputs: Arrays, headers: Headers) -> Respons
     if form == "npy":
         array = outputs[PIXELS] if ask.lane.image is not None else next(iter(outputs.values()))
         return Response(codecs.npy(array), b"application/octet-stream", headers=headers)
+    if form == "txt":
+        return texts.lines(texts.of_ask(ask, outputs), headers)
     if form == "png":
         data = codecs.png(outputs[PIXELS][0], ask.provenance(0))
         return Response(data, b"image/png", headers=headers)
@@ -255,6 +307,7 @@ def _samples(ask: Ask, outputs: Arrays) -> Iterator[dict[str, Any]]:
     """The fields of each Sample, its numbers still numpy arrays."""
     lane = ask.lane
     labels = ask.labels()
+    written = texts.of_ask(ask, outputs) if texts.text_of(lane) is not None else None
     for position, index in enumerate(ask.indices):
         sample: dict[str, Any] = {"index": index}
         if labels is not None:
@@ -262,6 +315,8 @@ def _samples(ask: Ask, outputs: Arrays) -> Iterator[dict[str, Any]]:
         if lane.image is not None:
             data = codecs.png(outputs[PIXELS][position], ask.provenance(position))
             sample["image"] = base64.b64encode(data).decode()
+        elif written is not None:
+            sample["text"] = written[position]
         else:
             sample["outputs"] = {k: np.ascontiguousarray(v[position]) for k, v in outputs.items()}
         yield sample
@@ -277,6 +332,7 @@ def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
         "seed": ask.seed,
         "reproducibility": lane.level,
         "samples": list(_samples(ask, outputs)),
+        **({"settings": settings} if (settings := ask.all_settings()) else {}),
     }
 
 

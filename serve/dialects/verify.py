@@ -113,7 +113,7 @@ class VerificationApi:
         if len(ends) == 1:
             return (await self._sampler.run(ends[0], call))[PIXELS]
         start, stop = ends
-        return await between(self._sampler, call, start, stop, made_by.n)
+        return (await between(self._sampler, call, start, stop, made_by.n))[PIXELS]
 
 
 def _asks(sampler: Sampler, made_by: Provenance) -> list[Ask]:
