@@ -1,11 +1,16 @@
 """What is asked for: samples of a seed, found valid."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aigc.artifact import latents
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc.artifact import intake, latents
 from aigc.artifact.codecs import Provenance
+from serve.fair import Until
 from serve.hosting import SignatureLane
 from serve.http import HTTPError
 
@@ -19,8 +24,16 @@ class Ask:
     seed: int
     first_index: int
     label: int | list[int] | None
-    given: tuple[str, ...] = ()
-    """What it is made from beside the seed, as its provenance says."""
+    given: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """What it is made from beside the seed, (n, ...) by input."""
+    seeded: bool = True
+    """Whether the seed has a say in it."""
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """That were asked for; of the others the signature has a default."""
+    prefix: NDArray[np.int64] | None = None
+    """(n, L) how samples begin that go by steps."""
+    until: Until | None = None
+    """What ends them early."""
 
     @property
     def samples(self) -> dict[str, Any]:
@@ -30,6 +43,9 @@ class Ask:
             "first_index": self.first_index,
             "n": self.n,
             "label": self.label,
+            "settings": self.settings,
+            "prefix": self.prefix,
+            "until": self.until,
         }
 
     @property
@@ -55,8 +71,18 @@ class Ask:
         for start in range(0, self.n, size):
             stop = min(start + size, self.n)
             label = self.label[start:stop] if isinstance(self.label, list) else self.label
+            prefix = self.prefix[start:stop] if self.prefix is not None else None
             first_index = self.first_index + start
-            yield replace(self, n=stop - start, first_index=first_index, label=label)
+            yield replace(self, n=stop - start, first_index=first_index, label=label, prefix=prefix)
+
+    def all_settings(self) -> dict[str, float]:
+        """Every setting of the signature, asked for or not."""
+        defaults = {
+            spec.name: spec.default
+            for spec in self.lane.spec.inputs
+            if spec.kind == "setting" and spec.default is not None
+        }
+        return {**defaults, **self.settings}
 
     def provenance(self, position: int) -> Provenance:
         """Of one sample."""
@@ -68,7 +94,7 @@ class Ask:
             seed=self.seed,
             index=self.first_index + position,
             label=self.label_of(position),
-            given=self.given,
+            given=intake.fingerprints(self.given, position),
         )
 
     def of_grid(self) -> Provenance:
@@ -96,3 +122,29 @@ def check_label(label: int | Sequence[int] | None, n: int, lane: SignatureLane) 
         if not 0 <= value < lane.num_classes:
             message = f"label must be in [0, {lane.num_classes}), got {value}"
             raise HTTPError(400, "label_out_of_range", message, param="label")
+
+
+def check_settings(settings: Mapping[str, Any], lane: SignatureLane) -> None:
+    """Raise HTTPError 400 unless a lane has these settings, and they are in its ranges."""
+    specs = {spec.name: spec for spec in lane.spec.inputs if spec.kind == "setting"}
+    for name, value in settings.items():
+        spec = specs.get(name)
+        if spec is None or spec.range is None:
+            known = ", ".join(specs) or "none"
+            message = (
+                f"signature {lane.name!r} of {lane.artifact.id} has no setting {name[:60]!r}, it"
+                f" has: {known}"
+            )
+            raise HTTPError(400, "unknown_setting", message, param="settings")
+        low, high = spec.range
+        whole = spec.dtype == "int64"
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (
+            not number
+            or not math.isfinite(value)
+            or not low <= value <= high
+            or (whole and value != int(value))
+        ):
+            kind = "a whole number" if whole else "a number"
+            message = f"{name} must be {kind} in [{low:g}, {high:g}], got {str(value)[:60]}"
+            raise HTTPError(400, "setting_out_of_range", message, param=name)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Arrays = dict[str, NDArray[Any]]
 
 Until = Callable[[NDArray[Any]], bool]
-"""What has come of a sample that goes by steps -> whether that is enough of it."""
+"""What was drawn of a sample that goes by steps, so far -> whether that is enough of it."""
 
 
 class Lane(Protocol):

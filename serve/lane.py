@@ -70,8 +70,8 @@ class LocalLane(SignatureLane):
     ) -> Job:
         """Samples first_index .. first_index + n - 1 of `seed`.
 
-        Where they go by steps, `prefix` (n, L) is how they begin, and `until` says of what has come
-        of one whether that is enough.
+        Where they go by steps, `prefix` (n, L) is how they begin, and `until` says whether what was
+        drawn of one after that is enough.
         """
         draw = Seeds(
             lane=self,
@@ -261,4 +261,5 @@ class SteppedLane(LocalLane):
         writing = self._writing
         for i, row in enumerate(self._rows):
             if row.job.until is not None and not writing.ended[i]:
-                writing.ended[i] = row.job.until(writing.tokens[i, : writing.position[i]])
+                drawn = writing.tokens[i, writing.begun[i] : writing.position[i]]
+                writing.ended[i] = row.job.until(drawn)

@@ -13,7 +13,7 @@ import asyncio
 import copy
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from aigc.artifact import ArtifactError, Manifest
 from aigc.artifact.contract import Arrays, Contract
 from aigc.artifact.manifest import Level, Reproducibility
 from serve.batching import DeadlineError, OverloadedError
+from serve.fair import Until
 from serve.hosting import Hosted, SignatureLane
 from serve.metrics import LaneMetrics, Metrics
 from serve.settings import Limits
@@ -53,6 +54,10 @@ class Work:
     seed: int = 0
     first_index: int = 0
     label: int | list[int] | None = None
+    settings: Mapping[str, float] = field(default_factory=dict)
+    prefix: NDArray[np.int64] | None = None
+    until: Until | None = None
+    """What ends samples early that go by steps; it travels by pickle."""
     inputs: Mapping[str, NDArray[Any]] | None = None
     """To be run as they are; without them they are drawn from the seed."""
 
@@ -211,6 +216,9 @@ class RemoteLane(SignatureLane):
         n: int,
         label: int | list[int] | None,
         deadline_s: float | None,
+        settings: Mapping[str, float] | None = None,
+        prefix: NDArray[np.int64] | None = None,
+        until: Until | None = None,
     ) -> Arrays:
         """Samples first_index .. first_index + n - 1 of `seed`. Raises what RemotePool.run does."""
         return await self._ask(
@@ -222,6 +230,9 @@ class RemoteLane(SignatureLane):
                 seed=seed,
                 first_index=first_index,
                 label=label,
+                settings=settings or {},
+                prefix=prefix,
+                until=until,
             ),
             deadline_s,
         )

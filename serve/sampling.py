@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from serve.access.gate import Gate, RawHeaders
-from serve.ask import Ask, check_label
+from serve.ask import Ask, check_label, check_settings
 from serve.batching import (
     Arrays,
     Batcher,
@@ -30,6 +30,7 @@ from serve.batching import (
     TooLateError,
 )
 from serve.call import Call, deadline_s
+from serve.fair import Outcome
 from serve.hosting import Hosted, LocalLane, Models, SignatureLane
 from serve.http import (
     HUNG_UP,
@@ -128,6 +129,7 @@ class Sampler:
         seed: int | None = None,
         first_index: int = 0,
         label: int | list[int] | None = None,
+        settings: Mapping[str, float] | None = None,
         given: bool = False,
     ) -> Ask:
         """What is to be done. Raises HTTPError 400 or 404 with a stable code.
@@ -157,7 +159,15 @@ class Sampler:
                 param="first_index",
             )
         check_label(label, n, lane)
-        return Ask(lane=lane, n=n, seed=drawn, first_index=first_index, label=label)
+        check_settings(settings or {}, lane)
+        return Ask(
+            lane=lane,
+            n=n,
+            seed=drawn,
+            first_index=first_index,
+            label=label,
+            settings=settings or {},
+        )
 
     def most(self, lane: SignatureLane) -> int:
         """How many samples of a lane may be asked for at once."""
@@ -200,6 +210,36 @@ class Sampler:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+    async def stream(self, ask: Ask, call: Call) -> AsyncGenerator[tuple[int, Outcome], None]:
+        """What comes of each sample, as it comes: its position among the n, and a part or all.
+
+        Of another pool all comes at once. Closing this drops what is still to be done. Raises
+        HTTPError 429 or 503.
+        """
+        heard: asyncio.Queue[tuple[int, Outcome] | None] = asyncio.Queue()
+
+        async def work() -> None:
+            lane, samples = ask.lane, ask.samples
+            if isinstance(lane, RemoteLane):
+                outputs = await self.run(ask, call)
+                for i in range(ask.n):
+                    rows = {name: array[i : i + 1] for name, array in outputs.items()}
+                    heard.put_nowait((i, rows))
+                return
+            job = _local(lane).job(**samples, deadline_s=call.deadline_s)
+            job.hear = lambda i, outcome: heard.put_nowait((i, outcome))
+            await self._paid(ask.n, lane, call, partial(self._submit, job))
+
+        working = asyncio.create_task(work())
+        working.add_done_callback(lambda _: heard.put_nowait(None))
+        try:
+            while (one := await heard.get()) is not None:
+                yield one
+            await working
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
     async def infer(
         self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call
@@ -286,6 +326,8 @@ class Sampler:
 
     def signed(self, ask: Ask) -> Headers:
         """Headers that say where the samples come from."""
+        if not ask.seeded:
+            return self.model_headers(ask.lane)
         return [
             *self.model_headers(ask.lane),
             (b"x-aigc-seed", b"%d" % ask.seed),

@@ -232,6 +232,9 @@ def _job(work: Work, lane: LocalLane, deadline_s: float | None) -> Job:
             first_index=work.first_index,
             n=work.n,
             label=work.label,
+            settings=work.settings,
+            prefix=work.prefix,
+            until=work.until,
             deadline_s=deadline_s,
         )
 

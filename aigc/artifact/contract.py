@@ -102,14 +102,15 @@ class Contract:
         index: int = 0,
         label: int | None = None,
         to_label: int | None = None,
+        settings: Mapping[str, float] | None = None,
     ) -> Arrays:
         """The inputs of `frames` steps from sample `index` of `seed` to that of `to_seed`.
 
         The first and the last are those samples themselves. Latents go along the sphere; a class
         cannot be mixed, so it changes half-way. Raises ValueError as draw() does.
         """
-        start = self.draw(signature, seed, [index], label)
-        stop = self.draw(signature, to_seed, [index], to_label)
+        start = self.draw(signature, seed, [index], label, settings)
+        stop = self.draw(signature, to_seed, [index], to_label, settings)
         t = np.linspace(0, 1, frames)
         inputs: Arrays = {}
         for tensor in self.signature(signature).inputs:

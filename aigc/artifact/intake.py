@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from aigc.artifact import codecs, sound
-from aigc.artifact.contract import Arrays
-from aigc.artifact.manifest import Kind, Signature, TensorSpec
+from aigc.artifact.manifest import Kind, TensorSpec
 from aigc.artifact.vocabulary import Vocabulary
 
 Given = bytes | str | Sequence[float]
@@ -28,29 +27,12 @@ MAX_SAMPLES = 60 * sound.MAX_RATE_HZ
 """Most samples of a sound that is given, over all its channels."""
 
 
-def fingerprints(given: Arrays) -> tuple[str, ...]:
-    """What stands in the provenance of what is made from it: one for each input, in order."""
+def fingerprints(given: Mapping[str, NDArray[Any]], position: int) -> tuple[str, ...]:
+    """What stands in the provenance of the sample at `position`: one for each input, by name."""
     return tuple(
-        f"{name}:{hashlib.sha256(np.ascontiguousarray(rows[0]).tobytes()).hexdigest()}"
+        f"{name}:{hashlib.sha256(np.ascontiguousarray(rows[position]).tobytes()).hexdigest()}"
         for name, rows in sorted(given.items())
     )
-
-
-def tensors(signature: Signature, given: Mapping[str, Given], n: int) -> Arrays:
-    """What is given by the name of its input, read, and n times each: (n, *shape).
-
-    Raises ValueError for a name that the signature does not take, and what cannot be read.
-    """
-    takes = {spec.name: spec for spec in signature.inputs if spec.kind in _READERS}
-    if unknown := sorted(set(given) - set(takes)):
-        raise ValueError(
-            f"there is no input {unknown[0][:60]!r}, there are: {', '.join(takes) or 'none'}"
-        )
-    found: Arrays = {}
-    for name, value in given.items():
-        one = tensor(takes[name], value)
-        found[name] = np.broadcast_to(one, (n, *one.shape))
-    return found
 
 
 def tensor(spec: TensorSpec, value: Given) -> NDArray[Any]:
@@ -120,3 +102,6 @@ _READERS: Mapping[Kind, Callable[[TensorSpec, Given], NDArray[Any]]] = {
     "text": _text,
     "vector": _numbers,
 }
+
+KINDS = tuple(_READERS)
+"""Of inputs that can be given."""

@@ -29,7 +29,7 @@ Kind = Literal[
 Level = Literal["bit", "uint8", "tolerance"]
 
 
-_DRAWN = ("latent", "uniform", "label", "setting")
+DRAWN = ("latent", "uniform", "label", "setting")
 """Kinds of inputs that need nothing of a caller but a seed."""
 
 
@@ -66,7 +66,7 @@ class TensorSpec:
     @property
     def drawn(self) -> bool:
         """Whether a seed (and a label) is all that it needs."""
-        return self.kind in _DRAWN
+        return self.kind in DRAWN
 
 
 @dataclass(frozen=True, kw_only=True)

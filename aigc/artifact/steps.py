@@ -71,6 +71,8 @@ class Writing:
         """(N,) how many tokens that is, the end counted."""
         self.ended = np.zeros(0, bool)
         """(N,) whether a row needs no further step."""
+        self.begun = np.zeros(0, np.int64)
+        """(N,) how many tokens its prefix has."""
 
     def __len__(self) -> int:
         return len(self.position)
@@ -100,6 +102,8 @@ class Writing:
         self.tokens = np.concatenate([self.tokens, ends])
         self.position = np.concatenate([self.position, np.zeros(rows, np.int64)])
         self.ended = np.concatenate([self.ended, np.zeros(rows, bool)])
+        forced = self._draws[PREFIX][len(self.begun) :]
+        self.begun = np.concatenate([self.begun, (forced != END).sum(1)])
 
     def _drawing(self, part: Arrays, n: int) -> Arrays:
         """What tokens are chosen by, of n rows."""
@@ -140,7 +144,7 @@ class Writing:
         self._feeds = {name: array[rows] for name, array in self._feeds.items()}
         self._draws = {name: array[rows] for name, array in self._draws.items()}
         self.tokens, self.position = self.tokens[rows], self.position[rows]
-        self.ended = self.ended[rows]
+        self.ended, self.begun = self.ended[rows], self.begun[rows]
 
     def copy(self, rows: NDArray[Any] | Sequence[int]) -> "Writing":
         """These rows as they are now, in a writing of their own."""

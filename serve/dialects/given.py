@@ -9,17 +9,23 @@ In JSON, `inputs` holds them by name: files as base64, texts as they are.
 import base64
 import binascii
 import io
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_form
 
 from aigc.artifact import intake
 from serve.ask import Ask
 from serve.batching import Arrays
+from serve.dialects import texts
+from serve.hosting import SignatureLane
 from serve.http import HTTPError
+
+Inputs = dict[str, str | list[str | float | list[float]]]
+"""One thing for all samples, or a list with one for each; numbers are lists themselves."""
 
 MULTIPART = b"multipart/form-data"
 MAX_PARTS = 32
@@ -29,23 +35,90 @@ _FILES = ("image", "audio")
 """Kinds of inputs that come as files."""
 
 
-def with_inputs(ask: Ask, inputs: Mapping[str, str | list[float]]) -> tuple[Ask, Arrays]:
+def num_given(inputs: Inputs, n: int | None) -> int:
+    """How many samples are asked for: as many as are listed. Raises HTTPError 400."""
+    if not inputs:
+        message = "inputs must name at least one input, got none"
+        raise HTTPError(400, "inputs_count", message, param="inputs")
+    lengths = {name: len(value) for name, value in inputs.items() if _is_list(value)}
+    asked = lengths if n is None else {"n": n, **lengths}
+    if len(set(asked.values())) > 1:
+        found = ", ".join(f"{name[:60]} {length}" for name, length in asked.items())
+        message = f"lists of inputs hold one for each of n samples, got {found}"
+        raise HTTPError(400, "inputs_count", message, param="inputs")
+    return next(iter(asked.values()), 1)
+
+
+def with_inputs(ask: Ask, inputs: Inputs, has_seed: bool) -> tuple[Ask, Arrays]:
     """The ask, with what it is made from in its provenance, and all inputs of its signature.
 
-    Reads files: belongs into a thread. Raises HTTPError 400.
+    A class is not drawn for what is given. Reads files: belongs into a thread. Raises HTTPError
+    400.
     """
     lane = ask.lane
-    kinds = {spec.name: spec.kind for spec in lane.spec.inputs}
+    spec = lane.spec
+    seeded = any(one.kind in ("latent", "uniform") for one in spec.inputs)
+    if has_seed and not seeded:
+        raise no_effect()
+    rows = {name: _rows(lane, name, value, ask.n) for name, value in inputs.items()}
+    if spec.label is not None and ask.label is None:
+        raise _needed(lane, spec.label.name)
+    lacking = [one.name for one in spec.inputs if one.kind in intake.KINDS and not one.presence]
+    for name in lacking:
+        if name not in rows:
+            raise _needed(lane, name)
     try:
-        read = {
-            name: _file(name, value) if kinds.get(name) in _FILES else value
-            for name, value in inputs.items()
-        }
-        given = intake.tensors(lane.spec, read, ask.n)
-        drawn = lane.artifact.draw(lane.name, ask.seed, ask.indices, ask.label, given=given)
+        drawn = lane.artifact.draw(
+            lane.name, ask.seed, ask.indices, ask.label, ask.settings, given=rows
+        )
     except ValueError as error:
         raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
-    return replace(ask, given=intake.fingerprints(given)), drawn
+    return replace(ask, given=rows, seeded=seeded), drawn
+
+
+def no_effect() -> HTTPError:
+    """A seed for what nothing is drawn for."""
+    message = "seed has no effect: all that is to be run on is given by inputs"
+    return HTTPError(400, "no_effect", message, param="seed")
+
+
+def _needed(lane: SignatureLane, name: str) -> HTTPError:
+    message = (
+        f"signature {lane.name!r} of {lane.artifact.id} needs {name} beside what is given: nothing"
+        " is drawn for it"
+    )
+    return HTTPError(400, "signature_needs_input", message, param=name)
+
+
+def _is_list(value: Any) -> bool:
+    """Whether it is one for each sample."""
+    return isinstance(value, list) and (not value or not isinstance(value[0], int | float))
+
+
+def _rows(lane: SignatureLane, name: str, value: Any, n: int) -> NDArray[Any]:
+    """One input of n samples, (n, *shape)."""
+    takes = {one.name: one for one in lane.spec.inputs if one.kind in intake.KINDS}
+    spec = takes.get(name)
+    if spec is None:
+        message = (
+            f"signature {lane.name!r} of {lane.artifact.id} takes no input {name[:60]!r}, it takes:"
+            f" {', '.join(takes) or 'none'}"
+        )
+        raise HTTPError(400, "unknown_input", message, param="inputs")
+    each = value if _is_list(value) else [value]
+    if spec.kind == "text" and all(isinstance(one, str) for one in each):
+        found = texts.tokens(spec, each, name)
+    else:
+        try:
+            found = np.stack(
+                [
+                    intake.tensor(spec, _file(name, one) if spec.kind in _FILES else one)
+                    for one in each
+                ]
+            )
+        except ValueError as error:
+            raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
+    return np.broadcast_to(found, (n, *spec.shape))
 
 
 def _file(name: str, value: Any) -> bytes:

@@ -4,6 +4,9 @@
 
 The first frame is sample `index` of from_seed and the last that of to_seed, to the bit. Between
 them latents go along the sphere (White 2016, arXiv:1609.04468); a class changes half-way.
+
+Of a model of texts the frames are texts, and from_text and to_text may be the ends: what the model
+makes of them.
 """
 
 import asyncio
@@ -21,8 +24,9 @@ from aigc.artifact.codecs import Provenance
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
+from serve.dialects import texts
 from serve.dialects.native import API
-from serve.hosting import PIXELS
+from serve.hosting import PIXELS, SignatureLane
 from serve.http import (
     NO_STORE,
     Endpoints,
@@ -32,6 +36,7 @@ from serve.http import (
     Response,
     Scope,
     decode,
+    json_response,
 )
 from serve.sampling import Sampler
 from serve.settings import MAX_SEED
@@ -55,8 +60,12 @@ class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     """Which two samples, and in how many steps from the one to the other."""
 
     model: Annotated[str, Meta(description="`name` (its newest version here) or `name@version`.")]
-    from_seed: Annotated[int, _seed("Seed of the first frame.")]
-    to_seed: Annotated[int, _seed("Seed of the last frame.")]
+    from_seed: Annotated[int | None, _seed("Seed of the first frame.")] = None
+    to_seed: Annotated[int | None, _seed("Seed of the last frame.")] = None
+    from_text: Annotated[
+        str | None, Meta(description="In place of seeds, for models that encode and decode texts.")
+    ] = None
+    to_text: Annotated[str | None, Meta(description="The other end.")] = None
     signature: Annotated[
         str, Meta(description="One that gives images of nothing but a seed and a label.")
     ] = "sample"
@@ -75,9 +84,17 @@ class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             extra_json_schema={"minimum": 2, "maximum": MAX_FRAMES},
         ),
     ] = 9
+    settings: Annotated[
+        dict[str, float] | None,
+        Meta(description="What the signature lets a caller choose, for all frames."),
+    ] = None
     format: Annotated[
-        Format, Meta(description="png: side by side in one image. apng, gif: an endless animation.")
-    ] = "png"
+        Format | None,
+        Meta(
+            description="Of images: png, side by side in one, if absent; apng, gif: an endless"
+            " animation. Texts come as JSON, or as lines with Accept: text/plain."
+        ),
+    ] = None
     frame_duration_ms: Annotated[
         int,
         Meta(
@@ -85,6 +102,18 @@ class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             extra_json_schema=dict(zip(("minimum", "maximum"), FRAME_DURATIONS_MS, strict=True)),
         ),
     ] = 100
+
+
+class InterpolatedTexts(msgspec.Struct, kw_only=True):
+    """The frames of a model of texts."""
+
+    model: str
+    """`name@version`."""
+    digest: str
+    signature: str
+    """That wrote them."""
+    reproducibility: str
+    texts: list[str]
 
 
 class InterpolationApi:
@@ -102,10 +131,17 @@ class InterpolationApi:
         async def work(call: Call) -> Response:
             body = await call.read(scope, receive, self._sampler.limits.max_body_bytes)
             request = decode(self._decoder, body, INTERPOLATE)
+            as_lines = texts.wants_lines(scope["headers"])
+            if request.from_text is not None or request.to_text is not None:
+                found = await self._between_texts(request, call)
+                return _answer(self._sampler, found, as_lines)
             start, stop = self.check(request)
             call.metrics = start.lane.metrics
-            outputs = await between(self._sampler, call, start, stop, request.frames)
-            pixels = outputs[PIXELS]
+            if start.lane.image is None:
+                outputs = await between(self._sampler, call, start, stop, request.frames)
+                found = texts.Written(lane=start.lane, outputs=outputs)
+                return _answer(self._sampler, found, as_lines)
+            pixels = (await between(self._sampler, call, start, stop, request.frames))[PIXELS]
             headers = [*self._sampler.signed(start), (b"x-aigc-to-seed", b"%d" % stop.seed)]
             answer = partial(encode, request, start, stop, pixels, headers)
             return await self._sampler.encoded(pixels.size, answer)
@@ -114,8 +150,9 @@ class InterpolationApi:
 
     def check(self, request: InterpolationRequest) -> tuple[Ask, Ask]:
         """Both ends. Raises HTTPError 400 or 404 with a stable code."""
-        label = request.label
-        labels = label if isinstance(label, tuple) else (label, label)
+        seeds = (request.from_seed, request.to_seed)
+        if None in seeds:
+            raise _one_end("from_seed", "to_seed")
         start, stop = (
             self._sampler.ask(
                 model=request.model,
@@ -123,17 +160,15 @@ class InterpolationApi:
                 seed=seed,
                 first_index=request.index,
                 label=one,
+                settings=request.settings,
             )
-            for seed, one in zip((request.from_seed, request.to_seed), labels, strict=True)
+            for seed, one in zip(seeds, _labels(request), strict=True)
         )
         lane = start.lane
-        if lane.image is None:
+        if lane.image is None and (texts.text_of(lane) is None or request.format is not None):
             message = f"signature {lane.name!r} of {lane.artifact.id} gives no image"
             raise HTTPError(400, "format_needs_image", message, param="signature")
-        most = min(MAX_FRAMES, self._sampler.most(lane))
-        if not 2 <= request.frames <= most:
-            message = f"frames must be in [2, {most}] for {lane.artifact.id}, got {request.frames}"
-            raise HTTPError(400, "frames_out_of_range", message, param="frames")
+        self._check_frames(request, lane)
         shortest, longest = FRAME_DURATIONS_MS
         if not shortest <= request.frame_duration_ms <= longest:
             message = (
@@ -143,9 +178,71 @@ class InterpolationApi:
             raise HTTPError(400, "frame_duration_out_of_range", message, param="frame_duration_ms")
         return start, stop
 
+    def _check_frames(self, request: InterpolationRequest, lane: SignatureLane) -> None:
+        most = min(MAX_FRAMES, self._sampler.most(lane))
+        if not 2 <= request.frames <= most:
+            message = f"frames must be in [2, {most}] for {lane.artifact.id}, got {request.frames}"
+            raise HTTPError(400, "frames_out_of_range", message, param="frames")
+
+    async def _between_texts(self, request: InterpolationRequest, call: Call) -> texts.Written:
+        """The frames between two texts. Raises HTTPError 400, 404, 429 or 503."""
+        if request.from_text is None or request.to_text is None:
+            raise _one_end("from_text", "to_text")
+        if request.from_seed is not None or request.to_seed is not None:
+            message = "give from_seed and to_seed, or from_text and to_text, not both"
+            raise HTTPError(400, "ends_twice", message, param="from_seed")
+        if request.format is not None:
+            message = f"texts are sent as JSON or lines, not {request.format}"
+            raise HTTPError(400, "format_needs_image", message, param="format")
+        lane = self._sampler.lane(request.model, texts.DECODE)
+        self._check_frames(request, lane)
+        await self._sampler.pay(request.frames, lane, call)
+        first, last = _labels(request)
+        if (first is None) != (last is None):
+            raise HTTPError(400, "label_count", "label must be of both ends", param="label")
+        ends = [] if first is None or last is None else [first, last]
+        given = texts.Given(texts=(request.from_text, request.to_text), label=ends or None)
+        codes = await texts.encode(self._sampler, request.model, given, call)
+        near = np.linspace(0, 1, request.frames) < 0.5
+        every = replace(
+            given,
+            label=[ends[0] if each else ends[1] for each in near.tolist()] if ends else None,
+            settings=request.settings or {},
+        )
+        frames = texts.between(codes[0], codes[1], request.frames)
+        return await texts.decode(self._sampler, request.model, frames, every, call)
+
+
+def _labels(request: InterpolationRequest) -> tuple[int | None, int | None]:
+    label = request.label
+    return label if isinstance(label, tuple) else (label, label)
+
+
+def _one_end(start: str, stop: str) -> HTTPError:
+    message = f"give both {start} and {stop}"
+    return HTTPError(400, "end_missing", message, param=stop)
+
+
+def _answer(sampler: Sampler, found: texts.Written, as_lines: bool) -> Response:
+    lane, manifest = found.lane, found.lane.artifact.manifest
+    headers = [*sampler.model_headers(lane), NO_STORE]
+    if as_lines:
+        return texts.lines(found.texts(), headers)
+    body = InterpolatedTexts(
+        model=manifest.id,
+        digest=manifest.digest,
+        signature=lane.name,
+        reproducibility=lane.level,
+        texts=found.texts(),
+    )
+    return json_response(msgspec.to_builtins(body), headers)
+
 
 async def between(sampler: Sampler, call: Call, start: Ask, stop: Ask, frames: int) -> Arrays:
-    """The outputs of frames from one sample to another of the same lane. HTTPError 429 or 503."""
+    """The frames from one sample to another of the same lane, as the lane gives them.
+
+    Raises HTTPError 429 or 503.
+    """
     # In a thread: many frames of a large latent would hold up the event loop.
     inputs = await asyncio.to_thread(
         start.lane.artifact.draw_between,
@@ -156,6 +253,7 @@ async def between(sampler: Sampler, call: Call, start: Ask, stop: Ask, frames: i
         index=start.first_index,
         label=start.label_of(0),
         to_label=stop.label_of(0),
+        settings=start.settings,
     )
     return await sampler.infer(start.lane, inputs, call)
 
@@ -169,11 +267,12 @@ def encode(
 ) -> Response:
     """Frames -> the answer in the format asked for, with its provenance in it."""
     made_by = provenance(start, stop, len(pixels))
-    if request.format == "png":
+    form = request.format or "png"
+    if form == "png":
         data = codecs.png(codecs.arranged(pixels, made_by), made_by)
     else:
-        data = codecs.animation(pixels, request.format, request.frame_duration_ms, made_by)
-    return Response(data, MEDIA_TYPES[request.format], headers=[*headers, NO_STORE])
+        data = codecs.animation(pixels, form, request.frame_duration_ms, made_by)
+    return Response(data, MEDIA_TYPES[form], headers=[*headers, NO_STORE])
 
 
 def provenance(start: Ask, stop: Ask, frames: int) -> Provenance:

@@ -6,32 +6,37 @@ Sample `index` of `seed` is the same alone, in a batch and on every replica, up 
 reproducibility level that the answer states.
 """
 
-import base64
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
+import dataclasses
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
-import orjson
 from msgspec import Meta
 
-from aigc.artifact import TensorSpec, codecs
 from aigc.artifact.intake import MAX_PIXELS
 from aigc.artifact.manifest import Reproducibility, Signature
-from aigc.artifact.vocabulary import Vocabulary
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
-from serve.dialects import sounds
-from serve.dialects.given import MULTIPART, document, with_inputs
-from serve.hosting import PIXELS, Hosted, SignatureLane
+from serve.dialects import texts
+from serve.dialects.answers import (
+    NDJSON,
+    Format,
+    Sample,
+    check_format,
+    chosen_outputs,
+    encode,
+    encode_lines,
+    wanted,
+)
+from serve.dialects.given import MULTIPART, Inputs, document, no_effect, num_given, with_inputs
+from serve.hosting import Hosted
 from serve.http import (
     NO_STORE,
     Endpoints,
-    Headers,
     HTTPError,
     Receive,
     Response,
@@ -43,10 +48,7 @@ from serve.http import (
 from serve.sampling import COPY_INLINE_VALUES, ENCODE_INLINE_VALUES, Sampler
 from serve.settings import MAX_SEED
 
-Format = Literal["png", "grid", "wav", "flac", "npy", "json", "ndjson"]
-
 API = "native"
-NDJSON = b"application/x-ndjson"
 
 
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,17 +60,25 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Meta(description="`translate` if absent where inputs are given, else `sample`."),
     ] = None
     inputs: Annotated[
-        dict[str, str | list[float]] | None,
+        Inputs | None,
         Meta(
             description="What to make the samples from, by the signature's inputs: images and"
-            " sounds as base64 files, texts, numbers. In a form, its files and further fields."
+            " sounds as base64 files, texts, numbers; one for all samples, or a list of one for"
+            " each. In a form, its files and further fields. A model of texts that has encode and"
+            " decode can reconstruct, too."
         ),
     ] = None
     outputs: Annotated[
         list[str] | None,
         Meta(description="image, text, audio, or names of outputs; all if absent."),
     ] = None
-    n: Annotated[int, Meta(description="How many samples.", extra_json_schema={"minimum": 1})] = 1
+    n: Annotated[
+        int | None,
+        Meta(
+            description="How many samples; 1 if absent, or as many as inputs are listed.",
+            extra_json_schema={"minimum": 1},
+        ),
+    ] = None
     seed: Annotated[
         int | None,
         Meta(
@@ -89,31 +99,25 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             description="One class for all samples or a list of n; drawn from the seed if absent."
         ),
     ] = None
+    settings: Annotated[
+        dict[str, float] | None,
+        Meta(description="What the signature lets a caller choose, by name: see /v1/models."),
+    ] = None
+    stop: Annotated[
+        str | list[str] | None,
+        Meta(description="Up to 4 strings: a text ends before the first that appears in it."),
+    ] = None
     format: Annotated[
         Format,
         Meta(
             description="json: every sample, images as base64 PNG and sounds as base64 WAV. png,"
-            " wav, flac: one image or sound, n must be 1."
+            " wav, flac: one image or sound, n must be 1. txt: a line per text, which is also what"
+            " Accept: text/plain means."
             " ndjson: a line per sample, sent as soon as it is made; an error after the first line"
             " is the last line. grid: all images in one PNG. npy: (n, height, width, channels)"
             " uint8 for images, else the first output as it is."
         ),
     ] = "json"
-
-
-class Sample(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One sample."""
-
-    index: int
-    label: int | None = None
-    """Its class, asked for or drawn; absent for models without classes."""
-    image: str | None = None
-    """base64 of a PNG that carries its provenance."""
-    audio: str | None = None
-    """base64 of a WAV that carries its provenance."""
-    text: str | None = None
-    outputs: dict[str, Any] | None = None
-    """Numbers by output, what is no image, sound or text."""
 
 
 class SampleResponse(msgspec.Struct, kw_only=True):
@@ -123,10 +127,13 @@ class SampleResponse(msgspec.Struct, kw_only=True):
     """`name@version`."""
     digest: str
     signature: str
-    seed: int
+    seed: int | None
+    """null where inputs were given."""
     reproducibility: str
     """bit, uint8 or tolerance, as measured by the replica that answered."""
     samples: list[Sample]
+    settings: dict[str, float] | None = None
+    """All of the signature, asked for or not; absent where it has none."""
 
 
 class ModelSummary(msgspec.Struct, kw_only=True):
@@ -187,13 +194,12 @@ class NativeApi:
         async def work(call: Call) -> Response:
             body = await call.read(scope, receive, self._sampler.limits.max_body_bytes)
             request = self._read(scope, body)
+            if request.format == "json" and texts.wants_lines(scope["headers"]):
+                request = msgspec.structs.replace(request, format="txt")
+            if request.inputs is not None:
+                return await self._of_inputs(request, request.inputs, call)
             ask = self.check(request, call.seed(request.seed))
             call.metrics = ask.lane.metrics
-            if request.inputs:
-                read = partial(with_inputs, ask, request.inputs)
-                ask, inputs = await self._sampler.encoded(MAX_PIXELS, read)
-                outputs = await self._sampler.infer(ask.lane, inputs, call)
-                return await self._answer(ask, request, outputs)
             if request.format == "ndjson":
                 await self._sampler.pay(ask.n, ask.lane, call)
                 lines = self._lines(ask, request, call)
@@ -237,143 +243,53 @@ class NativeApi:
                 values = part.n * part.lane.values_per_sample
                 yield await self._sampler.encoded(values, partial(encode_lines, part, outputs))
 
-    def check(self, request: SampleRequest, seed: int | None) -> Ask:
+    async def _of_inputs(self, request: SampleRequest, inputs: Inputs, call: Call) -> Response:
+        """What a signature makes of what is given. Raises HTTPError 400, 404, 429 or 503."""
+        n = num_given(inputs, request.n)
+        signature = request.signature or texts.TRANSLATE
+        if texts.is_composed(self._sampler.find(request.model), signature):
+            return await self._reconstructed(request, inputs, call)
+        ask = self.check(
+            msgspec.structs.replace(request, n=n, signature=signature),
+            call.seed(request.seed),
+            True,
+        )
+        call.metrics = ask.lane.metrics
+        read = partial(with_inputs, ask, inputs, request.seed is not None)
+        ask, arrays = await self._sampler.encoded(MAX_PIXELS, read)
+        outputs = await self._sampler.infer(ask.lane, arrays, call)
+        return await self._answer(ask, request, outputs)
+
+    async def _reconstructed(self, request: SampleRequest, inputs: Inputs, call: Call) -> Response:
+        """Texts that were encoded and decoded again, by two signatures."""
+        if request.seed is not None:
+            raise no_effect()
+        given = texts.given(inputs, request)
+        found = await texts.reconstruct(self._sampler, request.model, given, call)
+        headers = [*self._sampler.model_headers(found.lane), NO_STORE]
+        if request.format == "txt":
+            return texts.lines(found.texts(), headers)
+        if request.format != "json":
+            message = f"texts that are reconstructed are sent as json or txt, not {request.format}"
+            raise HTTPError(400, "format_needs_seed", message, param="format")
+        return json_response(found.document(texts.RECONSTRUCT), headers)
+
+    def check(self, request: SampleRequest, seed: int | None, given: bool = False) -> Ask:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""
         ask = self._sampler.ask(
             model=request.model,
-            signature=request.signature or ("translate" if request.inputs else "sample"),
-            n=request.n,
+            signature=request.signature or "sample",
+            n=1 if request.n is None else request.n,
             seed=seed,
             first_index=request.first_index,
             label=request.label,
-            given=bool(request.inputs),
+            settings=request.settings,
+            given=given,
         )
-        chosen = chosen_outputs(ask.lane, request.outputs)
-        if request.format in ("png", "wav", "flac") and request.n != 1:
-            one = "image" if request.format == "png" else "sound"
-            grid = "grid for one picture of all, or " if one == "image" else ""
-            raise HTTPError(
-                400,
-                "format_needs_one_sample",
-                f"format {request.format} holds one {one}, so n must be 1, got {request.n}; take"
-                f" {grid}json for a file per sample",
-                param="format",
-            )
-        if request.format in ("png", "grid") and ask.lane.image not in chosen:
-            raise HTTPError(
-                400,
-                "format_needs_image",
-                f"signature {ask.lane.name!r} of {ask.lane.artifact.id} gives no image; take json"
-                " or npy",
-                param="format",
-            )
-        if request.format in ("wav", "flac") and sounds.sound_of(ask.lane) not in chosen:
-            raise HTTPError(
-                400,
-                "format_needs_sound",
-                f"signature {ask.lane.name!r} of {ask.lane.artifact.id} gives no sound; take json"
-                " or npy",
-                param="format",
-            )
+        if request.stop is not None:
+            ask = dataclasses.replace(ask, until=texts.check_stop(request.stop, ask.lane))
+        check_format(request.format, ask, chosen_outputs(ask.lane, request.outputs))
         return ask
-
-
-def encode(ask: Ask, form: Format, outputs: Arrays, headers: Headers) -> Response:
-    """Outputs of a lane -> the answer in the format asked for."""
-    headers = [*headers, NO_STORE]
-    if form == "npy":
-        array = outputs[PIXELS] if PIXELS in outputs else next(iter(outputs.values()))
-        return Response(codecs.npy(array), b"application/octet-stream", headers=headers)
-    if form == "png":
-        data = codecs.png(outputs[PIXELS][0], ask.provenance(0))
-        return Response(data, b"image/png", headers=headers)
-    if form in ("wav", "flac"):
-        spec = sounds.sound_of(ask.lane)
-        assert spec is not None
-        clip = sounds.clips(spec, outputs)[0]
-        data = sounds.file(form, clip, spec.sample_rate_hz, ask.provenance(0))
-        return Response(data, sounds.MEDIA_TYPES[form], headers=headers)
-    if form == "grid":
-        data = codecs.png(codecs.grid(outputs[PIXELS]), ask.of_grid())
-        return Response(data, b"image/png", headers=headers)
-    if form == "ndjson":
-        return Response(encode_lines(ask, outputs), NDJSON, headers=headers)
-    return json_response(_document(ask, outputs), headers)
-
-
-def encode_lines(ask: Ask, outputs: Arrays) -> bytes:
-    """Outputs of a lane -> a line of JSON per sample, as they are in SampleResponse."""
-    return b"".join(
-        orjson.dumps(sample, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
-        for sample in _samples(ask, outputs)
-    )
-
-
-def _samples(ask: Ask, outputs: Arrays) -> Iterator[dict[str, Any]]:
-    """The fields of each Sample, its numbers still numpy arrays."""
-    lane = ask.lane
-    labels = ask.labels()
-    spec = sounds.sound_of(lane)
-    waves = sounds.clips(spec, outputs) if spec is not None and spec.name in outputs else None
-    texts = {
-        out.name: Vocabulary(out.vocabulary).texts(outputs[out.name])
-        for out in lane.spec.outputs
-        if out.kind == "text" and out.name in outputs
-    }
-    shown = {PIXELS, *texts, *((spec.name,) if spec else ())}
-    numbers = {name: values for name, values in outputs.items() if name not in shown}
-    for position, index in enumerate(ask.indices):
-        made_by = ask.provenance(position)
-        sample: dict[str, Any] = {"index": index}
-        if labels is not None:
-            sample["label"] = labels[position]
-        if PIXELS in outputs:
-            data = codecs.png(outputs[PIXELS][position], made_by)
-            sample["image"] = base64.b64encode(data).decode()
-        if spec is not None and waves is not None:
-            data = sounds.file("wav", waves[position], spec.sample_rate_hz, made_by)
-            sample["audio"] = base64.b64encode(data).decode()
-        for of_all in texts.values():
-            sample["text"] = of_all[position]
-        if numbers:
-            sample["outputs"] = {k: np.ascontiguousarray(v[position]) for k, v in numbers.items()}
-        yield sample
-
-
-def chosen_outputs(lane: SignatureLane, names: list[str] | None) -> tuple[TensorSpec, ...]:
-    """The outputs of a lane by name or kind; all where none are named. Raises HTTPError 400."""
-    outputs = lane.spec.outputs
-    if names is None:
-        return outputs
-    known = {word for out in outputs for word in (out.name, out.kind)}
-    if not names or not known.issuperset(names):
-        wrong = next((name for name in names if name not in known), "nothing")
-        message = f"outputs must be among {', '.join(sorted(known))}, got {wrong[:60]!r}"
-        raise HTTPError(400, "unknown_output", message, param="outputs")
-    return tuple(out for out in outputs if out.name in names or out.kind in names)
-
-
-def wanted(lane: SignatureLane, names: list[str] | None, outputs: Arrays) -> Arrays:
-    """Those of a lane's outputs that were asked for."""
-    if names is None:
-        return outputs
-    chosen = {out.name for out in chosen_outputs(lane, names)}
-    if lane.image is not None and lane.image.name in chosen:
-        chosen.add(PIXELS)
-    return {name: values for name, values in outputs.items() if name in chosen}
-
-
-def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
-    """The body of SampleResponse, its numbers still numpy arrays."""
-    lane = ask.lane
-    return {
-        "model": lane.artifact.id,
-        "digest": lane.artifact.manifest.digest,
-        "signature": lane.name,
-        "seed": ask.seed,
-        "reproducibility": lane.level,
-        "samples": list(_samples(ask, outputs)),
-    }
 
 
 def summary(hosted: Hosted) -> ModelSummary:

@@ -70,7 +70,7 @@ function request(format) {
   const body = {model: at("model").value};
   if (at("signature").value !== "sample") body.signature = at("signature").value;
   body.n = Number(at("n").value);
-  body.seed = Number(at("seed").value);
+  if (signature.inputs.some((i) => DRAWN.slice(0, 3).includes(i.kind))) body.seed = Number(at("seed").value);
   if (!at("labels").hidden && at("label").value !== "") body.label = Number(at("label").value);
   const chosenSettings = settings(signature);
   if (Object.keys(chosenSettings).length) body.settings = chosenSettings;
@@ -140,7 +140,7 @@ async function generate() {
   const {signature} = chosen();
   if (!signature) return;
   const body = request("json");
-  if (!Number.isSafeInteger(body.seed) || body.seed < 0) return;
+  if ("seed" in body && (!Number.isSafeInteger(body.seed) || body.seed < 0)) return;
   if (body.inputs && !Object.keys(body.inputs).length) {
     at("grid").replaceChildren();
     at("facts").hidden = at("commands").hidden = true;
@@ -160,7 +160,7 @@ async function generate() {
     at("grid").className = layout(shown[0]);
     at("grid").style.setProperty("--columns", Math.ceil(Math.sqrt(body.n)));
     at("grid").replaceChildren(...shown.map((sample) => tile(sample, classes)));
-    at("said-seed").textContent = document.seed;
+    at("said-seed").textContent = document.seed ?? "none";
     at("latency").textContent = `${took < 10 ? took.toFixed(1) : Math.round(took)} ms`;
     at("level").textContent = LEVELS[document.reproducibility] ?? document.reproducibility;
     at("replica").textContent = answer.headers.get("x-aigc-replica");

@@ -148,10 +148,12 @@ LONG = sound.wav_head(2**26, 8, 192_000) + b"\0" * 64
 @pytest.mark.parametrize(
     ("fields", "code", "said"),
     [
-        ({"inputs": {}}, "unknown_signature", "translate"),
-        ({"inputs": {}, "signature": "translate"}, "signature_needs_input", "image"),
-        ({"inputs": {"smell": "x"}}, "malformed_input", "image, text, audio"),
-        ({"inputs": {"image_given": [1]}}, "malformed_input", "no input 'image_given'"),
+        ({"inputs": {}}, "inputs_count", "at least one"),
+        ({"signature": "translate"}, "signature_needs_input", "image"),
+        ({"inputs": {"smell": "x"}}, "unknown_input", "image, text, audio"),
+        ({"inputs": {"image_given": [1]}}, "unknown_input", "no input 'image_given'"),
+        ({"inputs": {"text": ["a", "b"]}, "n": 3}, "inputs_count", "n 3, text 2"),
+        ({"inputs": {"text": ["a", "b"], "image": []}}, "inputs_count", "text 2, image 0"),
         ({"inputs": {"image": "*"}}, "malformed_input", "base64"),
         ({"inputs": {"image": b64(b"no image")}}, "malformed_input", "image 'image' cannot"),
         ({"inputs": {"image": b64(AUDIO)}}, "malformed_input", "image 'image' cannot"),
@@ -160,8 +162,9 @@ LONG = sound.wav_head(2**26, 8, 192_000) + b"\0" * 64
         ({"inputs": {"audio": b64(AUDIO[:-9])}}, "malformed_input", "cut off"),
         ({"inputs": {"audio": b64(LONG)}}, "malformed_input", "cut off"),
         ({"inputs": {"audio": [0.5]}}, "malformed_input", "file as base64"),
-        ({"inputs": {"text": "ab z"}}, "malformed_input", "vocabulary lacks"),
-        ({"inputs": {"text": "abcdefab"}}, "malformed_input", "tokens long"),
+        ({"inputs": {"text": "ab z"}}, "unknown_characters", "vocabulary lacks"),
+        ({"inputs": {"text": "abcdefab"}}, "text_too_long", "tokens long"),
+        ({"inputs": {"text": ["a", 1]}}, "malformed_input", "a text is wanted"),
         ({"inputs": {"text": "a"}, "outputs": ["smell"]}, "unknown_output", "smell"),
         ({"inputs": {"text": "a"}, "outputs": []}, "unknown_output", "nothing"),
         ({"inputs": {"text": "a"}, "outputs": ["text"], "format": "png"}, "format_needs_image", ""),
@@ -175,7 +178,7 @@ LONG = sound.wav_head(2**26, 8, 192_000) + b"\0" * 64
         ({"model": "tiny", "inputs": {"text": "a"}}, "unknown_signature", "translate"),
         (
             {"model": "tiny", "signature": "sample", "inputs": {"text": "a"}},
-            "malformed_input",
+            "unknown_input",
             "no input 'text'",
         ),
     ],
@@ -206,8 +209,21 @@ def test_what_was_made_from_something_says_so_and_is_not_taken_for_a_sample(
     assert "not to be made again" in said.err
 
 
+def test_a_list_is_one_for_each_sample(served: Listening) -> None:
+    answer = post(served, inputs={"text": ["ab", "cd"], "image": given("image")["image"]})
+    samples = answer.json()["samples"]
+    for i, text in enumerate(("ab", "cd")):
+        alone = post(served, inputs={**given("image"), "text": text}, first_index=i)
+        (one,) = alone.json()["samples"]
+        assert (one["text"], one["index"]) == (samples[i]["text"], i)
+
+
 def test_an_encoder_is_reached_in_the_same_way(served: Listening, artifact: Artifact) -> None:
-    answer = post(served, model="tiny", signature="encode", inputs={"image": b64(IMAGE)})
+    fields = {"model": "tiny", "signature": "encode", "inputs": {"image": b64(IMAGE)}, "seed": None}
+    answer = post(served, **fields)
+    assert answer.json()["seed"] is None
+    assert "x-aigc-seed" not in answer.headers
+    assert post(served, **{**fields, "seed": 7}).json()["error"]["code"] == "no_effect"
     (sample,) = answer.json()["samples"]
     wanted = artifact.run("encode", {"image": tensors("image")["image"]})["vector"][0]
     assert np.allclose(sample["outputs"]["vector"], wanted, atol=1e-4)

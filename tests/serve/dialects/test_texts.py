@@ -1,0 +1,276 @@
+"""Texts in the native dialect: drawn, encoded, reconstructed, and from one to another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from aigc.artifact import Artifact, latents
+from tests.serve.conftest import LETTERS, WORDS_LENGTH
+from tests.serve.dialects.test_native import Client, limited, serving
+
+
+@pytest.fixture(scope="module")
+def client(
+    words: str, moods: str, store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    settings = limited(tmp_path_factory.mktemp("metrics"), max_batch=4, max_n=50)
+    with serving(settings, words, moods, f"{store}/tiny@1") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def artifact(words: str) -> Artifact:
+    return Artifact.open(words, verify=False)
+
+
+def drawn(artifact: Artifact, **options: Any) -> list[str]:
+    return artifact.texts("sample", artifact.sample(**options))
+
+
+def ask(client: Client, path: str = "/v1/samples", **fields: Any) -> httpx.Response:
+    headers = fields.pop("headers", {})
+    return client.request("POST", path, json={"model": "words", **fields}, headers=headers)
+
+
+def test_texts_of_a_seed_are_those_of_the_artifact(client: Client, artifact: Artifact) -> None:
+    answer = ask(client, n=30, seed=7, first_index=3)
+    body = answer.json()
+    expected = drawn(artifact, seed=7, n=30, first_index=3)
+    assert [sample["text"] for sample in body["samples"]] == expected
+    assert [sample["index"] for sample in body["samples"]] == list(range(3, 33))
+    assert (body["model"], body["signature"], body["seed"]) == ("words@1", "sample", 7)
+    assert body["digest"] == artifact.manifest.digest
+    assert body["settings"] == {"temperature": 1.0, "top_k": 0.0, "max_tokens": WORDS_LENGTH}
+    assert answer.headers["x-aigc-seed"] == "7"
+    assert answer.headers["x-aigc-first-index"] == "3"
+    assert "outputs" not in body["samples"][0]
+
+
+def test_a_text_is_a_line_for_who_wants_lines(client: Client, artifact: Artifact) -> None:
+    expected = "".join(f"{text}\n" for text in drawn(artifact, seed=7, n=5))
+    for how in ({"format": "txt"}, {"headers": {"accept": "text/plain, */*;q=0.1"}}):
+        answer = ask(client, n=5, seed=7, **how)
+        assert answer.text == expected
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert answer.headers["x-aigc-seed"] == "7"
+    streamed = ask(client, n=5, seed=7, format="ndjson")
+    assert streamed.text.count("\n") == 5
+    assert ask(client, model="tiny", headers={"accept": "text/plain"}).status_code == 400
+
+
+def test_settings_are_those_of_the_request(client: Client, artifact: Artifact) -> None:
+    for settings in (
+        {"temperature": 0.5},
+        {"temperature": 0, "max_tokens": 3},
+        {"top_k": 2, "temperature": 2.0},
+    ):
+        body = ask(client, n=6, seed=1, settings=settings).json()
+        expected = drawn(artifact, seed=1, n=6, settings=settings)
+        assert [sample["text"] for sample in body["samples"]] == expected
+        assert body["settings"].items() >= settings.items()
+
+
+def test_a_text_ends_before_what_stops_it(client: Client, artifact: Artifact) -> None:
+    whole = drawn(artifact, seed=7, n=30)
+    for stop in ("j", ["feb", "b ", "ag"], ["be"]):
+        strings = [stop] if isinstance(stop, str) else stop
+        body = ask(client, n=30, seed=7, stop=stop).json()
+        found = [sample["text"] for sample in body["samples"]]
+        assert found == [
+            text[: min((text.find(s) for s in strings if s in text), default=len(text))]
+            for text in whole
+        ]
+        assert found != whole
+
+
+def test_what_stops_a_text_ends_its_steps(client: Client) -> None:
+    def steps() -> float:
+        registry = client.replica._metrics.registry
+        labels = {"model": "words", "version": "1", "signature": "sample"}
+        return registry.get_sample_value("aigc_steps_total", labels) or 0.0
+
+    before = steps()
+    ask(client, n=20, seed=7)
+    whole, before = steps() - before, steps()
+    ask(client, n=20, seed=7, stop=["a", "b", "e", " "])
+    assert steps() - before < 0.5 * whole
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param", "message"),
+    [
+        ({"settings": {"warmth": 1}}, "unknown_setting", "settings", "has no setting 'warmth', it"),
+        ({"settings": {"temperature": -1}}, "setting_out_of_range", "temperature", "[0, 100], got"),
+        (
+            {"settings": {"top_k": 1.5}},
+            "setting_out_of_range",
+            "top_k",
+            "a whole number in [0, 13]",
+        ),
+        ({"settings": {"max_tokens": 25}}, "setting_out_of_range", "max_tokens", "[1, 24], got 25"),
+        ({"settings": {"top_k": "3"}}, "malformed_body", None, "Expected `float`"),
+        ({"stop": ["a"] * 5}, "stop_out_of_range", "stop", "at most 4 strings"),
+        ({"stop": ["a" * 65]}, "stop_out_of_range", "stop", "1 to 64 characters"),
+        ({"stop": ""}, "stop_out_of_range", "stop", "1 to 64"),
+        ({"signature": "step"}, "unknown_signature", "signature", "it has: sample, decode, encode"),
+        ({"signature": "encode"}, "signature_needs_input", "signature", "needs text, which a seed"),
+        ({"format": "png"}, "format_needs_image", "format", "gives no image"),
+        ({"model": "tiny", "format": "txt"}, "format_needs_text", "format", "gives no text"),
+        ({"model": "tiny", "settings": {"t": 1}}, "unknown_setting", "settings", "it has: none"),
+        ({"model": "tiny", "stop": "a"}, "stop_not_supported", "stop", "writes no text"),
+        ({"n": 51}, "n_out_of_range", "n", "[1, 50]"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_by_name(
+    client: Client, fields: dict[str, Any], code: str, param: str | None, message: str
+) -> None:
+    answer = ask(client, **fields)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) in ((400, code), (404, code)), error
+    assert param is None or error["param"] == param
+    assert message in error["message"]
+
+
+def test_texts_are_encoded(client: Client, artifact: Artifact) -> None:
+    given = ["abba", "jeb hid", ""]
+    body = ask(client, signature="encode", inputs={"text": given}).json()
+    rows = artifact.vocabulary("encode").rows(given, WORDS_LENGTH)
+    outputs = artifact.run("encode", {"text": rows})
+    for i, sample in enumerate(body["samples"]):
+        for name in ("mu", "logvar"):
+            assert np.array_equal(np.float32(sample["outputs"][name]), outputs[name][i])
+    assert body["seed"] is None
+    assert body["signature"] == "encode"
+
+
+def test_texts_are_reconstructed(client: Client, artifact: Artifact) -> None:
+    given = ["abba", "jeb hid", "a"]
+    rows = artifact.vocabulary("encode").rows(given, WORDS_LENGTH)
+    mu = artifact.run("encode", {"text": rows})["mu"]
+    expected = artifact.texts("decode", artifact.run("decode", {"latent": mu}))
+    fields = {"signature": "reconstruct", "inputs": {"text": given}}
+    body = ask(client, **fields).json()
+    assert [sample["text"] for sample in body["samples"]] == expected
+    assert ask(client, **fields, format="txt").text == "".join(f"{t}\n" for t in expected)
+    short = ask(client, **fields, settings={"max_tokens": 2}).json()
+    most = artifact.run("decode", {"latent": mu, "max_tokens": np.array([2, 2, 2])})
+    assert [sample["text"] for sample in short["samples"]] == artifact.texts("decode", most)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        ({"inputs": {"text": ["aXbY"]}}, "unknown_characters", "lacks: 'X', 'Y'; it has: ' abcd"),
+        ({"inputs": {"text": ["ab" * 12]}}, "text_too_long", "at most 23 tokens long, got 24"),
+        ({"inputs": {"text": ["a" * 900_000]}}, "text_too_long", "got 900000 characters"),
+        ({"inputs": {"text": []}}, "n_out_of_range", "got 0"),
+        ({"inputs": {"text": ["a"] * 51}}, "n_out_of_range", "got 51"),
+        ({"inputs": {"image": ["a"]}}, "unknown_input", "takes no input 'image', it takes: text"),
+        ({"inputs": {}}, "inputs_count", "at least one input"),
+        ({"inputs": {"text": ["a"]}, "seed": 1}, "no_effect", "seed has no effect"),
+        ({"inputs": {"text": ["a"]}, "label": 1}, "label_not_supported", "takes no label"),
+        (
+            {"inputs": {"text": ["a"]}, "signature": "reconstruct", "format": "npy"},
+            "format_needs_seed",
+            "json or txt",
+        ),
+        ({"inputs": {"text": ["a"]}, "signature": "sample"}, "unknown_input", "it takes: none"),
+        (
+            {"inputs": {"text": ["a"]}, "model": "tiny", "signature": "reconstruct"},
+            "unknown_signature",
+            "tiny@1 has no signature 'reconstruct'",
+        ),
+        ({"inputs": {"text": ["a"]}, "model": "moods"}, "signature_needs_input", "needs label"),
+        ({"inputs": {"text": ["a"]}, "format": "txt"}, "format_needs_text", "gives no text"),
+    ],
+)
+def test_texts_that_cannot_be_run_on_are_refused(
+    client: Client, fields: dict[str, Any], code: str, message: str
+) -> None:
+    answer = ask(client, **{"signature": "encode", **fields})
+    assert answer.json()["error"]["code"] == code
+    assert message in answer.json()["error"]["message"]
+    assert answer.status_code in (400, 404)
+
+
+def test_classes_of_texts(client: Client, moods: str) -> None:
+    artifact = Artifact.open(moods, verify=False)
+    body = ask(client, model="moods", n=5, seed=2, label=1).json()
+    expected = drawn(artifact, seed=2, n=5, label=1)
+    assert [sample["text"] for sample in body["samples"]] == expected
+    assert {sample["label"] for sample in body["samples"]} == {1}
+    found = []
+    for label in (0, [1, 1]):
+        fields = {"signature": "reconstruct", "inputs": {"text": ["abc", "jj"]}, "label": label}
+        answer = ask(client, model="moods", **fields)
+        assert answer.status_code == 200, answer.text
+        found.append([sample["text"] for sample in answer.json()["samples"]])
+    assert found[0] != found[1]
+
+
+def test_from_one_text_to_another(client: Client, artifact: Artifact) -> None:
+    ends = {"from_text": "abba", "to_text": "jeb hid"}
+    answer = ask(client, "/v1/interpolate", **ends, frames=5)
+    texts = answer.json()["texts"]
+    rows = artifact.vocabulary("encode").rows(list(ends.values()), WORDS_LENGTH)
+    a, b = artifact.run("encode", {"text": rows})["mu"]
+    latent = latents.slerp(a, b, np.linspace(0, 1, 5))
+    assert texts == artifact.texts("decode", artifact.run("decode", {"latent": latent}))
+    inputs = {"text": list(ends.values())}
+    body = ask(client, signature="reconstruct", inputs=inputs).json()
+    assert [texts[0], texts[-1]] == [sample["text"] for sample in body["samples"]]
+    lines = ask(client, "/v1/interpolate", **ends, frames=5, headers={"accept": "text/plain"})
+    assert lines.text == "".join(f"{text}\n" for text in texts)
+    assert lines.headers["x-aigc-model"] == "words@1"
+
+
+def test_from_one_seed_to_another(client: Client, artifact: Artifact) -> None:
+    ends = {"from_seed": 7, "to_seed": 8, "index": 2}
+    texts = ask(client, "/v1/interpolate", **ends, frames=6).json()["texts"]
+    expected = [drawn(artifact, seed=seed, first_index=2)[0] for seed in (7, 8)]
+    assert [texts[0], texts[-1]] == expected
+    cold = {"temperature": 0}
+    texts = ask(client, "/v1/interpolate", **ends, frames=2, settings=cold).json()["texts"]
+    assert texts == [drawn(artifact, seed=s, first_index=2, settings=cold)[0] for s in (7, 8)]
+
+
+def test_a_class_changes_half_way(client: Client) -> None:
+    ends = {"from_text": "abba", "to_text": "abba", "model": "moods", "frames": 4}
+    first = ask(client, "/v1/interpolate", **ends, label=0).json()["texts"]
+    assert len(set(first)) == 1
+    both = ask(client, "/v1/interpolate", **ends, label=[0, 1]).json()["texts"]
+    assert both[:2] == first[:2]
+    assert both[2] == both[3] != both[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"from_text": "a"}, "end_missing"),
+        ({"from_seed": 1}, "end_missing"),
+        ({}, "end_missing"),
+        ({"from_text": "a", "to_text": "b", "to_seed": 1}, "ends_twice"),
+        ({"from_text": "a", "to_text": "B"}, "unknown_characters"),
+        ({"from_text": "a", "to_text": "b", "frames": 51}, "frames_out_of_range"),
+        ({"from_text": "a", "to_text": "b", "format": "png"}, "format_needs_image"),
+        ({"from_text": "a", "to_text": "b", "label": 1}, "label_not_supported"),
+        ({"from_seed": 1, "to_seed": 2, "format": "gif"}, "format_needs_image"),
+        ({"from_text": "a", "to_text": "b", "model": "tiny"}, "unknown_signature"),
+        ({"from_text": "a", "to_text": "b", "model": "moods"}, "signature_needs_input"),
+    ],
+)
+def test_ends_that_are_none_are_refused(client: Client, fields: dict[str, Any], code: str) -> None:
+    answer = ask(client, "/v1/interpolate", **fields)
+    assert answer.json()["error"]["code"] == code, answer.text
+    assert answer.status_code in (400, 404)
+
+
+def test_byte_pairs_count_as_one_token(client: Client) -> None:
+    assert "be" in LETTERS
+    body = ask(client, signature="reconstruct", inputs={"text": ["be" * 23]})
+    assert body.status_code == 200
+    assert ask(client, signature="encode", inputs={"text": ["be" * 24]}).status_code == 400
