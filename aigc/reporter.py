@@ -157,7 +157,7 @@ class Reporter:
         if not self.active:
             return
         with _passed_over("grid"), self._tensorboard(state.samples):
-            if state.model.config.modality == "image":
+            if state.model.exports()["sample"].signature.outputs[0].kind == "image":
                 folder = self.folder / "grids"
                 folder.mkdir(exist_ok=True)
                 picture = grid(state)

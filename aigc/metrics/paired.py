@@ -29,7 +29,9 @@ BATCH = 64
 class Reader(Protocol):
     """Tells classes of one modality apart, and gives features."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the method: part of the metric's name."""
 
     def classes(self, made: NDArray[Any]) -> NDArray[np.int64]:
         """(N,) class indices, NOTHING for what is of no class."""

@@ -8,7 +8,7 @@ are given what is shared.
 import itertools
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from aigc import losses
 from aigc.artifact.manifest import Kind, Signature, TensorSpec
-from aigc.config import DataConfig, Modality, ModelConfig, OptimizerConfig, TrainConfig
-from aigc.layers import Dense, Downsampler, Upsampler, check_image
+from aigc.config import DataConfig, Modality, ModelConfig, OptimizerConfig, TrainConfig, require
+from aigc.density import Flow, Mixture, moments, product
+from aigc.layers import Dense, Downsampler, Upsampler, check_positive, upsampling_base
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
 from aigc.spectrogram import STFT, GriffinLim
@@ -26,8 +27,6 @@ from aigc.spectrogram import STFT, GriffinLim
 IMAGE, TEXT, AUDIO = MODALITIES = ("image", "text", "audio")
 POOLED = 4
 """Frames of a sound that are seen as one."""
-BOUND = 8.0
-"""Log variances stay within it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +69,16 @@ class Config(ModelConfig):
     """Of Griffin-Lim, in the graph that is served."""
     momentum: float = 0.5
     """Of Griffin-Lim."""
+    beta: float = 1.0
+    """Weight of the KL term of what is shared: what costs more there is left to the private."""
+    image_std: float = 0.15
+    """Standard deviation of a pixel given the latents, in units of [-1, 1]."""
+    audio_std: float = 0.2
+    """Standard deviation of a log-magnitude given the latents, in units of [-1, 1]."""
+    shared_temperature: float = 0.8
+    """By which noise of what is shared is multiplied in samples: between two classes is nothing."""
+    private_temperature: float = 0.9
+    """By which noise of what is private is multiplied."""
     image_weight: float = 1.0
     """Of the image's share of the loss."""
     text_weight: float = 10.0
@@ -89,7 +98,21 @@ class Config(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_image(self.shape)
+        upsampling_base(self.shape, self.image_widths, (2,) * len(self.image_widths), 4)
+        check_positive("audio_widths", self.audio_widths)
+        for name in ("private_image", "private_audio", "tokens", "vocabulary"):
+            require(getattr(self, name) > 1, f"{name} must be > 1, got {getattr(self, name)}")
+        for name in ("components", "flow_layers", "flow_width", "hidden"):
+            require(getattr(self, name) > 0, f"{name} must be > 0, got {getattr(self, name)}")
+        weights = ("beta", "image_weight", "text_weight", "audio_weight")
+        for name in (*weights, "jitter", "shift", "iterations", "momentum"):
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
+        frames, halvings = self.stft.frames, len(self.audio_widths) - 1
+        require(
+            halvings >= 2 and frames % 2**halvings == 0 and frames % (4 * POOLED) == 0,
+            f"{frames} frames cannot be halved {halvings} times, at least two, and seen {POOLED} as"
+            f" one: audio_widths {self.audio_widths}, {self.samples} samples, hop {self.hop}",
+        )
 
     @property
     def modality(self) -> Modality:
@@ -107,6 +130,11 @@ class Config(ModelConfig):
         return self.vocabulary
 
     @property
+    def known(self) -> int:
+        """Width of what image and sound are made from beside their own latents."""
+        return self.latent + self.tokens * self.vocabulary
+
+    @property
     def stft(self) -> STFT:
         """The transform between sounds and spectrograms."""
         return STFT(samples=self.samples, window=self.window, hop=self.hop, floor=self.floor)
@@ -117,12 +145,13 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: Config, out: int) -> None:
         super().__init__()
-        self.vocabulary = config.vocabulary
-        self.layers = Dense(config.tokens * config.vocabulary, config.hidden, out)
+        self.first = nn.Parameter(torch.empty(config.tokens, config.vocabulary, config.hidden))
+        nn.init.normal_(self.first, std=config.tokens**-0.5)
+        self.last = Dense(config.hidden, config.hidden, out)
 
     def forward(self, text: Tensor) -> Tensor:
-        known = F.one_hot(text, self.vocabulary).to(self.layers[0].weight.dtype)
-        return self.layers(known.flatten(1))  # type: ignore[no-any-return]
+        position = torch.arange(text.shape[1], device=text.device)
+        return self.last(F.leaky_relu(self.first[position, text].sum(1), 0.2))  # type: ignore[no-any-return]
 
 
 class ImageEncoder(nn.Module):
@@ -159,7 +188,7 @@ class AudioDecoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        given, widths = config.latent + config.private_audio, config.audio_widths[::-1]
+        given, widths = config.known + config.private_audio, config.audio_widths[::-1]
         frames = config.stft.frames // 2 ** (len(widths) - 1)
         self.first = nn.Sequential(
             nn.Linear(given, config.hidden),
@@ -179,69 +208,6 @@ class AudioDecoder(nn.Module):
         return torch.tanh(self.last(h))
 
 
-class Flow(nn.Module):
-    """p(u | s) by affine couplings (Dinh et al. 2017, arXiv:1605.08803), both ways."""
-
-    def __init__(self, size: int, given: int, config: Config) -> None:
-        super().__init__()
-        self.half = size // 2
-        self.couplings = nn.ModuleList(
-            Dense(self.half + given, config.flow_width, config.flow_width, 2 * (size - self.half))
-            for _ in range(config.flow_layers)
-        )
-        for coupling in self.couplings:
-            nn.init.zeros_(coupling[-1].weight)
-            nn.init.zeros_(coupling[-1].bias)
-
-    def forward(self, eps: Tensor, s: Tensor) -> Tensor:
-        """Noise (N, size) -> u."""
-        for coupling in self.couplings:
-            kept, moved = eps[:, : self.half], eps[:, self.half :]
-            scale, shift = self._moments(coupling, kept, s)
-            # Mirrored, so that the next coupling moves what this one kept.
-            eps = torch.cat([kept, moved * scale.exp() + shift], 1).flip(1)
-        return eps
-
-    def log_prob(self, u: Tensor, s: Tensor) -> Tensor:
-        """ln p(u | s): (N,) nats."""
-        total = 0.5 * math.log(2 * math.pi) * -u.shape[1]
-        logs = torch.zeros_like(u[:, 0])
-        for coupling in reversed(self.couplings):
-            u = u.flip(1)
-            kept, moved = u[:, : self.half], u[:, self.half :]
-            scale, shift = self._moments(coupling, kept, s)
-            u = torch.cat([kept, (moved - shift) * (-scale).exp()], 1)
-            logs = logs - scale.sum(1)
-        return total + logs - 0.5 * u.square().sum(1)
-
-    def _moments(self, coupling: nn.Module, kept: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        scale, shift = coupling(torch.cat([kept, s], 1)).chunk(2, 1)
-        return 2 * torch.tanh(scale / 2), shift
-
-
-class Mixture(nn.Module):
-    """A mixture of Gaussians of diagonal covariance."""
-
-    def __init__(self, size: int, components: int) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.zeros(components))
-        self.means = nn.Parameter(torch.randn(components, size))
-        self.logstds = nn.Parameter(torch.full((components, size), -0.5))
-
-    def log_prob(self, s: Tensor) -> Tensor:
-        """s: (N, size) -> (N,) nats."""
-        scaled = (s[:, None] - self.means) * (-self.logstds).exp()
-        each = -0.5 * scaled.square().sum(2) - self.logstds.sum(1)
-        each = each + self.logits.log_softmax(0)
-        return each.logsumexp(1) - 0.5 * math.log(2 * math.pi) * s.shape[1]
-
-    def forward(self, eps: Tensor, component: Tensor) -> Tensor:
-        """eps: (N, size) standard normal, component: (N, 1) in [0, 1) that chooses -> (N, size)."""
-        ends = self.logits.softmax(0).cumsum(0)
-        chosen = (ends[:-1] <= component).sum(1)
-        return self.means[chosen] + eps * self.logstds.clamp(max=BOUND).exp()[chosen]
-
-
 class Networks(nn.Module):
     """All that descends the ELBO."""
 
@@ -258,37 +224,29 @@ class Networks(nn.Module):
         self.private = nn.ModuleDict(
             {IMAGE: ImageEncoder(config, 2 * u_image), AUDIO: AudioEncoder(config, 2 * u_audio)}
         )
+        size = config.flow_layers, config.flow_width
         self.flows = nn.ModuleDict(
-            {IMAGE: Flow(u_image, s, config), AUDIO: Flow(u_audio, s, config)}
+            {IMAGE: Flow(u_image, config.known, *size), AUDIO: Flow(u_audio, config.known, *size)}
         )
         widths = config.image_widths[::-1]
         self.image = Upsampler(
-            s + u_image, config.shape, widths, (2,) * len(widths), 4, "leaky_relu", False
+            config.known + u_image, config.shape, widths, (2,) * len(widths), 4, "leaky_relu", False
         )
         self.text = Dense(s, config.hidden, config.tokens * config.vocabulary)
         self.audio = AudioDecoder(config)
-        # Adam moves each by so much a step whatever the gradient: a fifth of the way at most.
-        self.logstd_image = nn.Parameter(torch.tensor(-0.4))
-        self.logstd_audio = nn.Parameter(torch.tensor(-0.3))
+        self.written = (config.tokens, config.vocabulary)
 
+    def write(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the text (N, tokens, vocabulary), and what all else is made from: s beside
+        the text's probabilities, (N, known)."""
+        logits = self.text(s).to(s.dtype).unflatten(1, self.written)
+        return logits, torch.cat([s, logits.softmax(2).flatten(1)], 1)
 
-def moments(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 2 D) -> mean and log variance, each (N, D); the variance is bounded."""
-    mu, logvar = raw.chunk(2, 1)
-    return mu, BOUND * torch.tanh(logvar / BOUND)
-
-
-def product(experts: list[tuple[Tensor, Tensor]], given: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a standard normal and the experts that are given: moments, each (N, D).
-
-    given: (N, experts), 1 or 0 for each row. The precisions of Gaussians add up.
-    """
-    precision = torch.ones_like(experts[0][0])
-    weighted = torch.zeros_like(precision)
-    for k, (mu, logvar) in enumerate(experts):
-        own = given[:, k : k + 1] * (-logvar).exp()
-        precision, weighted = precision + own, weighted + own * mu
-    return weighted / precision, -precision.log()
+    def flow(self, name: str) -> Flow:
+        """The density of what is private to a modality."""
+        found = self.flows[name]
+        assert isinstance(found, Flow)
+        return found
 
 
 class Model(GenerativeModel):
@@ -361,31 +319,27 @@ class Model(GenerativeModel):
         mu, logvar = product(experts, given)
         s = mu + (0.5 * logvar).exp() * eps
         kl = losses.gaussian_kl(mu, logvar)
-        logits = net.text(s).to(eps.dtype).unflatten(1, (config.tokens, config.vocabulary))
+        logits, known = net.write(s)
         nats = F.cross_entropy(logits.transpose(1, 2), batch[TEXT], reduction="none").sum(1)
         parts = {TEXT: nats}
         kls = {}
-        for name, decoder, x, logstd in (
-            (IMAGE, net.image, batch[IMAGE], 5 * net.logstd_image),
-            (AUDIO, net.audio, level, 5 * net.logstd_audio),
+        for name, decoder, x, std in (
+            (IMAGE, net.image, batch[IMAGE], config.image_std),
+            (AUDIO, net.audio, level, config.audio_std),
         ):
             mu_u, logvar_u = moments(net.private[name](x).to(eps.dtype))
             e = noise.normal(f"private/{name}", mu_u.shape[1])
             u = mu_u + (0.5 * logvar_u).exp() * e
             log_q = -0.5 * (e.square() + logvar_u + math.log(2 * math.pi)).sum(1)
-            kls[name] = log_q - net.flows[name].log_prob(u, s)
-            raw = decoder(torch.cat([s, u], 1)).to(eps.dtype)
-            error = (raw - x).square().flatten(1)
-            constant = error.shape[1] * (logstd + 0.5 * math.log(2 * math.pi))
-            parts[name] = 0.5 * error.sum(1) * (-2 * logstd).exp() + constant + kls[name]
+            kls[name] = log_q - net.flow(name).log_prob(u, known)
+            raw = decoder(torch.cat([known, u], 1)).to(eps.dtype)
+            parts[name] = kls[name] - losses.gaussian_log_likelihood(raw, x, std)
         weights = (config.image_weight, config.text_weight, config.audio_weight)
-        total = kl
+        total = config.beta * kl
         for k, (name, weight) in enumerate(zip(MODALITIES, weights, strict=True)):
             total = total + weight * have[:, k] * parts[name]
         metrics = {"kl": kl, "text": nats} | {f"kl_{k}": v for k, v in kls.items()}
         found = {k: v.mean().detach() for k, v in metrics.items()}
-        found["std_image"] = (5 * net.logstd_image).exp().detach()
-        found["std_audio"] = (5 * net.logstd_audio).exp().detach()
         return total.mean(), found
 
     def exports(self) -> dict[str, Export]:
@@ -443,8 +397,6 @@ def _spec(config: Config, name: str) -> TensorSpec:
 
 
 def _named(spec: TensorSpec, name: str, presence: str = "") -> TensorSpec:
-    from dataclasses import replace
-
     return replace(spec, name=name, presence=presence)
 
 
@@ -458,11 +410,14 @@ class _Decode(nn.Module):
 
     def forward(self, s: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config, net = self.config, self.networks
-        eps = noise.split([config.latent, config.private_image, config.private_audio], 1)
-        u_image, u_audio = net.flows[IMAGE](eps[1], s), net.flows[AUDIO](eps[2], s)
-        image = net.image(torch.cat([s, u_image], 1)).clamp(-1, 1)
-        logits = net.text(s).unflatten(1, (config.tokens, config.vocabulary))
-        sound = self.heard(net.audio(torch.cat([s, u_audio], 1)))
+        sizes = [config.latent, config.private_image, config.private_audio]
+        eps = torch.split(noise, sizes, 1)
+        logits, known = net.write(s)
+        heat = config.private_temperature
+        u_image = net.flow(IMAGE)(heat * eps[1], known)
+        u_audio = net.flow(AUDIO)(heat * eps[2], known)
+        image = net.image(torch.cat([known, u_image], 1)).clamp(-1, 1)
+        sound = self.heard(net.audio(torch.cat([known, u_audio], 1)))
         return image, logits.argmax(2), sound
 
 
@@ -472,7 +427,9 @@ class _Sample(nn.Module):
         self.density, self.decode = model.density, _Decode(model)
 
     def forward(self, latent: Tensor, component: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        s = self.density(latent[:, : self.decode.config.latent], component)
+        config = self.decode.config
+        eps = config.shared_temperature * latent[:, : config.latent]
+        s = self.density(eps, component)
         return self.decode(s, latent)  # type: ignore[no-any-return]
 
 

@@ -1,13 +1,16 @@
 """Rows of an image, a text and a sound as files, of which some lack one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aigc.artifact import sound
 from aigc.artifact.codecs import png
-from aigc.config import DataConfig, Modality, ModelConfig
+from aigc.config import DataConfig, Modality, ModelConfig, TrainConfig
+from aigc.models.multimodal_vae import Config
+from tests.fixtures.make import config as tiny_run
 
 RATE_HZ = 4000
 SHAPES = {"image": (1, 8, 8), "text": (4,), "audio": (1, 512)}
@@ -53,3 +56,29 @@ def written(folder: Path, missing: str = "") -> DataConfig:
             if number % 4 != 1 or modality != missing:
                 (place / name).write_bytes(content)
     return DataConfig(source="paired", path=str(folder), sample_rate_hz=RATE_HZ)
+
+
+TINY = Config(
+    shape=SHAPES["image"],
+    tokens=SHAPES["text"][0],
+    vocabulary=6,
+    samples=SHAPES["audio"][1],
+    window=64,
+    hop=16,
+    latent=4,
+    private_image=4,
+    private_audio=4,
+    components=5,
+    flow_layers=2,
+    flow_width=8,
+    image_widths=(8, 8),
+    hidden=16,
+    audio_widths=(8, 8, 8),
+    shift=1,
+)
+
+
+def run(folder: Path, missing: str = "", **changes: Any) -> TrainConfig:
+    """A small run on rows of which some lack a modality."""
+    small = replace(tiny_run(), preset="multimodal_vae:digits3", model=TINY, samples=64)
+    return replace(small, data=written(folder, missing), **changes)
