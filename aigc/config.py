@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Modality = Literal["image", "audio", "vector", "text"]
+Modality = Literal["image", "audio", "vector", "text", "paired"]
 _MODALITIES: dict[int, Modality] = {1: "vector", 2: "audio", 3: "image"}
 """By the rank of a sample."""
 
@@ -42,9 +42,11 @@ class DataConfig:
     """Name of a file in aigc/data: digits, numbers, ring, spoken_digits, surnames (no files); text
     (lines); folder (pictures, a folder per class); audio (WAV or FLAC, a folder per class);
     idx (as MNIST comes); npz (arrays); hf (a data set saved by Hugging Face's datasets); parquet,
-    webdataset (shards, also in an object store)."""
+    webdataset (shards, also in an object store); digits3 (image, word and sound of a digit), paired
+    (pictures, texts and sounds of the same names)."""
     path: str = ""
-    """Folder, file or URI of the data, for sources that read one."""
+    """Folder, file or URI of the data, for sources that read one; of digits3 its images, as IDX
+    files."""
     byte_pairs: int = 0
     """Size of the vocabulary of byte pairs that source text learns; 0 takes its characters."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -93,6 +95,12 @@ class ModelConfig:
     def modality(self) -> Modality:
         """Key of the samples in a batch; a model of what their rank does not tell says so."""
         return _MODALITIES[len(self.shape)]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what a row holds, by key in a batch. A model of several things that belong
+        together overrides it, and its modality is paired."""
+        return {self.modality: self.shape}
 
     @property
     def num_tokens(self) -> int:

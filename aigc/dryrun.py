@@ -8,7 +8,7 @@ from torch import nn
 
 from aigc import data
 from aigc.config import TrainConfig
-from aigc.feed import as_input
+from aigc.feed import as_input, tensors
 from aigc.noise import Noise
 from aigc.train import TrainState
 
@@ -22,10 +22,8 @@ def describe(config: TrainConfig) -> str:
     state = TrainState(config)
     like = next(state.model.parameters())
     samples, labels = data.gather(dataset, (0, 1 % len(dataset)), config.data.on_error)
-    batch = {
-        config.model.modality: as_input(torch.from_numpy(samples), like),
-        "label": torch.from_numpy(labels),
-    }
+    taken = tensors(samples, labels, config.model.modality)
+    batch = {name: as_input(value, like) for name, value in taken.items()}
     shapes: dict[str, tuple[int, ...]] = {}
     hooks = [
         module.register_forward_hook(_note(shapes, name))
@@ -83,7 +81,7 @@ def _memory(config: TrainConfig, state: TrainState, activations: int, rows: int)
     width = 8 if config.precision == "float64" else 4
     weights = _count(state.model) * 4 * width + _count(state.average) * width
     batch = 2 * activations * config.batch * width
-    samples = rows * _size(config.model.shape) * 4
+    samples = rows * sum(_size(shape) for shape in config.model.shapes.values()) * 4
     mib = 2**20
     return (
         f"estimated memory of one worker that takes the whole batch: {weights / mib:.1f} MiB"

@@ -33,8 +33,8 @@ class Feed:
     batch = next(feed)      # {"image": (rows, C, H, W) in [-1, 1], "label": (rows,) int64}
 
     Rows are a function of (seed, epoch, position) alone. Samples have the dtype and device of
-    `like`; tokens stay int64. Raises data.CorruptRow if a row cannot be read and none is to be
-    skipped.
+    `like`; tokens stay int64. A field of records is a tensor of its own. Raises data.CorruptRow if
+    a row cannot be read and none is to be skipped.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Feed:
         # Items are taken by __next__ and not by a map over self._take: in a cycle with the feed, a
         # loader's processes would only end when garbage is collected, after seconds for each.
         self._items: Iterator[Any] = iter(())
-        self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
+        self._batches: Iterator[Batch] | None = None
         if stream is not None:
             self._items = stream(start)
         elif isinstance(source, Dataset):
@@ -70,11 +70,9 @@ class Feed:
 
     def __next__(self) -> Batch:
         begun = time.perf_counter()
-        if self._batches is not None:
-            samples, labels = next(self._batches)
-        else:
-            samples, labels = self._take(next(self._items))
-        batch = {self._key: as_input(samples, self._like), "label": labels}
+        found = next(self._items) if self._batches is None else next(self._batches)
+        taken = self._take(found) if self._batches is None else found
+        batch = {name: as_input(value, self._like) for name, value in taken.items()}
         self._waited_s = time.perf_counter() - begun
         return batch
 
@@ -84,38 +82,49 @@ class Feed:
         self._counted = len(self.skipped)
         return {"data/wait_s": self._waited_s / self._world, "data/skipped": float(new)}
 
-    def _memory(
-        self, source: Dataset, rows: Iterator[NDArray[np.int64]]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _memory(self, source: Dataset, rows: Iterator[NDArray[np.int64]]) -> Iterator[Batch]:
         """The whole data set on the device where it fits there, on the host otherwise."""
-        samples, labels = torch.from_numpy(source.samples), torch.from_numpy(source.labels)
-        if samples.is_floating_point():
-            samples = samples.to(self._like.dtype)
+        held = tensors(source.samples, source.labels, self._key)
+        for name, value in held.items():
+            if value.is_floating_point():
+                held[name] = value.to(self._like.dtype)
         device = self._like.device
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
-            if samples.nbytes > DEVICE_SHARE * free:
+            if sum(value.nbytes for value in held.values()) > DEVICE_SHARE * free:
                 for chosen in rows:
                     index = torch.from_numpy(chosen)
-                    yield self._moved(samples[index].pin_memory(), labels[index].pin_memory())
-            samples, labels = samples.pin_memory(), labels.pin_memory()
-        samples, labels = self._moved(samples, labels)
+                    yield self._moved({k: v[index].pin_memory() for k, v in held.items()})
+            held = {name: value.pin_memory() for name, value in held.items()}
+        held = self._moved(held)
         for chosen in rows:
             index = torch.from_numpy(chosen)
             if device.type == "cuda":
                 index = index.pin_memory().to(device, non_blocking=True)
-            yield samples[index], labels[index]
+            yield {name: value[index] for name, value in held.items()}
 
-    def _take(self, item: tuple[Any, Any, list[str]]) -> tuple[Tensor, Tensor]:
+    def _take(self, item: Any) -> Batch:
+        """An item of a stream, or of the loader, whose samples are tensors by name already."""
         samples, labels, said = item
         if samples is None:
             raise CorruptRow(said[0])
         self.skipped += said
-        return self._moved(torch.as_tensor(samples), torch.as_tensor(labels))
+        if isinstance(samples, dict):
+            return self._moved({**samples, "label": labels})
+        return self._moved(tensors(samples, labels, self._key))
 
-    def _moved(self, samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _moved(self, batch: Batch) -> Batch:
         device = self._like.device
-        return samples.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def tensors(samples: NDArray[Any], labels: NDArray[np.int64], key: str) -> Batch:
+    """Samples (n, *shape) under `key`, or each field of records (n,) under its own name, and
+    labels."""
+    fields = samples.dtype.names
+    named = {name: samples[name] for name in fields} if fields else {key: samples}
+    batch = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in named.items()}
+    return {**batch, "label": torch.from_numpy(labels)}
 
 
 def as_input(samples: Tensor, like: Tensor) -> Tensor:
@@ -181,7 +190,7 @@ def _loader(
             batch_sampler=_Forever(rows),
             num_workers=processes,
             prefetch_factor=PREFETCH,
-            collate_fn=_collate,
+            collate_fn=functools.partial(_collate, config.model.modality),
             pin_memory=torch.cuda.is_available(),
             # Its own: the default one would be asked for a number and go on differently.
             generator=torch.Generator(),
@@ -190,11 +199,12 @@ def _loader(
 
 
 def _collate(
-    rows: list[tuple[NDArray[Any] | None, int, str | None]],
-) -> tuple[Tensor | None, Tensor, list[str]]:
+    key: str, rows: list[tuple[NDArray[Any] | None, int, str | None]]
+) -> tuple[Batch | None, Tensor, list[str]]:
     said = [text for _, _, text in rows if text is not None]
     for sample, _, text in rows:
         if sample is None:
             return None, torch.empty(0), [str(text)]
-    samples = torch.from_numpy(np.stack([sample for sample, _, _ in rows if sample is not None]))
-    return samples, torch.tensor([label for _, label, _ in rows]), said
+    labels = np.array([label for _, label, _ in rows], np.int64)
+    batch = tensors(np.stack([s for s, _, _ in rows if s is not None]), labels, key)
+    return batch, batch.pop("label"), said

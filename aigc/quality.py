@@ -66,17 +66,26 @@ class Quality:
 
 
 def generated(model: GenerativeModel, indices: range, turn: Tensor) -> NDArray[np.float32]:
-    """Samples `indices` of seed 0 of a model in eval mode: (n, *shape).
+    """Samples `indices` of seed 0 of a model in eval mode, what is first of them: (n, *shape).
 
     Classes are `turn`, (n,) int64, modulo their number.
     """
     like = next(model.parameters())
-    latent = latents.normal(0, indices, (model.config.latent,))
-    inputs = [torch.from_numpy(latent).to(like)]
-    if model.config.num_classes:
-        inputs.append(turn.to(like.device) % model.config.num_classes)
-    with torch.no_grad():
-        images: NDArray[np.float32] = (
-            model.exports()["sample"].module(*inputs).float().cpu().numpy()
+    part = model.exports()["sample"]
+    inputs = []
+    for spec in part.signature.inputs:
+        if spec.kind == "label":
+            inputs.append(turn.to(like.device) % model.config.num_classes)
+            continue
+        uniform = spec.kind == "uniform"
+        drawn = (
+            latents.uniform(0, indices, spec.shape, spec.name)
+            if uniform
+            else latents.normal(0, indices, spec.shape)
         )
+        inputs.append(torch.from_numpy(drawn).to(like))
+    with torch.no_grad():
+        made = part.module(*inputs)
+    first: Tensor = made[0] if isinstance(made, tuple) else made
+    images: NDArray[np.float32] = first.float().cpu().numpy()
     return images

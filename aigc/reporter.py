@@ -21,7 +21,7 @@ from aigc import checkpoint, data
 from aigc.artifact import codecs
 from aigc.config import TrainConfig
 from aigc.data import Source
-from aigc.feed import as_input
+from aigc.feed import as_input, tensors
 from aigc.noise import Noise
 from aigc.quality import Quality, generated
 from aigc.state import TrainState
@@ -157,7 +157,7 @@ class Reporter:
         if not self.active:
             return
         with _passed_over("grid"), self._tensorboard(state.samples):
-            if state.model.config.modality == "image":
+            if state.model.exports()["sample"].signature.outputs[0].kind == "image":
                 folder = self.folder / "grids"
                 folder.mkdir(exist_ok=True)
                 picture = grid(state)
@@ -247,10 +247,8 @@ def distributions(config: TrainConfig, state: TrainState, source: Source) -> dic
     like = next(state.model.parameters())
     size = min(HISTOGRAM_ROWS, len(source))
     samples, labels = data.gather(source, range(size), "skip")
-    batch = {
-        config.model.modality: as_input(torch.from_numpy(samples), like),
-        "label": torch.from_numpy(labels).to(like.device),
-    }
+    taken = tensors(samples, labels, config.model.modality)
+    batch = {name: as_input(value, like) for name, value in taken.items()}
     noise = Noise(config.seed, 0, size, 0, size, like)
     state.model.eval()
     with torch.no_grad():

@@ -17,10 +17,12 @@ import tyro
 from numpy.typing import NDArray
 
 from aigc import client
-from aigc.artifact import Artifact, codecs, sound
+from aigc.artifact import Artifact, TensorSpec, codecs, sound
 from aigc.artifact.codecs import Provenance
 
 Format = Literal["png", "wav", "flac", "grid", "txt", "npy", "json"]
+_KINDS = {"grid": "image", "wav": "audio", "flac": "audio", "txt": "text"}
+"""What a format is for; of a signature that gives several things it is all that is written."""
 PART = 256
 """Most samples per HTTP request; larger wishes are asked for in parts."""
 
@@ -76,6 +78,10 @@ class Samples:
     """A PNG per image, a WAV or FLAC per sound, with its provenance; empty for other outputs."""
     suffix: str = "png"
     """Of the files."""
+    others: tuple["Samples", ...] = ()
+    """What else the signature gives of the same samples."""
+    name: str = ""
+    """Of the output, where it is not the first."""
 
 
 def command(argv: list[str]) -> int:
@@ -106,7 +112,21 @@ def from_artifact(options: Options) -> Samples:
         label=options.labels(0, options.n),
         settings=options.settings,
     )
-    output = artifact.signature(options.signature).outputs[0]
+    specs = artifact.signature(options.signature).outputs
+    asked = [spec for spec in specs if spec.kind == _KINDS.get(options.format)] or specs
+    first, *others = (_made(artifact, options, seed, outputs, spec) for spec in asked)
+    named = zip(others, asked[1:], strict=True)
+    return replace(first, others=tuple(replace(other, name=spec.name) for other, spec in named))
+
+
+def _made(
+    artifact: Artifact,
+    options: Options,
+    seed: int,
+    outputs: dict[str, NDArray[Any]],
+    output: TensorSpec,
+) -> Samples:
+    """One output of a signature, as files where it can be."""
     digest = artifact.manifest.digest
     if output.kind == "text":
         texts = np.array(artifact.texts(options.signature, outputs))
@@ -179,7 +199,10 @@ def write(options: Options, samples: Samples) -> Path:
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     first, last = options.first_index, options.first_index + options.n - 1
-    stem = f"{samples.artifact.replace('@', '-')}-seed{samples.seed}"
+    for other in samples.others:
+        write(options, other)
+    name = f"-{samples.name}" if samples.name else ""
+    stem = f"{samples.artifact.replace('@', '-')}{name}-seed{samples.seed}"
     path = folder / f"{stem}-{first}..{last}"
     if options.format == "npy":
         return _write(path.with_name(f"{path.name}.npy"), codecs.npy(samples.arrays))

@@ -28,6 +28,7 @@ def sample_spec(config: ModelConfig) -> TensorSpec:
 
     The rate of a sound is filled in from the data at export.
     """
+    assert config.modality != "paired", "several things have a spec each"
     return TensorSpec(
         name=config.modality,
         kind=config.modality,

@@ -73,6 +73,19 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed artifact of a small model of image, text and sound, hardly trained."""
+    from aigc.artifact import Store
+    from aigc.export import export
+    from tests.data.rows import run
+    from tests.fixtures.make import write_run
+
+    folder = tmp_path_factory.mktemp("joined")
+    made = write_run(folder / "run", run(folder / "data"))
+    return Path(export(made, name="three", store=Store(folder / "store")))
+
+
+@pytest.fixture(scope="session")
 def mnist10k() -> Path:
     """10,000 real MNIST digits as IDX files, where this machine has them."""
     if not MNIST.is_dir():

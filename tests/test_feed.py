@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from aigc import data, models
 from aigc.config import DataConfig, TrainConfig
 from aigc.data import CorruptRow, Dataset, Read, share
 from aigc.feed import Feed, local_rows
+from tests.data.rows import PAIRED, SHAPES, written
 
 
 class Lazy:
@@ -135,3 +137,31 @@ def test_a_skipped_row_gives_its_place_to_the_next_and_is_counted(dataset: Datas
 def test_a_data_set_without_a_readable_row_is_said(dataset: Dataset) -> None:
     with pytest.raises(CorruptRow, match=r"no row of data 'small' can be read; .* row 3 is broken"):
         data.read(Lazy(dataset, frozenset(range(100))), 3, "skip")
+
+
+def test_records_become_tensors_of_their_own_names_wherever_they_come_from(tmp_path: Path) -> None:
+    """From memory, from loader processes and by a stream, for one worker or two, and resumed."""
+    config = replace(CONFIG, model=PAIRED, batch=6, data=written(tmp_path, "audio"))
+    held = data.load(config.data, config.model)
+    lazy = replace(config, data=replace(config.data, memory_mb=0, loaders=1))
+    due = data.load(lazy.data, lazy.model)
+    assert isinstance(held, Dataset)
+    assert not isinstance(due, Dataset)
+
+    def stream(start: int) -> Iterator[Read]:
+        for chosen in local_rows(config, held, 0, 1, start):
+            yield held.samples[chosen], held.labels[chosen], []
+
+    whole = take(make(held, config), 5)
+    masks = {f"mask/{name}" for name in SHAPES}
+    assert set(whole[0]) == {*SHAPES, *masks, "label"}
+    assert {name: value.shape[1:] for name, value in whole[0].items() if name in SHAPES} == SHAPES
+    assert whole[0]["text"].dtype == torch.int64
+    lacking = sum(float((1 - batch["mask/audio"]).sum()) for batch in whole)
+    assert 5 <= lacking <= 10  # one row in four
+    assert same(whole, take(make(due, lazy), 5))
+    assert same(whole[2:], take(make(due, lazy, start=12), 3))
+    assert same(whole, take(make(held, config, stream=stream), 5))
+    halves = [take(make(held, config, rank=rank, world=2), 5) for rank in range(2)]
+    joined = [{k: torch.cat([half[n][k] for half in halves]) for k in whole[0]} for n in range(5)]
+    assert same(whole, joined)

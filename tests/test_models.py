@@ -23,6 +23,7 @@ from aigc.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aigc.data import Dataset
 from aigc.dryrun import describe
 from aigc.export import example
+from aigc.feed import tensors
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.models import conv_vae, dcgan, fc_gan, fc_vae
 from aigc.noise import Noise
@@ -48,10 +49,7 @@ def contract(preset: str) -> None:
     check_phases(model, phases)
     check_config(config)
     source = dataset(config.data, config.model)
-    batch: Batch = {
-        config.model.modality: torch.from_numpy(source.samples[:ROWS]),
-        "label": torch.from_numpy(source.labels[:ROWS]),
-    }
+    batch: Batch = tensors(source.samples[:ROWS], source.labels[:ROWS], config.model.modality)
     every = {phase.name for phase in phases}
     check_losses(model, phases, batch, every)
     for phase in phases:

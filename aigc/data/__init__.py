@@ -26,6 +26,10 @@ Split = Literal["train", "test"]
 Sample = NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int64]
 Read = tuple[NDArray[Any], NDArray[np.int64], list[str]]
 """Samples (rows, *shape), labels (rows,), and what was said of each row that was skipped."""
+Shapes = dict[str, tuple[int, ...]]
+"""Of what a row of several modalities holds, by modality."""
+PAIRED = ("digits3", "paired")
+"""Sources of rows of several modalities: `load` is given Shapes."""
 PATHLESS = ("digits", "numbers", "ring", "spoken_digits", "surnames")
 """Sources that read no files."""
 
@@ -52,7 +56,9 @@ class Source(Protocol):
 
     def read(self, row: int) -> tuple[Sample, int]:
         """One sample and its label: (*shape) float32 in [-1, 1], (C, H, W) uint8 that the feed
-        scales to it, or (tokens,) int64. Called in worker processes. Raises CorruptRow."""
+        scales to it, or (tokens,) int64; of several modalities a record, a structured array of
+        shape () with fields of float32 and int64, which become tensors of their own names. Called
+        in worker processes. Raises CorruptRow."""
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """The permutation of all rows that is an epoch: (N,), a function of its arguments alone."""
@@ -75,7 +81,8 @@ class Dataset:
 
     name: str
     samples: NDArray[Any]
-    """(N, *shape): float32, images in [-1, 1]; uint8 images; or int64 tokens, 0 from the end on."""
+    """(N, *shape): float32, images in [-1, 1]; uint8 images; or int64 tokens, 0 from the end on.
+    Of several modalities (N,) records."""
     labels: NDArray[np.int64]
     """(N,) in [0, len(classes)); zeros without classes."""
     classes: tuple[str, ...]
@@ -136,7 +143,15 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
         raise ValueError(f"unknown data source {config.source!r}; {hint}")
     if config.path and config.source in PATHLESS:
         log.warning("data.path %r has no effect: %s reads no files", config.path, config.source)
-    source: Source = import_module(f"{__name__}.{config.source}").load(config, model.shape, split)
+    several = len(model.shapes) > 1
+    if several != (config.source in PAIRED):
+        cure = f"data {' or '.join(PAIRED)}" if several else "multimodal_vae"
+        raise ValueError(
+            f"the model wants {' and '.join(model.shapes)} in a row, which is not what data"
+            f" {config.source!r} gives; take {cure}"
+        )
+    asked = model.shapes if several else model.shape
+    source: Source = import_module(f"{__name__}.{config.source}").load(config, asked, split)
     if model.num_classes and not source.classes:
         raise ValueError(
             f"num_classes is {model.num_classes}, but data {source.name!r} has no labels;"
@@ -147,7 +162,7 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
             f"num_classes is {model.num_classes}, data {source.name!r} has"
             f" {len(source.classes)} classes; set --model.num-classes {len(source.classes)} or 0"
         )
-    num_tokens = len(source.vocabulary) if isinstance(source, Dataset) else 0
+    num_tokens = len(getattr(source, "vocabulary", ()))
     if model.num_tokens != num_tokens:
         raise ValueError(
             f"the model wants a vocabulary of {model.num_tokens}, data {source.name!r} has"
@@ -159,7 +174,8 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
             )
         )
     width = 1 if model.modality == "image" else 4
-    if len(source) * prod(model.shape) * width <= config.memory_mb * 2**20:
+    size = sum(prod(shape) for shape in model.shapes.values())
+    if len(source) * size * width <= config.memory_mb * 2**20:
         return whole(source, config.on_error)
     return source
 
@@ -226,8 +242,10 @@ def whole(source: Source, on_error: Literal["stop", "skip"] = "stop") -> Dataset
         samples=samples,
         labels=labels,
         classes=source.classes,
+        vocabulary=getattr(source, "vocabulary", ()),
         skipped=tuple(skipped),
         origin=source,
+        sample_rate_hz=getattr(source, "sample_rate_hz", 0),
     )
 
 
@@ -241,10 +259,11 @@ def gather(
 
 
 def scaled(samples: NDArray[Any]) -> NDArray[Any]:
-    """uint8 -> float32 in [-1, 1]; float32 and int64 stay what they are."""
+    """uint8 -> float32 in [-1, 1]; float32, int64 and records stay what they are."""
     if samples.dtype == np.uint8:
         return samples.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    return samples if samples.dtype == np.int64 else np.asarray(samples, np.float32)
+    kept = samples.dtype == np.int64 or samples.dtype.names
+    return samples if kept else np.asarray(samples, np.float32)
 
 
 def rows(

@@ -13,8 +13,9 @@ import pytest
 from aigc import data
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import Dataset, rows, whole
-from aigc.models import text_vae
+from aigc.models import multimodal_vae, text_vae
 from tests.data.pictures import KINDS, SHAPE, write
+from tests.data.rows import PAIRED, written
 from tests.data.sounds import SHAPE as SOUND_SHAPE
 from tests.data.sounds import recordings
 
@@ -49,15 +50,22 @@ def lines(folder: Path) -> DataConfig:
     return DataConfig(source="text", path=str(folder))
 
 
-def dtype(config: DataConfig, model: ModelConfig) -> type[np.generic]:
-    if model.modality == "text":
+def dtype(config: DataConfig, modality: str) -> type[np.generic]:
+    if modality == "text":
         return np.int64
     return np.uint8 if config.source in KINDS else np.float32
+
+
+def parts(split: Dataset, model: ModelConfig) -> dict[str, np.ndarray]:
+    """What rows hold, by modality."""
+    several = split.samples.dtype.names is not None
+    return {name: split.samples[name] if several else split.samples for name in model.shapes}
 
 
 @pytest.fixture(
     params=[
         *("digits", "numbers", "ring", "surnames", "text", "spoken_digits", "audio"),
+        *("digits3", "paired"),
         *("idx", "idx zipped", *KINDS),
     ]
 )
@@ -66,6 +74,11 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, 
     if name == "spoken_digits":
         pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
         return DataConfig(source=name), ModelConfig(shape=(1, 4096), num_classes=10)
+    if name == "digits3":
+        pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
+        return DataConfig(source=name), multimodal_vae.Config(num_classes=10)
+    if name == "paired":
+        return written(tmp_path), PAIRED
     if name == "audio":
         return recordings(tmp_path), ModelConfig(shape=SOUND_SHAPE, num_classes=2)
     if name in KINDS:
@@ -88,22 +101,23 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
     config, model = source
     train, test = (whole(data.load(config, model, split)) for split in ("train", "test"))
     for split in (train, test):
-        assert split.samples.dtype == dtype(config, model)
         assert split.labels.dtype == np.int64
-        assert split.samples.shape == (len(split.labels), *model.shape)
-        assert np.isfinite(split.samples).all()
         assert set(split.labels) == set(range(len(split.classes) or 1))
-        if model.modality == "text":
-            assert len(split.vocabulary) == model.num_tokens
-            assert split.samples.min() == 0
-            assert split.samples.max() < model.num_tokens
-            assert (split.samples[:, -1] == 0).all()  # every text has an end
-        if model.modality in ("image", "audio"):
-            images = data.scaled(split.samples)
-            assert images.min() >= -1
-            assert images.max() <= 1
-            assert images.min() < -0.9  # the whole range is in use
-            assert images.max() > 0.9
+        for modality, samples in parts(split, model).items():
+            assert samples.dtype == dtype(config, modality)
+            assert samples.shape == (len(split.labels), *model.shapes[modality])
+            assert np.isfinite(samples).all()
+            if modality == "text":
+                assert len(split.vocabulary) == model.num_tokens
+                assert samples.min() == 0
+                assert samples.max() < model.num_tokens
+                assert (samples[:, -1] == 0).all()  # every text has an end
+            if modality in ("image", "audio"):
+                images = data.scaled(samples)
+                assert images.min() >= -1
+                assert images.max() <= 1
+                assert images.min() < -0.9  # the whole range is in use
+                assert images.max() > 0.9
         sample, label = split.read(1)
         assert np.array_equal(sample, split.samples[1])
         assert label == split.labels[1]
@@ -118,7 +132,7 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
 
 def test_every_source_is_under_contract() -> None:
     ours = ("audio", "digits", "idx", "numbers", "ring", "spoken_digits", "surnames", "text")
-    assert data.names() == sorted([*ours, *KINDS])
+    assert data.names() == sorted([*ours, *data.PAIRED, *KINDS])
 
 
 def test_a_fingerprint_sees_one_pixel_and_one_label() -> None:
@@ -245,6 +259,9 @@ def test_counts_that_differ_are_refused(tmp_path: Path) -> None:
         (DataConfig(source="numbers"), ModelConfig(shape=(44,)), "take another model"),
         (DataConfig(), text_vae.Config(shape=(9,)), "set --model.shape 1 8 8"),
         (DataConfig(source="text"), text_vae.Config(), "set --data.path PATH"),
+        (DataConfig(source="digits3"), IMAGE, "wants image in a row, .*'digits3' gives"),
+        (DataConfig(), PAIRED, "wants image and text and audio in a row,.*take data digits3 or"),
+        (DataConfig(source="paired"), PAIRED, "set --data.path PATH"),
         (DataConfig(source="folder"), IMAGE, "set --data.path DIR"),
         (DataConfig(source="parquet"), IMAGE, "set --data.path PATH"),
         (DataConfig(source="webdataset", path="nowhere"), IMAGE, "holds no .tar file"),

@@ -1,0 +1,481 @@
+"""Image, text and sound of one thing by a VAE whose experts are multiplied: one from another.
+
+A product of experts (Wu & Goodman 2018, arXiv:1802.05335) over whichever subset is given says what
+the modalities share; beside it each has latents of its own, of which a flow knows how likely they
+are given what is shared.
+"""
+
+import itertools
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aigc import losses
+from aigc.artifact.manifest import Kind, Signature, TensorSpec
+from aigc.config import DataConfig, Modality, ModelConfig, OptimizerConfig, TrainConfig, require
+from aigc.density import Flow, Mixture, moments, product
+from aigc.layers import Dense, Downsampler, Upsampler, check_positive, upsampling_base
+from aigc.model import Batch, Export, GenerativeModel, Phase
+from aigc.noise import Noise
+from aigc.spectrogram import STFT, GriffinLim
+
+IMAGE, TEXT, AUDIO = MODALITIES = ("image", "text", "audio")
+POOLED = 4
+"""Frames of a sound that are seen as one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ModelConfig):
+    """Encoders, decoders and densities of three modalities."""
+
+    shape: tuple[int, ...] = (1, 28, 28)
+    """(C, H, W) of the image."""
+    tokens: int = 6
+    """Length of the text, its end included."""
+    vocabulary: int = 16
+    """Number of tokens, the end of a text included."""
+    samples: int = 4096
+    """Length of the sound."""
+    latent: int = 12
+    """Latent dimensions that the modalities share."""
+    private_image: int = 16
+    """Latent dimensions of the image alone; a text has none: what is shared says all of it."""
+    private_audio: int = 16
+    """Latent dimensions of the sound alone."""
+    components: int = 40
+    """Gaussians in the density of what is shared."""
+    flow_layers: int = 6
+    """Couplings in the density of what is private."""
+    flow_width: int = 64
+    """Hidden units of each coupling."""
+    image_widths: tuple[int, ...] = (32, 64)
+    """Channels of the image's convolutions, each of stride 2; its decoder mirrors them."""
+    hidden: int = 256
+    """Width of dense layers."""
+    audio_widths: tuple[int, ...] = (96, 96, 96, 96)
+    """Channels at all frames of the sound, and after each halving; its decoder mirrors them."""
+    window: int = 256
+    """Samples of the transform's Hann window: half as many frequencies."""
+    hop: int = 64
+    """Samples between two frames."""
+    floor: float = 1e-3
+    """Magnitudes below, as a share of full scale, count as silence."""
+    iterations: int = 2
+    """Of Griffin-Lim, in the graph that is served."""
+    momentum: float = 0.5
+    """Of Griffin-Lim."""
+    beta: float = 1.0
+    """Weight of the KL term of what is shared: what costs more there is left to the private."""
+    image_std: float = 0.15
+    """Standard deviation of a pixel given the latents, in units of [-1, 1]."""
+    audio_std: float = 0.2
+    """Standard deviation of a log-magnitude given the latents, in units of [-1, 1]."""
+    shared_temperature: float = 0.8
+    """By which noise of what is shared is multiplied in samples: between two classes is nothing."""
+    private_temperature: float = 0.9
+    """By which noise of what is private is multiplied."""
+    image_weight: float = 1.0
+    """Of the image's share of the loss."""
+    text_weight: float = 10.0
+    """Of the text's share of the loss."""
+    audio_weight: float = 0.3
+    """Of the sound's share of the loss."""
+    shift: int = 2
+    """Pixels by which the image that is looked at for what is shared is moved, at most."""
+    jitter: float = 0.3
+    """Standard deviation of noise on what is looked at for what is shared."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.99))
+    )
+    density_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=5e-3, betas=(0.9, 0.99))
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        upsampling_base(self.shape, self.image_widths, (2,) * len(self.image_widths), 4)
+        check_positive("audio_widths", self.audio_widths)
+        for name in ("private_image", "private_audio", "tokens", "vocabulary"):
+            require(getattr(self, name) > 1, f"{name} must be > 1, got {getattr(self, name)}")
+        for name in ("components", "flow_layers", "flow_width", "hidden"):
+            require(getattr(self, name) > 0, f"{name} must be > 0, got {getattr(self, name)}")
+        weights = ("beta", "image_weight", "text_weight", "audio_weight")
+        for name in (*weights, "jitter", "shift", "iterations", "momentum"):
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
+        frames, halvings = self.stft.frames, len(self.audio_widths) - 1
+        require(
+            halvings >= 2 and frames % 2**halvings == 0 and frames % (4 * POOLED) == 0,
+            f"{frames} frames cannot be halved {halvings} times, at least two, and seen {POOLED} as"
+            f" one: audio_widths {self.audio_widths}, {self.samples} samples, hop {self.hop}",
+        )
+
+    @property
+    def modality(self) -> Modality:
+        """Several."""
+        return "paired"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each modality."""
+        return {IMAGE: self.shape, TEXT: (self.tokens,), AUDIO: (1, self.samples)}
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary."""
+        return self.vocabulary
+
+    @property
+    def known(self) -> int:
+        """Width of what image and sound are made from beside their own latents."""
+        return self.latent + self.tokens * self.vocabulary
+
+    @property
+    def stft(self) -> STFT:
+        """The transform between sounds and spectrograms."""
+        return STFT(samples=self.samples, window=self.window, hop=self.hop, floor=self.floor)
+
+
+class TextEncoder(nn.Module):
+    """(N, L) int64 -> (N, out)."""
+
+    def __init__(self, config: Config, out: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.empty(config.tokens, config.vocabulary, config.hidden))
+        nn.init.normal_(self.first, std=config.tokens**-0.5)
+        self.last = Dense(config.hidden, config.hidden, out)
+
+    def forward(self, text: Tensor) -> Tensor:
+        position = torch.arange(text.shape[1], device=text.device)
+        return self.last(F.leaky_relu(self.first[position, text].sum(1), 0.2))  # type: ignore[no-any-return]
+
+
+class ImageEncoder(nn.Module):
+    """(N, C, H, W) -> (N, out)."""
+
+    def __init__(self, config: Config, out: int) -> None:
+        super().__init__()
+        self.layers = Downsampler(config.shape, config.image_widths, 4, config.hidden, 0.0, False)
+        self.last = nn.Linear(self.layers.features, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x))  # type: ignore[no-any-return]
+
+
+class AudioEncoder(nn.Module):
+    """Log-magnitudes (N, bins, frames) -> (N, out); frequencies are channels."""
+
+    def __init__(self, config: Config, out: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.AvgPool1d(POOLED)]
+        channels, frames = config.stft.bins, config.stft.frames // POOLED
+        for width in config.audio_widths[1:3]:
+            layers += [nn.Conv1d(channels, width, 4, 2, padding=1), nn.LeakyReLU(0.2)]
+            channels, frames = width, frames // 2
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.last = Dense(channels * frames, config.hidden, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x))  # type: ignore[no-any-return]
+
+
+class AudioDecoder(nn.Module):
+    """(N, latents) -> log-magnitudes (N, bins, frames) in [-1, 1]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        given, widths = config.known + config.private_audio, config.audio_widths[::-1]
+        frames = config.stft.frames // 2 ** (len(widths) - 1)
+        self.first = nn.Sequential(
+            nn.Linear(given, config.hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(config.hidden, widths[0] * frames),
+            nn.Unflatten(1, (widths[0], frames)),
+        )
+        self.blocks = nn.ModuleList(
+            nn.Conv1d(c_in, c_out, 3, padding=1) for c_in, c_out in itertools.pairwise(widths)
+        )
+        self.last = nn.Conv1d(widths[-1], config.stft.bins, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = F.leaky_relu(self.first(z), 0.2)
+        for block in self.blocks:
+            h = F.leaky_relu(block(F.interpolate(h, scale_factor=2)), 0.2)
+        return torch.tanh(self.last(h))
+
+
+class Networks(nn.Module):
+    """All that descends the ELBO."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        s, u_image, u_audio = config.latent, config.private_image, config.private_audio
+        self.shared = nn.ModuleDict(
+            {
+                IMAGE: ImageEncoder(config, 2 * s),
+                TEXT: TextEncoder(config, 2 * s),
+                AUDIO: AudioEncoder(config, 2 * s),
+            }
+        )
+        self.private = nn.ModuleDict(
+            {IMAGE: ImageEncoder(config, 2 * u_image), AUDIO: AudioEncoder(config, 2 * u_audio)}
+        )
+        size = config.flow_layers, config.flow_width
+        self.flows = nn.ModuleDict(
+            {IMAGE: Flow(u_image, config.known, *size), AUDIO: Flow(u_audio, config.known, *size)}
+        )
+        widths = config.image_widths[::-1]
+        self.image = Upsampler(
+            config.known + u_image, config.shape, widths, (2,) * len(widths), 4, "leaky_relu", False
+        )
+        self.text = Dense(s, config.hidden, config.tokens * config.vocabulary)
+        self.audio = AudioDecoder(config)
+        self.written = (config.tokens, config.vocabulary)
+
+    def write(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the text (N, tokens, vocabulary), and what all else is made from: s beside
+        the text's probabilities, (N, known)."""
+        logits = self.text(s).to(s.dtype).unflatten(1, self.written)
+        return logits, torch.cat([s, logits.softmax(2).flatten(1)], 1)
+
+    def flow(self, name: str) -> Flow:
+        """The density of what is private to a modality."""
+        found = self.flows[name]
+        assert isinstance(found, Flow)
+        return found
+
+
+class Model(GenerativeModel):
+    """Two phases: the negative ELBO, and the density of what is shared."""
+
+    family = "vae"
+
+    subsets: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config: Config = config
+        self.networks = Networks(config)
+        self.density = Mixture(config.latent, config.components)
+        table = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]]
+        turns = (0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 6)
+        subsets = torch.tensor([table[k] for k in turns], dtype=torch.float32)
+        self.register_buffer("subsets", subsets, persistent=False)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The density is fitted beside the networks, to what they made of the same batch."""
+        c = self.config
+        return (
+            Phase(name="elbo", module=self.networks, optimizer=c.optimizer),
+            Phase(name="density", module=self.density, optimizer=c.density_optimizer),
+        )
+
+    def prepare(self, batch: Batch, noise: Noise, due: Collection[str]) -> Any:
+        """The experts' moments, the spectrograms and which modalities each row has."""
+        config = self.config
+        like = batch[IMAGE]
+        have = torch.stack([batch[f"mask/{name}"] for name in MODALITIES], 1)
+        with torch.no_grad():
+            level = config.stft.log_magnitude(batch[AUDIO])
+        with torch.set_grad_enabled("elbo" in due):
+            image = like + config.jitter * noise.normal("jitter/image", *config.shape)
+            image = shifted(image, noise.uniform("shift", 2), config.shift)
+            sound = level + config.jitter * noise.normal("jitter/audio", *level.shape[1:])
+            shared = self.networks.shared
+            seen = {IMAGE: image, TEXT: batch[TEXT], AUDIO: sound}
+            experts = [moments(shared[name](seen[name]).to(like.dtype)) for name in MODALITIES]
+        return experts, level, have
+
+    def loss(
+        self, phase: str, batch: Batch, noise: Noise, shared: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See GenerativeModel.loss."""
+        experts, level, have = shared
+        eps = noise.normal("shared", self.config.latent)
+        if phase == "density":
+            mu, logvar = product([(m.detach(), v.detach()) for m, v in experts], have)
+            loss = -self.density.log_prob(mu + (0.5 * logvar).exp() * eps).mean()
+            return loss, {}
+        return self._elbo(batch, noise, experts, level, have, eps)
+
+    def _elbo(
+        self,
+        batch: Batch,
+        noise: Noise,
+        experts: list[tuple[Tensor, Tensor]],
+        level: Tensor,
+        have: Tensor,
+        eps: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        config, net = self.config, self.networks
+        turn = (noise.uniform("subset") * len(self.subsets)).long()
+        given = self.subsets.to(eps.dtype)[turn] * have
+        # A row that lacks all of its subset is seen whole.
+        given = torch.where(given.sum(1, keepdim=True) > 0, given, have)
+        mu, logvar = product(experts, given)
+        s = mu + (0.5 * logvar).exp() * eps
+        kl = losses.gaussian_kl(mu, logvar)
+        logits, known = net.write(s)
+        nats = F.cross_entropy(logits.transpose(1, 2), batch[TEXT], reduction="none").sum(1)
+        parts = {TEXT: nats}
+        kls = {}
+        for name, decoder, x, std in (
+            (IMAGE, net.image, batch[IMAGE], config.image_std),
+            (AUDIO, net.audio, level, config.audio_std),
+        ):
+            mu_u, logvar_u = moments(net.private[name](x).to(eps.dtype))
+            e = noise.normal(f"private/{name}", mu_u.shape[1])
+            u = mu_u + (0.5 * logvar_u).exp() * e
+            log_q = -0.5 * (e.square() + logvar_u + math.log(2 * math.pi)).sum(1)
+            kls[name] = log_q - net.flow(name).log_prob(u, known)
+            raw = decoder(torch.cat([known, u], 1)).to(eps.dtype)
+            parts[name] = kls[name] - losses.gaussian_log_likelihood(raw, x, std)
+        weights = (config.image_weight, config.text_weight, config.audio_weight)
+        total = config.beta * kl
+        for k, (name, weight) in enumerate(zip(MODALITIES, weights, strict=True)):
+            total = total + weight * have[:, k] * parts[name]
+        metrics = {"kl": kl, "text": nats} | {f"kl_{k}": v for k, v in kls.items()}
+        found = {k: v.mean().detach() for k, v in metrics.items()}
+        return total.mean(), found
+
+    def exports(self) -> dict[str, Export]:
+        """`sample` and `translate`."""
+        config = self.config
+        noise = TensorSpec(name="latent", kind="latent", dtype="float32", shape=(_size(config),))
+        chosen = TensorSpec(name="component", kind="uniform", dtype="float32", shape=(1,))
+        specs = {name: _spec(config, name) for name in MODALITIES}
+        given = []
+        for name, spec in specs.items():
+            flag = f"{name}_given"
+            given.append(_named(spec, name, flag))
+            given.append(
+                TensorSpec(name=flag, kind="presence", dtype="float32", shape=(), range=(0, 1))
+            )
+        sample = Signature(graph="sample.onnx", inputs=(noise, chosen), outputs=(*specs.values(),))
+        translate = Signature(
+            graph="translate.onnx",
+            inputs=(*given, noise),
+            outputs=tuple(_named(spec, f"new_{name}") for name, spec in specs.items()),
+        )
+        return {
+            "sample": Export(module=_Sample(self), signature=sample),
+            "translate": Export(module=_Translate(self), signature=translate),
+        }
+
+
+def shifted(images: Tensor, draws: Tensor, most: int) -> Tensor:
+    """images: (N, C, H, W), each moved by up to `most` pixels as draws (N, 2) in [0, 1) say."""
+    if not most:
+        return images
+    n, _, height, width = images.shape
+    offset = (draws * (2 * most + 1)).long()
+    padded = F.pad(images, (most,) * 4, value=-1.0)
+    rows = offset[:, :1] + torch.arange(height, device=images.device)
+    columns = offset[:, 1:] + torch.arange(width, device=images.device)
+    index = torch.arange(n, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
+def _size(config: Config) -> int:
+    return config.latent + config.private_image + config.private_audio
+
+
+def _spec(config: Config, name: str) -> TensorSpec:
+    kinds: dict[str, Kind] = {IMAGE: "image", TEXT: "text", AUDIO: "audio"}
+    text = name == TEXT
+    return TensorSpec(
+        name=name,
+        kind=kinds[name],
+        dtype="int64" if text else "float32",
+        shape=config.shapes[name],
+        range=(0.0, config.vocabulary - 1.0) if text else (-1.0, 1.0),
+    )
+
+
+def _named(spec: TensorSpec, name: str, presence: str = "") -> TensorSpec:
+    return replace(spec, name=name, presence=presence)
+
+
+class _Decode(nn.Module):
+    """What is shared, and noise for what is private, to all three."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.config, self.networks = model.config, model.networks
+        self.heard = GriffinLim(model.config.stft, model.config.iterations, model.config.momentum)
+
+    def forward(self, s: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        config, net = self.config, self.networks
+        sizes = [config.latent, config.private_image, config.private_audio]
+        eps = torch.split(noise, sizes, 1)
+        logits, known = net.write(s)
+        heat = config.private_temperature
+        u_image = net.flow(IMAGE)(heat * eps[1], known)
+        u_audio = net.flow(AUDIO)(heat * eps[2], known)
+        image = net.image(torch.cat([known, u_image], 1)).clamp(-1, 1)
+        sound = self.heard(net.audio(torch.cat([known, u_audio], 1)))
+        return image, logits.argmax(2), sound
+
+
+class _Sample(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.density, self.decode = model.density, _Decode(model)
+
+    def forward(self, latent: Tensor, component: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        config = self.decode.config
+        eps = config.shared_temperature * latent[:, : config.latent]
+        s = self.density(eps, component)
+        return self.decode(s, latent)  # type: ignore[no-any-return]
+
+
+class _Translate(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.shared, self.decode = model.networks.shared, _Decode(model)
+
+    def forward(
+        self,
+        image: Tensor,
+        image_given: Tensor,
+        text: Tensor,
+        text_given: Tensor,
+        audio: Tensor,
+        audio_given: Tensor,
+        latent: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        config = self.decode.config
+        seen = (image, text, self._level(audio))
+        pairs = zip(MODALITIES, seen, strict=True)
+        experts = [moments(self.shared[name](x)) for name, x in pairs]
+        given = torch.stack([image_given, text_given, audio_given], 1)
+        mu, logvar = product(experts, given)
+        s = mu + (0.5 * logvar).exp() * latent[:, : config.latent]
+        return self.decode(s, latent)  # type: ignore[no-any-return]
+
+    def _level(self, wave: Tensor) -> Tensor:
+        """STFT.log_magnitude as a convolution, which a graph can hold."""
+        stft, basis = self.decode.config.stft, self.decode.heard.forward_basis
+        real, imaginary = F.conv1d(wave, basis, stride=stft.hop, padding=stft.padding).chunk(2, 1)
+        magnitude = (real.square() + imaginary.square()).sqrt()
+        level = 2 * ((magnitude + stft.floor) / stft.floor).log() / stft.span - 1
+        return level.clamp(-1, 1)
+
+
+def digits3() -> TrainConfig:
+    """A handwritten digit, its word, and the word spoken."""
+    return TrainConfig(
+        preset="multimodal_vae:digits3",
+        model=Config(),
+        data=DataConfig(source="digits3"),
+        samples=300_000,
+        ema_half_life=10_000,
+        grid_interval=0,
+    )
+
+
+PRESETS = {"digits3": digits3}

@@ -1,0 +1,75 @@
+"""Rows of several modalities: what is missing is masked, and nothing else is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aigc import data
+from aigc.config import DataConfig
+from aigc.data import CorruptRow
+from tests.data.rows import PAIRED, SHAPES, WORDS, written
+
+
+@pytest.mark.parametrize("missing", SHAPES)
+def test_what_a_row_lacks_is_zeros_under_its_mask(missing: str, tmp_path: Path) -> None:
+    whole = data.load(written(tmp_path / "whole"), PAIRED)
+    some = data.load(written(tmp_path / "some", missing), PAIRED)
+    assert len(whole) == len(some) == 4
+    for row in range(4):
+        (one, label), (other, same) = whole.read(row), some.read(row)
+        assert label == same
+        for name in SHAPES:
+            assert one[f"mask/{name}"] == 1
+            # Rows go by class: the second of the files is the third row.
+            gone = name == missing and row == 2
+            assert other[f"mask/{name}"] == (not gone)
+            assert np.array_equal(other[name], 0 * one[name] if gone else one[name])
+
+
+def test_files_of_one_name_are_a_row(tmp_path: Path) -> None:
+    source = data.load(written(tmp_path), PAIRED, "test")
+    assert source.classes == WORDS
+    for row in range(2):
+        made, label = source.read(row)
+        text = "".join(source.vocabulary[token] for token in made["text"])  # type: ignore[attr-defined]
+        assert text == WORDS[label]
+
+
+def test_without_folders_of_splits_a_hash_of_the_name_holds_rows_out(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number}.txt").write_text("onetw")
+    config = DataConfig(source="paired", path=str(tmp_path))
+    model = replace(PAIRED, num_classes=0, text=6)
+    train, test = (data.load(config, model, split) for split in ("train", "test"))
+    assert len(train) + len(test) == 60
+    assert 0 < len(test) < 15
+
+
+def test_a_fingerprint_sees_what_is_missing(tmp_path: Path) -> None:
+    configs = [written(tmp_path / str(n), m) for n, m in enumerate(("", "image", "audio"))]
+    prints = {data.load(config, PAIRED).fingerprint()["sha256"] for config in configs}
+    slower = replace(configs[0], sample_rate_hz=2000)
+    prints.add(data.load(slower, PAIRED).fingerprint()["sha256"])
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize("suffix", ["png", "wav"])
+def test_a_broken_file_is_a_corrupt_row_by_its_name(suffix: str, tmp_path: Path) -> None:
+    config = replace(written(tmp_path), memory_mb=0)
+    source = data.load(config, PAIRED)
+    (tmp_path / "train" / "one" / f"0.{suffix}").write_bytes(b"broken")
+    with pytest.raises(CorruptRow, match=rf"train/one/0.{suffix} is no whole"):
+        source.read(0)
+    (tmp_path / "train" / "one" / f"0.{suffix}").unlink()
+    with pytest.raises(CorruptRow, match=rf"train/one/0.{suffix} cannot be read"):
+        source.read(0)
+
+
+def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "0.txt").write_text("one")
+    config = DataConfig(source="paired", path=str(tmp_path))
+    model = replace(PAIRED, num_classes=0)
+    with pytest.raises(ValueError, match="has no row in its test split; add more rows"):
+        data.load(config, model, "test")

@@ -1,0 +1,124 @@
+"""What is shared and what is private: the algebra of experts, flow and mixture; exact resume."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aigc import checkpoint, data, models
+from aigc.config import TrainConfig
+from aigc.feed import Feed
+from aigc.models.multimodal_vae import MODALITIES, Model, shifted
+from aigc.noise import Noise
+from aigc.run import Run
+from tests.data.rows import TINY, run
+from tests.fixtures.make import write_run
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model(TINY).eval()
+
+
+def batch_of(config: TrainConfig) -> dict[str, Tensor]:
+    source = data.load(config.data, config.model)
+    like = torch.zeros((), dtype=torch.float32)
+    return next(Feed(config, source, rank=0, world=1, start=0, like=like))
+
+
+def test_images_are_moved_within_bounds() -> None:
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    middle, corner = torch.full((1, 2), 0.5), torch.zeros(1, 2)
+    assert torch.equal(shifted(image, middle, 1), image)
+    moved = shifted(image, corner, 1)
+    assert torch.equal(moved[:, :, 1:, 1:], image[:, :, :-1, :-1])
+    assert (moved[:, :, 0] == -1).all()
+    assert torch.equal(shifted(image, corner, 0), image)
+
+
+def translate(model: Model, changes: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    part = model.exports()["translate"]
+    torch.manual_seed(1)
+    inputs = {}
+    for spec in part.signature.inputs:
+        shape = (3, *spec.shape)
+        drawn = torch.rand(shape) if spec.dtype == "float32" else torch.ones(shape).long()
+        inputs[spec.name] = drawn
+    inputs |= {f"{name}_given": torch.ones(3) for name in MODALITIES} | changes
+    with torch.no_grad():
+        return part.module(*inputs.values())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("missing", MODALITIES)
+def test_what_is_not_given_changes_nothing_and_what_is_does(model: Model, missing: str) -> None:
+    flag = {f"{missing}_given": torch.tensor([0.0, 1.0, 1.0])}
+    kind = torch.zeros_like if missing == "text" else torch.ones_like
+    shape = TINY.shapes[missing]
+    other = kind(torch.zeros(3, *shape, dtype=torch.int64 if missing == "text" else torch.float32))
+    for one, changed in zip(
+        translate(model, flag)[::2], translate(model, {**flag, missing: other})[::2], strict=True
+    ):
+        assert torch.equal(one[0], changed[0])
+        assert not torch.equal(one[1], changed[1])
+
+
+def test_what_a_row_lacks_changes_no_loss(tmp_path: Path, model: Model) -> None:
+    config = run(tmp_path, "audio")
+    batch = batch_of(config)
+    lacking = batch["mask/audio"] == 0
+    assert lacking.any()
+    filled = {**batch, "audio": torch.where(lacking[:, None, None], 0.5, batch["audio"])}
+    unmasked = {**filled, "mask/audio": torch.ones_like(batch["mask/audio"])}
+    found = []
+    for given in (batch, filled, unmasked):
+        noise = Noise(0, 0, config.batch, 0, config.batch, batch["image"])
+        shared = model.prepare(given, noise, {"elbo", "density"})
+        found.append([model.loss(p, given, noise, shared)[0].item() for p in ("elbo", "density")])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_a_graph_hears_what_training_hears(model: Model) -> None:
+    torch.manual_seed(0)
+    module = copy.deepcopy(model).exports()["translate"].module
+    wave = torch.rand(2, 1, TINY.samples) - 0.5
+    assert torch.allclose(module._level(wave), TINY.stft.log_magnitude(wave), atol=1e-4)  # type: ignore[operator]
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    config = run(tmp_path / "data", "image", checkpoint_interval=32)
+    whole = write_run(tmp_path / "whole", config)
+    write_run(tmp_path / "parts", replace(config, samples=32))
+    parts = write_run(tmp_path / "parts", config)
+    one, other = (checkpoint.tensors(Run(r.folder).trained()) for r in (whole, parts))
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: replace(TINY, shape=(8, 8)), r"shape must be \(C, H, W\)"),
+        (lambda: replace(TINY, private_image=1), "private_image must be > 1, got 1"),
+        (lambda: replace(TINY, components=0), "components must be > 0, got 0"),
+        (lambda: replace(TINY, samples=272), "17 frames cannot be halved 2 times"),
+        (lambda: replace(TINY, jitter=-1.0), "jitter must be >= 0, got -1"),
+    ],
+)
+def test_an_impossible_choice_is_refused(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_the_preset_fits_its_data() -> None:
+    pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
+    config = models.preset("multimodal_vae")
+    assert set(data.load(config.data, config.model).read(0)[0].dtype.names) == {
+        *config.model.shapes,
+        *(f"mask/{name}" for name in config.model.shapes),
+    }
