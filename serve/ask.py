@@ -13,6 +13,7 @@ from aigc.artifact.codecs import Provenance
 from serve.fair import Until
 from serve.hosting import SignatureLane
 from serve.http import HTTPError
+from serve.lane import Choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,8 @@ class Ask:
     seed: int
     first_index: int
     label: int | list[int] | None
-    settings: Mapping[str, float] = field(default_factory=dict)
-    """That were asked for; of the others the signature has a default."""
+    settings: Choices = field(default_factory=dict)
+    """That were asked for, of all samples or of each; of the others the signature has a default."""
     prefix: NDArray[np.int64] | None = None
     """(n, L) how samples begin that go by steps."""
     until: Until | None = None
@@ -73,7 +74,7 @@ class Ask:
 
     def all_settings(self) -> dict[str, float]:
         """Every setting of the signature, asked for or not."""
-        defaults = {
+        defaults: dict[str, Any] = {
             spec.name: spec.default
             for spec in self.lane.spec.inputs
             if spec.kind == "setting" and spec.default is not None

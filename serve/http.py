@@ -125,11 +125,12 @@ class Stream(Response):
     """An answer that is sent while it is made, line by line; `body` is what there is already.
 
     When the client hangs up, `chunks` is closed. An error in it ends the answer, whose status is
-    long gone, with a line that holds an ErrorBody.
+    long gone, with what `failure` makes of it: a line that holds an ErrorBody.
     """
 
     chunks: AsyncGenerator[bytes, None]
     """What comes after `body`. May raise HTTPError."""
+    failure: Callable[[HTTPError], bytes] = lambda error: error.body() + b"\n"
     ended: Callable[[int, int], None] = lambda code, num_bytes: None
     """Told once how it ended (its status, that of the error, or HUNG_UP), and what was sent."""
     request_id: str = ""
@@ -168,10 +169,10 @@ class Stream(Response):
             async for chunk in self.chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except HTTPError as error:
-            code, last = error.status, error.body() + b"\n"
+            code, last = error.status, self.failure(error)
         except Exception:
             logger.exception("a stream failed", extra={"request_id": self.request_id})
-            code, last = 500, internal_error().body() + b"\n"
+            code, last = 500, self.failure(internal_error())
         await send({"type": "http.response.body", "body": last})
         return code
 

@@ -12,8 +12,9 @@ Whatever OpenAI's API has and a fixed generator has not is refused by name, neve
 for values that ask for nothing ("auto", null) and for `user`, which changes no image. Errors have
 the one shape of this server, a superset of OpenAI's; `/v1/models` is the native one, likewise.
 
-Another of OpenAI's routes (audio/speech, completions) is one more entry in `OpenAIApi.routes`: a
-request type, a check that makes an Ask of it, and an encode that makes an answer of the outputs.
+Another of OpenAI's routes (audio/speech) is one more entry in `OpenAIApi.routes`: a request type, a
+check that makes an Ask of it, and an encode that makes an answer of the outputs. Completions, which
+stream, have a file of their own.
 """
 
 import base64
@@ -131,7 +132,7 @@ class ImageData(msgspec.Struct, kw_only=True):
 
 
 class Origin(msgspec.Struct, kw_only=True):
-    """What made the images: with it any of them can be made again."""
+    """What made the samples: with it any of them can be made again."""
 
     model: str
     """`name@version`."""
@@ -325,17 +326,23 @@ def encode(request: ImageRequest, ask: Ask, outputs: Arrays, headers: Headers) -
         "data": images,
         "output_format": form,
         "size": size(lane),
-        "aigc": {
-            "model": lane.artifact.id,
-            "digest": lane.artifact.manifest.digest,
-            "signature": lane.name,
-            "seed": ask.seed,
-            "first_index": ask.first_index,
-            "labels": ask.labels(),
-            "reproducibility": lane.level,
-        },
+        "aigc": origin(ask),
     }
     return json_response(body, headers)
+
+
+def origin(ask: Ask) -> dict[str, Any]:
+    """The fields of Origin."""
+    manifest = ask.lane.artifact.manifest
+    return {
+        "model": manifest.id,
+        "digest": manifest.digest,
+        "signature": ask.lane.name,
+        "seed": ask.seed,
+        "first_index": ask.first_index,
+        "labels": ask.labels(),
+        "reproducibility": ask.lane.level,
+    }
 
 
 def _as_list(label: int | list[int]) -> list[int]:
