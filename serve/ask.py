@@ -13,6 +13,7 @@ from aigc.artifact.codecs import Provenance
 from serve.fair import Until
 from serve.hosting import SignatureLane
 from serve.http import HTTPError
+from serve.lane import Choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class Ask:
     """What it is made from beside the seed, (n, ...) by input."""
     seeded: bool = True
     """Whether the seed has a say in it."""
-    settings: Mapping[str, float] = field(default_factory=dict)
-    """That were asked for; of the others the signature has a default."""
+    settings: Choices = field(default_factory=dict)
+    """That were asked for, of all samples or of each; of the others the signature has a default."""
     prefix: NDArray[np.int64] | None = None
     """(n, L) how samples begin that go by steps."""
     until: Until | None = None
@@ -77,7 +78,7 @@ class Ask:
 
     def all_settings(self) -> dict[str, float]:
         """Every setting of the signature, asked for or not."""
-        defaults = {
+        defaults: dict[str, Any] = {
             spec.name: spec.default
             for spec in self.lane.spec.inputs
             if spec.kind == "setting" and spec.default is not None

@@ -125,12 +125,12 @@ class Stream(Response):
     """An answer that is sent while it is made, line by line; `body` is what there is already.
 
     When the client hangs up, `chunks` is closed. An error in it ends the answer, whose status is
-    long gone, with a line that holds an ErrorBody, or as `tell` puts it.
+    long gone, with what `failure` makes of it: a line that holds an ErrorBody.
     """
 
     chunks: AsyncGenerator[bytes, None]
     """What comes after `body`. May raise HTTPError."""
-    tell: Callable[[HTTPError], bytes] | None = lambda error: error.body() + b"\n"
+    failure: Callable[[HTTPError], bytes] | None = lambda error: error.body() + b"\n"
     """Last words after an error. None breaks the connection off: a sound has no place for words,
     and must not pass for whole."""
     ended: Callable[[int, int], None] = lambda code, num_bytes: None
@@ -175,8 +175,8 @@ class Stream(Response):
         except Exception:
             logger.exception("a stream failed", extra={"request_id": self.request_id})
             code, failed = 500, internal_error()
-        if failed is None or self.tell is not None:
-            last = b"" if failed is None or self.tell is None else self.tell(failed)
+        if failed is None or self.failure is not None:
+            last = b"" if failed is None or self.failure is None else self.failure(failed)
             await send({"type": "http.response.body", "body": last})
         return code
 

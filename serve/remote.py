@@ -25,6 +25,7 @@ from aigc.artifact.manifest import Level, Reproducibility
 from serve.batching import DeadlineError, OverloadedError
 from serve.fair import Until
 from serve.hosting import Hosted, SignatureLane
+from serve.lane import Choices
 from serve.metrics import LaneMetrics, Metrics
 from serve.settings import Limits
 
@@ -54,7 +55,7 @@ class Work:
     seed: int = 0
     first_index: int = 0
     label: int | list[int] | None = None
-    settings: Mapping[str, float] = field(default_factory=dict)
+    settings: Choices = field(default_factory=dict)
     prefix: NDArray[np.int64] | None = None
     until: Until | None = None
     """What ends samples early that go by steps; it travels by pickle."""
@@ -216,7 +217,7 @@ class RemoteLane(SignatureLane):
         n: int,
         label: int | list[int] | None,
         deadline_s: float | None,
-        settings: Mapping[str, float] | None = None,
+        settings: Choices | None = None,
         prefix: NDArray[np.int64] | None = None,
         until: Until | None = None,
     ) -> Arrays:

@@ -18,6 +18,7 @@ from serve.access.allowance import Take
 from serve.access.gate import open_gate
 from serve.access.keys import KeyFile, load
 from serve.dialects.admin import AdminApi
+from serve.dialects.completions import CompletionsApi
 from serve.dialects.grpc import GrpcApi
 from serve.dialects.interpolate import InterpolationApi
 from serve.dialects.native import NativeApi
@@ -109,6 +110,7 @@ class Replica(Worker):
                 **VerificationApi(sampler).routes(),
                 **OpenAIApi(sampler).routes(),
                 **SpeechApi(sampler).routes(),
+                **CompletionsApi(sampler).routes(),
                 **oip_exact,
                 **(admin.routes() if admin else {}),
                 **page_routes(),

@@ -23,14 +23,12 @@ from numpy.typing import NDArray
 from serve.call import Call
 from serve.dialects import tensors
 from serve.dialects.protobuf import MESSAGES
+from serve.dialects.tensor_bytes import DATATYPES, as_texts, from_bytes, to_bytes
 from serve.dialects.tensors import (
-    DATATYPES,
     EXTENSIONS,
     Answer,
     Given,
     Request,
-    from_bytes,
-    to_bytes,
 )
 from serve.http import Headers, HTTPError, internal_error
 from serve.sampling import Sampler
@@ -48,7 +46,11 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_CONTENTS = {"float32": "fp32_contents", "int64": "int64_contents"}
+_CONTENTS = {
+    "float32": "fp32_contents",
+    "int64": "int64_contents",
+    "object": "bytes_contents",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -239,8 +241,11 @@ def from_contents(
     field = _CONTENTS[dtype.name]
     values = getattr(contents, field)
     if len(values) != prod(shape):
-        message = f"{field} of input {name!r} must be {prod(shape)} numbers, got {len(values)}"
+        what = "texts" if dtype.kind == "O" else "numbers"
+        message = f"{field} of input {name!r} must be {prod(shape)} {what}, got {len(values)}"
         raise HTTPError(400, "wrong_size", message)
+    if dtype.kind == "O":
+        return as_texts(name, values, shape)
     return np.array(values, dtype).reshape(shape)
 
 

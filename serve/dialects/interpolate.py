@@ -10,6 +10,7 @@ makes of them.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
@@ -138,7 +139,9 @@ class InterpolationApi:
             start, stop = self.check(request)
             call.metrics = start.lane.metrics
             if start.lane.image is None:
-                outputs = await between(self._sampler, call, start, stop, request.frames)
+                outputs = await between(
+                    self._sampler, call, start, stop, request.frames, request.settings
+                )
                 found = texts.Written(lane=start.lane, outputs=outputs)
                 return _answer(self._sampler, found, as_lines)
             pixels = (await between(self._sampler, call, start, stop, request.frames))[PIXELS]
@@ -238,7 +241,14 @@ def _answer(sampler: Sampler, found: texts.Written, as_lines: bool) -> Response:
     return json_response(msgspec.to_builtins(body), headers)
 
 
-async def between(sampler: Sampler, call: Call, start: Ask, stop: Ask, frames: int) -> Arrays:
+async def between(
+    sampler: Sampler,
+    call: Call,
+    start: Ask,
+    stop: Ask,
+    frames: int,
+    settings: Mapping[str, float] | None = None,
+) -> Arrays:
     """The frames from one sample to another of the same lane, as the lane gives them.
 
     Raises HTTPError 429 or 503.
@@ -253,7 +263,7 @@ async def between(sampler: Sampler, call: Call, start: Ask, stop: Ask, frames: i
         index=start.first_index,
         label=start.label_of(0),
         to_label=stop.label_of(0),
-        settings=start.settings,
+        settings=settings,
     )
     return await sampler.infer(start.lane, inputs, call)
 

@@ -11,24 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from math import prod
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
 import orjson
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from serve.call import Call
 from serve.dialects import tensors
+from serve.dialects.oip_messages import (
+    InferenceRequest,
+    InputTensor,
+    OutputTensor,
+    Parameters,
+)
+from serve.dialects.tensor_bytes import DATATYPES, from_bytes, to_bytes
 from serve.dialects.tensors import (
-    DATATYPES,
     EXTENSIONS,
     Answer,
     Given,
     Request,
-    from_bytes,
-    to_bytes,
 )
 from serve.http import (
     JSON,
@@ -48,98 +51,6 @@ HEADER_LENGTH = b"inference-header-content-length"
 """Header that says how long the JSON is, where binary tensors follow it."""
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
-
-Parameters = dict[str, str | bool | int | float]
-Name = Annotated[str, Meta(description="One of the model's metadata.")]
-
-
-class InputTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor to run the model on; what is left out is drawn from the seed."""
-
-    name: Name
-    datatype: Annotated[str, Meta(description="FP32, INT64 or UINT8, as in the metadata.")]
-    shape: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(description="The batch axis first.")]
-    data: Annotated[
-        msgspec.Raw, Meta(description="Numbers, flat or nested, the last axis fastest.")
-    ] = msgspec.field(default_factory=msgspec.Raw)
-    parameters: Annotated[
-        Parameters | None,
-        Meta(description="binary_data_size: the tensor is that many bytes after the JSON."),
-    ] = None
-
-
-class OutputTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """An output to send."""
-
-    name: Name
-    parameters: Annotated[
-        Parameters | None,
-        Meta(description="binary_data: whether it follows the JSON as bytes."),
-    ] = None
-
-
-class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Which tensors to run, or which samples to draw, and what to send."""
-
-    inputs: list[InputTensor] = []
-    outputs: Annotated[
-        list[OutputTensor] | None, Meta(description="All of the model's if absent.")
-    ] = None
-    parameters: Annotated[
-        Parameters | None,
-        Meta(
-            description="seed, n, first_index and label name the samples where no latent is given."
-            " binary_data_output: whether outputs that do not say follow the JSON as bytes."
-        ),
-    ] = None
-    id: Annotated[str | None, Meta(description="Comes back in the answer.")] = None
-
-
-class ResponseTensor(msgspec.Struct, kw_only=True):
-    """An output; `data` is flat, or absent and `binary_data_size` bytes after the JSON."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-    data: list[int | float] | None = None
-    parameters: Parameters | None = None
-
-
-class InferenceResponse(msgspec.Struct, kw_only=True):
-    """The outputs, in the order asked for."""
-
-    model_name: str
-    model_version: str
-    parameters: Annotated[
-        Parameters, Meta(description="digest, reproducibility; seed and first_index if drawn.")
-    ]
-    outputs: list[ResponseTensor]
-    id: str | None = None
-
-
-class ModelTensor(msgspec.Struct, kw_only=True):
-    """An input or output; -1 is the batch axis."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-
-
-class ModelMetadata(msgspec.Struct, kw_only=True):
-    """A signature of an artifact as a model: `digits`, `digits:encode`."""
-
-    name: str
-    versions: list[str]
-    platform: str
-    inputs: list[ModelTensor]
-    """Latents and labels may be left out: they are drawn from the seed."""
-    outputs: list[ModelTensor]
-
-
-class InferenceError(msgspec.Struct, kw_only=True):
-    """The body of every answer below /v2 that is no success."""
-
-    error: str
 
 
 def error_response(error: HTTPError) -> Response:
@@ -321,13 +232,13 @@ def given(inputs: Sequence[InputTensor], binary: memoryview) -> list[Given]:
 def from_json(
     name: str, data: msgspec.Raw, dtype: np.dtype[Any], shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """Numbers, flat or nested as the shape is. Raises HTTPError 400 unless they fit."""
+    """Numbers or texts, flat or nested as the shape is. Raises HTTPError 400 unless they fit."""
     start = re.match(rb"[\[\s]*", bytes(data))
     depth = start[0].count(b"[") if start is not None else 0
     values: Any = None
     if depth in (1, len(shape)):
         try:
-            values = _numbers(int if dtype.kind == "i" else float, depth).decode(data)
+            values = _values(_KINDS[dtype.kind], depth).decode(data)
             with np.errstate(over="ignore"):  # a float that is too large becomes infinite: refused
                 array = np.asarray(values, dtype)
         except (msgspec.DecodeError, ValueError, OverflowError) as error:
@@ -335,16 +246,20 @@ def from_json(
             raise HTTPError(400, "malformed_data", message) from None
         if array.shape == shape or (depth == 1 and array.size == prod(shape)):
             return array.reshape(shape)
+    what = "texts" if dtype.kind == "O" else "numbers"
     raise HTTPError(
         400,
         "wrong_size",
-        f"data of input {name!r} must be {prod(shape)} numbers, flat or nested as its shape is",
+        f"data of input {name!r} must be {prod(shape)} {what}, flat or nested as its shape is",
     )
 
 
+_KINDS: dict[str, type] = {"i": int, "f": float, "O": str}
+
+
 @cache
-def _numbers(kind: type, depth: int) -> msgspec.json.Decoder[Any]:
-    """Of lists in lists of numbers. Kept: the depth is that of a signature's input."""
+def _values(kind: type, depth: int) -> msgspec.json.Decoder[Any]:
+    """Of lists in lists of values. Kept: the depth is that of a signature's input."""
     nested: Any = kind
     for _ in range(depth):
         nested = list[nested]
@@ -386,7 +301,8 @@ def encode(answer: Answer, request_id: str | None, as_bytes: Mapping[str, bool])
             output["parameters"] = {"binary_data_size": len(part)}
             parts.append(part)
         else:
-            output["data"] = array.reshape(-1)
+            flat = array.reshape(-1)
+            output["data"] = flat.tolist() if array.dtype.kind == "O" else flat
         outputs.append(output)
     document: dict[str, Any] = {
         "model_name": answer.model,

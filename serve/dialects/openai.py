@@ -12,7 +12,7 @@ Whatever OpenAI's API has and a fixed generator has not is refused by name, neve
 for values that ask for nothing ("auto", null) and for `user`, which changes no image. Errors have
 the one shape of this server, a superset of OpenAI's; `/v1/models` is the native one, likewise.
 
-OpenAI's speech is in serve.dialects.speech.
+OpenAI's completions and its speech, which stream, have files of their own.
 """
 
 import base64
@@ -125,7 +125,7 @@ class ImageData(msgspec.Struct, kw_only=True):
 
 
 class Origin(msgspec.Struct, kw_only=True):
-    """What made the images: with it any of them can be made again."""
+    """What made the samples: with it any of them can be made again."""
 
     model: str
     """`name@version`."""
@@ -255,14 +255,20 @@ def encode(request: ImageRequest, ask: Ask, outputs: Arrays, headers: Headers) -
         "data": images,
         "output_format": form,
         "size": size(lane),
-        "aigc": {
-            "model": lane.artifact.id,
-            "digest": lane.artifact.manifest.digest,
-            "signature": lane.name,
-            "seed": ask.seed,
-            "first_index": ask.first_index,
-            "labels": ask.labels(),
-            "reproducibility": lane.level,
-        },
+        "aigc": origin(ask),
     }
     return json_response(body, headers)
+
+
+def origin(ask: Ask) -> dict[str, Any]:
+    """The fields of Origin."""
+    manifest = ask.lane.artifact.manifest
+    return {
+        "model": manifest.id,
+        "digest": manifest.digest,
+        "signature": ask.lane.name,
+        "seed": ask.seed,
+        "first_index": ask.first_index,
+        "labels": ask.labels(),
+        "reproducibility": ask.lane.level,
+    }

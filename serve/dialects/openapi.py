@@ -11,7 +11,12 @@ from aigc.artifact import Manifest
 from serve.dialects.admin import DeployRequest, PinRequest, RemoveRequest, Targets
 from serve.dialects.interpolate import INTERPOLATE, MEDIA_TYPES, InterpolationRequest
 from serve.dialects.native import ModelList, ModelSummary, SampleRequest, SampleResponse
-from serve.dialects.oip import InferenceError, InferenceRequest, InferenceResponse, ModelMetadata
+from serve.dialects.oip_messages import (
+    InferenceError,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+)
 from serve.dialects.openai import IMAGES, ImageRequest, ImageResponse
 from serve.dialects.sounds import MEDIA_TYPES as MEDIA_TYPES_OF_SOUND
 from serve.dialects.speech import SPEECH, SpeechRequest

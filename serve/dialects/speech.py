@@ -116,7 +116,7 @@ class SpeechApi:
                 chunks = self._chunks(ask, spec, call)
                 # Made before the status is sent, so that a full queue still is a 503.
                 first = _head(form, ask, spec) + await anext(chunks)
-                return Stream(first, media_type, headers=headers, chunks=chunks, tell=None)
+                return Stream(first, media_type, headers=headers, chunks=chunks, failure=None)
             outputs = await sampler.run(ask, call)
 
             def encode() -> Response:

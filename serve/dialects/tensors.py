@@ -9,27 +9,26 @@ artifact's; without one the newest answers.
 
 Tensors are the manifest's, the batch axis first. A signature that gives an image gives it once
 more as `pixels`, (N, H, W, C) uint8, which is what the other dialects send. Whoever asks for
-pixels alone shares batches with them; floats run in a lane of their own.
+pixels alone shares batches with them; floats run in a lane of their own. A text is BYTES, (N,), not
+its tokens. Settings may be left out, be parameters for all samples, or inputs with one for each.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import TensorSpec
-from serve.ask import Ask, check_label
+from serve.ask import Ask, check_label, check_settings
 from serve.batching import Arrays
 from serve.call import Call
+from serve.dialects import texts
+from serve.dialects.tensor_bytes import DATATYPES
 from serve.hosting import PIXELS, SignatureLane
 from serve.http import Headers, HTTPError
 from serve.sampling import Sampler
-
-DATATYPES = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
-"""The protocol's name of a dtype."""
 
 EXTENSIONS = ("binary_tensor_data", "parameters")
 PLATFORM = "onnxruntime_onnx"
@@ -86,25 +85,36 @@ class Sampling:
     first_index: int | None = None
     n: int | None = None
     label: int | None = None
+    stop: str | None = None
+    """What ends texts early."""
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, parameters: Mapping[str, Any]) -> "Sampling":
-        """Raises HTTPError 400 for a parameter that there is not, or that is no whole number."""
-        known = ", ".join(cls.__dataclass_fields__)
+    def parse(cls, parameters: Mapping[str, Any], lane: SignatureLane) -> "Sampling":
+        """Raises HTTPError 400 for a parameter that there is not, or of the wrong type."""
+        settings = [spec.name for spec in lane.spec.inputs if spec.kind == "setting"]
+        known = [*_WHOLE, *(["stop", *settings] if settings else [])]
         for name, value in parameters.items():
-            if name not in cls.__dataclass_fields__:
+            if name not in known:
                 raise HTTPError(
                     400,
                     "unknown_parameter",
-                    f"unknown parameter {name[:100]!r}; there are: {known}",
+                    f"unknown parameter {name[:100]!r}; there are: {', '.join(known)}",
                 )
-            if type(value) is not int:
+            wanted, what = (str, "a text") if name == "stop" else (int, "a whole number")
+            if name not in settings and type(value) is not wanted:
                 raise HTTPError(
                     400,
                     "malformed_parameter",
-                    f"parameter {name} must be a whole number, got {str(value)[:100]!r}",
+                    f"parameter {name} must be {what}, got {str(value)[:100]!r}",
                 )
-        return cls(**parameters)
+        chosen = {name: value for name, value in parameters.items() if name in settings}
+        check_settings(chosen, lane)
+        rest = {name: value for name, value in parameters.items() if name not in settings}
+        return cls(**rest, settings=chosen)
+
+
+_WHOLE = ("seed", "first_index", "n", "label")
 
 
 def lanes(sampler: Sampler, model: str, version: str) -> tuple[SignatureLane, SignatureLane]:
@@ -130,13 +140,13 @@ def describe(sampler: Sampler, model: str, version: str) -> dict[str, Any]:
         "name": model_name(lane),
         "versions": [m.version for m in manifests if m.name == name and lane.name in m.signatures],
         "platform": PLATFORM,
-        "inputs": [_tensor(spec.name, spec.dtype, spec.shape) for spec in lane.spec.inputs],
+        "inputs": [_described(spec) for spec in lane.spec.inputs],
         "outputs": _outputs(lane),
     }
 
 
 def _outputs(lane: SignatureLane) -> list[dict[str, Any]]:
-    outputs = [_tensor(spec.name, spec.dtype, spec.shape) for spec in lane.spec.outputs]
+    outputs = [_described(spec) for spec in lane.spec.outputs]
     if _gives_pixels(lane) and lane.image is not None:
         channels, height, width = lane.image.shape
         outputs.append(_tensor(PIXELS, "uint8", (height, width, channels)))
@@ -146,6 +156,15 @@ def _outputs(lane: SignatureLane) -> list[dict[str, Any]]:
 def _gives_pixels(lane: SignatureLane) -> bool:
     """Whether pixels are an output of their own: an output of the graph keeps its name."""
     return lane.image is not None and all(spec.name != PIXELS for spec in lane.spec.outputs)
+
+
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    return _tensor(spec.name, *_wire(spec))
+
+
+def _wire(spec: TensorSpec) -> tuple[str, tuple[int, ...]]:
+    """Type and shape of a tensor without its batch axis, as it is sent."""
+    return ("object", ()) if spec.kind == "text" else (spec.dtype, spec.shape)
 
 
 def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -162,11 +181,12 @@ async def infer(sampler: Sampler, call: Call, request: Request) -> Answer:
     names = _wanted(lane, request.outputs)
     if names == [PIXELS] and _gives_pixels(lane):
         tensors = lane
-    sampling = Sampling.parse(request.parameters)
+    sampling = Sampling.parse(request.parameters, lane)
     given = _read(sampler, tensors, request.inputs, sampling.n)
     ask = _ask(sampler, call, tensors, sampling, given)
+    stop = texts.check_stop(sampling.stop, tensors)
     if ask is not None:
-        outputs = await sampler.run(ask, call)
+        outputs = await sampler.run(replace(ask, until=stop), call)
         headers = sampler.signed(ask)
         drawn = {"seed": ask.seed, "first_index": ask.first_index}
     else:
@@ -177,9 +197,19 @@ async def infer(sampler: Sampler, call: Call, request: Request) -> Answer:
         model=model_name(lane),
         version=manifest.version,
         parameters={**drawn, "digest": manifest.digest, "reproducibility": tensors.level},
-        outputs={name: outputs[name] for name in names},
+        outputs={name: _sent(lane, name, outputs[name], stop) for name in names},
         headers=headers,
     )
+
+
+def _sent(
+    lane: SignatureLane, name: str, array: NDArray[Any], stop: texts.Stop | None
+) -> NDArray[Any]:
+    """An output as it is sent: a text in place of its tokens."""
+    spec = next((spec for spec in lane.spec.outputs if spec.name == name), None)
+    if spec is None or spec.kind != "text":
+        return array
+    return np.array(texts.read(spec, array, stop), object)
 
 
 def _wanted(lane: SignatureLane, asked: Sequence[str]) -> list[str]:
@@ -221,7 +251,12 @@ def _read(sampler: Sampler, lane: SignatureLane, inputs: Sequence[Given], n: int
         raise HTTPError(400, "n_differs", f"one n for all of a request: {', '.join(found)}")
     for size in rows:
         sampler.check_n(size, lane)
-    arrays = {one.name: one.read(np.dtype(specs[one.name].dtype), one.shape) for one in inputs}
+    arrays: Arrays = {}
+    for one in inputs:
+        spec = specs[one.name]
+        array = one.read(np.dtype(_wire(spec)[0]), one.shape)
+        text = spec.kind == "text"
+        arrays[one.name] = texts.tokens(spec, array.tolist(), one.name) if text else array
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise HTTPError(400, "not_finite", f"input {name!r} holds values that are not finite")
@@ -229,19 +264,20 @@ def _read(sampler: Sampler, lane: SignatureLane, inputs: Sequence[Given], n: int
 
 
 def _check_tensor(given: Given, spec: TensorSpec) -> None:
-    datatype = DATATYPES[spec.dtype]
+    dtype, shape = _wire(spec)
+    datatype = DATATYPES[dtype]
     if given.datatype != datatype:
         raise HTTPError(
             400,
             "wrong_datatype",
             f"input {spec.name!r} must be {datatype}, got {given.datatype[:100]!r}",
         )
-    if len(given.shape) != 1 + len(spec.shape) or given.shape[1:] != spec.shape:
+    if len(given.shape) != 1 + len(shape) or given.shape[1:] != shape:
         found = ", ".join(str(size) for size in given.shape[:10])
         raise HTTPError(
             400,
             "wrong_shape",
-            f"input {spec.name!r} must have shape [{', '.join(('n', *map(str, spec.shape)))}],"
+            f"input {spec.name!r} must have shape [{', '.join(('n', *map(str, shape)))}],"
             f" got [{found[:200]}]",
         )
 
@@ -255,19 +291,37 @@ def _ask(
     if label in given and sampling.label is not None:
         message = "label is given as an input and as a parameter; give it once"
         raise HTTPError(400, "label_twice", message)
+    chosen = _settings_of(lane, sampling, given)
     everything = len(given) == len(signature.inputs)
-    if not signature.drawable or everything or not given.keys() <= {label}:
+    if not signature.drawable or everything or not given.keys() <= {label, *chosen}:
         return None
     labels = sampling.label if label not in given else given[label].tolist()
+    rows = next((len(array) for array in given.values()), sampling.n)
     ask = sampler.ask(
         model=lane.artifact.id,
         signature=lane.name,
-        n=len(given[label]) if label in given else 1 if sampling.n is None else sampling.n,
+        n=1 if rows is None else rows,
         seed=call.seed(sampling.seed),
         first_index=sampling.first_index or 0,
         label=labels,
     )
-    return replace(ask, lane=lane)
+    return replace(ask, lane=lane, settings={**sampling.settings, **chosen})
+
+
+def _settings_of(
+    lane: SignatureLane, sampling: Sampling, given: Arrays
+) -> dict[str, Sequence[float]]:
+    """The settings among the inputs. Raises HTTPError 400 for those out of range, or said twice."""
+    chosen: dict[str, Sequence[float]] = {}
+    for spec in lane.spec.inputs:
+        if spec.kind == "setting" and spec.name in given:
+            if spec.name in sampling.settings:
+                message = f"{spec.name} is given as an input and as a parameter; give it once"
+                raise HTTPError(400, "setting_twice", message)
+            chosen[spec.name] = given[spec.name].tolist()
+            for value in set(chosen[spec.name]):
+                check_settings({spec.name: value}, lane)
+    return chosen
 
 
 def _complete(lane: SignatureLane, sampling: Sampling, given: Arrays) -> Arrays:
@@ -282,7 +336,10 @@ def _complete(lane: SignatureLane, sampling: Sampling, given: Arrays) -> Arrays:
         given = {**given, label.name: np.full(n, sampling.label, np.int64)}
     elif n:
         check_label(sampling.label, n, lane)
-    missing = [spec.name for spec in lane.spec.inputs if spec.name not in given]
+    given |= {name: np.full(n, value) for name, value in sampling.settings.items()}
+    missing = [
+        spec.name for spec in lane.spec.inputs if spec.name not in given and spec.default is None
+    ]
     if missing:
         raise HTTPError(
             400,
@@ -297,22 +354,3 @@ def _complete(lane: SignatureLane, sampling: Sampling, given: Arrays) -> Arrays:
     if label is not None:
         check_label(given[label.name].tolist(), n, lane)
     return given
-
-
-def from_bytes(
-    name: str, data: memoryview | bytes, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> NDArray[Any]:
-    """Little-endian bytes, the last axis fastest. Raises HTTPError 400 unless the size fits."""
-    size = prod(shape) * dtype.itemsize
-    if len(data) != size:
-        raise HTTPError(
-            400, "wrong_size", f"input {name!r} of this shape has {size} bytes, got {len(data)}"
-        )
-    array = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
-    # The JSON before it may have any length, and onnxruntime wants numbers on their boundaries.
-    return np.require(array, dtype, "A")
-
-
-def to_bytes(array: NDArray[Any]) -> bytes:
-    """Little-endian, the last axis fastest."""
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
