@@ -62,7 +62,8 @@ def test_hanging_up_takes_the_rest_out_of_the_queue(served: Listening, gate: Gat
     gate.free = 1
     batcher = served.replica._batcher
     with httpx.stream("POST", f"{served.url}/v1/samples", json=body(n=100)) as answer:
-        next(answer.iter_lines())
+        chunks = answer.iter_lines()  # kept: letting go of it hangs up
+        next(chunks)
         settled(lambda: gate.batches == 2)
     settled(lambda: served.requests(code="499") == 1)
     assert batcher.queued == 0
