@@ -58,7 +58,7 @@ class ResponseTensor(msgspec.Struct, kw_only=True):
     name: str
     datatype: str
     shape: list[int]
-    data: list[int | float] | list[str] | None = None
+    data: list[int | float | str] | None = None
     parameters: Parameters | None = None
 
 

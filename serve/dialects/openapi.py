@@ -9,7 +9,13 @@ import msgspec
 
 from aigc.artifact import Manifest
 from serve.dialects.admin import DeployRequest, PinRequest, RemoveRequest, Targets
-from serve.dialects.interpolate import INTERPOLATE, MEDIA_TYPES, InterpolationRequest
+from serve.dialects.completions import COMPLETIONS, CompletionRequest, CompletionResponse
+from serve.dialects.interpolate import (
+    INTERPOLATE,
+    MEDIA_TYPES,
+    InterpolatedTexts,
+    InterpolationRequest,
+)
 from serve.dialects.native import ModelList, ModelSummary, SampleRequest, SampleResponse
 from serve.dialects.oip_messages import (
     InferenceError,
@@ -27,7 +33,7 @@ _REFERENCE = "#/components/schemas/{name}"
 _HEADERS = {
     "X-Aigc-Model": "`name@version` of the model that answered.",
     "X-Aigc-Digest": "Digest of its artifact's manifest.",
-    "X-Aigc-Seed": "The seed; asking again with it gives the same samples.",
+    "X-Aigc-Seed": "The seed, where there is one; with it again come the same samples.",
     "X-Aigc-First-Index": "Index of the first sample within the seed.",
     "X-Aigc-Reproducibility": "bit, uint8 or tolerance, as this replica measured it.",
     "X-Aigc-Replica": "The replica that answered.",
@@ -35,13 +41,17 @@ _HEADERS = {
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BYTES = {"application/octet-stream": _BINARY}
+_LINES = {"text/plain": {"schema": {"type": "string"}}}
 
 _ERRORS = {
     400: "malformed_body, malformed_image, n_out_of_range, seed_out_of_range,"
     " first_index_out_of_range, frames_out_of_range, frame_duration_out_of_range,"
     " label_out_of_range, label_count, label_not_supported, format_needs_one_sample,"
-    " format_needs_image, signature_needs_input, unsupported_value, unknown_prompt,"
-    " prompt_contradicts_label or model_gives_no_image. The Open Inference Protocol has no codes:"
+    " format_needs_image, format_needs_text, format_needs_seed, signature_needs_input,"
+    " unknown_setting, setting_out_of_range, stop_not_supported, stop_out_of_range, unknown_input,"
+    " inputs_count, unknown_characters, text_too_long, end_missing, ends_twice, no_effect,"
+    " unsupported_value, unknown_prompt, prompt_contradicts_label, model_gives_no_image or"
+    " model_gives_no_text. The Open Inference Protocol has no codes:"
     " its message says what is wrong.",
     401: "key_needed or unknown_key.",
     403: "scope_needed, or no_keys for the admin routes of a server that has none.",
@@ -65,9 +75,12 @@ _TYPES = (
     ModelList,
     ModelSummary,
     InterpolationRequest,
+    InterpolatedTexts,
     Verdict,
     ImageRequest,
     ImageResponse,
+    CompletionRequest,
+    CompletionResponse,
     ErrorBody,
     InferenceRequest,
     InferenceResponse,
@@ -93,8 +106,8 @@ def document(
     """
     types = (*_TYPES, *_ADMIN_TYPES) if admin else _TYPES
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    names = sorted({name for manifest in manifests for name in manifest.signatures})
-    for kind in ("SampleRequest", "InterpolationRequest", "ImageRequest"):
+    names = sorted({name for manifest in manifests for name in manifest.offered})
+    for kind in ("SampleRequest", "InterpolationRequest", "ImageRequest", "CompletionRequest"):
         request = schemas[kind]["properties"]
         request["model"]["examples"] = [manifest.id for manifest in manifests]
         request["signature"]["examples"] = names
@@ -128,7 +141,7 @@ def _table(manifests: Sequence[Manifest]) -> str:
         labels = [s.label for s in manifest.signatures.values() if s.label is not None]
         classes = ", ".join(labels[0].classes) if labels else "none"
         lines.append(
-            f"| {manifest.id} | {manifest.family} | {', '.join(manifest.signatures)} | {classes} |"
+            f"| {manifest.id} | {manifest.family} | {', '.join(manifest.offered)} | {classes} |"
         )
     return "\n".join(lines)
 
@@ -140,6 +153,7 @@ def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
         INTERPOLATE: {"post": _interpolation(model)},
         VERIFY: {"post": _verification()},
         IMAGES: {"post": _images(model)},
+        COMPLETIONS: {"post": _completions(model)},
         "/v1/models": {
             "get": _get("listModels", "What is hosted", "models", "ModelList", 500, 503)
         },
@@ -201,6 +215,7 @@ def _samples(model: str) -> dict[str, Any]:
     answers = {
         "application/json": {"schema": _ref("SampleResponse")},
         "application/x-ndjson": {"schema": _ref("Sample")},
+        **_LINES,
         "image/png": _BINARY,
         "application/octet-stream": _BINARY,
     }
@@ -212,6 +227,7 @@ def _samples(model: str) -> dict[str, Any]:
 def _interpolation(model: str) -> dict[str, Any]:
     example = {"model": model, "from_seed": 7, "to_seed": 8, "frames": 9}
     answers = dict.fromkeys((media.decode() for media in MEDIA_TYPES.values()), _BINARY)
+    answers |= {"application/json": {"schema": _ref("InterpolatedTexts")}, **_LINES}
     headers = {**_HEADERS, "X-Aigc-To-Seed": "The seed of the last frame."}
     request = _json_body("InterpolationRequest", example)
     said = "The frames, in the format asked for."
@@ -232,6 +248,18 @@ def _images(model: str) -> dict[str, Any]:
     request = _json_body("ImageRequest", example)
     what = "Images, for the openai SDK"
     return _post("createImage", what, "openai", request, "The images.", answers, _HEADERS)
+
+
+def _completions(model: str) -> dict[str, Any]:
+    example = {"model": model, "prompt": "", "n": 2, "seed": 7}
+    answers = {
+        "application/json": {"schema": _ref("CompletionResponse")},
+        "text/event-stream": {"schema": {"type": "string"}},
+    }
+    request = _json_body("CompletionRequest", example)
+    what = "Texts, for the openai SDK; streamed, each event is a CompletionResponse"
+    said = "The texts."
+    return _post("createCompletion", what, "openai", request, said, answers, _HEADERS)
 
 
 def _json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
