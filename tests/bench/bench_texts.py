@@ -51,15 +51,20 @@ class Turn:
     tokens_per_s: float
     first_ms: float
     """Median from a request to its first token."""
+    whole_ms: float
+    """And to its last."""
     cpu_us: float
     """Of the server, per token."""
 
 
-async def texts(url: str, connections: int, seconds: float) -> tuple[int, list[float], float]:
-    """Tokens, seconds to the first one of each text, and how long all took."""
+async def texts(
+    url: str, connections: int, seconds: float
+) -> tuple[int, list[tuple[float, float]], float]:
+    """Tokens, seconds to the first and the last one of each text, and how long all took."""
     where = urlsplit(url)
     began = time.monotonic()
-    tokens, firsts = 0, []
+    tokens: int = 0
+    waits: list[tuple[float, float]] = []
 
     async def one(number: int) -> None:
         nonlocal tokens
@@ -74,24 +79,26 @@ async def texts(url: str, connections: int, seconds: float) -> tuple[int, list[f
                 % (len(body), body)
             )
             await reader.readuntil(b"data: ")
-            firsts.append(time.monotonic() - asked)
+            first_s = time.monotonic() - asked
             rest = await reader.readuntil(b"0\r\n\r\n")
             if not rest.endswith(b"[DONE]\n\n\r\n0\r\n\r\n"):
                 raise RuntimeError(f"the stream ended with {rest[-200:]!r}")
+            waits.append((first_s, time.monotonic() - asked))
             tokens += sum(map(len, TEXT.findall(rest)))
         writer.close()
 
     await asyncio.gather(*map(one, range(connections)))
-    return tokens, firsts, time.monotonic() - began
+    return tokens, waits, time.monotonic() - began
 
 
 def turn(server: Server, connections: int, seconds: float) -> Turn:
     """One server under so many connections that each ask again at once."""
     before = server.cpu_s()
-    tokens, firsts, took = asyncio.run(texts(server.url, connections, seconds))
+    tokens, waits, took = asyncio.run(texts(server.url, connections, seconds))
     return Turn(
         tokens_per_s=tokens / took,
-        first_ms=statistics.median(firsts) * 1000,
+        first_ms=statistics.median(first for first, _ in waits) * 1000,
+        whole_ms=statistics.median(whole for _, whole in waits) * 1000,
         cpu_us=(server.cpu_s() - before) / tokens * 1e6,
     )
 
@@ -126,13 +133,14 @@ def section(found: dict[tuple[str, int], list[Turn]], rounds: int) -> str:
         " event. Ours is one replica behind HAProxy, FastAPI one process that runs the graph for"
         f" every token of every request by itself. Median (range) of {rounds} turns.",
         "",
-        "| connections | | tokens/s | first token, ms | CPU of a token, µs |",
-        "|---|---|---|---|---|",
+        "| connections | | tokens/s | first token, ms | whole text, ms | CPU of a token, µs |",
+        "|---|---|---|---|---|---|",
     ]
     for (name, connections), turns in sorted(found.items(), key=lambda item: item[0][1]):
         columns = (
             spread([one.tokens_per_s for one in turns], 0),
-            spread([one.first_ms for one in turns], 2),
+            spread([one.first_ms for one in turns], 1),
+            spread([one.whole_ms for one in turns], 1),
             spread([one.cpu_us for one in turns], 0),
         )
         lines.append(f"| {connections} | {name} | {' | '.join(columns)} |")
