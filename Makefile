@@ -37,6 +37,7 @@ bench: $(READY)  ## writes docs/benchmarks.md
 	$(BIN)/python -m tests.bench.bench_serving
 	$(BIN)/python -m tests.bench.bench_pools
 	$(BIN)/python -m tests.bench.bench_autoscaling
+	$(BIN)/python -m tests.bench.bench_texts
 	$(BIN)/python -m tests.bench.bench_images
 
 soak: $(READY)  ## ten minutes of load while replicas are killed; wants a quiet machine

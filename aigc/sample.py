@@ -160,10 +160,6 @@ def _made(
 
 def from_server(options: Options) -> Samples:
     """Sample over HTTP, in parts of at most PART. Raises ValueError with the server's message."""
-    if options.settings:
-        raise ValueError(
-            "settings are for artifacts, a server takes none; sample the artifact itself"
-        )
     url = options.source.rstrip("/")
     model = options.model or _only_model(url)
     seed, parts = options.seed, []
@@ -180,11 +176,16 @@ def from_server(options: Options) -> Samples:
             body["seed"] = seed
         if options.label:
             body["label"] = options.labels(start, start + n)
+        if options.settings:
+            body["settings"] = options.settings
         parts.append(client.ask(f"{url}/v1/samples", body))
         seed = parts[0]["seed"]
     records = [record for part in parts for record in part["samples"]]
     id_, digest = str(parts[0]["model"]), str(parts[0].get("digest", ""))
     assert seed is not None
+    if "text" in records[0]:
+        texts = np.array([record["text"] for record in records])
+        return Samples(id_, digest, seed, texts, ())
     if "image" not in records[0]:
         key = next(iter(records[0]["outputs"]))
         values = np.array([record["outputs"][key] for record in records], np.float32)

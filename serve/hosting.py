@@ -104,7 +104,7 @@ class Loader:
         artifact = Artifact.open(uri, verify=False, threads=self.threads)
         part.opened()
         hosted = self._hosted(artifact)
-        for name in artifact.offered:
+        for name in manifest.offered:
             # The tensor lane gives all that there is, pixels too.
             part.run_batches(self.max_batch, partial(_run_batch, hosted.tensors[name]))
         artifact.verify()
@@ -118,7 +118,7 @@ class Loader:
             name: (SteppedLane if artifact.signature(name).step else LocalLane)(
                 artifact, name, self.max_batch, self.metrics.lane(manifest, name)
             )
-            for name in artifact.offered
+            for name in manifest.offered
         }
         tensors = {
             name: lane

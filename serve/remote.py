@@ -121,7 +121,7 @@ class RemotePool:
             return _Fresh(
                 {
                     name: RemoteLane(self, contract, name, metrics.lane(manifest, name), tensors)
-                    for name in contract.offered
+                    for name in manifest.offered
                 }
             )
 

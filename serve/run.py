@@ -383,7 +383,7 @@ def _banner(
 ) -> str:
     lines = [""]
     for manifest in manifests:
-        signatures = ", ".join(manifest.signatures)
+        signatures = ", ".join(manifest.offered)
         preset = f"{manifest.model}:{manifest.preset}"
         lines.append(f"  {manifest.id:<20} {preset:<20} {signatures}")
     lines += [

@@ -211,11 +211,11 @@ class Sampler:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    async def stream(self, ask: Ask, call: Call) -> AsyncGenerator[tuple[int, Outcome], None]:
+    async def stream(self, ask: Ask, call: Call) -> AsyncGenerator[list[tuple[int, Outcome]], None]:
         """What comes of each sample, as it comes: its position among the n, and a part or all.
 
-        Of another pool all comes at once. Closing this drops what is still to be done. Raises
-        HTTPError 429 or 503.
+        What came since the last time comes together. Of another pool all comes at once. Closing
+        this drops what is still to be done. Raises HTTPError 429 or 503.
         """
         heard: asyncio.Queue[tuple[int, Outcome] | None] = asyncio.Queue()
 
@@ -234,8 +234,14 @@ class Sampler:
         working = asyncio.create_task(work())
         working.add_done_callback(lambda _: heard.put_nowait(None))
         try:
-            while (one := await heard.get()) is not None:
-                yield one
+            ended = False
+            while not ended:
+                every = [await heard.get()]
+                while not heard.empty():
+                    every.append(heard.get_nowait())
+                ended = every[-1] is None
+                if came := [one for one in every if one is not None]:
+                    yield came
             await working
         finally:
             working.cancel()

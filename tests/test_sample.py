@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aigc.artifact import Artifact
-from aigc.sample import Options, command, from_server
+from aigc.sample import command
 
 pytestmark = pytest.mark.process
 
@@ -72,8 +72,6 @@ def test_settings_that_do_not_fit_are_refused(
 def test_what_a_source_cannot_do_is_said(sealed: Path, written: Path) -> None:
     with pytest.raises(ValueError, match="gives no texts; take another format than txt"):
         command([str(sealed), "--format", "txt"])
-    with pytest.raises(ValueError, match="a server takes none"):
-        from_server(Options(source="http://127.0.0.1:1", settings={"temperature": 1.0}))
     artifact = Artifact.open(sealed, verify=False)
     with pytest.raises(ValueError, match="gives no text; take npy"):
         artifact.texts("sample", {})

@@ -29,12 +29,6 @@ class Contract:
         """`name@version`."""
         return self.manifest.id
 
-    @property
-    def offered(self) -> tuple[str, ...]:
-        """The signatures that are there to be called: not those that are a step of another."""
-        steps = {signature.step for signature in self.manifest.signatures.values()}
-        return tuple(name for name in self.manifest.signatures if name not in steps)
-
     def signature(self, name: str) -> Signature:
         """The signature called `name`. Raises ValueError naming those there are."""
         try:

@@ -202,6 +202,12 @@ class Manifest:
         """`name@version`."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The signatures that are there to be called: not those that are a step of another."""
+        steps = {signature.step for signature in self.signatures.values()}
+        return tuple(name for name in self.signatures if name not in steps)
+
 
 def _check_spec(signature: str, spec: TensorSpec) -> None:
     span = spec.range

@@ -33,7 +33,7 @@ from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import texts
 from serve.dialects.openai import API, Origin, origin
-from serve.fair import GoesOn
+from serve.fair import GoesOn, Outcome
 from serve.hosting import SignatureLane
 from serve.http import (
     NO_STORE,
@@ -222,27 +222,37 @@ class Asked:
     async def events(self, sampler: Sampler, call: Call) -> AsyncGenerator[bytes, None]:
         """The texts as they are written, as server-sent events. Raises HTTPError 429 or 503."""
         options = self._request.stream_options or StreamOptions()
-        head = {**self._head, **({"usage": None} if options.include_usage else {})}
+        usage = {"usage": None} if options.include_usage else {}
         sent = [0] * self.ask.n
         outcomes = sampler.stream(self.ask, call)
         try:
-            async for i, outcome in outcomes:
-                assert not isinstance(outcome, Exception)
-                done = not isinstance(outcome, GoesOn)
-                row = outcome.part if isinstance(outcome, GoesOn) else outcome[self._spec.name][0]
-                text = self._drawn(i, row)
-                text = self._cut(text) if done else text[: self._settled(text)]
-                if not done and len(text) <= sent[i]:
-                    continue  # of the prompt, or what may yet prove to be a stop
-                new = text[sent[i] :] if sent[i] else self._begin(i) + text
-                sent[i] = len(text)
-                choice = _choice(i, new, self._end(i, row) if done else None)
-                yield _event({**head, "choices": [choice]})
+            async for came in outcomes:
+                choices = [self._more(i, outcome, sent) for i, outcome in came]
+                events = [
+                    _event({**self._head, **usage, "choices": [choice]})
+                    for choice in choices
+                    if choice is not None
+                ]
+                if events:
+                    yield b"".join(events)
         finally:
             await outcomes.aclose()
         if options.include_usage:
             yield _event({**self._head, "choices": [], "usage": self._usage()})
         yield b"data: [DONE]\n\n"
+
+    def _more(self, i: int, outcome: Outcome, sent: list[int]) -> dict[str, Any] | None:
+        """What is new in a text; None for what is of the prompt, or may yet prove to be a stop."""
+        assert not isinstance(outcome, Exception)
+        done = not isinstance(outcome, GoesOn)
+        row = outcome.part if isinstance(outcome, GoesOn) else outcome[self._spec.name][0]
+        text = self._drawn(i, row)
+        text = self._cut(text) if done else text[: self._settled(text)]
+        if not done and len(text) <= sent[i]:
+            return None
+        new = text[sent[i] :] if sent[i] else self._begin(i) + text
+        sent[i] = len(text)
+        return _choice(i, new, self._end(i, row) if done else None)
 
     def _begin(self, i: int) -> str:
         return self._prompts[i] if self._request.echo else ""

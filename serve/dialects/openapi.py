@@ -9,7 +9,13 @@ import msgspec
 
 from aigc.artifact import Manifest
 from serve.dialects.admin import DeployRequest, PinRequest, RemoveRequest, Targets
-from serve.dialects.interpolate import INTERPOLATE, MEDIA_TYPES, InterpolationRequest
+from serve.dialects.completions import COMPLETIONS, CompletionRequest, CompletionResponse
+from serve.dialects.interpolate import (
+    INTERPOLATE,
+    MEDIA_TYPES,
+    InterpolatedTexts,
+    InterpolationRequest,
+)
 from serve.dialects.native import ModelList, ModelSummary, SampleRequest, SampleResponse
 from serve.dialects.oip_messages import (
     InferenceError,
@@ -29,7 +35,7 @@ _REFERENCE = "#/components/schemas/{name}"
 _HEADERS = {
     "X-Aigc-Model": "`name@version` of the model that answered.",
     "X-Aigc-Digest": "Digest of its artifact's manifest.",
-    "X-Aigc-Seed": "The seed; asking again with it gives the same samples.",
+    "X-Aigc-Seed": "The seed, where there is one; with it again come the same samples.",
     "X-Aigc-First-Index": "Index of the first sample within the seed.",
     "X-Aigc-Reproducibility": "bit, uint8 or tolerance, as this replica measured it.",
     "X-Aigc-Replica": "The replica that answered.",
@@ -37,15 +43,18 @@ _HEADERS = {
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BYTES = {"application/octet-stream": _BINARY}
+_LINES = {"text/plain": {"schema": {"type": "string"}}}
 
 _ERRORS = {
     400: "malformed_body, malformed_image, malformed_sound, n_out_of_range, seed_out_of_range,"
     " first_index_out_of_range, frames_out_of_range, frame_duration_out_of_range,"
     " label_out_of_range, label_count, label_not_supported, format_needs_one_sample,"
-    " format_needs_image, format_needs_sound, signature_needs_input, unsupported_value,"
-    " unknown_prompt, prompt_contradicts_label, input_too_long, malformed_input,"
-    " unknown_output, model_gives_no_image or"
-    " model_gives_no_sound. The Open Inference Protocol has no codes:"
+    " format_needs_image, format_needs_sound, format_needs_text, format_needs_seed,"
+    " signature_needs_input, unknown_setting, setting_out_of_range, stop_not_supported,"
+    " stop_out_of_range, unknown_input, unknown_output, malformed_input, inputs_count,"
+    " unknown_characters, text_too_long, input_too_long, end_missing, ends_twice, no_effect,"
+    " unsupported_value, unknown_prompt, prompt_contradicts_label, model_gives_no_image,"
+    " model_gives_no_sound or model_gives_no_text. The Open Inference Protocol has no codes:"
     " its message says what is wrong.",
     401: "key_needed or unknown_key.",
     403: "scope_needed, or no_keys for the admin routes of a server that has none.",
@@ -69,10 +78,13 @@ _TYPES = (
     ModelList,
     ModelSummary,
     InterpolationRequest,
+    InterpolatedTexts,
     Verdict,
     ImageRequest,
     ImageResponse,
     SpeechRequest,
+    CompletionRequest,
+    CompletionResponse,
     ErrorBody,
     InferenceRequest,
     InferenceResponse,
@@ -98,8 +110,14 @@ def document(
     """
     types = (*_TYPES, *_ADMIN_TYPES) if admin else _TYPES
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    names = sorted({name for manifest in manifests for name in manifest.signatures})
-    for kind in ("SampleRequest", "InterpolationRequest", "ImageRequest", "SpeechRequest"):
+    names = sorted({name for manifest in manifests for name in manifest.offered})
+    for kind in (
+        "SampleRequest",
+        "InterpolationRequest",
+        "ImageRequest",
+        "SpeechRequest",
+        "CompletionRequest",
+    ):
         request = schemas[kind]["properties"]
         request["model"]["examples"] = [manifest.id for manifest in manifests]
         request["signature"]["examples"] = names
@@ -133,7 +151,7 @@ def _table(manifests: Sequence[Manifest]) -> str:
         labels = [s.label for s in manifest.signatures.values() if s.label is not None]
         classes = ", ".join(labels[0].classes) if labels else "none"
         lines.append(
-            f"| {manifest.id} | {manifest.family} | {', '.join(manifest.signatures)} | {classes} |"
+            f"| {manifest.id} | {manifest.family} | {', '.join(manifest.offered)} | {classes} |"
         )
     return "\n".join(lines)
 
@@ -146,6 +164,7 @@ def _paths(manifests: Sequence[Manifest]) -> dict[str, Any]:
         VERIFY: {"post": _verification()},
         IMAGES: {"post": _images(model)},
         SPEECH: {"post": _speech(model)},
+        COMPLETIONS: {"post": _completions(model)},
         "/v1/models": {
             "get": _get("listModels", "What is hosted", "models", "ModelList", 500, 503)
         },
@@ -207,6 +226,7 @@ def _samples(model: str) -> dict[str, Any]:
     answers = {
         "application/json": {"schema": _ref("SampleResponse")},
         "application/x-ndjson": {"schema": _ref("Sample")},
+        **_LINES,
         "image/png": _BINARY,
         "audio/wav": _BINARY,
         "audio/flac": _BINARY,
@@ -221,6 +241,7 @@ def _samples(model: str) -> dict[str, Any]:
 def _interpolation(model: str) -> dict[str, Any]:
     example = {"model": model, "from_seed": 7, "to_seed": 8, "frames": 9}
     answers = dict.fromkeys((media.decode() for media in MEDIA_TYPES.values()), _BINARY)
+    answers |= {"application/json": {"schema": _ref("InterpolatedTexts")}, **_LINES}
     headers = {**_HEADERS, "X-Aigc-To-Seed": "The seed of the last frame."}
     request = _json_body("InterpolationRequest", example)
     said = "The frames, in the format asked for."
@@ -251,6 +272,18 @@ def _speech(model: str) -> dict[str, Any]:
     what = "Words spoken, for the openai SDK"
     said = "The sound, sent while it is made if the input is long."
     return _post("createSpeech", what, "openai", request, said, answers, _HEADERS)
+
+
+def _completions(model: str) -> dict[str, Any]:
+    example = {"model": model, "prompt": "", "n": 2, "seed": 7}
+    answers = {
+        "application/json": {"schema": _ref("CompletionResponse")},
+        "text/event-stream": {"schema": {"type": "string"}},
+    }
+    request = _json_body("CompletionRequest", example)
+    what = "Texts, for the openai SDK; streamed, each event is a CompletionResponse"
+    said = "The texts."
+    return _post("createCompletion", what, "openai", request, said, answers, _HEADERS)
 
 
 def _json_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,16 @@ def untrained(*options: str) -> str:
     return f"{untrained_store('digits', options=options)}/digits/1"
 
 
-def untrained_store(*names: str, options: Sequence[str] = ()) -> str:
+def untrained_texts() -> str:
+    """Folder of a sealed `words`: text_vae:numbers, whose texts end at random."""
+    return f"{untrained_store('words', preset='text_vae:numbers')}/words/1"
+
+
+def untrained_store(*names: str, options: Sequence[str] = (), preset: str = "dcgan:digits") -> str:
     """A store with the same networks under all these names."""
     storage = tempfile.mkdtemp()
     command = [sys.executable, "-m", "aigc.cli"]
-    train = ["train", "dcgan:digits", "--samples", "64", "--storage", storage, "--name", "run"]
+    train = ["train", preset, "--samples", "64", "--storage", storage, "--name", "run"]
     export = ["export", f"{storage}/run", "--out", f"{storage}/store", "--name"]
     for arguments in ([*train, *options], *([*export, name] for name in names)):
         subprocess.run([*command, *arguments], check=True, capture_output=True)

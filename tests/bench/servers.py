@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.error import URLError
@@ -78,11 +78,22 @@ def ours(artifact: str, *options: str) -> Iterator[Server]:
             process.send_signal(signal.SIGTERM)
 
 
+def ask_one(url: str) -> None:
+    """One sample."""
+    ask(url, 1)
+
+
 @contextmanager
 def peer(
-    name: str, module: str, artifact: str, *options: str, worker: str = "", python: str = ""
+    name: str,
+    module: str,
+    artifact: str,
+    *options: str,
+    worker: str = "",
+    python: str = "",
+    first: Callable[[str], None] = ask_one,
 ) -> Iterator[Server]:
-    """`python -m tests.bench.peers.MODULE ARTIFACT PORT OPTIONS`, once it answers."""
+    """`python -m tests.bench.peers.MODULE ARTIFACT PORT OPTIONS`, once it answers what is first."""
     port = free_port()
     command = [python or sys.executable, "-m", f"tests.bench.peers.{module}", artifact, str(port)]
     with (
@@ -96,7 +107,7 @@ def peer(
             worker=worker or module,
         )
         try:
-            if not _answers(server.url, process):
+            if not _answers(server.url, process, first):
                 output.seek(0)
                 raise RuntimeError(f"{name} did not start:\n{output.read()[-3000:]}")
             yield server
@@ -130,11 +141,11 @@ def ray_batch(artifact: str) -> AbstractContextManager[Server]:
     return peer("Ray Serve", "ray_serve_batch", artifact, worker="ray::ServeReplica")
 
 
-def _answers(url: str, process: "subprocess.Popen[bytes]") -> bool:
+def _answers(url: str, process: "subprocess.Popen[bytes]", first: Callable[[str], None]) -> bool:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            ask(url, 1)
+            first(url)
             return True
         except (URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)

@@ -57,16 +57,15 @@ LIMITS = Limits(max_batch=4, max_n=100, max_queue=100)
 class Both:
     """tiny@1 hosted by the replica that is asked, and by another pool's behind it."""
 
-    def __init__(self, store: Path, metrics_dir: Path, runner: asyncio.Runner) -> None:
+    def __init__(self, store: Path, metrics_dir: Path, runner: asyncio.Runner, *more: str) -> None:
         def settings(name: str, **pools: PoolSettings) -> Settings:
             folder = str(metrics_dir / name)  # a process announces itself once in each
             return Settings(metrics_dir=folder, limits=LIMITS, admin_without_key=True, pools=pools)
 
         large = PoolSettings(limits=LIMITS, replicas=(1, 2))
         self.run = runner.run
-        self.target = Target(
-            artifacts=(f"{store}/tiny@2",), pools={"large": Target(artifacts=(f"{store}/tiny@1",))}
-        )
+        large_target = Target(artifacts=(f"{store}/tiny@1", *more))
+        self.target = Target(artifacts=(f"{store}/tiny@2",), pools={"large": large_target})
         self.worker = Worker(settings("large", large=large).of_pool("large"), "of-large")
         self.beside = Beside(self.worker)
         config = Config(read=self.read, write=self.write)
@@ -75,7 +74,7 @@ class Both:
         alone = Replica(settings("alone"), "replica-7", config)
         runner.run(self.worker.configure(self.target.pools["large"].document()))
         runner.run(ingress.configure(self.target.document()))
-        own = Target(artifacts=(f"{store}/tiny@1", f"{store}/tiny@2"))
+        own = Target(artifacts=(f"{store}/tiny@1", f"{store}/tiny@2", *more))
         runner.run(alone.configure(own.document()))
         self.remote, self.local = Client(ingress, runner), Client(alone, runner)
 
@@ -111,8 +110,23 @@ def both(store: Path, metrics_dir: Path) -> Iterator[Both]:
             made.close()
 
 
+@pytest.fixture
+def with_words(store: Path, words: str, metrics_dir: Path) -> Iterator[Both]:
+    """words@1 is of the other pool too."""
+    with asyncio.Runner() as runner:
+        made = Both(store, metrics_dir, runner, words)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
 def body(**fields: Any) -> dict[str, Any]:
     return {"json": {"model": "tiny@1", "seed": 7, **fields}}
+
+
+def text(**fields: Any) -> dict[str, Any]:
+    return body(model="words", **fields)
 
 
 VECTOR = {"name": "image", "datatype": "FP32", "shape": [2, 1, 8, 8], "data": [0.25] * 128}
@@ -148,17 +162,47 @@ def told(answer: httpx.Response) -> dict[str, str]:
     return {k: v for k, v in answer.headers.items() if k not in ("x-aigc-replica", "date")}
 
 
+OF_TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "texts": ("/v1/samples", text(n=9, settings={"temperature": 0.7}, stop=["a", "be"])),
+    "lines": ("/v1/samples", text(n=3, format="txt")),
+    "texts one by one": ("/v1/samples", text(n=13, format="ndjson")),
+    "reconstruct": (
+        "/v1/samples",
+        {"json": {"model": "words", "signature": "reconstruct", "inputs": {"text": ["a", "jeb"]}}},
+    ),
+    "wrong setting": ("/v1/samples", text(settings={"top_k": 99})),
+    "between texts": (
+        "/v1/interpolate",
+        {"json": {"model": "words", "from_text": "a", "to_text": "jeb"}},
+    ),
+    "completions": (
+        "/v1/completions",
+        text(prompt=["be", ""], n=3, max_tokens=5, stop="a", temperature=2),
+    ),
+    "oip texts": ("/v2/models/words/infer", {"json": {"parameters": {"seed": 7, "max_tokens": 5}}}),
+}
+
+
 def without_created(content: bytes) -> Any:
     """OpenAI's answers say when they were made."""
     try:
-        return json.loads(content) | {"created": 0}
+        return json.loads(content) | {"created": 0, "id": ""}
     except (ValueError, TypeError):
         return content
 
 
 @pytest.mark.parametrize("asked", list(ASKED))
 def test_every_dialect_answers_the_same_from_another_pool(asked: str, both: Both) -> None:
-    path, options = ASKED[asked]
+    compare(both, *ASKED[asked])
+
+
+@pytest.mark.parametrize("asked", list(OF_TEXTS))
+def test_texts_are_the_same_from_another_pool(asked: str, with_words: Both) -> None:
+    compare(with_words, *OF_TEXTS[asked])
+
+
+def compare(both: Both, path: str, options: dict[str, Any]) -> None:
+    """The same answer from both, and who sampled."""
     here = both.local.request("POST", path, **options)
     there = both.remote.request("POST", path, **options)
     assert there.status_code == here.status_code
@@ -170,6 +214,26 @@ def test_every_dialect_answers_the_same_from_another_pool(asked: str, both: Both
         assert here.headers["x-aigc-replica"] == "replica-7"
     else:
         assert not both.beside.works, "what is wrong is refused where it is asked"
+
+
+def test_a_stream_from_another_pool_is_the_same_text(with_words: Both) -> None:
+    def streamed(client: Client) -> dict[int, str]:
+        fields = text(prompt="be", n=4, stop="aa", stream=True)
+        answer = client.request("POST", "/v1/completions", **fields)
+        events = [e.removeprefix("data: ") for e in answer.text.split("\n\n")[:-1]]
+        assert events.pop() == "[DONE]"
+        found: dict[int, str] = {}
+        for choice in (json.loads(event)["choices"][0] for event in events):
+            found[choice["index"]] = found.get(choice["index"], "") + choice["text"]
+        return found
+
+    here = streamed(with_words.local)
+    assert len(here) == 4
+    assert streamed(with_words.remote) == here
+    assert with_words.beside.works[0].until is not None
+    for path in ("/v2/models/words", "/v2/models/words:decode", "/openapi.json"):
+        local, remote = (one.get(path).json() for one in (with_words.local, with_words.remote))
+        assert local == remote, path
 
 
 def test_verification_and_descriptions_are_the_same(both: Both) -> None:

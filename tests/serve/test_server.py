@@ -132,9 +132,9 @@ def server(
 
 
 @pytest.fixture(scope="module")
-def pair(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two replicas of tiny@1 and other@1."""
-    arguments = [f"{store}/tiny@1", f"{store}/other", "--replicas", "2"]
+def pair(store: Path, words: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two replicas of tiny@1, other@1 and words@1."""
+    arguments = [f"{store}/tiny@1", f"{store}/other", words, "--replicas", "2"]
     with server(tmp_path_factory.mktemp("server"), *arguments) as running:
         running.wait_until_ready()
         yield running
@@ -207,6 +207,27 @@ def test_openais_sdk_and_lines_of_samples_pass_the_proxy(pair: Server) -> None:
     with httpx.stream("POST", f"{pair.url}/v1/samples", json=body, timeout=30) as stream:
         lines = [json.loads(line) for line in stream.iter_lines()]
     assert [base64.b64decode(line["image"]) for line in lines] == whole
+
+
+def test_texts_are_completed_token_by_token_through_the_proxy(pair: Server, words: str) -> None:
+    artifact = Artifact.open(words, verify=False)
+    expected = artifact.texts("sample", artifact.sample(seed=7, n=30))
+    fields: dict[str, Any] = {"model": "words", "prompt": "", "seed": 7, "n": 30}
+    with openai.OpenAI(base_url=f"{pair.url}/v1", api_key="any", max_retries=0) as client:
+        whole = client.completions.create(**fields)
+        assert [choice.text for choice in whole.choices] == expected
+        found = [""] * 30
+        for chunk in client.completions.create(**fields, stream=True):
+            found[chunk.choices[0].index] += chunk.choices[0].text
+        assert found == expected
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.completions.create(model="words", prompt="Zoë", stream=True)
+        assert refused.value.code == "unknown_characters"
+    body = fields | {"stream": True}
+    with httpx.stream("POST", f"{pair.url}/v1/completions", json=body, timeout=30) as stream:
+        parts = list(stream.iter_raw())
+    assert len(parts) > 5, "the proxy kept it back"
+    assert parts[-1].endswith(b"data: [DONE]\n\n")
 
 
 def test_two_artifacts_of_one_name_are_refused(store: Path, tmp_path: Path) -> None:

@@ -33,10 +33,11 @@ ASKED = [
 
 
 @pytest.fixture(scope="module")
-def document(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def document(store: Path, words: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("metrics")
     limits = Limits(max_batch=16, max_n=64)
-    with listening(Settings(metrics_dir=str(folder), limits=limits), f"{store}/tiny@1") as served:
+    settings = Settings(metrics_dir=str(folder), limits=limits)
+    with listening(settings, f"{store}/tiny@1", words) as served:
         yield schemathesis.openapi.from_url(f"{served.url}/openapi.json")
 
 
@@ -44,7 +45,8 @@ def name_what_is_there(case: Any) -> None:
     """Ask for the model that is hosted, where any name would be allowed."""
     for place in (case.path_parameters, case.body):
         if isinstance(place, dict):
-            place |= {k: v for k, v in {"model": "tiny", "version": "1"}.items() if k in place}
+            model = "words" if "completions" in case.path else "tiny"
+            place |= {k: v for k, v in {"model": model, "version": "1"}.items() if k in place}
             place |= {"signature": "sample"} if "signature" in place else {}
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from aigc.artifact import Artifact, latents
+from aigc.sample import command
 from tests.serve.conftest import LETTERS, WORDS_LENGTH
 from tests.serve.dialects.test_native import Client, limited, serving
+from tests.serve.listening import listening
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +276,31 @@ def test_byte_pairs_count_as_one_token(client: Client) -> None:
     body = ask(client, signature="reconstruct", inputs={"text": ["be" * 23]})
     assert body.status_code == 200
     assert ask(client, signature="encode", inputs={"text": ["be" * 24]}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("-n", "30", "--first-index", "5"),
+        ("-n", "3", "--settings", "temperature", "0.5", "max_tokens", "7"),
+        ("-n", "3", "--format", "json"),
+    ],
+)
+def test_the_command_writes_the_same_bytes_from_a_server_as_from_the_artifact(
+    flags: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    metrics_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = []
+    with listening(limited(metrics_dir, max_batch=4), words) as served:
+        for source in (words, served.url):
+            out = str(tmp_path / str(len(found)))
+            assert command([source, "--seed", "3", "--out", out, *flags]) == 0
+            path = Path(capsys.readouterr().out.strip())
+            found.append((path.name, path.read_bytes()))
+        with pytest.raises(ValueError, match=r"temperature must be a number in \[0, 100\], got -1"):
+            command([served.url, "--settings", "temperature", "-1", "--out", str(tmp_path)])
+    assert found[0] == found[1]
+    assert found[0][1]
