@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from aigc import losses
 from aigc.model import Batch
 from aigc.models import text_vae
 from aigc.models.text_vae import Config, Model, written
@@ -16,6 +18,7 @@ ROWS = 6
 SMALL = Config(
     shape=(8,), vocabulary=5, latent=3, width=8, encoder_widths=(4,), kl_floor=0.0, kl_ramp=0
 )
+BLURRED = replace(SMALL, blur=0.8, clear=0.2)
 
 
 def batch() -> Batch:
@@ -68,6 +71,77 @@ def test_hidden_words_change_the_loss_and_nothing_that_is_exported() -> None:
     assert torch.equal(*texts)
 
 
+def test_a_given_blur_fixes_the_kl_of_every_text() -> None:
+    torch.manual_seed(0)
+    model = Model(BLURRED)
+    noise = Noise(1, 0, 400, 0, 400, next(model.parameters()))
+    text = torch.randint(5, (400, 8))
+    mu, logvar, s = model.encoder.posterior(text, None, noise)
+    assert s is not None
+    assert sorted(set(s.tolist())) == pytest.approx([0.2, 0.8])
+    assert float((s > 0.5).float().mean()) == pytest.approx(text_vae.BLURRED, abs=0.07)
+    # The codes' squares add up to `latent`: the KL is that of the noise alone.
+    assert losses.gaussian_kl(mu, logvar).tolist() == pytest.approx(
+        (-3 * s.log()).tolist(), abs=1e-3
+    )
+    clear_mu, clear_logvar = model.encoder.encode(text, None)
+    assert torch.equal(clear_mu[s < 0.5], mu[s < 0.5])
+    assert torch.allclose(clear_logvar.exp(), torch.tensor(0.04))
+
+
+def test_figures_of_blurred_texts_are_kept_apart_from_those_of_clear_ones() -> None:
+    encoder = text_vae.Blurred(BLURRED)
+    noise = Noise(1, 0, ROWS, 0, ROWS, torch.zeros(1))
+    blurred = noise.uniform("blurred") < text_vae.BLURRED
+    assert 0 < blurred.sum() < ROWS
+    nats, mu = torch.arange(1.0, ROWS + 1), torch.ones(ROWS, 3)
+    loss, found = encoder.objective(nats, mu, torch.zeros_like(mu), noise)
+    assert loss == pytest.approx(nats.mean() + 1.5)  # a KL of 3 · 1² / 2
+    assert found["elbo"] == pytest.approx(-nats[blurred].mean() - 1.5)
+    assert found["told"] == pytest.approx(nats[blurred].mean() - nats[~blurred].mean())
+
+
+def test_dropped_outputs_change_the_loss_and_nothing_that_is_exported() -> None:
+    dropped = replace(SMALL, dropout=0.5)
+    assert figures(dropped)["loss"] != figures(SMALL)["loss"]
+    assert Model(dropped).exports().keys() == Model(SMALL).exports().keys()
+
+
+def test_what_is_behind_the_end_of_a_text_changes_no_loss() -> None:
+    """Only tokens go through the GRU; the sum is that over whole rows."""
+    torch.manual_seed(0)
+    model = Model(SMALL).double()
+    noise = Noise(1, 0, ROWS, 0, ROWS, next(model.parameters()))
+    text = batch()["text"]
+    _, found = model.loss("elbo", {"text": text}, noise, None)
+    z = noise.normal("posterior", 3)
+    mu, logvar = model.encoder.encode(text, None)
+    known = model.decoder.given(mu + (0.5 * logvar).exp() * z, None, None)[:, None]
+    before = F.pad(text[:, :-1], (1, 0))
+    x = torch.cat([model.decoder.embedding(before), known.expand(-1, 8, -1)], 2)
+    nats = F.cross_entropy(
+        model.decoder.logits(model.decoder.gru(x)[0]).transpose(1, 2), text, reduction="none"
+    )
+    elbo = -((nats * written(text)).sum(1) + losses.gaussian_kl(mu, logvar)).mean()
+    assert float(found["elbo"]) == pytest.approx(elbo.item(), rel=1e-12)
+
+
+def test_texts_are_sampled_blurred_and_decoded_clear() -> None:
+    config = replace(BLURRED, temperature=0.25)
+    exports = Model(config).exports()
+    settings = {
+        name: {spec.name: spec.default for spec in exports[name].signature.inputs}
+        for name in ("sample", "decode", "step")
+    }
+    assert settings["sample"]["blur"] == 0.8
+    assert settings["decode"]["blur"] == settings["step"]["blur"] == 0.2
+    assert settings["sample"]["temperature"] == 0.25
+    module = exports["step"].module
+    given = torch.ones(2, 3), torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64)
+    logits, _ = module(*given, torch.tensor([0.2, 0.8]))
+    assert not torch.equal(logits[0], logits[1])
+
+
 def test_a_text_is_its_tokens_and_one_end() -> None:
     text = torch.tensor([[3, 1, 0, 0], [0, 0, 0, 0], [1, 2, 3, 4]])
     assert written(text).int().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
@@ -85,7 +159,7 @@ def test_a_class_is_given_to_both_networks() -> None:
 @pytest.mark.parametrize(
     ("kl", "active", "says"),
     [
-        (0.02, 0.0, "posterior collapse: KL 0.02 nats, 0 latent dimensions in use"),
+        (0.02, 0.0, "posterior collapse: KL 0.02 nats, of which the decoder uses 0.02, 0 latent"),
         (0.02, 5.0, "posterior collapse"),
         (4.0, 0.0, "posterior collapse"),
         (4.0, 3.0, ""),
@@ -99,12 +173,20 @@ def test_a_latent_that_says_nothing_is_called_collapsed(
     assert Model(SMALL).collapsed({"run/stop": 0.0}) == ""
 
 
+def test_a_kl_that_is_fixed_and_not_used_is_called_collapsed() -> None:
+    used = {"elbo/kl": 4.1, "elbo/active_units": 32.0, "elbo/told": 9.0}
+    assert Model(BLURRED).collapsed(used) == ""
+    assert "of which the decoder uses 0.05" in Model(BLURRED).collapsed(used | {"elbo/told": 0.05})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"shape": (1, 8, 8)}, r"shape of texts must be \(tokens,\), got"),
         ({"vocabulary": 1}, "vocabulary must be > 1"),
         ({"word_dropout": 1.0}, r"word_dropout must be in \[0, 1\)"),
+        ({"blur": 0.3, "clear": 0.4}, r"clear must be in \(0, 0.3\], below blur, got 0.4"),
+        ({"temperature": -1.0}, r"temperature must be in \[0, 100\]"),
         ({"kl_floor": -1.0}, "kl_floor must be >= 0 nats"),
         ({"kl_ramp": -1}, "kl_ramp must be >= 0 samples"),
     ],
