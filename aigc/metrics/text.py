@@ -21,6 +21,10 @@ ORDERS = (4, 6)
 UNIQUE_OF = 1000
 """Samples among which repeats are counted: where texts are few, more must repeat."""
 BLEU_OF = 200
+OVERLAPS = (4, 8, 16)
+"""Lengths of the n-grams by which samples are compared with the training texts."""
+BLUR = "blur"
+"""Setting of models that decode from clearer latents than those that they sample from."""
 ACTIVE = 0.01
 """Variance of a posterior mean above which a latent dimension counts as in use (Burda et al. 2016,
 arXiv:1509.00519, section 5.3)."""
@@ -52,6 +56,12 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
     metrics += [
         Metric(f"hits/{name}", share(texts, hit), None, "") for name, texts in drawn.items()
     ]
+    metrics += [
+        Metric(f"overlap/{order}gram", of_made, of_real, "real")
+        for order in OVERLAPS
+        if not math.isnan(of_real := overlap(held_out[:n], real, order))
+        and not math.isnan(of_made := overlap(made, real, order))
+    ]
     metrics.append(
         Metric("self_bleu/char4", self_bleu(made[:BLEU_OF]), self_bleu(held_out[:BLEU_OF]), "lower")
     )
@@ -67,6 +77,17 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
 def share(texts: Sequence[str], holds: Callable[[str], bool]) -> float:
     """The share of texts of which something holds."""
     return sum(map(holds, texts)) / len(texts)
+
+
+def overlap(texts: Sequence[str], train: Sequence[str], order: int) -> float:
+    """The share of the texts' n-grams of characters that some training text has: what was learned
+    by heart, where it is more than that of held-out texts. NaN where all texts are shorter.
+    """
+    found = [gram for text in texts for gram in ngrams(text, order).elements()]
+    # The training texts may be many: what is kept of them is what the texts have.
+    wanted = set(found)
+    seen = {gram for text in train for gram in ngrams(text, order).keys() & wanted}
+    return sum(gram in seen for gram in found) / len(found) if found else math.nan
 
 
 def self_bleu(texts: Sequence[str], order: int = 4) -> float:
@@ -108,33 +129,69 @@ def ngrams(text: str, order: int) -> Counter[str]:
 
 
 def _likelihood(artifact: Artifact, test: Dataset, texts: list[str]) -> list[Metric]:
-    """Of real texts, by the graphs that are served; the negative ELBO of one posterior draw."""
+    """Of real texts, by the graphs that are served; the negative ELBO of one posterior draw.
+
+    The bound is that of the texts that are sampled: where their latents are more blurred than those
+    that texts are decoded from, the posterior is blurred as much.
+    """
     encode = artifact.signature("encode")
     given = {encode.label.name: test.labels} if encode.label is not None else {}
     moments = artifact.run("encode", {"text": test.samples, **given})
-    mu, logvar = (moments[name].astype(np.float64) for name in ("mu", "logvar"))
+    clear, blur = (_default(artifact, name, BLUR) for name in ("decode", "sample"))
+    mu, logvar = blurred(moments["mu"], moments["logvar"], clear, blur)
     eps = latents.normal(0, range(len(mu)), mu.shape[1:], "elbo")
     kl = 0.5 * (mu**2 + np.exp(logvar) - logvar - 1).sum(1)
     z = (mu + np.exp(0.5 * logvar) * eps).astype(np.float32)
-    bits = (kl - log_likelihood(artifact, z, test, given)) / math.log(2)
+    bits = (kl - log_likelihood(artifact, z, test, given, blur)) / math.log(2)
     again = artifact.run("decode", {"latent": moments["mu"], **given})
     exact = [a == b for a, b in zip(artifact.texts("decode", again), texts, strict=True)]
     chars = sum(len(text) + 1 for text in texts)
     return [
         Metric("reconstruction/exact", float(np.mean(exact)), None, "higher"),
         Metric("kl", float(kl.mean()), None, ""),
-        Metric("active_units", float((mu.var(0) > ACTIVE).sum()), None, "higher"),
+        Metric("active_units", float((moments["mu"].var(0) > ACTIVE).sum()), None, "higher"),
         Metric("bits_per_char", float(bits.sum() / chars), None, "lower"),
     ]
 
 
+def blurred(
+    mu: NDArray[np.float32], logvar: NDArray[np.float32], clear: float, blur: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Moments of a posterior with noise of variance `clear`² in it, brought to `blur`².
+
+    z' = ρ z + √(1 - ρ²) ε with ρ² = (1 - blur²) / (1 - clear²) keeps the variance of the prior.
+    mu, logvar: (N, D) -> the same in float64.
+    """
+    rho2 = (1 - blur**2) / (1 - clear**2)
+    variance = rho2 * np.exp(logvar.astype(np.float64)) + 1 - rho2
+    return math.sqrt(rho2) * mu.astype(np.float64), np.log(variance)
+
+
+def _default(artifact: Artifact, signature: str, setting: str) -> float:
+    """What a setting is where nobody chooses; 0 if there is none."""
+    inputs = artifact.signature(signature).inputs
+    return next((spec.default or 0.0 for spec in inputs if spec.name == setting), 0.0)
+
+
 def log_likelihood(
-    artifact: Artifact, z: NDArray[np.float32], test: Dataset, given: dict[str, NDArray[np.int64]]
+    artifact: Artifact,
+    z: NDArray[np.float32],
+    test: Dataset,
+    given: dict[str, NDArray[np.int64]],
+    blur: float = 0.0,
 ) -> NDArray[np.float64]:
-    """ln p(text | z) of each row of the test split, its end included: (N,) nats."""
+    """ln p(text | z) of each row of the test split, its end included: (N,) nats.
+
+    `given` are the rows' labels, `blur` is that of their latents, where the model is told.
+    """
     step = artifact.signature("step")
-    feeds = {spec.name: np.zeros((len(z), *spec.shape), spec.dtype) for spec in step.inputs}
+    feeds = {
+        spec.name: np.full((len(z), *spec.shape), spec.default or 0, spec.dtype)
+        for spec in step.inputs
+    }
     feeds |= {"latent": z, **given}
+    if BLUR in feeds:
+        feeds[BLUR][:] = blur
     total = np.zeros(len(z))
     open_ = np.ones(len(z), bool)
     for token in test.samples.T:

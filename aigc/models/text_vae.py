@@ -71,6 +71,10 @@ class Config(ModelConfig):
     """Noise in the latents that texts are sampled from: the standard deviation, 0 to learn one."""
     clear: float = 0.35
     """Noise in the latents that texts are encoded to and decoded from, where `blur` is not 0."""
+    spread: float = 1.0
+    """Factor of the latents that texts are sampled from, where a caller gives none and `blur` is
+    not 0: below 1 fewer of the rare (as the temperature of Kingma & Dhariwal 2018,
+    arXiv:1807.03039, section 5)."""
     temperature: float = 1.0
     """Of sampling, where a caller gives none."""
     optimizer: OptimizerConfig = field(
@@ -90,6 +94,7 @@ class Config(ModelConfig):
             0 < self.clear <= (self.blur or 1),
             f"clear must be in (0, {self.blur or 1:g}], below blur, got {self.clear}",
         )
+        require(0 <= self.spread <= 10, f"spread must be in [0, 10], got {self.spread}")
         require(
             0 <= self.temperature <= 100, f"temperature must be in [0, 100], got {self.temperature}"
         )
@@ -295,7 +300,7 @@ class Model(GenerativeModel):
             return ""
         return (
             f"posterior collapse: KL {kl:.2g} nats, of which the decoder uses {min(kl, told):.2g},"
-            f" {active:.2g} latent dimensions in use"
+            f" {active:.2g} latent dimensions in use; raise kl_floor, kl_ramp or word_dropout"
         )
 
     def exports(self) -> dict[str, Export]:
@@ -303,7 +308,12 @@ class Model(GenerativeModel):
         config, label = self.config, label_spec(self.config)
         latent = vector_spec("latent", config.latent)
         state, logits = vector_spec("state", config.width), vector_spec("logits", config.vocabulary)
-        clear = (setting_spec("blur", (0.0, 1.0), config.clear),) if config.blur else ()
+        clear: tuple[TensorSpec, ...] = ()
+        if config.blur:
+            clear = (
+                setting_spec("blur", (0.0, 1.0), config.clear),
+                setting_spec("spread", (0.0, 10.0), 1.0),
+            )
         step = Signature(
             graph="step.onnx",
             inputs=(latent, state, token_spec(config), *label, *clear),
@@ -311,7 +321,8 @@ class Model(GenerativeModel):
         )
         noise, heat, *limits = writing_specs(config)
         settings = (replace(heat, default=config.temperature), *limits)
-        blurred = tuple(replace(spec, default=config.blur) for spec in clear)
+        chosen = {"blur": config.blur, "spread": config.spread}
+        blurred = tuple(replace(spec, default=chosen[spec.name]) for spec in clear)
         module = _Step(self.decoder)
 
         def by_steps(*inputs: TensorSpec) -> Export:
@@ -341,10 +352,14 @@ class _Step(nn.Module):
     def forward(
         self, latent: Tensor, state: Tensor, token: Tensor, *beside: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """latent: (N, latent), state: (N, width), token: (N,) int64; label and blur, each (N,)."""
+        """latent: (N, latent), state: (N, width), token: (N,) int64; label, blur and spread, where
+        the decoder has them, each (N,)."""
         decoder, gru = self.decoder, self.decoder.gru
-        label = beside[0] if decoder.num_classes else None
-        known = decoder.given(latent, label, beside[-1] if decoder.blurred else None)
+        label, blur = beside[0] if decoder.num_classes else None, None
+        if decoder.blurred:
+            *_, blur, spread = beside
+            latent = spread[:, None] * latent
+        known = decoder.given(latent, label, blur)
         x = torch.cat([decoder.embedding(token), known], 1)
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         w_ih, w_hh, b_ih, b_hh = (gru.get_parameter(name) for name in names)

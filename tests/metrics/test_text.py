@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from aigc.metrics.text import ngrams, self_bleu, share
+from aigc.metrics.text import blurred, ngrams, overlap, self_bleu, share
 
 
 def test_shares() -> None:
@@ -32,3 +33,23 @@ def test_self_bleu_is_that_of_the_formula() -> None:
 def test_a_text_is_not_compared_with_itself() -> None:
     # "aa" is the only text with two of them; the others have one.
     assert self_bleu(["aa", "ab", "ac"], order=1) == pytest.approx((1 / 2 + 1 / 2 + 1 / 2) / 3)
+
+
+def test_overlap_counts_ngrams_that_training_texts_have() -> None:
+    train = ["abcd", "xbcx"]
+    # "abc", "bcd" and "bcx" of "abcx" and "xabcd": abc and bcx, xab and abc and bcd.
+    assert overlap(["abcx", "xabcd"], train, 3) == pytest.approx(4 / 5)
+    assert overlap(train, train, 3) == 1
+    assert overlap(["abab", "abab"], ["ab"], 2) == pytest.approx(4 / 6)  # repeats count
+    assert math.isnan(overlap(["ab"], train, 3))
+
+
+def test_a_posterior_is_blurred_by_adding_noise_and_keeping_the_variance() -> None:
+    code = np.array([[1.0, -1.0], [1.2, -0.7483315]], np.float32)  # |mu|² = 2
+    clear = math.sqrt(1 - 0.3**2) * code, np.full((2, 2), 2 * math.log(0.3), np.float32)
+    mu, logvar = blurred(*clear, 0.3, 0.8)
+    assert mu == pytest.approx(0.6 * code, abs=1e-6)
+    assert np.exp(logvar) == pytest.approx(0.64, abs=1e-6)
+    same = blurred(*clear, 0.3, 0.3)
+    assert same[0] == pytest.approx(clear[0])
+    assert same[1] == pytest.approx(clear[1])

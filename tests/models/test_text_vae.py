@@ -127,19 +127,22 @@ def test_what_is_behind_the_end_of_a_text_changes_no_loss() -> None:
 
 
 def test_texts_are_sampled_blurred_and_decoded_clear() -> None:
-    config = replace(BLURRED, temperature=0.25)
+    config = replace(BLURRED, temperature=0.25, spread=0.5)
     exports = Model(config).exports()
     settings = {
         name: {spec.name: spec.default for spec in exports[name].signature.inputs}
         for name in ("sample", "decode", "step")
     }
-    assert settings["sample"]["blur"] == 0.8
-    assert settings["decode"]["blur"] == settings["step"]["blur"] == 0.2
     assert settings["sample"]["temperature"] == 0.25
-    module = exports["step"].module
-    given = torch.ones(2, 3), torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64)
-    logits, _ = module(*given, torch.tensor([0.2, 0.8]))
+    for name, blur, spread in (("sample", 0.8, 0.5), ("decode", 0.2, 1.0), ("step", 0.2, 1.0)):
+        assert (settings[name]["blur"], settings[name]["spread"]) == (blur, spread)
+    step = exports["step"].module
+    given = torch.ones(3, 3), torch.zeros(3, 8), torch.zeros(3, dtype=torch.int64)
+    logits, _ = step(*given, torch.tensor([0.2, 0.8, 0.2]), torch.tensor([1.0, 1.0, 0.5]))
     assert not torch.equal(logits[0], logits[1])
+    halved, _ = step(0.5 * given[0], *given[1:], torch.full((3,), 0.2), torch.ones(3))
+    assert torch.equal(logits[2], halved[2])
+    assert not torch.equal(logits[0], halved[2])
 
 
 def test_a_text_is_its_tokens_and_one_end() -> None:
@@ -186,6 +189,7 @@ def test_a_kl_that_is_fixed_and_not_used_is_called_collapsed() -> None:
         ({"vocabulary": 1}, "vocabulary must be > 1"),
         ({"word_dropout": 1.0}, r"word_dropout must be in \[0, 1\)"),
         ({"blur": 0.3, "clear": 0.4}, r"clear must be in \(0, 0.3\], below blur, got 0.4"),
+        ({"spread": -1.0}, r"spread must be in \[0, 10\]"),
         ({"temperature": -1.0}, r"temperature must be in \[0, 100\]"),
         ({"kl_floor": -1.0}, "kl_floor must be >= 0 nats"),
         ({"kl_ramp": -1}, "kl_ramp must be >= 0 samples"),
