@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from aigc import losses
 from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.artifact.vocabulary import END
 from aigc.config import DataConfig, Modality, ModelConfig, OptimizerConfig, TrainConfig, require
 from aigc.layers import condition
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
+from aigc.posterior import Blurred, Learned, Posterior
 from aigc.signature import (
     label_spec,
     latent_spec,
@@ -33,16 +33,11 @@ COLLAPSED = 0.1
 """KL in nats at which the latent says nothing of a text."""
 
 
-BLURRED = 0.7
-"""Share of the texts of a batch that are learned at `blur`; the others are at `clear`."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Config(ModelConfig):
     """Convolutions read a text, a GRU writes it; what keeps the latent in use.
 
-    Either the posterior's variance is learned (`blur` 0), the KL term ramped and free below a
-    floor; or codes lie on a sphere and get noise of a given strength, so that the KL is fixed.
+    The posteriors of aigc/posterior.py: Learned where `blur` is 0, else Blurred.
     """
 
     shape: tuple[int, ...] = (44,)
@@ -63,8 +58,7 @@ class Config(ModelConfig):
     """Share of what the GRU gives that is dropped in training, the same for all of a text's tokens
     (Gal & Ghahramani 2016, arXiv:1512.05287)."""
     kl_floor: float = 4.0
-    """Free bits: below so many nats per text the KL term costs nothing more (Kingma et al. 2016,
-    arXiv:1606.04934, over all dimensions at once)."""
+    """Free bits: below so many nats per text the KL term costs nothing more."""
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
     blur: float = 0.0
@@ -130,89 +124,6 @@ class Encoder(nn.Module):
         return self.moments(condition(h, label, self.num_classes))  # type: ignore[no-any-return]
 
 
-class Learned(Encoder):
-    """A posterior whose mean and variance are learned, text by text and dimension by dimension."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, 2 * config.latent)
-        self.floor, self.ramp = config.kl_floor, config.kl_ramp
-
-    def encode(self, text: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(N, L) int64 -> mu, logvar of q(z | text), each (N, latent)."""
-        mu, logvar = self(text, label).chunk(2, 1)
-        return mu, logvar
-
-    def posterior(
-        self, text: Tensor, label: Tensor | None, noise: Noise
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """mu and logvar, each (N, latent), and how blurred that is, which here is nothing."""
-        return *self.encode(text, label), None
-
-    def objective(
-        self, nats: Tensor, mu: Tensor, logvar: Tensor, noise: Noise
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Negative ELBO of texts of -log p(text | z) = nats (N,), its KL ramped and floored: ()."""
-        kl = losses.gaussian_kl(mu, logvar)
-        weight = min(1.0, noise.samples / self.ramp) if self.ramp else 1.0
-        loss = (nats + weight * kl.clamp(min=self.floor)).mean()
-        return loss, {"elbo": -(nats + kl).mean(), "kl": kl.mean()}
-
-
-class Blurred(Encoder):
-    """A posterior round codes on a sphere, N(√(1 - s²) · mu, s²) with |mu|² = latent and s given.
-
-    Its KL from N(0, I) is -latent · ln(s) nats for every text (as in Xu & Durrett 2018,
-    arXiv:1808.10805), so it cannot vanish, and all training can do is to use it. Texts are sampled
-    at s = `blur`, where little more than chance is known and the codes, blurred, fill the prior;
-    they are decoded at s = `clear`, where nearly all is known. The decoder is told s. Both bounds
-    are trained by one network, as all rates are in Bae et al. 2022, arXiv:2212.03905.
-    """
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, config.latent)
-        self.blur, self.clear = config.blur, config.clear
-
-    def encode(self, text: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(N, L) int64 -> mu, logvar of q(z | text) at `clear`, each (N, latent)."""
-        code = self._code(text, label)
-        return self._at(code, torch.full_like(code[:, 0], self.clear))
-
-    def posterior(
-        self, text: Tensor, label: Tensor | None, noise: Noise
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """mu and logvar, each (N, latent), and the s of every text: (N,)."""
-        code = self._code(text, label)
-        s = torch.full_like(code[:, 0], self.clear).masked_fill(self._blurred(noise), self.blur)
-        return *self._at(code, s), s
-
-    def objective(
-        self, nats: Tensor, mu: Tensor, logvar: Tensor, noise: Noise
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Negative ELBO of texts of -log p(text | z) = nats (N,): (). `told` is what clear latents
-        tell of a text beyond what blurred ones do."""
-        kl = losses.gaussian_kl(mu, logvar)
-        blurred = self._blurred(noise).to(nats.dtype)
-        of_blurred, of_clear = (
-            weight / weight.sum().clamp(min=1) for weight in (blurred, 1 - blurred)
-        )
-        return (nats + kl).mean(), {
-            "elbo": -(of_blurred @ (nats + kl)),
-            "kl": of_blurred @ kl,
-            "told": (of_blurred - of_clear) @ nats,
-        }
-
-    def _code(self, text: Tensor, label: Tensor | None) -> Tensor:
-        h: Tensor = self(text, label)
-        return h * torch.rsqrt(h.square().mean(1, keepdim=True) + 1e-6)
-
-    def _at(self, code: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        mu = (1 - s.square()).sqrt()[:, None] * code
-        return mu, (2 * s.log())[:, None].expand_as(mu)
-
-    def _blurred(self, noise: Noise) -> Tensor:
-        return noise.uniform("blurred") < BLURRED
-
-
 class Decoder(nn.Module):
     """A GRU that is given the latent beside every token, and begins at the end of no text."""
 
@@ -255,8 +166,12 @@ class Model(GenerativeModel):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config: Config = config
-        self.encoder: Learned | Blurred = Blurred(config) if config.blur else Learned(config)
-        self.decoder = Decoder(config)
+        self.posterior: Posterior = (
+            Blurred(config.latent, config.blur, config.clear)
+            if config.blur
+            else Learned(config.latent, config.kl_floor, config.kl_ramp)
+        )
+        self.encoder, self.decoder = Encoder(config, self.posterior.outputs), Decoder(config)
 
     def phases(self) -> tuple[Phase, ...]:
         """One: encoder and decoder together."""
@@ -268,9 +183,9 @@ class Model(GenerativeModel):
         """What the posterior makes of the texts' likelihoods and of its own KL, nats per text."""
         config, text = self.config, batch["text"]
         label = batch["label"] if config.num_classes else None
-        mu, logvar, blur = self.encoder.posterior(text, label, noise)
         eps = noise.normal("posterior", config.latent)
-        mu, logvar = mu.to(eps.dtype), logvar.to(eps.dtype)
+        raw = self.encoder(text, label).to(eps.dtype)
+        mu, logvar, blur = self.posterior.drawn_from(raw, noise)
         z = mu + (0.5 * logvar).exp() * eps
         before = F.pad(text[:, :-1], (1, 0), value=END)
         if config.word_dropout:
@@ -286,7 +201,7 @@ class Model(GenerativeModel):
             logits.data.to(z.dtype), packed(text, lengths).data, reduction="none"
         )
         nats = pad_packed_sequence(logits._replace(data=each), batch_first=True)[0].sum(1)
-        loss, metrics = self.encoder.objective(nats, mu, logvar, noise)
+        loss, metrics = self.posterior.objective(nats, mu, logvar, noise)
         active = (mu.detach().var(0, correction=0) > ACTIVE).sum().to(nats.dtype)
         return loss, {name: x.detach() for name, x in metrics.items()} | {"active_units": active}
 
@@ -337,7 +252,7 @@ class Model(GenerativeModel):
         return {
             "sample": by_steps(latent_spec(config), *label, noise, *settings, *blurred),
             "decode": by_steps(latent, *label, limits[-1], *clear),
-            "encode": Export(module=_Encode(self.encoder), signature=encode),
+            "encode": Export(module=_Encode(self), signature=encode),
             "step": Export(module=module, signature=step),
         }
 
@@ -368,12 +283,12 @@ class _Step(nn.Module):
 
 
 class _Encode(nn.Module):
-    def __init__(self, encoder: Learned | Blurred) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.posterior = model.encoder, model.posterior
 
     def forward(self, text: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.encoder.encode(text, label)
+        return self.posterior.moments(self.encoder(text, label))
 
 
 def packed(x: Tensor, lengths: Tensor) -> PackedSequence:
