@@ -231,14 +231,14 @@ class Model(GenerativeModel):
             )
         step = Signature(
             graph="step.onnx",
-            inputs=(latent, state, token_spec(config), *label, *clear),
+            inputs=(latent, state, token_spec(config), *clear, *label),
             outputs=(logits, replace(state, name="next_state")),
         )
         noise, heat, *limits = writing_specs(config)
         settings = (replace(heat, default=config.temperature), *limits)
         chosen = {"blur": config.blur, "spread": config.spread}
         blurred = tuple(replace(spec, default=chosen[spec.name]) for spec in clear)
-        module = _Step(self.decoder)
+        module = (_BlurredStep if config.blur else _Step)(self.decoder)
 
         def by_steps(*inputs: TensorSpec) -> Export:
             text = (text_spec(config),)
@@ -265,21 +265,34 @@ class _Step(nn.Module):
         self.decoder = decoder
 
     def forward(
-        self, latent: Tensor, state: Tensor, token: Tensor, *beside: Tensor
+        self, latent: Tensor, state: Tensor, token: Tensor, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """latent: (N, latent), state: (N, width), token: (N,) int64; label, blur and spread, where
-        the decoder has them, each (N,)."""
+        """latent: (N, latent), state: (N, width), token: (N,) int64."""
+        return self.step(self.decoder.given(latent, label, None), state, token)
+
+    def step(self, known: Tensor, state: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and the next state, of what is beside the token and the state before."""
         decoder, gru = self.decoder, self.decoder.gru
-        label, blur = beside[0] if decoder.num_classes else None, None
-        if decoder.blurred:
-            *_, blur, spread = beside
-            latent = spread[:, None] * latent
-        known = decoder.given(latent, label, blur)
         x = torch.cat([decoder.embedding(token), known], 1)
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         w_ih, w_hh, b_ih, b_hh = (gru.get_parameter(name) for name in names)
         h = torch.gru_cell(x, state, w_ih, w_hh, b_ih, b_hh)
         return decoder.logits(h), h
+
+
+class _BlurredStep(_Step):
+    def forward(  # type: ignore[override]
+        self,
+        latent: Tensor,
+        state: Tensor,
+        token: Tensor,
+        blur: Tensor,
+        spread: Tensor,
+        label: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See _Step; blur, spread: (N,)."""
+        known = self.decoder.given(spread[:, None] * latent, label, blur)
+        return self.step(known, state, token)
 
 
 class _Encode(nn.Module):
