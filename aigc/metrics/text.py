@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from aigc.artifact import Artifact, latents
 from aigc.artifact.vocabulary import END, Vocabulary
 from aigc.data import Dataset
-from aigc.metrics import Metric
+from aigc.metrics import Distance, Metric
+from aigc.metrics.frechet import frechet
 from aigc.metrics.ngram import NGram
 
 ORDERS = (4, 6)
@@ -23,6 +24,7 @@ UNIQUE_OF = 1000
 BLEU_OF = 200
 OVERLAPS = (4, 8, 16)
 """Lengths of the n-grams by which samples are compared with the training texts."""
+PAIRS = 64
 BLUR = "blur"
 """Setting of models that decode from clearer latents than those that they sample from."""
 ACTIVE = 0.01
@@ -72,6 +74,28 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
             for g in ngrams
         ]
     return metrics
+
+
+def distance(real: Dataset) -> Distance:
+    """Fréchet, in hashed counts of pairs of tokens."""
+    features = pairs(real.samples)
+    return lambda tokens: frechet(features, pairs(tokens))
+
+
+def pairs(tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How often which token follows which in each text, its ends included, hashed with signs into
+    PAIRS numbers (Weinberger et al. 2009, arXiv:0902.2206). (N, L) -> (N, PAIRS)."""
+    before = np.concatenate([np.full_like(tokens[:, :1], END), tokens[:, :-1]], 1)
+    # The end that follows a text is its last token; what follows an end is none.
+    rows, at = np.nonzero((before != END) | (np.arange(tokens.shape[1]) == 0))
+    pair = (before[rows, at].astype(np.uint64) << np.uint64(32)) | tokens[rows, at].astype(
+        np.uint64
+    )
+    hashed = (pair + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
+    found = np.zeros((len(tokens), PAIRS))
+    sign = np.where(hashed >> np.uint64(63), 1.0, -1.0)
+    np.add.at(found, (rows, (hashed >> np.uint64(40)) % np.uint64(PAIRS)), sign)
+    return found
 
 
 def share(texts: Sequence[str], holds: Callable[[str], bool]) -> float:

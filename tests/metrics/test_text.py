@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from aigc.metrics.text import blurred, ngrams, overlap, self_bleu, share
+from aigc.config import DataConfig
+from aigc.data import numbers
+from aigc.metrics.text import blurred, distance, ngrams, overlap, pairs, self_bleu, share
 
 
 def test_shares() -> None:
@@ -53,3 +55,26 @@ def test_a_posterior_is_blurred_by_adding_noise_and_keeping_the_variance() -> No
     same = blurred(*clear, 0.3, 0.3)
     assert same[0] == pytest.approx(clear[0])
     assert same[1] == pytest.approx(clear[1])
+
+
+def test_pairs_of_tokens_are_counted_with_both_ends() -> None:
+    tokens = np.array([[3, 4, 3, 4, 0], [3, 4, 0, 0, 0], [4, 3, 0, 0, 0], [0, 0, 0, 0, 0]])
+    found = pairs(tokens)
+    assert np.abs(found).sum(1).tolist() == [5, 3, 3, 1]  # no two of these pairs share a number
+    assert np.square(found).sum(1).tolist() == [1 + 4 + 1 + 1, 3, 3, 1]
+    assert not np.array_equal(found[1], found[2])
+    assert np.array_equal(pairs(np.pad(tokens, ((0, 0), (0, 3)))), found)
+
+
+def test_the_distance_knows_real_texts_from_jumbled_and_from_cut_ones() -> None:
+    config = DataConfig(source="numbers")
+    train, test = (numbers.load(config, (44,), split) for split in ("train", "test"))  # type: ignore[arg-type]
+    to_train = distance(train)
+    jumbled, cut = test.samples.copy(), test.samples.copy()
+    for row in jumbled:
+        text = row[row != 0]
+        row[: len(text)] = np.random.default_rng(0).permutation(text)
+    cut[:, 30:] = 0
+    assert to_train(test.samples) < 0.1
+    assert to_train(cut) > 5 * to_train(test.samples)
+    assert to_train(jumbled) > 5 * to_train(test.samples)
