@@ -39,7 +39,6 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
     made = artifact.texts("sample", artifact.sample(seed=seed, n=n))
     alphabet = sorted(set().union(*train.vocabulary))
     ngrams = [NGram(order, real, alphabet) for order in ORDERS]
-    drawn = {f"{g.order}gram": g.sample(seed, n, train.samples.shape[1] - 1) for g in ngrams}
     source = artifact.manifest.training.config["data"]["source"]
     valid: Callable[[str], bool] | None = getattr(
         import_module(f"aigc.data.{source}"), "valid", None
@@ -47,26 +46,25 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
     metrics = []
     if valid is not None:
         metrics.append(Metric("valid", share(made, valid), share(held_out, valid), "higher"))
-        metrics += [Metric(f"valid/{k}", share(v, valid), None, "") for k, v in drawn.items()]
+        for g in ngrams:
+            drawn = g.sample(seed, n, train.samples.shape[1] - 1)
+            metrics.append(Metric(f"valid/{g.order}gram", share(drawn, valid), None, ""))
     few = made[:UNIQUE_OF]
     metrics += [
         Metric(f"unique/{len(few)}", len(set(few)) / len(few), None, "higher"),
         Metric("novel", 1 - share(made, set(real).__contains__), 1.0, "higher"),
         Metric("hits", share(made, set(held_out).__contains__), None, "higher"),
     ]
-    hit = set(held_out).__contains__
-    metrics += [
-        Metric(f"hits/{name}", share(texts, hit), None, "") for name, texts in drawn.items()
-    ]
+    metrics += [Metric(f"hits/{g.order}gram", g.share(held_out), None, "") for g in ngrams]
     metrics += [
         Metric(f"overlap/{order}gram", of_made, of_real, "real")
         for order in OVERLAPS
-        if not math.isnan(of_real := overlap(held_out[:n], real, order))
+        if not math.isnan(of_real := overlap(held_out[:: -(-len(held_out) // n)], real, order))
         and not math.isnan(of_made := overlap(made, real, order))
     ]
-    metrics.append(
-        Metric("self_bleu/char4", self_bleu(made[:BLEU_OF]), self_bleu(held_out[:BLEU_OF]), "lower")
-    )
+    if len(made) > 1:
+        floor = self_bleu(held_out[:BLEU_OF]) if len(held_out) > 1 else None
+        metrics.append(Metric("self_bleu/char4", self_bleu(made[:BLEU_OF]), floor, "lower"))
     if {"encode", "decode", "step"} <= artifact.manifest.signatures.keys():
         metrics += _likelihood(artifact, test, held_out)
         metrics += [

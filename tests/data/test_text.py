@@ -1,10 +1,12 @@
 """Lines of files become rows of tokens that decode to the same lines."""
 
 import importlib.util
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aigc import models
@@ -13,7 +15,9 @@ from aigc.artifact.vocabulary import Vocabulary
 from aigc.config import DataConfig
 from aigc.data import Dataset, text
 from aigc.data._lines import byte_pairs
+from aigc.evaluate import evaluate
 from aigc.export import export
+from aigc.metrics import text as metrics_text
 from aigc.models import text_vae
 from tests.fixtures import make
 
@@ -113,6 +117,12 @@ def test_byte_pairs_travel_in_the_artifact(tmp_path: Path) -> None:
     samples = artifact.texts("sample", artifact.sample(seed=0, n=20, settings={"temperature": 1}))
     assert len(set(samples)) > 10
     assert set("".join(samples)) <= set("".join(lines))
+    metrics = {m.name: m.value for m in evaluate(artifact, n=20)}
+    assert metrics["kl"] == pytest.approx(-4 * math.log(0.8), abs=1e-3)  # of what is sampled
+    test = load(path, "test", 16, byte_pairs=48)
+    z = np.ones((len(test), 4), np.float32)
+    told = [metrics_text.log_likelihood(artifact, z, test, {}, blur) for blur in (0.35, 0.8)]
+    assert not np.allclose(*told, atol=1e-4)
     with pytest.raises(
         ValueError, match=r"has characters that the vocabulary lacks: \['Ω', '🧀'\]"
     ):
