@@ -63,6 +63,7 @@ def test_pairs_of_tokens_are_counted_with_both_ends() -> None:
     assert np.abs(found).sum(1).tolist() == [5, 3, 3, 1]  # no two of these pairs share a number
     assert np.square(found).sum(1).tolist() == [1 + 4 + 1 + 1, 3, 3, 1]
     assert not np.array_equal(found[1], found[2])
+    assert found.min() < 0 < found.max()  # numbers that two pairs share cancel on average
     assert np.array_equal(pairs(np.pad(tokens, ((0, 0), (0, 3)))), found)
 
 

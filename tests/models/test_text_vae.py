@@ -59,6 +59,15 @@ def test_dropped_outputs_change_the_loss_and_nothing_that_is_exported() -> None:
     dropped = replace(SMALL, dropout=0.5)
     assert figures(dropped)["loss"] != figures(SMALL)["loss"]
     assert Model(dropped).exports().keys() == Model(SMALL).exports().keys()
+    decoder, text = Model(SMALL).decoder, batch()["text"]
+    given = decoder.given(torch.ones(ROWS, 3), None, None), text, written(text).sum(1)
+    whole, halved, nothing = (
+        decoder(*given, torch.full((ROWS, 8), kept)).data - decoder.logits.bias
+        for kept in (1.0, 0.5, 0.0)
+    )
+    assert torch.equal(whole, decoder(*given).data - decoder.logits.bias)
+    assert torch.allclose(halved, 0.5 * whole, atol=1e-6)
+    assert nothing.abs().max() < 1e-6 < whole.abs().max()
 
 
 def test_what_is_behind_the_end_of_a_text_changes_no_loss() -> None:
