@@ -51,8 +51,7 @@ class Guard:
         self._collapses = self._collapses + 1 if reason else 0
         if self._collapses >= COLLAPSE_BATCHES:
             raise Diverged(
-                f"{reason} in {COLLAPSE_BATCHES} batches in a row, after {samples} samples;"
-                " lower the learning rate, or regularise with spectral norm or a penalty"
+                f"in {COLLAPSE_BATCHES} batches in a row, after {samples} samples: {reason}"
             )
 
     def _explosion(self, samples: int, phase: str, norm: float) -> None:

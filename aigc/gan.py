@@ -162,7 +162,10 @@ class GAN(GenerativeModel):
             return ""
         real, fake = values["discriminator/real"], values["discriminator/fake"]
         if real > CERTAIN and fake < -CERTAIN:
-            return f"the discriminator is certain of everything (logits {real:.1f}, {fake:.1f})"
+            return (
+                f"the discriminator is certain of everything (logits {real:.1f}, {fake:.1f}); lower"
+                " the learning rate, or regularise with spectral norm or a penalty"
+            )
         return ""
 
     def distributions(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:

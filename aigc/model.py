@@ -63,7 +63,10 @@ class GenerativeModel(nn.Module):
         raise TypeError(f"{type(self).__name__} must define loss()")
 
     def collapsed(self, values: dict[str, float]) -> str:
-        """Why the figures of a batch (`phase/name`) mean that training goes nowhere; "" if not."""
+        """Why the figures of a batch (`phase/name`) mean that training goes nowhere, and the cure.
+
+        "" if they do not.
+        """
         return ""
 
     def distributions(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Quality during training: the judge of `aigc evaluate`, on fewer samples."""
+"""Quality during training: how far samples are from real ones, by aigc/metrics/<modality>.py."""
 
 import logging
 
@@ -9,45 +9,46 @@ from torch import Tensor
 
 from aigc import data
 from aigc.artifact import latents
+from aigc.artifact.contract import setting
 from aigc.config import TrainConfig
 from aigc.data import Dataset, Source
+from aigc.metrics import Distance, distance_to
 from aigc.model import GenerativeModel
 
 SAMPLES = 1000
 """Generated for one measurement."""
 REAL_ROWS = 10_000
-"""Most real rows that the judge is trained on."""
+"""Most real rows that samples are compared with."""
 
 log = logging.getLogger(__name__)
 
 
 class Quality:
-    """Fréchet distance of samples to the training data, in features of a classifier trained on it.
+    """Fréchet distance of samples to the training data, in features of their modality.
 
     quality = Quality(config, source)
-    quality.measure(state.served())     # lower is better; None where there is no judge
+    quality.measure(state.served())     # lower is better; None where there is no distance
     """
 
     def __init__(self, config: TrainConfig, source: Source) -> None:
         self._config, self._source = config, source
-        self._judge: object | None = None
+        self._found = False
+        self._distance: Distance | None = None
 
     def measure(self, model: GenerativeModel) -> float | None:
-        """Of a model in eval mode. The judge is trained at the first call, and cached."""
-        from aigc.metrics.classifier import Classifier
-        from aigc.metrics.frechet import frechet
+        """Of a model in eval mode. What the distance has to learn it learns at the first call."""
+        if not self._found:
+            self._found, self._distance = True, self._find()
+        return self._distance and self._distance(self._generated(model))
 
-        if self._config.model.modality != "image" or not self._source.classes:
-            if self._judge is None:
-                log.warning("quality is measured on labelled images; here it is not")
-                self._judge = self
-            return None
-        if not isinstance(self._judge, tuple):
-            real = self._real()
-            judge = Classifier.trained_on(real)
-            self._judge = judge, judge.judge(real.samples).features
-        judge, features = self._judge
-        return frechet(features, judge.judge(self._generated(model)).features)
+    def _find(self) -> Distance | None:
+        modality = self._config.model.modality
+        distance = distance_to(modality)
+        found = distance and distance(self._real())
+        if found is None:
+            labels = "with" if self._source.classes else "without"
+            log.warning("quality is not measured of data %s labels that are %s", labels, modality)
+        return found
 
     def _real(self) -> Dataset:
         rows = np.sort(self._source.order(0, 0)[:REAL_ROWS])
@@ -76,6 +77,9 @@ def generated(model: GenerativeModel, indices: range, turn: Tensor) -> NDArray[n
     for spec in part.signature.inputs:
         if spec.kind == "label":
             inputs.append(turn.to(like.device) % model.config.num_classes)
+            continue
+        if spec.kind == "setting":
+            inputs.append(torch.from_numpy(setting(spec, spec.default, len(indices))))
             continue
         uniform = spec.kind == "uniform"
         drawn = (

@@ -71,6 +71,7 @@ class Reporter:
         self.active = sync.rank == 0
         self.quality: float | None = since.quality
         self.skipped = 0.0
+        self.collapsed = False
         if not self.active:
             return
         self.fingerprint = source.fingerprint()
@@ -117,6 +118,10 @@ class Reporter:
         batches = (state.samples - samples) / self.config.batch
         self.skipped += values.pop("data/skipped") * batches
         waited = values.pop("data/wait_s") * batches
+        reason = state.model.collapsed(values)
+        if reason and not self.collapsed:
+            log.warning("after %d samples: %s", state.samples, reason)
+        self.collapsed = bool(reason)
         if self.quality is not None:
             values["quality/frechet"] = self.quality
         report = Report(

@@ -54,15 +54,19 @@ def writing_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
     length, high = float(config.shape[0]), float(config.num_tokens - 1)
     return (
         TensorSpec(name="noise", kind="uniform", dtype="float32", shape=config.shape),
-        _setting("temperature", "float32", (0.0, 100.0), 1.0),
-        _setting("top_k", "int64", (0.0, high), 0.0),
-        _setting("max_tokens", "int64", (1.0, length), length),
+        setting_spec("temperature", (0.0, 100.0), 1.0),
+        setting_spec("top_k", (0.0, high), 0.0, "int64"),
+        setting_spec("max_tokens", (1.0, length), length, "int64"),
     )
 
 
-def _setting(
-    name: str, dtype: Literal["float32", "int64"], span: tuple[float, float], default: float
+def setting_spec(
+    name: str,
+    span: tuple[float, float],
+    default: float,
+    dtype: Literal["float32", "int64"] = "float32",
 ) -> TensorSpec:
+    """A number that the caller may choose within `span`, both ends included."""
     return TensorSpec(name=name, kind="setting", dtype=dtype, shape=(), range=span, default=default)
 
 

@@ -13,6 +13,7 @@ from aigc import checkpoint, data
 from aigc.artifact import Store
 from aigc.config import TrainConfig
 from aigc.export import export
+from aigc.models import text_vae
 from aigc.reporter import Since, distributions
 from aigc.run import Run, work
 from aigc.train import Alone, TrainState
@@ -46,12 +47,38 @@ def test_quality_is_measured_and_the_best_checkpoint_stays(tmp_path: Path) -> No
     assert differing(*states) == []
 
 
-def test_a_run_without_labels_says_that_it_has_no_judge(
+def test_quality_of_texts_is_measured_too(tmp_path: Path) -> None:
+    model = text_vae.Config(latent=4, width=48, encoder_widths=(16, 16), blur=0.8)
+    intervals = {"evaluate_interval": 1600, "report_interval": 1600}
+    config = small("text_vae:numbers", model=model, batch=64, samples=4800, **intervals)
+    qualities = [
+        report["values"]["quality/frechet"] for report in reports(trained(tmp_path / "run", config))
+    ]
+    assert len(qualities) == 3
+    assert qualities[0] > 2 * qualities[-1]  # it learns
+
+
+def test_a_run_that_nothing_judges_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = trained(tmp_path / "run", small("fc_gan:ring", evaluate_interval=32, report_interval=32))
     assert "quality/frechet" not in reports(run)[-1]["values"]
-    assert caplog.text.count("quality is measured on labelled images") == 1
+    assert caplog.text.count("quality is not measured of data with labels that are vector") == 1
+
+
+@pytest.mark.parametrize(("floor", "ramp", "says"), [(0.0, 0, 1), (4.0, 20_000, 0)])
+def test_a_latent_that_collapses_is_warned_of_once_and_a_healthy_one_is_not(
+    floor: float, ramp: int, says: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Real training: a KL term at full weight from the start drives the latent out of use."""
+    model = text_vae.Config(
+        latent=4, width=48, encoder_widths=(16, 16), kl_floor=floor, kl_ramp=ramp
+    )
+    config = small("text_vae:numbers", model=model, batch=64, samples=3200, report_interval=800)
+    run = trained(tmp_path / "run", config)
+    assert caplog.text.count("posterior collapse: KL 0.") == says
+    values = reports(run)[-1]["values"]
+    assert (values["elbo/kl"] < 0.1) == (values["elbo/active_units"] < 1) == bool(says)
 
 
 def test_cost_is_workers_times_hours_times_price(tmp_path: Path) -> None:

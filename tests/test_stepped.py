@@ -2,6 +2,7 @@
 
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_packed_sequence
 
 from aigc.models import text_vae
 
@@ -19,7 +20,11 @@ def test_steps_give_the_logits_of_the_whole_sequence() -> None:
     z, label = torch.randn(9, 3), torch.arange(9) % 2
     text = decode.module(z, label, torch.full((9,), 12))
     with torch.no_grad():
-        logits = model.decoder(z, label, F.pad(text[:, :-1], (1, 0)))
+        known = model.decoder.given(z, label, None)
+        lengths = torch.full((9,), 12)
+        logits, _ = pad_packed_sequence(
+            model.decoder(known, F.pad(text[:, :-1], (1, 0)), lengths), batch_first=True
+        )
     written = text_vae.written(text)
     assert (written.sum(1) > 3).any()
     assert torch.equal(logits.argmax(2)[written], text[written])

@@ -2,7 +2,7 @@
 
 from aigc.artifact import Artifact
 from aigc.data import Dataset, scaled
-from aigc.metrics import Metric, first_samples
+from aigc.metrics import Distance, Metric, first_samples
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
 from aigc.metrics.neighbours import covered
@@ -41,3 +41,12 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
         ),
     ]
     return metrics
+
+
+def distance(real: Dataset) -> Distance | None:
+    """Fréchet, in features of a classifier that is trained on `real`; none without classes."""
+    if not real.classes:
+        return None
+    classifier = Classifier.trained_on(real)
+    features = classifier.judge(real.samples).features
+    return lambda images: frechet(features, classifier.judge(images).features)

@@ -46,19 +46,28 @@ class NGram:
             p = (seen.get(character, 0) + kinds * p) / (total + kinds)
         return p
 
-    def bits_per_char(self, texts: Sequence[str]) -> float:
-        """Cross entropy in bits per character; the end of a text counts as one."""
+    def bits(self, texts: Sequence[str]) -> list[float]:
+        """-log2 P of each text, its end included."""
         known: dict[tuple[str, str], float] = {}
-        bits, chars = 0.0, 0
+        found = []
         for text in texts:
             padded = END * (self.order - 1) + text + END
+            total = 0.0
             for at in range(self.order - 1, len(padded)):
                 key = padded[at - self.order + 1 : at], padded[at]
                 if key not in known:
                     known[key] = -math.log2(self.probability(*key))
-                bits += known[key]
-                chars += 1
-        return bits / chars
+                total += known[key]
+            found.append(total)
+        return found
+
+    def bits_per_char(self, texts: Sequence[str]) -> float:
+        """Cross entropy in bits per character; the end of a text counts as one."""
+        return sum(self.bits(texts)) / sum(len(text) + 1 for text in texts)
+
+    def share(self, texts: Sequence[str]) -> float:
+        """The share of samples, of ever so many, that are among `texts`."""
+        return math.fsum(2**-bits for bits in self.bits(sorted(set(texts))))
 
     def sample(self, seed: int, n: int, most: int) -> list[str]:
         """The first n texts of a seed, at most `most` characters each."""

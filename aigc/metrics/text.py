@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from aigc.artifact import Artifact, latents
 from aigc.artifact.vocabulary import END, Vocabulary
 from aigc.data import Dataset
-from aigc.metrics import Metric
+from aigc.metrics import Distance, Metric
+from aigc.metrics.frechet import frechet
 from aigc.metrics.ngram import NGram
 
 ORDERS = (4, 6)
@@ -21,6 +22,11 @@ ORDERS = (4, 6)
 UNIQUE_OF = 1000
 """Samples among which repeats are counted: where texts are few, more must repeat."""
 BLEU_OF = 200
+OVERLAPS = (4, 8, 16)
+"""Lengths of the n-grams by which samples are compared with the training texts."""
+PAIRS = 64
+BLUR = "blur"
+"""Setting of models that decode from clearer latents than those that they sample from."""
 ACTIVE = 0.01
 """Variance of a posterior mean above which a latent dimension counts as in use (Burda et al. 2016,
 arXiv:1509.00519, section 5.3)."""
@@ -33,7 +39,6 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
     made = artifact.texts("sample", artifact.sample(seed=seed, n=n))
     alphabet = sorted(set().union(*train.vocabulary))
     ngrams = [NGram(order, real, alphabet) for order in ORDERS]
-    drawn = {f"{g.order}gram": g.sample(seed, n, train.samples.shape[1] - 1) for g in ngrams}
     source = artifact.manifest.training.config["data"]["source"]
     valid: Callable[[str], bool] | None = getattr(
         import_module(f"aigc.data.{source}"), "valid", None
@@ -41,20 +46,25 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
     metrics = []
     if valid is not None:
         metrics.append(Metric("valid", share(made, valid), share(held_out, valid), "higher"))
-        metrics += [Metric(f"valid/{k}", share(v, valid), None, "") for k, v in drawn.items()]
+        for g in ngrams:
+            drawn = g.sample(seed, n, train.samples.shape[1] - 1)
+            metrics.append(Metric(f"valid/{g.order}gram", share(drawn, valid), None, ""))
     few = made[:UNIQUE_OF]
     metrics += [
         Metric(f"unique/{len(few)}", len(set(few)) / len(few), None, "higher"),
         Metric("novel", 1 - share(made, set(real).__contains__), 1.0, "higher"),
         Metric("hits", share(made, set(held_out).__contains__), None, "higher"),
     ]
-    hit = set(held_out).__contains__
+    metrics += [Metric(f"hits/{g.order}gram", g.share(held_out), None, "") for g in ngrams]
     metrics += [
-        Metric(f"hits/{name}", share(texts, hit), None, "") for name, texts in drawn.items()
+        Metric(f"overlap/{order}gram", of_made, of_real, "real")
+        for order in OVERLAPS
+        if not math.isnan(of_real := overlap(held_out[:: -(-len(held_out) // n)], real, order))
+        and not math.isnan(of_made := overlap(made, real, order))
     ]
-    metrics.append(
-        Metric("self_bleu/char4", self_bleu(made[:BLEU_OF]), self_bleu(held_out[:BLEU_OF]), "lower")
-    )
+    if len(made) > 1:
+        floor = self_bleu(held_out[:BLEU_OF]) if len(held_out) > 1 else None
+        metrics.append(Metric("self_bleu/char4", self_bleu(made[:BLEU_OF]), floor, "lower"))
     if {"encode", "decode", "step"} <= artifact.manifest.signatures.keys():
         metrics += _likelihood(artifact, test, held_out)
         metrics += [
@@ -64,9 +74,42 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
     return metrics
 
 
+def distance(real: Dataset) -> Distance:
+    """Fréchet, in hashed counts of pairs of tokens."""
+    features = pairs(real.samples)
+    return lambda tokens: frechet(features, pairs(tokens))
+
+
+def pairs(tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How often which token follows which in each text, its ends included, hashed with signs into
+    PAIRS numbers (Weinberger et al. 2009, arXiv:0902.2206). (N, L) -> (N, PAIRS)."""
+    before = np.concatenate([np.full_like(tokens[:, :1], END), tokens[:, :-1]], 1)
+    # The end that follows a text is its last token; what follows an end is none.
+    rows, at = np.nonzero((before != END) | (np.arange(tokens.shape[1]) == 0))
+    pair = (before[rows, at].astype(np.uint64) << np.uint64(32)) | tokens[rows, at].astype(
+        np.uint64
+    )
+    hashed = (pair + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
+    found = np.zeros((len(tokens), PAIRS))
+    sign = np.where(hashed >> np.uint64(63), 1.0, -1.0)
+    np.add.at(found, (rows, (hashed >> np.uint64(40)) % np.uint64(PAIRS)), sign)
+    return found
+
+
 def share(texts: Sequence[str], holds: Callable[[str], bool]) -> float:
     """The share of texts of which something holds."""
     return sum(map(holds, texts)) / len(texts)
+
+
+def overlap(texts: Sequence[str], train: Sequence[str], order: int) -> float:
+    """The share of the texts' n-grams of characters that some training text has: what was learned
+    by heart, where it is more than that of held-out texts. NaN where all texts are shorter.
+    """
+    found = [gram for text in texts for gram in ngrams(text, order).elements()]
+    # The training texts may be many: what is kept of them is what the texts have.
+    wanted = set(found)
+    seen = {gram for text in train for gram in ngrams(text, order).keys() & wanted}
+    return sum(gram in seen for gram in found) / len(found) if found else math.nan
 
 
 def self_bleu(texts: Sequence[str], order: int = 4) -> float:
@@ -108,33 +151,69 @@ def ngrams(text: str, order: int) -> Counter[str]:
 
 
 def _likelihood(artifact: Artifact, test: Dataset, texts: list[str]) -> list[Metric]:
-    """Of real texts, by the graphs that are served; the negative ELBO of one posterior draw."""
+    """Of real texts, by the graphs that are served; the negative ELBO of one posterior draw.
+
+    The bound is that of the texts that are sampled: where their latents are more blurred than those
+    that texts are decoded from, the posterior is blurred as much.
+    """
     encode = artifact.signature("encode")
     given = {encode.label.name: test.labels} if encode.label is not None else {}
     moments = artifact.run("encode", {"text": test.samples, **given})
-    mu, logvar = (moments[name].astype(np.float64) for name in ("mu", "logvar"))
+    clear, blur = (_default(artifact, name, BLUR) for name in ("decode", "sample"))
+    mu, logvar = blurred(moments["mu"], moments["logvar"], clear, blur)
     eps = latents.normal(0, range(len(mu)), mu.shape[1:], "elbo")
     kl = 0.5 * (mu**2 + np.exp(logvar) - logvar - 1).sum(1)
     z = (mu + np.exp(0.5 * logvar) * eps).astype(np.float32)
-    bits = (kl - log_likelihood(artifact, z, test, given)) / math.log(2)
+    bits = (kl - log_likelihood(artifact, z, test, given, blur)) / math.log(2)
     again = artifact.run("decode", {"latent": moments["mu"], **given})
     exact = [a == b for a, b in zip(artifact.texts("decode", again), texts, strict=True)]
     chars = sum(len(text) + 1 for text in texts)
     return [
         Metric("reconstruction/exact", float(np.mean(exact)), None, "higher"),
         Metric("kl", float(kl.mean()), None, ""),
-        Metric("active_units", float((mu.var(0) > ACTIVE).sum()), None, "higher"),
+        Metric("active_units", float((moments["mu"].var(0) > ACTIVE).sum()), None, "higher"),
         Metric("bits_per_char", float(bits.sum() / chars), None, "lower"),
     ]
 
 
+def blurred(
+    mu: NDArray[np.float32], logvar: NDArray[np.float32], clear: float, blur: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Moments of a posterior with noise of variance `clear`² in it, brought to `blur`².
+
+    z' = ρ z + √(1 - ρ²) ε with ρ² = (1 - blur²) / (1 - clear²) keeps the variance of the prior.
+    mu, logvar: (N, D) -> the same in float64.
+    """
+    rho2 = (1 - blur**2) / (1 - clear**2)
+    variance = rho2 * np.exp(logvar.astype(np.float64)) + 1 - rho2
+    return math.sqrt(rho2) * mu.astype(np.float64), np.log(variance)
+
+
+def _default(artifact: Artifact, signature: str, setting: str) -> float:
+    """What a setting is where nobody chooses; 0 if there is none."""
+    inputs = artifact.signature(signature).inputs
+    return next((spec.default or 0.0 for spec in inputs if spec.name == setting), 0.0)
+
+
 def log_likelihood(
-    artifact: Artifact, z: NDArray[np.float32], test: Dataset, given: dict[str, NDArray[np.int64]]
+    artifact: Artifact,
+    z: NDArray[np.float32],
+    test: Dataset,
+    given: dict[str, NDArray[np.int64]],
+    blur: float = 0.0,
 ) -> NDArray[np.float64]:
-    """ln p(text | z) of each row of the test split, its end included: (N,) nats."""
+    """ln p(text | z) of each row of the test split, its end included: (N,) nats.
+
+    `given` are the rows' labels, `blur` is that of their latents, where the model is told.
+    """
     step = artifact.signature("step")
-    feeds = {spec.name: np.zeros((len(z), *spec.shape), spec.dtype) for spec in step.inputs}
+    feeds = {
+        spec.name: np.full((len(z), *spec.shape), spec.default or 0, spec.dtype)
+        for spec in step.inputs
+    }
     feeds |= {"latent": z, **given}
+    if BLUR in feeds:
+        feeds[BLUR][:] = blur
     total = np.zeros(len(z))
     open_ = np.ones(len(z), bool)
     for token in test.samples.T:

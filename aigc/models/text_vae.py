@@ -6,17 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from aigc import losses
 from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.artifact.vocabulary import END
 from aigc.config import DataConfig, Modality, ModelConfig, OptimizerConfig, TrainConfig, require
 from aigc.layers import condition
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
+from aigc.posterior import Blurred, Learned, Posterior
 from aigc.signature import (
     label_spec,
     latent_spec,
+    setting_spec,
     text_spec,
     token_spec,
     vector_spec,
@@ -33,7 +35,10 @@ COLLAPSED = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ModelConfig):
-    """Convolutions read a text, a GRU writes it; what keeps the latent in use."""
+    """Convolutions read a text, a GRU writes it; what keeps the latent in use.
+
+    The posteriors of aigc/posterior.py: Learned where `blur` is 0, else Blurred.
+    """
 
     shape: tuple[int, ...] = (44,)
     """(tokens,) of the longest text, its end included."""
@@ -49,11 +54,23 @@ class Config(ModelConfig):
     """Channels of the convolutions that read, each of stride 2."""
     word_dropout: float = 0.0
     """Share of the tokens hidden from the GRU in training, so that it must ask the latent."""
+    dropout: float = 0.0
+    """Share of what the GRU gives that is dropped in training, the same for all of a text's tokens
+    (Gal & Ghahramani 2016, arXiv:1512.05287)."""
     kl_floor: float = 4.0
-    """Free bits: below so many nats per text the KL term costs nothing more (Kingma et al. 2016,
-    arXiv:1606.04934, over all dimensions at once)."""
+    """Free bits: below so many nats per text the KL term costs nothing more."""
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
+    blur: float = 0.0
+    """Noise in the latents that texts are sampled from: the standard deviation, 0 to learn one."""
+    clear: float = 0.35
+    """Noise in the latents that texts are encoded to and decoded from, where `blur` is not 0."""
+    spread: float = 1.0
+    """Factor of the latents that texts are sampled from, where a caller gives none and `blur` is
+    not 0: below 1 fewer of the rare (as the temperature of Kingma & Dhariwal 2018,
+    arXiv:1807.03039, section 5)."""
+    temperature: float = 1.0
+    """Of sampling, where a caller gives none."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=2e-3, betas=(0.9, 0.99))
     )
@@ -62,11 +79,19 @@ class Config(ModelConfig):
         super().__post_init__()
         require(len(self.shape) == 1, f"shape of texts must be (tokens,), got {self.shape}")
         require(self.vocabulary > 1, f"vocabulary must be > 1, got {self.vocabulary}")
-        require(
-            0 <= self.word_dropout < 1, f"word_dropout must be in [0, 1), got {self.word_dropout}"
-        )
+        for name in ("word_dropout", "dropout", "blur"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} must be in [0, 1), got {value}")
         require(self.kl_floor >= 0, f"kl_floor must be >= 0 nats, got {self.kl_floor}")
         require(self.kl_ramp >= 0, f"kl_ramp must be >= 0 samples, got {self.kl_ramp}")
+        require(
+            0 < self.clear <= (self.blur or 1),
+            f"clear must be in (0, {self.blur or 1:g}], below blur, got {self.clear}",
+        )
+        require(0 <= self.spread <= 10, f"spread must be in [0, 10], got {self.spread}")
+        require(
+            0 <= self.temperature <= 100, f"temperature must be in [0, 100], got {self.temperature}"
+        )
 
     @property
     def modality(self) -> Modality:
@@ -80,9 +105,9 @@ class Config(ModelConfig):
 
 
 class Encoder(nn.Module):
-    """Convolutions over the whole row: (N, L) int64, labels -> (N, 2 · latent)."""
+    """Convolutions over the whole row: (N, L) int64, labels -> (N, outputs)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, outputs: int) -> None:
         super().__init__()
         self.num_classes = config.num_classes
         self.embedding = nn.Embedding(config.vocabulary, config.embedding)
@@ -92,7 +117,7 @@ class Encoder(nn.Module):
             layers += [nn.Conv1d(channels, width, 5, 2, padding=2), nn.LeakyReLU(0.2)]
             channels, length = width, (length + 1) // 2
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        self.moments = nn.Linear(channels * length + config.num_classes, 2 * config.latent)
+        self.moments = nn.Linear(channels * length + config.num_classes, outputs)
 
     def forward(self, text: Tensor, label: Tensor | None) -> Tensor:
         h = self.layers(self.embedding(text).transpose(1, 2))
@@ -105,18 +130,32 @@ class Decoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.num_classes, self.hidden = config.num_classes, config.vocabulary
+        self.blurred = config.blur > 0
         # One more than the vocabulary: what stands for a token that is hidden.
         self.embedding = nn.Embedding(config.vocabulary + 1, config.embedding)
-        given = config.embedding + config.latent + config.num_classes
+        given = config.embedding + config.latent + config.num_classes + self.blurred
         self.gru = nn.GRU(given, config.width, batch_first=True)
         self.logits = nn.Linear(config.width, config.vocabulary)
 
-    def forward(self, z: Tensor, label: Tensor | None, before: Tensor) -> Tensor:
-        """z: (N, latent), before: (N, L) int64 -> logits (N, L, vocabulary) of what comes next."""
+    def given(self, z: Tensor, label: Tensor | None, blur: Tensor | None) -> Tensor:
+        """What is beside every token: z: (N, latent), label and blur (N,) -> (N, ...)."""
         known = condition(z, label, self.num_classes)
+        return known if blur is None else torch.cat([known, blur[:, None].to(z.dtype)], 1)
+
+    def forward(
+        self, known: Tensor, before: Tensor, lengths: Tensor, kept: Tensor | None = None
+    ) -> PackedSequence:
+        """Logits of each text's next tokens: of its tokens alone, which are half of the rows.
+
+        known: (N, ...) as given() has it, before: (N, L) int64, lengths: (N,) on the CPU; what the
+        GRU gives is multiplied by kept: (N, width).
+        """
         known = known[:, None].expand(-1, before.shape[1], -1)
-        h, _ = self.gru(torch.cat([self.embedding(before), known], 2))
-        return self.logits(h)  # type: ignore[no-any-return]
+        h, _ = self.gru(packed(torch.cat([self.embedding(before), known], 2), lengths))
+        x = h.data
+        if kept is not None:
+            x = x * packed(kept[:, None].expand(-1, before.shape[1], -1), lengths).data
+        return h._replace(data=self.logits(x))  # type: ignore[no-any-return]
 
 
 class Model(GenerativeModel):
@@ -127,7 +166,12 @@ class Model(GenerativeModel):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config: Config = config
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.posterior: Posterior = (
+            Blurred(config.latent, config.blur, config.clear)
+            if config.blur
+            else Learned(config.latent, config.kl_floor, config.kl_ramp)
+        )
+        self.encoder, self.decoder = Encoder(config, self.posterior.outputs), Decoder(config)
 
     def phases(self) -> tuple[Phase, ...]:
         """One: encoder and decoder together."""
@@ -136,50 +180,65 @@ class Model(GenerativeModel):
     def loss(
         self, phase: str, batch: Batch, noise: Noise, shared: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Negative ELBO in nats per text, its KL term ramped and free below the floor.
-
-        A text's likelihood is that of its tokens and of one end; nothing is said of what follows.
-        """
+        """What the posterior makes of the texts' likelihoods and of its own KL, nats per text."""
         config, text = self.config, batch["text"]
         label = batch["label"] if config.num_classes else None
         eps = noise.normal("posterior", config.latent)
-        mu, logvar = self.encoder(text, label).to(eps.dtype).chunk(2, 1)
+        raw = self.encoder(text, label).to(eps.dtype)
+        mu, logvar, blur = self.posterior.drawn_from(raw, noise)
+        z = mu + (0.5 * logvar).exp() * eps
         before = F.pad(text[:, :-1], (1, 0), value=END)
         if config.word_dropout:
             hidden = noise.uniform("words", config.shape[0]) < config.word_dropout
             before = before.masked_fill(hidden, self.decoder.hidden)
-        logits = self.decoder(mu + (0.5 * logvar).exp() * eps, label, before)
-        nats = F.cross_entropy(logits.to(eps.dtype).transpose(1, 2), text, reduction="none")
-        nats = (nats * written(text)).sum(1)
-        kl = losses.gaussian_kl(mu, logvar)
-        ramp = min(1.0, noise.samples / config.kl_ramp) if config.kl_ramp else 1.0
-        loss = (nats + ramp * kl.clamp(min=config.kl_floor)).mean()
-        return loss, {
-            "elbo": -(nats + kl).mean().detach(),
-            "kl": kl.mean().detach(),
-            "active_units": (mu.detach().var(0, correction=0) > ACTIVE).sum().to(eps.dtype),
-        }
+        kept = None
+        if config.dropout:
+            drawn = noise.uniform("dropout", config.width)
+            kept = (drawn >= config.dropout).to(z.dtype) / (1 - config.dropout)
+        lengths = written(text).sum(1).cpu()
+        logits = self.decoder(self.decoder.given(z, label, blur), before, lengths, kept)
+        each = F.cross_entropy(
+            logits.data.to(z.dtype), packed(text, lengths).data, reduction="none"
+        )
+        nats = pad_packed_sequence(logits._replace(data=each), batch_first=True)[0].sum(1)
+        loss, metrics = self.posterior.objective(nats, mu, logvar, noise)
+        active = (mu.detach().var(0, correction=0) > ACTIVE).sum().to(nats.dtype)
+        return loss, {name: x.detach() for name, x in metrics.items()} | {"active_units": active}
 
     def collapsed(self, values: dict[str, float]) -> str:
         """Nothing of a text passes the latent: the decoder has become a model of language alone."""
         kl, active = values.get("elbo/kl"), values.get("elbo/active_units")
-        if kl is None or active is None or (kl > COLLAPSED and active >= 1):
+        if kl is None or active is None:
             return ""
-        return f"posterior collapse: KL {kl:.2g} nats, {active:.2g} latent dimensions in use"
+        told = values.get("elbo/told", kl)
+        if min(kl, told) > COLLAPSED and active >= 1:
+            return ""
+        return (
+            f"posterior collapse: KL {kl:.2g} nats, of which the decoder uses {min(kl, told):.2g},"
+            f" {active:.2g} latent dimensions in use; raise kl_floor, kl_ramp or word_dropout"
+        )
 
     def exports(self) -> dict[str, Export]:
         """`step` is the decoder's graph, which `sample` and `decode` run; and `encode`."""
         config, label = self.config, label_spec(self.config)
-        given = vector_spec("latent", config.latent)
+        latent = vector_spec("latent", config.latent)
         state, logits = vector_spec("state", config.width), vector_spec("logits", config.vocabulary)
+        clear: tuple[TensorSpec, ...] = ()
+        if config.blur:
+            clear = (
+                setting_spec("blur", (0.0, 1.0), config.clear),
+                setting_spec("spread", (0.0, 10.0), 1.0),
+            )
         step = Signature(
             graph="step.onnx",
-            inputs=(given, state, token_spec(config), *label),
+            inputs=(latent, state, token_spec(config), *clear, *label),
             outputs=(logits, replace(state, name="next_state")),
         )
-        noise, *settings = writing_specs(config)
-        drawn = (latent_spec(config), *label, noise, *settings)
-        module = _Step(self.decoder)
+        noise, heat, *limits = writing_specs(config)
+        settings = (replace(heat, default=config.temperature), *limits)
+        chosen = {"blur": config.blur, "spread": config.spread}
+        blurred = tuple(replace(spec, default=chosen[spec.name]) for spec in clear)
+        module = (_BlurredStep if config.blur else _Step)(self.decoder)
 
         def by_steps(*inputs: TensorSpec) -> Export:
             text = (text_spec(config),)
@@ -191,9 +250,9 @@ class Model(GenerativeModel):
             graph="encoder.onnx", inputs=(text_spec(config), *label), outputs=moments
         )
         return {
-            "sample": by_steps(*drawn),
-            "decode": by_steps(given, *label, settings[-1]),
-            "encode": Export(module=_Encode(self.encoder), signature=encode),
+            "sample": by_steps(latent_spec(config), *label, noise, *settings, *blurred),
+            "decode": by_steps(latent, *label, limits[-1], *clear),
+            "encode": Export(module=_Encode(self), signature=encode),
             "step": Export(module=module, signature=step),
         }
 
@@ -209,8 +268,11 @@ class _Step(nn.Module):
         self, latent: Tensor, state: Tensor, token: Tensor, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """latent: (N, latent), state: (N, width), token: (N,) int64."""
+        return self.step(self.decoder.given(latent, label, None), state, token)
+
+    def step(self, known: Tensor, state: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and the next state, of what is beside the token and the state before."""
         decoder, gru = self.decoder, self.decoder.gru
-        known = condition(latent, label, decoder.num_classes)
         x = torch.cat([decoder.embedding(token), known], 1)
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         w_ih, w_hh, b_ih, b_hh = (gru.get_parameter(name) for name in names)
@@ -218,14 +280,33 @@ class _Step(nn.Module):
         return decoder.logits(h), h
 
 
+class _BlurredStep(_Step):
+    def forward(  # type: ignore[override]
+        self,
+        latent: Tensor,
+        state: Tensor,
+        token: Tensor,
+        blur: Tensor,
+        spread: Tensor,
+        label: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See _Step; blur, spread: (N,)."""
+        known = self.decoder.given(spread[:, None] * latent, label, blur)
+        return self.step(known, state, token)
+
+
 class _Encode(nn.Module):
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.posterior = model.encoder, model.posterior
 
     def forward(self, text: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mu, logvar = self.encoder(text, label).chunk(2, 1)
-        return mu, logvar
+        return self.posterior.moments(self.encoder(text, label))
+
+
+def packed(x: Tensor, lengths: Tensor) -> PackedSequence:
+    """(N, L, ...) without what is behind each row's length: (N,) int64 on the CPU."""
+    return pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
 
 
 def written(text: Tensor) -> Tensor:
@@ -248,14 +329,26 @@ def numbers() -> TrainConfig:
 
 
 def names() -> TrainConfig:
-    """Surnames, of which most were never seen in training."""
+    """Surnames, of which most were never seen in training; three minutes of one core."""
     run = numbers()
     return replace(
         run,
         preset="text_vae:names",
-        model=Config(shape=(16,), vocabulary=27, kl_floor=5.0),
+        model=Config(
+            shape=(14,),
+            latent=32,
+            vocabulary=27,
+            dropout=0.4,
+            blur=0.88,
+            spread=0.9,
+            temperature=0.1,
+            optimizer=OptimizerConfig(learning_rate=4e-3, betas=(0.9, 0.99)),
+        ),
         data=DataConfig(source="surnames"),
-        samples=200_000,
+        batch=128,
+        samples=700_000,
+        ema_half_life=20_000,
+        report_interval=12_800,
     )
 
 

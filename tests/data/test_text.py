@@ -1,17 +1,31 @@
 """Lines of files become rows of tokens that decode to the same lines."""
 
 import importlib.util
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from aigc import models
+from aigc.artifact import Artifact, Store
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.config import DataConfig
 from aigc.data import Dataset, text
 from aigc.data._lines import byte_pairs
+from aigc.evaluate import evaluate
+from aigc.export import export
+from aigc.metrics import text as metrics_text
+from aigc.models import text_vae
+from tests.fixtures import make
 
 TEXTS = [f"the cat {verb} the {what}" for verb in ("saw", "ate") for what in ("mat", "hat", "ä")]
+FOODS = ("a crème 🥐", "an œuf", "soup 🍲", "👩‍🍳 pie")
+tokenizers = pytest.mark.skipif(
+    importlib.util.find_spec("tokenizers") is None, reason="the package tokenizers is not installed"
+)
 
 
 def load(path: Path, split: str = "train", length: int = 24, **options: int) -> Dataset:
@@ -63,9 +77,7 @@ def test_what_does_not_fit_is_refused(
         load(tmp_path, length=length)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("tokenizers") is None, reason="the package tokenizers is not installed"
-)
+@tokenizers
 def test_byte_pairs_shorten_texts_and_stay_within_words(tmp_path: Path) -> None:
     path = tmp_path / "cats.txt"
     path.write_text("\n".join(TEXTS))
@@ -77,6 +89,44 @@ def test_byte_pairs_shorten_texts_and_stay_within_words(tmp_path: Path) -> None:
     assert (train.samples != 0).sum() < (load(path).samples != 0).sum() / 2
     with pytest.raises(ValueError, match="raise the size of the vocabulary"):
         byte_pairs(TEXTS, 5)
+
+
+@pytest.mark.process
+@tokenizers
+def test_byte_pairs_travel_in_the_artifact(tmp_path: Path) -> None:
+    """From a file of lines to samples, with characters of one to four bytes."""
+    lines = [f"the café {verb} {what}" for verb in ("served", "naïvely ate") for what in FOODS]
+    path = tmp_path / "cafés.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    source = DataConfig(source="text", path=str(path), byte_pairs=48)
+    model = text_vae.Config(
+        shape=(16,), vocabulary=48, latent=4, width=16, encoder_widths=(8, 8), blur=0.8
+    )
+    preset = models.preset("text_vae:numbers")
+    run = replace(make.config(), preset=preset.preset, model=model, data=source, samples=640)
+    artifact = Artifact.open(
+        export(make.write_run(tmp_path / "run", run), name="cafes", store=Store(tmp_path / "store"))
+    )
+    vocabulary = artifact.vocabulary()
+    assert len(vocabulary) == 48
+    assert "the" in vocabulary.pieces
+    assert {"é", "ï", "🥐", "👩", "\u200d", "🍳"} <= set("".join(vocabulary.pieces))
+    tokens = vocabulary.rows(lines, 16)
+    assert artifact.texts("sample", {"text": tokens}) == lines
+    assert artifact.run("encode", {"text": tokens})["mu"].shape == (len(lines), 4)
+    samples = artifact.texts("sample", artifact.sample(seed=0, n=20, settings={"temperature": 1}))
+    assert len(set(samples)) > 10
+    assert set("".join(samples)) <= set("".join(lines))
+    metrics = {m.name: m.value for m in evaluate(artifact, n=20)}
+    assert metrics["kl"] == pytest.approx(-4 * math.log(0.8), abs=1e-3)  # of what is sampled
+    test = load(path, "test", 16, byte_pairs=48)
+    z = np.ones((len(test), 4), np.float32)
+    told = [metrics_text.log_likelihood(artifact, z, test, {}, blur) for blur in (0.35, 0.8)]
+    assert not np.allclose(*told, atol=1e-4)
+    with pytest.raises(
+        ValueError, match=r"has characters that the vocabulary lacks: \['Ω', '🧀'\]"
+    ):
+        vocabulary.rows(["the Ω ate 🧀"], 16)
 
 
 def test_byte_pairs_without_their_package_say_which_extra_brings_it(

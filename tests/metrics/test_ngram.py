@@ -39,4 +39,5 @@ def test_samples_follow_the_probabilities() -> None:
     assert share == pytest.approx(ngram.probability("", "a"), abs=0.03)
     alone = ngram.probability("", "b") * ngram.probability("b", END)
     assert samples.count("b") / 4000 == pytest.approx(alone, abs=0.03)
+    assert ngram.share(["b", "b"]) == pytest.approx(alone)
     assert max(map(len, ngram.sample(0, 100, 2))) == 2

@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from aigc.metrics.text import ngrams, self_bleu, share
+from aigc.config import DataConfig
+from aigc.data import numbers
+from aigc.metrics.text import blurred, distance, ngrams, overlap, pairs, self_bleu, share
 
 
 def test_shares() -> None:
@@ -32,3 +35,47 @@ def test_self_bleu_is_that_of_the_formula() -> None:
 def test_a_text_is_not_compared_with_itself() -> None:
     # "aa" is the only text with two of them; the others have one.
     assert self_bleu(["aa", "ab", "ac"], order=1) == pytest.approx((1 / 2 + 1 / 2 + 1 / 2) / 3)
+
+
+def test_overlap_counts_ngrams_that_training_texts_have() -> None:
+    train = ["abcd", "xbcx"]
+    # "abc", "bcd" and "bcx" of "abcx" and "xabcd": abc and bcx, xab and abc and bcd.
+    assert overlap(["abcx", "xabcd"], train, 3) == pytest.approx(4 / 5)
+    assert overlap(train, train, 3) == 1
+    assert overlap(["abab", "abab"], ["ab"], 2) == pytest.approx(4 / 6)  # repeats count
+    assert math.isnan(overlap(["ab"], train, 3))
+
+
+def test_a_posterior_is_blurred_by_adding_noise_and_keeping_the_variance() -> None:
+    code = np.array([[1.0, -1.0], [1.2, -0.7483315]], np.float32)  # |mu|² = 2
+    clear = math.sqrt(1 - 0.3**2) * code, np.full((2, 2), 2 * math.log(0.3), np.float32)
+    mu, logvar = blurred(*clear, 0.3, 0.8)
+    assert mu == pytest.approx(0.6 * code, abs=1e-6)
+    assert np.exp(logvar) == pytest.approx(0.64, abs=1e-6)
+    same = blurred(*clear, 0.3, 0.3)
+    assert same[0] == pytest.approx(clear[0])
+    assert same[1] == pytest.approx(clear[1])
+
+
+def test_pairs_of_tokens_are_counted_with_both_ends() -> None:
+    tokens = np.array([[3, 4, 3, 4, 0], [3, 4, 0, 0, 0], [4, 3, 0, 0, 0], [0, 0, 0, 0, 0]])
+    found = pairs(tokens)
+    assert np.abs(found).sum(1).tolist() == [5, 3, 3, 1]  # no two of these pairs share a number
+    assert np.square(found).sum(1).tolist() == [1 + 4 + 1 + 1, 3, 3, 1]
+    assert not np.array_equal(found[1], found[2])
+    assert found.min() < 0 < found.max()  # numbers that two pairs share cancel on average
+    assert np.array_equal(pairs(np.pad(tokens, ((0, 0), (0, 3)))), found)
+
+
+def test_the_distance_knows_real_texts_from_jumbled_and_from_cut_ones() -> None:
+    config = DataConfig(source="numbers")
+    train, test = (numbers.load(config, (44,), split) for split in ("train", "test"))  # type: ignore[arg-type]
+    to_train = distance(train)
+    jumbled, cut = test.samples.copy(), test.samples.copy()
+    for row in jumbled:
+        text = row[row != 0]
+        row[: len(text)] = np.random.default_rng(0).permutation(text)
+    cut[:, 30:] = 0
+    assert to_train(test.samples) < 0.1
+    assert to_train(cut) > 5 * to_train(test.samples)
+    assert to_train(jumbled) > 5 * to_train(test.samples)
