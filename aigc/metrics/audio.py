@@ -69,10 +69,10 @@ def _memorisation(mel: dict[str, NDArray[np.float32]]) -> list[Metric]:
     """Distance to the nearest training clip, and the share of samples that are all but one."""
     flat = {name: m.reshape(len(m), -1) for name, m in mel.items()}
     made, test = (float(np.median(nearest(flat[name], flat["real"]))) for name in ("made", "test"))
-    shares = (copied(flat[name], flat["real"], flat["test"]) for name in ("made", "test"))
+    share = {name: copied(flat[name], flat["real"], flat["test"]) for name in ("made", "test")}
     return [
         Metric("nearest/log_mel", made, test, "real"),
-        Metric("copied/log_mel", *shares, "lower"),
+        Metric("copied/log_mel", share["made"], share["test"], "lower"),
     ]
 
 
