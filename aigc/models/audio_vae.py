@@ -79,7 +79,7 @@ class Config(ModelConfig):
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(learning_rate=2e-3, betas=(0.9, 0.99))
+        default_factory=lambda: OptimizerConfig(learning_rate=1.5e-3, betas=(0.9, 0.99))
     )
 
     def __post_init__(self) -> None:
