@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import Artifact
+from aigc.artifact.codecs import grid
 from aigc.data import Dataset
-from aigc.metrics import Metric, first_samples
+from aigc.metrics import Metric, a_row_each, first_samples
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
 from aigc.metrics.neighbours import copied, nearest
-from aigc.metrics.sound import diversity, duration_s, harmonicity, log_mel
+from aigc.metrics.sound import diversity, duration_s, harmonicity, log_mel, spectrograms
 
 QUIETEST = float(np.log(1e-3))
 """What log_mel() gives for silence."""
@@ -63,6 +64,14 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
         ),
         *_memorisation(mel),
     ]
+
+
+def side_by_side(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
+    """Spectrograms: a row of test clips above a row of the first samples of a seed."""
+    rate_hz = artifact.signature("sample").outputs[0].sample_rate_hz
+    rows = a_row_each(artifact, test, seed)
+    drawn = [spectrograms(waves[:, 0], rate_hz) for waves in rows]
+    return grid(np.concatenate(drawn)[..., None], len(drawn[0]))
 
 
 def _memorisation(mel: dict[str, NDArray[np.float32]]) -> list[Metric]:

@@ -1,8 +1,12 @@
 """Images judged by a classifier of real ones: accuracy, Fréchet distance, recall, precision."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aigc.artifact import Artifact
+from aigc.artifact.codecs import grid, to_uint8
 from aigc.data import Dataset, scaled
-from aigc.metrics import Metric, first_samples
+from aigc.metrics import Metric, a_row_each, first_samples
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
 from aigc.metrics.neighbours import covered
@@ -41,3 +45,9 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
         ),
     ]
     return metrics
+
+
+def side_by_side(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
+    """A row of test images above a row of the first samples of a seed."""
+    real, made = a_row_each(artifact, test, seed)
+    return grid(to_uint8(np.concatenate([scaled(real), made]), -1, 1), len(real))
