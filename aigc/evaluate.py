@@ -11,12 +11,12 @@ import tyro
 from numpy.typing import NDArray
 
 from aigc import data, models
-from aigc.artifact import Artifact, latents
+from aigc.artifact import Artifact, codecs, latents
 from aigc.artifact.card import card
 from aigc.artifact.manifest import seal
 from aigc.config import TrainConfig, require
-from aigc.data import Dataset, scaled
-from aigc.metrics import Metric, judge_of
+from aigc.data import Dataset, Split, scaled
+from aigc.metrics import Metric, drawing_of, judge_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Options:
     """Number of samples to generate."""
     seed: int = 0
     """Seed of the samples; the first n are taken, nothing is picked."""
+    picture: str = ""
+    """PNG to write, of real samples above generated ones: images, or spectrograms of sounds."""
     write: bool = False
     """Write the metrics into the manifest and the model card of a local artifact."""
 
@@ -41,6 +43,8 @@ def command(argv: list[str]) -> int:
     artifact = Artifact.open(options.artifact, verify=False)
     metrics = evaluate(artifact, n=options.n, seed=options.seed, path=options.data)
     print(table(artifact.id, metrics), file=sys.stderr)
+    if options.picture:
+        draw(artifact, Path(options.picture), seed=options.seed, path=options.data)
     if options.write:
         write(artifact, metrics)
     print(artifact.uri)
@@ -54,10 +58,8 @@ def evaluate(artifact: Artifact, *, n: int = 2000, seed: int = 0, path: str = ""
     ELBO in nats.
     Raises ValueError if neither applies.
     """
-    config = _config(artifact)
-    config = replace(config, data=replace(config.data, path=path or config.data.path))
-    train = data.whole(data.load(config.data, config.model, "train"), config.data.on_error)
-    test = data.whole(data.load(config.data, config.model, "test"), config.data.on_error)
+    config = _config(artifact, path)
+    train, test = _split(config, "train"), _split(config, "test")
     metrics: list[Metric] = []
     judge = judge_of(config.model.modality)
     if judge is not None:
@@ -69,6 +71,18 @@ def evaluate(artifact: Artifact, *, n: int = 2000, seed: int = 0, path: str = ""
         metrics.append(_elbo(artifact, config, test))
     require(bool(metrics), f"{artifact.id}: nothing judges its samples, and it has no encoder")
     return metrics
+
+
+def draw(artifact: Artifact, file: Path, *, seed: int = 0, path: str = "") -> None:
+    """Write a PNG of test samples above the first samples of a seed, nothing picked.
+
+    Raises ValueError for samples of which there is no picture.
+    """
+    config = _config(artifact, path)
+    drawing = drawing_of(config.model.modality)
+    if drawing is None:
+        raise ValueError(f"{artifact.id}: there is no picture of its samples; leave out --picture")
+    codecs.write(file, codecs.png(drawing(artifact, _split(config, "test"), seed)))
 
 
 def table(title: str, metrics: list[Metric]) -> str:
@@ -104,9 +118,15 @@ def write(artifact: Artifact, metrics: list[Metric]) -> None:
     seal(folder, manifest)
 
 
-def _config(artifact: Artifact) -> TrainConfig:
+def _config(artifact: Artifact, path: str) -> TrainConfig:
+    """Of the training run, its data at `path` if that is not empty."""
     document = artifact.manifest.training.config
-    return TrainConfig.from_json(document, models.load(artifact.manifest.model).Config)
+    config = TrainConfig.from_json(document, models.load(artifact.manifest.model).Config)
+    return replace(config, data=replace(config.data, path=path or config.data.path))
+
+
+def _split(config: TrainConfig, split: Split) -> Dataset:
+    return data.whole(data.load(config.data, config.model, split), config.data.on_error)
 
 
 def _elbo(artifact: Artifact, config: TrainConfig, test: Dataset) -> Metric:

@@ -64,7 +64,21 @@ class STFT:
         found = torch.stft(
             padded, self.window, self.hop, window=window, center=False, return_complex=True
         )
-        magnitude = found[:, :-1].abs() * (4 / self.window)
+        return self.level(found[:, :-1].abs() * (4 / self.window))
+
+    def basis(self) -> Tensor:
+        """(2 bins, 1, window) float64: a convolution that gives real parts over imaginary ones.
+
+        Of log_magnitude()'s scale.
+        """
+        time = torch.arange(self.window, dtype=torch.float64)
+        turn = 2 * math.pi * torch.arange(self.bins, dtype=torch.float64)[:, None] * time
+        turn = turn / self.window
+        window = torch.hann_window(self.window, dtype=torch.float64)
+        return (torch.cat([turn.cos(), -turn.sin()]) * window)[:, None] * (4 / self.window)
+
+    def level(self, magnitude: Tensor) -> Tensor:
+        """|STFT| >= 0 -> its log, -1 for silence and 1 for full scale at most."""
         return (2 * ((magnitude + self.floor) / self.floor).log() / self.span - 1).clamp(-1, 1)
 
     def magnitude(self, level: Tensor) -> Tensor:
@@ -75,6 +89,24 @@ class STFT:
     def span(self) -> float:
         """Between silence and full scale, in nepers."""
         return math.log((1 + self.floor) / self.floor)
+
+
+class LogMagnitude(nn.Module):
+    """STFT.log_magnitude() as a graph of plain operators holds it: a convolution."""
+
+    basis: Tensor
+
+    def __init__(self, stft: STFT) -> None:
+        super().__init__()
+        self.stft = stft
+        self.register_buffer("basis", stft.basis().float(), persistent=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """wave: (N, 1, samples) in [-1, 1] -> (N, bins, frames) in [-1, 1]."""
+        stft = self.stft
+        found = nn.functional.conv1d(wave, self.basis, stride=stft.hop, padding=stft.padding)
+        real, imaginary = found.chunk(2, 1)
+        return stft.level((real.square() + imaginary.square()).sqrt())
 
 
 class GriffinLim(nn.Module):
@@ -96,13 +128,11 @@ class GriffinLim(nn.Module):
         super().__init__()
         self.stft, self.iterations, self.momentum = stft, iterations, momentum
         size, bins = stft.window, stft.bins
-        time = torch.arange(size, dtype=torch.float64)
-        turn = 2 * math.pi * torch.arange(bins, dtype=torch.float64)[:, None] * time / size
         window = torch.hann_window(size, dtype=torch.float64)
-        basis = torch.cat([turn.cos(), -turn.sin()]) * window
+        basis = stft.basis()
         sides = torch.full((bins,), 2.0, dtype=torch.float64)
         sides[0] = 1
-        weight = torch.cat([sides, sides])[:, None] / size
+        weight = torch.cat([sides, sides])[:, None, None] * (size / 16)
         # What the windows of all frames add up to at every sample, to divide by.
         overlap = nn.functional.conv_transpose1d(
             torch.ones(1, 1, stft.frames, dtype=torch.float64),
@@ -115,8 +145,8 @@ class GriffinLim(nn.Module):
         half = size // 2 * (torch.arange(bins) % 2)[:, None]
         bin_phase = 2 * math.pi * ((steps + half) % size) / size
         for name, value in (
-            ("forward_basis", basis[:, None] * (4 / size)),
-            ("inverse_basis", (basis * weight)[:, None] * (size / 4)),
+            ("forward_basis", basis),
+            ("inverse_basis", basis * weight),
             ("overlap", overlap),
             ("bin_phase", bin_phase),
         ):

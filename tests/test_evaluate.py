@@ -8,12 +8,14 @@ import pytest
 
 from aigc import data
 from aigc.artifact import Artifact, Store
-from aigc.evaluate import Metric, evaluate, table, write
+from aigc.artifact.codecs import read_png, to_uint8
+from aigc.evaluate import Metric, draw, evaluate, table, write
 from aigc.export import export
 from aigc.models import fc_vae
 from aigc.run import Run, work
 from aigc.train import Alone
 from tests.fixtures.make import config, write_run
+from tests.test_train import small
 
 pytestmark = pytest.mark.process
 
@@ -47,6 +49,28 @@ def test_metrics_are_written_into_the_manifest_and_the_card(tmp_path: Path) -> N
     assert "| frechet/cnn64 |" in (Path(again.uri) / "README.md").read_text()
     with pytest.raises(ValueError, match="tiny@1 was evaluated already and versions never change"):
         write(again, metrics)
+
+
+def test_a_picture_has_real_samples_above_generated_ones(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", config())
+    artifact = Artifact.open(export(run, name="tiny", store=Store(tmp_path / "store")))
+    draw(artifact, tmp_path / "drawn.png", seed=3)
+    drawn, _ = read_png((tmp_path / "drawn.png").read_bytes())
+    assert drawn.shape == (2 * 8 + 2, 10 * 10 - 2, 1)
+    made = artifact.sample(seed=3, n=10, label=list(range(10)))["image"]
+    test = data.whole(data.load(config().data, config().model, "test"))
+    for label in range(10):
+        x = slice(10 * label, 10 * label + 8)
+        assert (drawn[10:, x] == to_uint8(made, -1, 1)[label]).all()
+        real = test.samples[np.flatnonzero(test.labels == label)[:1]]
+        assert (drawn[:8, x] == to_uint8(data.scaled(real), -1, 1)[0]).all()
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", small("fc_gan:ring", samples=32))
+    artifact = Artifact.open(export(run, name="ring", store=Store(tmp_path / "store")))
+    with pytest.raises(ValueError, match="there is no picture of its samples"):
+        draw(artifact, tmp_path / "drawn.png")
 
 
 def test_a_metric_without_a_floor_is_shown_without_one() -> None:

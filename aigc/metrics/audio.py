@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import Artifact
+from aigc.artifact.codecs import grid
 from aigc.data import Dataset
-from aigc.metrics import Metric, first_samples
+from aigc.metrics import Metric, a_row_each, first_samples
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
 from aigc.metrics.neighbours import copied, nearest
-from aigc.metrics.sound import diversity, duration_s, harmonicity, log_mel
+from aigc.metrics.sound import diversity, duration_s, harmonicity, log_mel, spectrograms
 
 QUIETEST = float(np.log(1e-3))
 """What log_mel() gives for silence."""
@@ -65,14 +66,22 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
     ]
 
 
+def side_by_side(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
+    """Spectrograms: a row of test clips above a row of the first samples of a seed."""
+    rate_hz = artifact.signature("sample").outputs[0].sample_rate_hz
+    rows = a_row_each(artifact, test, seed)
+    drawn = [spectrograms(waves[:, 0], rate_hz) for waves in rows]
+    return grid(np.concatenate(drawn)[..., None], len(drawn[0]))
+
+
 def _memorisation(mel: dict[str, NDArray[np.float32]]) -> list[Metric]:
     """Distance to the nearest training clip, and the share of samples that are all but one."""
     flat = {name: m.reshape(len(m), -1) for name, m in mel.items()}
     made, test = (float(np.median(nearest(flat[name], flat["real"]))) for name in ("made", "test"))
-    of_made, of_test = (copied(flat[name], flat["real"], flat["test"]) for name in ("made", "test"))
+    share = {name: copied(flat[name], flat["real"], flat["test"]) for name in ("made", "test")}
     return [
         Metric("nearest/log_mel", made, test, "real"),
-        Metric("copied/log_mel", of_made, of_test, "lower"),
+        Metric("copied/log_mel", share["made"], share["test"], "lower"),
     ]
 
 

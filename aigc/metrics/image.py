@@ -1,8 +1,12 @@
 """Images judged by a classifier of real ones: accuracy, Fréchet distance, recall, precision."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aigc.artifact import Artifact
+from aigc.artifact.codecs import grid, to_uint8
 from aigc.data import Dataset, scaled
-from aigc.metrics import Distance, Metric, first_samples
+from aigc.metrics import Distance, Metric, a_row_each, first_samples
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
 from aigc.metrics.neighbours import covered
@@ -50,3 +54,9 @@ def distance(real: Dataset) -> Distance | None:
     classifier = Classifier.trained_on(real)
     features = classifier.judge(real.samples).features
     return lambda images: frechet(features, classifier.judge(images).features)
+
+
+def side_by_side(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
+    """A row of test images above a row of the first samples of a seed."""
+    real, made = a_row_each(artifact, test, seed)
+    return grid(to_uint8(np.concatenate([scaled(real), made]), -1, 1), len(real))

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from aigc.metrics.sound import BANDS, FRAMES, diversity, duration_s, harmonicity, log_mel
+from aigc.metrics.sound import (
+    BANDS,
+    FRAMES,
+    diversity,
+    duration_s,
+    harmonicity,
+    log_mel,
+    spectrograms,
+)
 
 RATE_HZ = 8000
 
@@ -53,3 +61,14 @@ def test_diversity_is_the_spread_within_classes_and_not_between_them() -> None:
     features = np.array([[0.0], [2.0], [100.0], [102.0]], np.float32)
     assert diversity(features, np.array([0, 0, 1, 1])) == pytest.approx(1)
     assert diversity(features, np.array([0, 1, 0, 1])) == pytest.approx(50)
+
+
+def test_a_spectrogram_shows_a_tone_where_it_is_and_silence_black() -> None:
+    wave = np.zeros((2, 4096), np.float32)
+    wave[0, :2048] = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(2048) / RATE_HZ)
+    pictures = spectrograms(wave, RATE_HZ)
+    assert pictures.shape == (2, 192, 64)
+    assert pictures.dtype == np.uint8
+    assert pictures[0, :, 10].argmax() == 191 - 1000 * 384 // RATE_HZ
+    assert pictures[0].max() == 255
+    assert pictures[0, :, 40:].max() == pictures[1].max() == 0
