@@ -8,14 +8,14 @@ are given what is shared.
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aigc import losses
-from aigc.artifact.manifest import Kind, Signature, TensorSpec
+from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.config import DataConfig, Modality, ModelConfig, OptimizerConfig, TrainConfig, require
 from aigc.density import Flow, Mixture, moments, product
 from aigc.encoders import (
@@ -30,9 +30,13 @@ from aigc.encoders import (
 from aigc.layers import Dense, Upsampler, check_positive, upsampling_base
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
+from aigc.signature import latent_spec, optional_specs, part_spec
 from aigc.spectrogram import STFT, GriffinLim
 
-IMAGE, TEXT, AUDIO = MODALITIES = ("image", "text", "audio")
+IMAGE: Final = "image"
+TEXT: Final = "text"
+AUDIO: Final = "audio"
+MODALITIES: Final = (IMAGE, TEXT, AUDIO)
 TURNS = (
     *((1, 0, 0),) * 3,
     *((0, 1, 0), (0, 0, 1)) * 2,
@@ -293,46 +297,18 @@ class Model(GenerativeModel):
     def exports(self) -> dict[str, Export]:
         """`sample` and `translate`."""
         config = self.config
-        noise = TensorSpec(name="latent", kind="latent", dtype="float32", shape=(_size(config),))
+        size = config.latent + config.private_image + config.private_audio
+        noise = replace(latent_spec(config), shape=(size,))
         chosen = TensorSpec(name="component", kind="uniform", dtype="float32", shape=(1,))
-        specs = {name: _spec(config, name) for name in MODALITIES}
-        given = []
-        for name, spec in specs.items():
-            flag = f"{name}_given"
-            given.append(_named(spec, name, flag))
-            given.append(
-                TensorSpec(name=flag, kind="presence", dtype="float32", shape=(), range=(0, 1))
-            )
-        sample = Signature(graph="sample.onnx", inputs=(noise, chosen), outputs=(*specs.values(),))
-        translate = Signature(
-            graph="translate.onnx",
-            inputs=(*given, noise),
-            outputs=tuple(_named(spec, f"new_{name}") for name, spec in specs.items()),
-        )
+        specs = [part_spec(config, name) for name in MODALITIES]
+        given = [tensor for spec in specs for tensor in optional_specs(spec)]
+        made = tuple(replace(spec, name=f"new_{spec.name}") for spec in specs)
+        sample = Signature(graph="sample.onnx", inputs=(noise, chosen), outputs=tuple(specs))
+        translate = Signature(graph="translate.onnx", inputs=(*given, noise), outputs=made)
         return {
             "sample": Export(module=_Sample(self), signature=sample),
             "translate": Export(module=_Translate(self), signature=translate),
         }
-
-
-def _size(config: Config) -> int:
-    return config.latent + config.private_image + config.private_audio
-
-
-def _spec(config: Config, name: str) -> TensorSpec:
-    kinds: dict[str, Kind] = {IMAGE: "image", TEXT: "text", AUDIO: "audio"}
-    text = name == TEXT
-    return TensorSpec(
-        name=name,
-        kind=kinds[name],
-        dtype="int64" if text else "float32",
-        shape=config.shapes[name],
-        range=(0.0, config.vocabulary - 1.0) if text else (-1.0, 1.0),
-    )
-
-
-def _named(spec: TensorSpec, name: str, presence: str = "") -> TensorSpec:
-    return replace(spec, name=name, presence=presence)
 
 
 class _Decode(nn.Module):
