@@ -38,6 +38,28 @@ def sample_spec(config: ModelConfig) -> TensorSpec:
     )
 
 
+def part_spec(config: ModelConfig, modality: Literal["image", "audio", "text"]) -> TensorSpec:
+    """One of the things that a model of several modalities is given or generates.
+
+    What only the data know is filled in from them at export.
+    """
+    text = modality == "text"
+    return TensorSpec(
+        name=modality,
+        kind=modality,
+        dtype="int64" if text else "float32",
+        shape=config.shapes[modality],
+        range=(0.0, config.num_tokens - 1.0) if text else (-1.0, 1.0),
+    )
+
+
+def optional_specs(spec: TensorSpec) -> tuple[TensorSpec, TensorSpec]:
+    """An input that may be left out, and what says for each row whether it is given."""
+    flag = f"{spec.name}_given"
+    given = TensorSpec(name=flag, kind="presence", dtype="float32", shape=(), range=(0.0, 1.0))
+    return replace(spec, presence=flag), given
+
+
 def text_spec(config: ModelConfig, name: str = "text") -> TensorSpec:
     """A text, (tokens,) ids; what they stand for is filled in from the data at export."""
     high = float(config.num_tokens - 1)

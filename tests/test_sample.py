@@ -116,3 +116,17 @@ def test_an_encoded_text_is_decoded(written: Path) -> None:
     texts = artifact.texts("decode", artifact.run("decode", {"latent": latent}), stop=(" ",))
     assert len(texts) == 2
     assert all(" " not in text for text in texts)
+
+
+def test_what_belongs_together_is_written_side_by_side(
+    joined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sampled(joined, tmp_path / "all", capsys, "-n", "2")
+    images = [f"three-1-seed5-{which}.png" for which in ("0", "1", "0..1")]
+    sounds = [f"three-1-audio-seed5-{index}.wav" for index in range(2)]
+    text = "three-1-text-seed5-0..1.txt"
+    assert {path.name for path in folder.iterdir()} == {*images, *sounds, text}
+    only = sampled(joined, tmp_path / "text", capsys, "-n", "2", "--format", "txt")
+    assert lines(only) == lines(folder / text)
+    heard = sampled(joined, tmp_path / "sound", capsys, "-n", "2", "--format", "wav")
+    assert [path.suffix for path in heard.iterdir()] == [".wav", ".wav"]

@@ -5,28 +5,46 @@ the modalities share; beside it each has latents of its own, of which a flow kno
 are given what is shared.
 """
 
-import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aigc import losses
-from aigc.artifact.manifest import Kind, Signature, TensorSpec
+from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.config import DataConfig, Modality, ModelConfig, OptimizerConfig, TrainConfig, require
 from aigc.density import Flow, Mixture, moments, product
-from aigc.layers import Dense, Downsampler, Upsampler, check_positive, upsampling_base
+from aigc.encoders import (
+    POOLED,
+    SEEN,
+    AudioDecoder,
+    AudioEncoder,
+    ImageEncoder,
+    TextEncoder,
+    shifted,
+)
+from aigc.layers import Dense, Upsampler, check_positive, upsampling_base
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
+from aigc.signature import latent_spec, optional_specs, part_spec
 from aigc.spectrogram import STFT, GriffinLim
 
-IMAGE, TEXT, AUDIO = MODALITIES = ("image", "text", "audio")
-POOLED = 4
-"""Frames of a sound that are seen as one."""
+IMAGE: Final = "image"
+TEXT: Final = "text"
+AUDIO: Final = "audio"
+MODALITIES: Final = (IMAGE, TEXT, AUDIO)
+TURNS = (
+    *((1, 0, 0),) * 3,
+    *((0, 1, 0), (0, 0, 1)) * 2,
+    *((1, 1, 0), (1, 0, 1), (0, 1, 1)),
+    *((1, 1, 1),) * 2,
+)
+"""Subsets of the modalities that rows are seen through, as often as they are listed: an image alone
+is the hardest to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +87,7 @@ class Config(ModelConfig):
     """Of Griffin-Lim, in the graph that is served."""
     momentum: float = 0.5
     """Of Griffin-Lim."""
-    beta: float = 1.0
+    beta: float = 2.0
     """Weight of the KL term of what is shared: what costs more there is left to the private."""
     image_std: float = 0.15
     """Standard deviation of a pixel given the latents, in units of [-1, 1]."""
@@ -109,9 +127,10 @@ class Config(ModelConfig):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         frames, halvings = self.stft.frames, len(self.audio_widths) - 1
         require(
-            halvings >= 2 and frames % 2**halvings == 0 and frames % (4 * POOLED) == 0,
-            f"{frames} frames cannot be halved {halvings} times, at least two, and seen {POOLED} as"
-            f" one: audio_widths {self.audio_widths}, {self.samples} samples, hop {self.hop}",
+            halvings >= SEEN and frames % 2**halvings == 0 and frames % (2**SEEN * POOLED) == 0,
+            f"{frames} frames cannot be halved {halvings} times, at least {SEEN}, and {SEEN} times"
+            f" with {POOLED} seen as one: take other audio_widths {self.audio_widths}, samples or"
+            " hop",
         )
 
     @property
@@ -140,89 +159,24 @@ class Config(ModelConfig):
         return STFT(samples=self.samples, window=self.window, hop=self.hop, floor=self.floor)
 
 
-class TextEncoder(nn.Module):
-    """(N, L) int64 -> (N, out)."""
-
-    def __init__(self, config: Config, out: int) -> None:
-        super().__init__()
-        self.first = nn.Parameter(torch.empty(config.tokens, config.vocabulary, config.hidden))
-        nn.init.normal_(self.first, std=config.tokens**-0.5)
-        self.last = Dense(config.hidden, config.hidden, out)
-
-    def forward(self, text: Tensor) -> Tensor:
-        position = torch.arange(text.shape[1], device=text.device)
-        return self.last(F.leaky_relu(self.first[position, text].sum(1), 0.2))  # type: ignore[no-any-return]
-
-
-class ImageEncoder(nn.Module):
-    """(N, C, H, W) -> (N, out)."""
-
-    def __init__(self, config: Config, out: int) -> None:
-        super().__init__()
-        self.layers = Downsampler(config.shape, config.image_widths, 4, config.hidden, 0.0, False)
-        self.last = nn.Linear(self.layers.features, out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.layers(x))  # type: ignore[no-any-return]
-
-
-class AudioEncoder(nn.Module):
-    """Log-magnitudes (N, bins, frames) -> (N, out); frequencies are channels."""
-
-    def __init__(self, config: Config, out: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.AvgPool1d(POOLED)]
-        channels, frames = config.stft.bins, config.stft.frames // POOLED
-        for width in config.audio_widths[1:3]:
-            layers += [nn.Conv1d(channels, width, 4, 2, padding=1), nn.LeakyReLU(0.2)]
-            channels, frames = width, frames // 2
-        self.layers = nn.Sequential(*layers, nn.Flatten())
-        self.last = Dense(channels * frames, config.hidden, out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.layers(x))  # type: ignore[no-any-return]
-
-
-class AudioDecoder(nn.Module):
-    """(N, latents) -> log-magnitudes (N, bins, frames) in [-1, 1]."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        given, widths = config.known + config.private_audio, config.audio_widths[::-1]
-        frames = config.stft.frames // 2 ** (len(widths) - 1)
-        self.first = nn.Sequential(
-            nn.Linear(given, config.hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(config.hidden, widths[0] * frames),
-            nn.Unflatten(1, (widths[0], frames)),
-        )
-        self.blocks = nn.ModuleList(
-            nn.Conv1d(c_in, c_out, 3, padding=1) for c_in, c_out in itertools.pairwise(widths)
-        )
-        self.last = nn.Conv1d(widths[-1], config.stft.bins, 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        h = F.leaky_relu(self.first(z), 0.2)
-        for block in self.blocks:
-            h = F.leaky_relu(block(F.interpolate(h, scale_factor=2)), 0.2)
-        return torch.tanh(self.last(h))
-
-
 class Networks(nn.Module):
     """All that descends the ELBO."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         s, u_image, u_audio = config.latent, config.private_image, config.private_audio
+        written = config.tokens, config.vocabulary
+        image = config.shape, config.image_widths, config.hidden
+        audio = config.stft, config.audio_widths, config.hidden
         self.shared = nn.ModuleDict(
             {
-                IMAGE: ImageEncoder(config, 2 * s),
-                TEXT: TextEncoder(config, 2 * s),
-                AUDIO: AudioEncoder(config, 2 * s),
+                IMAGE: ImageEncoder(*image, 2 * s),
+                TEXT: TextEncoder(*written, config.hidden, 2 * s),
+                AUDIO: AudioEncoder(*audio, 2 * s),
             }
         )
         self.private = nn.ModuleDict(
-            {IMAGE: ImageEncoder(config, 2 * u_image), AUDIO: AudioEncoder(config, 2 * u_audio)}
+            {IMAGE: ImageEncoder(*image, 2 * u_image), AUDIO: AudioEncoder(*audio, 2 * u_audio)}
         )
         size = config.flow_layers, config.flow_width
         self.flows = nn.ModuleDict(
@@ -233,8 +187,8 @@ class Networks(nn.Module):
             config.known + u_image, config.shape, widths, (2,) * len(widths), 4, "leaky_relu", False
         )
         self.text = Dense(s, config.hidden, config.tokens * config.vocabulary)
-        self.audio = AudioDecoder(config)
-        self.written = (config.tokens, config.vocabulary)
+        self.audio = AudioDecoder(config.known + u_audio, *audio)
+        self.written = written
 
     def write(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the text (N, tokens, vocabulary), and what all else is made from: s beside
@@ -261,10 +215,8 @@ class Model(GenerativeModel):
         self.config: Config = config
         self.networks = Networks(config)
         self.density = Mixture(config.latent, config.components)
-        table = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]]
-        turns = (0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 6)
-        subsets = torch.tensor([table[k] for k in turns], dtype=torch.float32)
-        self.register_buffer("subsets", subsets, persistent=False)
+        turns = torch.tensor(TURNS, dtype=torch.float32)
+        self.register_buffer("subsets", turns, persistent=False)
 
     def phases(self) -> tuple[Phase, ...]:
         """The density is fitted beside the networks, to what they made of the same batch."""
@@ -345,59 +297,18 @@ class Model(GenerativeModel):
     def exports(self) -> dict[str, Export]:
         """`sample` and `translate`."""
         config = self.config
-        noise = TensorSpec(name="latent", kind="latent", dtype="float32", shape=(_size(config),))
+        size = config.latent + config.private_image + config.private_audio
+        noise = replace(latent_spec(config), shape=(size,))
         chosen = TensorSpec(name="component", kind="uniform", dtype="float32", shape=(1,))
-        specs = {name: _spec(config, name) for name in MODALITIES}
-        given = []
-        for name, spec in specs.items():
-            flag = f"{name}_given"
-            given.append(_named(spec, name, flag))
-            given.append(
-                TensorSpec(name=flag, kind="presence", dtype="float32", shape=(), range=(0, 1))
-            )
-        sample = Signature(graph="sample.onnx", inputs=(noise, chosen), outputs=(*specs.values(),))
-        translate = Signature(
-            graph="translate.onnx",
-            inputs=(*given, noise),
-            outputs=tuple(_named(spec, f"new_{name}") for name, spec in specs.items()),
-        )
+        specs = [part_spec(config, name) for name in MODALITIES]
+        given = [tensor for spec in specs for tensor in optional_specs(spec)]
+        made = tuple(replace(spec, name=f"new_{spec.name}") for spec in specs)
+        sample = Signature(graph="sample.onnx", inputs=(noise, chosen), outputs=tuple(specs))
+        translate = Signature(graph="translate.onnx", inputs=(*given, noise), outputs=made)
         return {
             "sample": Export(module=_Sample(self), signature=sample),
             "translate": Export(module=_Translate(self), signature=translate),
         }
-
-
-def shifted(images: Tensor, draws: Tensor, most: int) -> Tensor:
-    """images: (N, C, H, W), each moved by up to `most` pixels as draws (N, 2) in [0, 1) say."""
-    if not most:
-        return images
-    n, _, height, width = images.shape
-    offset = (draws * (2 * most + 1)).long()
-    padded = F.pad(images, (most,) * 4, value=-1.0)
-    rows = offset[:, :1] + torch.arange(height, device=images.device)
-    columns = offset[:, 1:] + torch.arange(width, device=images.device)
-    index = torch.arange(n, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
-
-
-def _size(config: Config) -> int:
-    return config.latent + config.private_image + config.private_audio
-
-
-def _spec(config: Config, name: str) -> TensorSpec:
-    kinds: dict[str, Kind] = {IMAGE: "image", TEXT: "text", AUDIO: "audio"}
-    text = name == TEXT
-    return TensorSpec(
-        name=name,
-        kind=kinds[name],
-        dtype="int64" if text else "float32",
-        shape=config.shapes[name],
-        range=(0.0, config.vocabulary - 1.0) if text else (-1.0, 1.0),
-    )
-
-
-def _named(spec: TensorSpec, name: str, presence: str = "") -> TensorSpec:
-    return replace(spec, name=name, presence=presence)
 
 
 class _Decode(nn.Module):
@@ -472,8 +383,10 @@ def digits3() -> TrainConfig:
         preset="multimodal_vae:digits3",
         model=Config(),
         data=DataConfig(source="digits3"),
-        samples=300_000,
+        samples=140_000,
+        batch=32,
         ema_half_life=10_000,
+        report_interval=3_200,
         grid_interval=0,
     )
 

@@ -1,13 +1,16 @@
 """Training on real Ray: equal to one process, and honest about what it cannot do."""
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
+from aigc.models.multimodal_vae import Config
 from aigc.run import Run
 from tests.cluster.runs import DIGITS, TOTAL, finish, start, state
+from tests.data.rows import TINY, written
 from tests.data.test_sources import idx
 
 pytestmark = pytest.mark.cluster
@@ -40,6 +43,24 @@ def test_texts_resume_bit_equal_on_two_workers(tmp_path: Path) -> None:
     assert again.facts()["workers"] == 2
     one, other = state(whole), state(again)
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_rows_that_lack_something_are_shared_by_two_workers(tmp_path: Path) -> None:
+    data = written(tmp_path / "data", "audio")
+    flags = ["multimodal_vae:digits3", "--data.source", "paired", "--data.path", data.path]
+    flags += ["--data.sample-rate-hz", str(data.sample_rate_hz), "--precision", "float64"]
+    for field in fields(TINY):
+        value = getattr(TINY, field.name)
+        if field.init and isinstance(value, int | tuple) and value != getattr(Config(), field.name):
+            values = value if isinstance(value, tuple) else (value,)
+            flags += [f"--model.{field.name.replace('_', '-')}", *map(str, values)]
+    flags += ["--batch", "16", "--samples", "160", "--threads", "1"]
+    one, two = (start(tmp_path, f"on{n}", *flags, "--workers", n) for n in ("0", "2"))
+    finish(one)
+    finish(two)
+    a, b = state(Run(tmp_path / "on0")), state(Run(tmp_path / "on2"))
+    worst = max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+    assert 0 < worst < 1e-9
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_without_a_retry(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from torch import Tensor
 from aigc import checkpoint, data, models
 from aigc.config import TrainConfig
 from aigc.feed import Feed
-from aigc.models.multimodal_vae import MODALITIES, Model, shifted
+from aigc.models.multimodal_vae import MODALITIES, Model
 from aigc.noise import Noise
 from aigc.run import Run
+from aigc.train import TrainState, train
 from tests.data.rows import TINY, run
 from tests.fixtures.make import write_run
+from tests.test_train import Half
 
 
 @pytest.fixture
@@ -30,16 +32,6 @@ def batch_of(config: TrainConfig) -> dict[str, Tensor]:
     source = data.load(config.data, config.model)
     like = torch.zeros((), dtype=torch.float32)
     return next(Feed(config, source, rank=0, world=1, start=0, like=like))
-
-
-def test_images_are_moved_within_bounds() -> None:
-    image = torch.arange(16.0).reshape(1, 1, 4, 4)
-    middle, corner = torch.full((1, 2), 0.5), torch.zeros(1, 2)
-    assert torch.equal(shifted(image, middle, 1), image)
-    moved = shifted(image, corner, 1)
-    assert torch.equal(moved[:, :, 1:, 1:], image[:, :, :-1, :-1])
-    assert (moved[:, :, 0] == -1).all()
-    assert torch.equal(shifted(image, corner, 0), image)
 
 
 def translate(model: Model, changes: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -92,12 +84,33 @@ def test_a_graph_hears_what_training_hears(model: Model) -> None:
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    config = run(tmp_path / "data", "image", checkpoint_interval=32)
+    config = run(tmp_path / "data", "image", checkpoint_interval=32, grid_interval=64)
     whole = write_run(tmp_path / "whole", config)
     write_run(tmp_path / "parts", replace(config, samples=32))
     parts = write_run(tmp_path / "parts", config)
     one, other = (checkpoint.tensors(Run(r.folder).trained()) for r in (whole, parts))
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert [path.name for path in (whole.folder / "grids").iterdir()] == ["000000000064.png"]
+
+
+def test_losses_and_gradients_of_two_workers_add_up_to_those_of_one(tmp_path: Path) -> None:
+    config = run(tmp_path, "audio", precision="float64", batch=15, samples=15)
+    source = data.load(config.data, config.model)
+    halves = [Half(0), Half(1)]
+    for half in halves:
+        train(config, TrainState(config), source, sync=half)
+    alone = TrainState(config)
+    like = next(alone.model.parameters())
+    batch = next(Feed(config, source, rank=0, world=1, start=0, like=like))
+    noise = Noise(config.seed, 0, 15, 0, 15, like)
+    shared = alone.model.prepare(batch, noise, {"elbo", "density"})
+    # The second phase does not follow the first one's step: it takes what was prepared before.
+    for number, phase in enumerate(alone.phases):
+        loss, _ = alone.model.loss(phase.name, batch, noise, shared)
+        gradients = torch.autograd.grad(loss, list(phase.module.parameters()), retain_graph=True)
+        expected = torch.cat([*(g.flatten() for g in gradients), loss.detach()[None]])
+        added = (halves[0].seen[number] + halves[1].seen[number])[: len(expected)]
+        assert (added - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +119,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
         (lambda: replace(TINY, shape=(8, 8)), r"shape must be \(C, H, W\)"),
         (lambda: replace(TINY, private_image=1), "private_image must be > 1, got 1"),
         (lambda: replace(TINY, components=0), "components must be > 0, got 0"),
-        (lambda: replace(TINY, samples=272), "17 frames cannot be halved 2 times"),
+        (lambda: replace(TINY, samples=272), "17 frames cannot be halved 2 times, at least 2"),
         (lambda: replace(TINY, jitter=-1.0), "jitter must be >= 0, got -1"),
     ],
 )

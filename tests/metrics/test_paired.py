@@ -1,0 +1,161 @@
+"""One thing from another, judged: real rows score their floors, prototypes do not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from aigc.artifact import Artifact, Manifest
+from aigc.artifact.contract import Contract
+from aigc.artifact.session import read_manifest
+from aigc.artifact.vocabulary import Vocabulary
+from aigc.data import Dataset
+from aigc.data.paired import record
+from aigc.evaluate import evaluate
+from aigc.metrics import Metric
+from aigc.metrics.paired import judge
+from tests.data.rows import RATE_HZ, SHAPES, WORDS
+
+pytestmark = pytest.mark.process
+
+Rows = NDArray[Any]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def split(seed: int, n: int) -> Dataset:
+    """n rows of two classes, all different: one half bright or the other, a word, a tone."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    pieces = ("", *sorted(set("".join(WORDS))))
+    samples = np.zeros(n, record(SHAPES))
+    samples["image"] = random.normal(-0.5, 0.1, (n, *SHAPES["image"]))
+    samples["image"][labels == 0, :, 4:] += 1
+    samples["image"][labels == 1, :, :4] += 1
+    samples["text"] = Vocabulary(pieces).rows([WORDS[label] for label in labels], 4)
+    hz = 300 + 500 * labels + random.uniform(0, 60, n)
+    time_s = np.arange(SHAPES["audio"][1]) / RATE_HZ
+    samples["audio"] = 0.5 * np.sin(2 * np.pi * hz[:, None] * time_s)[:, None]
+    return Dataset(
+        name="rows",
+        samples=samples,
+        labels=labels,
+        classes=WORDS,
+        vocabulary=pieces,
+        sample_rate_hz=RATE_HZ,
+    )
+
+
+TRAIN, TEST = split(0, 60), split(1, 24)
+
+
+class Imitated(Contract):
+    """Gives what `change` makes of the test rows: those that it is given parts of, or the first."""
+
+    def __init__(self, manifest: Manifest, change: Callable[[Rows], Rows]) -> None:
+        super().__init__(manifest)
+        self.change = change
+        self.known = {
+            row[name].tobytes(): i
+            for name in ("image", "audio")
+            for i, row in enumerate(TEST.samples)
+        }
+
+    def sample(self, *, seed: int, n: int) -> dict[str, Rows]:
+        made = self.change(TEST.samples[:n].copy())
+        return {name: made[name] for name in SHAPES}
+
+    def run(self, signature: str, inputs: dict[str, Rows]) -> dict[str, Rows]:
+        rows = []
+        for i in range(len(inputs["text"])):
+            given = [k for k in ("image", "audio") if inputs[f"{k}_given"][i]]
+            found = [self.known[inputs[name][i].tobytes()] for name in given]
+            # A word alone says the class alone: any row of it.
+            rows += found[:1] or [
+                2 * (i // 2) + int(inputs["text"][i, 0] == TEST.samples["text"][1, 0])
+            ]
+        made = self.change(TEST.samples[rows].copy())
+        return {f"new_{name}": made[name] for name in SHAPES}
+
+
+@pytest.fixture(scope="module")
+def judged(joined: Path) -> Callable[[Callable[[Rows], Rows]], dict[str, Metric]]:
+    manifest = read_manifest(str(joined))
+
+    def of(change: Callable[[Rows], Rows]) -> dict[str, Metric]:
+        imitated: Any = Imitated(manifest, change)
+        return {m.name: m for m in judge(imitated, TRAIN, TEST, 100, 0)}
+
+    return of
+
+
+Judged = Callable[[Callable[[Rows], Rows]], dict[str, Metric]]
+
+
+def coherences(found: dict[str, Metric], of: str) -> list[float]:
+    return [m.value for name, m in found.items() if name.startswith("coherence") and of in name]
+
+
+def test_real_rows_score_their_floors(judged: Judged) -> None:
+    found = judged(lambda rows: rows)
+    pairs = ("image>text", "image>audio", "text>image", "text>audio", "audio>image", "audio>text")
+    subsets = ("image+text>audio", "image+audio>text", "text+audio>image")
+    names = [name.split("/")[1] for name in found if name.startswith("coherence")]
+    assert names == ["joint", *pairs, *subsets]
+    assert found["classes/joint"].value == 2
+    assert found["valid/joint>text"].value == 1
+    for metric in found.values():
+        assert metric.floor is not None
+        assert metric.value == pytest.approx(metric.floor, rel=1e-3), metric.name
+
+
+def test_what_is_of_another_class_is_counted(judged: Judged) -> None:
+    def swapped(rows: Rows) -> Rows:
+        rows["image"] = rows["image"][:, :, ::-1]
+        return rows
+
+    found = judged(swapped)
+    assert coherences(found, ">image") == [0, 0, 0]
+    assert coherences(found, "joint") == [0]
+    assert coherences(found, ">audio") == [1, 1, 1]
+
+
+def test_prototypes_are_coherent_and_found_out(judged: Judged) -> None:
+    def prototypes(rows: Rows) -> Rows:
+        bright = rows["image"][:, :, :4].mean((1, 2, 3)) > 0
+        for label in (False, True):
+            own = TRAIN.samples["image"][TRAIN.labels == label].mean(0)
+            rows["image"][bright == label] = own
+        return rows
+
+    found = judged(prototypes)
+    assert coherences(found, ">image") == [1, 1, 1]
+    for source in ("joint", "text", "audio"):
+        spread = found[f"diversity/{source}>image"]
+        assert spread.floor is not None
+        assert spread.value < 0.01 * spread.floor
+
+
+def test_a_word_that_there_is_not_is_invalid(judged: Judged) -> None:
+    def misspelt(rows: Rows) -> Rows:
+        rows["text"][::4, 0] = rows["text"][::4, 1]
+        return rows
+
+    found = judged(misspelt)
+    assert found["valid/joint>text"].value == 0.75
+    assert found["coherence/joint"].value == 0.75
+
+
+def test_an_artifact_is_evaluated(joined: Path) -> None:
+    artifact = Artifact.open(joined)
+    config = artifact.manifest.training.config
+    assert config["data"]["source"] == "paired"
+    found = {m.name: m for m in evaluate(artifact, n=2)}
+    assert "coherence/text>image/cnn64" in found
+    assert found["classes/joint"].floor == 2
