@@ -17,7 +17,7 @@ import tyro
 from numpy.typing import NDArray
 
 from aigc import client
-from aigc.artifact import Artifact, TensorSpec, codecs, sound
+from aigc.artifact import Artifact, TensorSpec, codecs, intake, sound
 from aigc.artifact.codecs import Provenance
 
 Format = Literal["png", "wav", "flac", "grid", "txt", "npy", "json"]
@@ -43,20 +43,25 @@ class Options:
     """Classes, taken in turn; drawn from the seed if none is given."""
     model: str = ""
     """Model to ask a server for; its only one if not given."""
-    signature: str = "sample"
-    """Signature to call."""
+    signature: str = ""
+    """Signature to call; sample if not given."""
     format: Format = "png"
     """png: a file per image and a grid; grid; wav, flac: a file per sound, which png gives as wav;
     txt: a line per text, which is what texts become where a picture is asked for; npy: one array;
     json: numbers or texts."""
     settings: dict[str, float] = field(default_factory=dict)
     """What the signature lets a caller choose, such as temperature 0.7."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """What the signature makes them from, by input: a file for an image or a sound, or a text, such
+    as image seven.png; the signature is translate then, unless it is said."""
     out: str = "samples"
     """Folder to write to."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 1_000_000:
             raise ValueError(f"n must be in [1, 1000000], got {self.n}")
+        if not self.signature:
+            object.__setattr__(self, "signature", "translate" if self.inputs else "sample")
 
     def labels(self, start: int, stop: int) -> list[int] | None:
         """The classes asked for samples start..stop, None if none were."""
@@ -104,17 +109,18 @@ def from_artifact(options: Options) -> Samples:
     """Sample in this process. Raises ValueError for a label or signature that does not fit."""
     artifact = Artifact.open(options.source, verify=False)
     seed = secrets.randbits(53) if options.seed is None else options.seed
-    outputs = artifact.sample(
+    inputs = artifact.draw(
         options.signature,
-        seed=seed,
-        n=options.n,
-        first_index=options.first_index,
-        label=options.labels(0, options.n),
-        settings=options.settings,
+        seed,
+        range(options.first_index, options.first_index + options.n),
+        options.labels(0, options.n),
+        options.settings,
+        given := _given(artifact, options),
     )
+    outputs = artifact.run(options.signature, inputs)
     specs = artifact.signature(options.signature).outputs
     asked = [spec for spec in specs if spec.kind == _KINDS.get(options.format)] or specs
-    first, *others = (_made(artifact, options, seed, outputs, spec) for spec in asked)
+    first, *others = (_made(artifact, options, seed, outputs, spec, given) for spec in asked)
     named = zip(others, asked[1:], strict=True)
     return replace(first, others=tuple(replace(other, name=spec.name) for other, spec in named))
 
@@ -125,6 +131,7 @@ def _made(
     seed: int,
     outputs: dict[str, NDArray[Any]],
     output: TensorSpec,
+    given: dict[str, NDArray[Any]],
 ) -> Samples:
     """One output of a signature, as files where it can be."""
     digest = artifact.manifest.digest
@@ -139,6 +146,7 @@ def _made(
             seed=seed,
             index=options.first_index + i,
             label=options.label[i % len(options.label)] if options.label else None,
+            given=intake.fingerprints(given, i),
         )
         for i in range(options.n)
     ]
@@ -158,41 +166,89 @@ def _made(
     return Samples(artifact.id, digest, seed, images, files)
 
 
+def _given(artifact: Artifact, options: Options) -> dict[str, NDArray[Any]]:
+    """What samples are made from, the same for all: (n, *shape) by input."""
+    inputs = artifact.signature(options.signature).inputs
+    specs = {spec.name: spec for spec in inputs if spec.kind in intake.KINDS}
+    if unknown := sorted(set(options.inputs) - set(specs)):
+        raise ValueError(
+            f"signature {options.signature!r} of {artifact.id} has no input {unknown[0]!r}, it has:"
+            f" {', '.join(specs) or 'none'}"
+        )
+    rows = {
+        name: intake.tensor(specs[name], _read(specs[name].kind, value))
+        for name, value in options.inputs.items()
+    }
+    return {name: np.broadcast_to(row, (options.n, *row.shape)) for name, row in rows.items()}
+
+
+def _read(kind: str, value: str) -> bytes | str:
+    """A file of the kinds that come as files, else the text itself."""
+    return Path(value).read_bytes() if kind in ("image", "audio") else value
+
+
 def from_server(options: Options) -> Samples:
     """Sample over HTTP, in parts of at most PART. Raises ValueError with the server's message."""
     url = options.source.rstrip("/")
-    model = options.model or _only_model(url)
+    model = client.ask(f"{url}/v1/models/{options.model or _only_model(url)}")
+    signature = model["signatures"].get(options.signature)
+    if signature is None:
+        raise ValueError(
+            f"{model['id']} has no signature {options.signature!r}, it has:"
+            f" {', '.join(model['signatures'])}"
+        )
+    kinds = {spec["name"]: spec["kind"] for spec in signature["inputs"]}
+    body: dict[str, Any] = {"model": model["id"], "signature": options.signature, "format": "json"}
+    if options.settings:
+        body["settings"] = options.settings
+    if options.inputs:
+        files = {name: _read(kinds.get(name, ""), v) for name, v in options.inputs.items()}
+        body["inputs"] = {
+            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            for name, value in files.items()
+        }
     seed, parts = options.seed, []
     for start in range(0, options.n, PART):
         n = min(PART, options.n - start)
-        body: dict[str, Any] = {
-            "model": model,
-            "signature": options.signature,
-            "n": n,
-            "first_index": options.first_index + start,
-            "format": "json",
-        }
+        part = {**body, "n": n, "first_index": options.first_index + start}
         if seed is not None:
-            body["seed"] = seed
+            part["seed"] = seed
         if options.label:
-            body["label"] = options.labels(start, start + n)
-        if options.settings:
-            body["settings"] = options.settings
-        parts.append(client.ask(f"{url}/v1/samples", body))
+            part["label"] = options.labels(start, start + n)
+        parts.append(client.ask(f"{url}/v1/samples", part))
         seed = parts[0]["seed"]
     records = [record for part in parts for record in part["samples"]]
-    id_, digest = str(parts[0]["model"]), str(parts[0].get("digest", ""))
-    assert seed is not None
-    if "text" in records[0]:
-        texts = np.array([record["text"] for record in records])
-        return Samples(id_, digest, seed, texts, ())
-    if "image" not in records[0]:
-        key = next(iter(records[0]["outputs"]))
-        values = np.array([record["outputs"][key] for record in records], np.float32)
-        return Samples(id_, digest, seed, values, ())
-    files = tuple(base64.b64decode(record["image"]) for record in records)
-    images = np.stack([codecs.read_png(data)[0] for data in files])
-    return Samples(id_, digest, seed, images, files)
+    # Nothing was drawn where there is none.
+    made = (model["id"], model["digest"], 0 if seed is None else seed)
+    specs = signature["outputs"]
+    asked = [spec for spec in specs if spec["kind"] == _KINDS.get(options.format)] or specs
+    first, *others = (_told(records, spec, made, options.format) for spec in asked)
+    named = zip(others, asked[1:], strict=True)
+    return replace(first, others=tuple(replace(other, name=spec["name"]) for other, spec in named))
+
+
+def _told(
+    records: list[dict[str, Any]], spec: dict[str, Any], made: tuple[str, str, int], form: Format
+) -> Samples:
+    """One output of a signature, out of a server's answers."""
+    kind, name = spec["kind"], spec["name"]
+    if kind == "text":
+        return Samples(*made, np.array([record["text"] for record in records]), ())
+    if kind == "image" and "image" in records[0]:
+        files = tuple(base64.b64decode(record["image"]) for record in records)
+        return Samples(*made, np.stack([codecs.read_png(data)[0] for data in files]), files)
+    if kind == "audio":
+        files = tuple(base64.b64decode(record["audio"]) for record in records)
+        read = [sound.read_sound(data) for data in files]
+        waves = np.stack([one.samples for one in read])
+        if form != "flac":
+            return Samples(*made, waves, files, "wav")
+        again = (
+            sound.flac(sound.to_pcm16(one.samples), one.rate_hz, one.provenance) for one in read
+        )
+        return Samples(*made, waves, tuple(again), "flac")
+    values = np.array([record["outputs"][name] for record in records], np.float32)
+    return Samples(*made, values, ())
 
 
 def write(options: Options, samples: Samples) -> Path:

@@ -13,6 +13,7 @@ import pytest
 from aigc import verify
 from aigc.artifact import Artifact, codecs, sound
 from aigc.artifact.vocabulary import Vocabulary
+from aigc.sample import command as sample_command
 from serve.dialects.given import MAX_PARTS
 from serve.settings import Limits, Settings
 from tests.serve.conftest import LETTERS
@@ -207,6 +208,33 @@ def test_what_was_made_from_something_says_so_and_is_not_taken_for_a_sample(
     said = capsys.readouterr()
     assert "from text:" in said.out
     assert "not to be made again" in said.err
+
+
+@pytest.mark.parametrize("form", ["png", "wav", "txt", "json"])
+def test_the_command_writes_the_same_files_from_a_server_and_from_the_artifact(
+    served: Listening, translator: str, tmp_path: Path, form: str
+) -> None:
+    (tmp_path / "seven.png").write_bytes(IMAGE)
+    options = ["-n", "3", "--seed", "7", "--format", form, "--inputs"]
+    options += ["image", str(tmp_path / "seven.png"), "text", TEXT]
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert sample_command([translator, *options, "--out", str(here)]) == 0
+    assert sample_command([served.url, *options, "--model", "translator", "--out", str(there)]) == 0
+    files = sorted(path.name for path in here.iterdir())
+    assert files == sorted(path.name for path in there.iterdir())
+    kinds = {"png": ["png"] * 4 + ["txt"] + ["wav"] * 3, "wav": ["wav"] * 3, "txt": ["txt"]}
+    assert sorted(name.rpartition(".")[2] for name in files) == kinds.get(form, ["json"] * 3)
+    for name in files:
+        if form != "json" or "text" in name:  # pixels and numbers lose a little on the way
+            assert (here / name).read_bytes() == (there / name).read_bytes(), name
+
+
+def test_what_the_command_cannot_give_is_said(served: Listening, translator: str) -> None:
+    for source in (translator, served.url):
+        with pytest.raises(ValueError, match="smell"):
+            sample_command([source, "--model", "translator", "--inputs", "smell", "x"])
+        with pytest.raises(ValueError, match="lacks"):
+            sample_command([source, "--model", "translator", "--inputs", "text", "xyz"])
 
 
 def test_a_list_is_one_for_each_sample(served: Listening) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aigc.artifact import Artifact, sound
+from aigc.sample import command as sample_command
 from serve.settings import Limits, Settings
 from tests.serve.listening import Listening, listening
 
@@ -87,3 +88,19 @@ def test_what_cannot_be_is_refused(served: Listening, fields: dict[str, Any], co
     answer = post(served, **fields)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize("form", ["wav", "flac"])
+def test_the_command_writes_the_same_sounds_from_a_server_and_from_the_artifact(
+    served: Listening, voices: str, tmp_path: Path, form: str
+) -> None:
+    if form == "flac":
+        pytest.importorskip("soundfile")
+    options = ["-n", "3", "--seed", "7", "--label", "1", "--format", form]
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert sample_command([voices, *options, "--out", str(here)]) == 0
+    assert sample_command([served.url, *options, "--model", "voices", "--out", str(there)]) == 0
+    files = sorted(path.name for path in here.iterdir())
+    assert files == [f"voices-1-seed7-{i}.{form}" for i in range(3)]
+    for name in files:
+        assert (here / name).read_bytes() == (there / name).read_bytes(), name
