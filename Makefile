@@ -6,10 +6,13 @@ READY := $(VENV)/.ready
 # checkov's pins conflict with ours.
 CHECKOV := .checkov/.ready
 
-.PHONY: demo monitor test unit check bench soak format setup clean
+.PHONY: demo demo-modalities monitor test unit check bench soak format setup clean
 
 demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
+
+demo-modalities: $(READY)  ## text, sound and one from another: trained, served together, a quarter of an hour
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo_modalities
 
 monitor: $(READY)  ## Prometheus with our rules for what runs here, or TARGETS="HOST:PORT ..."
 	@$(BIN)/python -m k8s.monitor $(TARGETS)

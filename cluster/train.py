@@ -262,7 +262,8 @@ def _usage() -> str:
         "",
         "models and presets:",
     ]
+    width = max(map(len, models.names())) + 2
     for name in models.names():
-        lines.append(f"  {name:<10}{', '.join(models.load(name).PRESETS)}")
+        lines.append(f"  {name:<{width}}{', '.join(models.load(name).PRESETS)}")
     lines += ["", "`aigc train MODEL:PRESET --help` lists the options with their defaults."]
     return "\n".join(lines)
