@@ -28,7 +28,7 @@ from tests.bench.chart import Curve, Panel, write_chart
 from tests.bench.open_loop import Watch, watch
 from tests.bench.report import header, write_section
 from tests.bench.scaled_server import Options, started
-from tests.serve.conftest import publish
+from tests.serve.artifacts import publish
 from tests.serve.queueing import Machine, Policy, Pool, Traffic
 from tests.serve.ray_state import by_requests, through_ray
 

@@ -18,7 +18,7 @@ import tritonclient.grpc
 from aigc.artifact import Store
 from serve.access.keys import New, entry_text
 from tests.ports import free_port
-from tests.serve.conftest import publish
+from tests.serve.artifacts import publish
 from tests.serve.test_server import Server, server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]

@@ -19,7 +19,7 @@ from serve.hosting import Loader
 from serve.lane import SteppedLane
 from serve.memory import Memory
 from serve.metrics import Metrics
-from tests.serve.conftest import WORDS_LENGTH
+from tests.serve.artifacts import WORDS_LENGTH
 from tests.serve.test_batching import Doubler, settled
 
 LENGTH = WORDS_LENGTH

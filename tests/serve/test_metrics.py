@@ -21,7 +21,7 @@ from serve.access.keys import New, entry_text
 from serve.metrics import Metrics
 from serve.replica import Replica
 from serve.settings import Limits, Settings
-from tests.serve.conftest import WORDS_LENGTH
+from tests.serve.artifacts import WORDS_LENGTH
 from tests.serve.dialects.test_native import Client, running
 from tests.serve.listening import Gate, Listening
 

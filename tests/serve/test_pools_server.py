@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, Store, codecs
 from serve.deploy import command as deploy
-from tests.serve.conftest import publish
+from tests.serve.artifacts import publish
 from tests.serve.test_server import Server, server, title
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(150)]

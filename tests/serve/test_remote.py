@@ -23,7 +23,7 @@ from serve.replica import Replica
 from serve.settings import Limits, PoolSettings, Settings
 from serve.switching import Config, Target
 from serve.worker import Worker
-from tests.serve.conftest import publish
+from tests.serve.artifacts import publish
 from tests.serve.dialects.test_native import Client
 from tests.serve.dialects.test_oip_grpc import servicer
 from tests.serve.listening import Gate

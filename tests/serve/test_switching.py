@@ -16,7 +16,7 @@ from serve.hosting import Models
 from serve.replica import Replica
 from serve.settings import Settings
 from serve.switching import Config, Target, located, parse_target
-from tests.serve.conftest import publish
+from tests.serve.artifacts import publish
 from tests.serve.dialects.test_native import Client, running
 
 

@@ -16,7 +16,7 @@ from aigc.artifact import Artifact
 from aigc.artifact.steps import PREFIX
 from serve.lane import SteppedLane
 from serve.settings import Limits, Settings
-from tests.serve.conftest import WORDS_LENGTH
+from tests.serve.artifacts import WORDS_LENGTH
 from tests.serve.listening import Listening, listening, settled
 
 

@@ -16,7 +16,7 @@ from aigc.artifact.vocabulary import Vocabulary
 from aigc.sample import command as sample_command
 from serve.dialects.given import MAX_PARTS
 from serve.settings import Limits, Settings
-from tests.serve.conftest import LETTERS
+from tests.serve.artifacts import LETTERS
 from tests.serve.listening import Listening, listening
 
 IMAGE = codecs.png(np.random.default_rng(0).integers(0, 256, (8, 8, 1)).astype(np.uint8))

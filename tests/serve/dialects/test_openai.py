@@ -13,7 +13,7 @@ import pytest
 
 from aigc.artifact import Artifact, Store, codecs
 from serve.settings import Limits, Settings
-from tests.serve.conftest import CLASSES, publish
+from tests.serve.artifacts import CLASSES, publish
 from tests.serve.listening import Listening, listening
 
 LETTERS = ("a", "A", "b", "long s", "7", "dot", "twin", "twin", "colours", "Ärger")

@@ -24,7 +24,7 @@ from serve.dialects.protobuf import add_to_server
 from serve.dialects.tensor_bytes import from_bytes, to_bytes
 from serve.http import HTTPError
 from serve.settings import Limits, Settings
-from tests.serve.conftest import WORDS_LENGTH
+from tests.serve.artifacts import WORDS_LENGTH
 from tests.serve.dialects.test_oip_grpc import servicer
 from tests.serve.listening import Listening, listening
 

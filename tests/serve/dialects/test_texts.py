@@ -10,7 +10,7 @@ import pytest
 
 from aigc.artifact import Artifact, latents
 from aigc.sample import command
-from tests.serve.conftest import LETTERS, WORDS_LENGTH
+from tests.serve.artifacts import LETTERS, WORDS_LENGTH
 from tests.serve.dialects.test_native import Client, limited, serving
 from tests.serve.listening import listening
 
