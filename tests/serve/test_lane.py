@@ -67,6 +67,7 @@ ASKS = st.fixed_dictionaries(
         "max_tokens": st.integers(1, LENGTH),
         "prefix": st.sampled_from([(), (3,), (5, 2, 9)]),
         "pause": st.integers(0, 4),
+        "stays": st.booleans() | st.just(True),
     }
 )
 
@@ -90,14 +91,23 @@ def test_any_mix_of_requests_is_each_alone(
             )
         )
 
-    async def main() -> list[Arrays]:
+    async def main() -> list[Any]:
         batcher = Batcher(max_queue=1000)
-        try:
-            return await asyncio.gather(*(ask(batcher, one) for one in asks))
-        finally:
-            batcher.close()
+        tasks = [asyncio.create_task(ask(batcher, one)) for one in asks]
+        for one, task in zip(asks, tasks, strict=True):
+            if not one["stays"]:
+                await asyncio.sleep(0.001)
+                task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        await settled(lambda: batcher.running_since_s is None)
+        assert (batcher.queued, batcher.work_s) == (0, 0)
+        batcher.close()
+        return found
 
     for one, found in zip(asks, asyncio.run(main()), strict=True):
+        if isinstance(found, asyncio.CancelledError):
+            assert not one["stays"]
+            continue
         indices = range(one["first_index"], one["first_index"] + one["n"])
         chosen = {key: one[key] for key in ("temperature", "max_tokens")}
         inputs = artifact.draw("sample", one["seed"], indices, None, chosen)

@@ -10,6 +10,7 @@ import pytest
 
 from aigc.artifact import Artifact, latents
 from aigc.sample import command
+from serve.dialects.texts import Stop
 from tests.serve.conftest import LETTERS, WORDS_LENGTH
 from tests.serve.dialects.test_native import Client, limited, serving
 from tests.serve.listening import listening
@@ -100,6 +101,20 @@ def test_what_stops_a_text_ends_its_steps(client: Client) -> None:
     whole, before = steps() - before, steps()
     ask(client, n=20, seed=7, stop=["a", "b", "e", " "])
     assert steps() - before < 0.5 * whole
+
+
+def test_a_stop_is_found_over_several_tokens_and_inside_of_one() -> None:
+    stop = Stop(pieces=LETTERS, strings=("jeb", "fa"))
+    ids = {piece: i for i, piece in enumerate(LETTERS)}
+
+    def enough(*pieces: str) -> bool:
+        return stop(np.array([ids[piece] for piece in pieces], np.int64))
+
+    assert enough("a", "j", "e", "b")
+    assert enough("j", "e", "be")
+    assert enough("f", "a")
+    for pieces in (("j", "e"), ("j", "be"), ("e", "b"), ("f", "e", "a"), ()):
+        assert not enough(*pieces)
 
 
 @pytest.mark.parametrize(
