@@ -193,40 +193,45 @@ class Sampler:
         return await self._paid(ask.n, lane, call, partial(self._submit, job))
 
     async def stream(self, ask: Ask, call: Call) -> AsyncGenerator[list[tuple[int, Outcome]], None]:
-        """What comes of each sample, as it comes: its position among the n, and a part or all.
+        """What comes of the samples, as it comes: positions among the n, and a part or all of each.
 
-        What came since the last time comes together. Of another pool all comes at once. Closing
-        this drops what is still to be done. Raises HTTPError 429 or 503.
+        Every part is all that there is of a sample so far, so for who is slow the last one stands
+        for those before. Of another pool all comes at once. Closing this drops what is still to be
+        done. Raises HTTPError 429 or 503.
         """
-        heard: asyncio.Queue[tuple[int, Outcome] | None] = asyncio.Queue()
+        came: dict[int, Outcome] = {}
+        news = asyncio.Event()
 
-        async def work() -> None:
-            lane, samples = ask.lane, ask.samples
-            if isinstance(lane, RemoteLane):
-                outputs = await self.run(ask, call)
-                for i in range(ask.n):
-                    rows = {name: array[i : i + 1] for name, array in outputs.items()}
-                    heard.put_nowait((i, rows))
-                return
-            job = _local(lane).job(**samples, deadline_s=call.deadline_s)
-            job.hear = lambda i, outcome: heard.put_nowait((i, outcome))
-            await self._paid(ask.n, lane, call, partial(self._submit, job))
+        def hear(position: int, outcome: Outcome) -> None:
+            came[position] = outcome
+            news.set()
 
-        working = asyncio.create_task(work())
-        working.add_done_callback(lambda _: heard.put_nowait(None))
+        working = asyncio.create_task(self._told(ask, call, hear))
+        working.add_done_callback(lambda _: news.set())
         try:
-            ended = False
-            while not ended:
-                every = [await heard.get()]
-                while not heard.empty():
-                    every.append(heard.get_nowait())
-                ended = every[-1] is None
-                if came := [one for one in every if one is not None]:
-                    yield came
+            while came or not working.done():
+                await news.wait()
+                news.clear()
+                if came:
+                    told = [*came.items()]
+                    came.clear()
+                    yield told
             await working
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+
+    async def _told(self, ask: Ask, call: Call, hear: Callable[[int, Outcome], None]) -> None:
+        """Run what was asked for, and tell of each sample. Raises HTTPError 429 or 503."""
+        lane = ask.lane
+        if isinstance(lane, RemoteLane):
+            outputs = await self.run(ask, call)
+            for i in range(ask.n):
+                hear(i, {name: array[i : i + 1] for name, array in outputs.items()})
+            return
+        job = _local(lane).job(**ask.samples, deadline_s=call.deadline_s)
+        job.hear = hear
+        await self._paid(ask.n, lane, call, partial(self._submit, job))
 
     async def infer(
         self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call

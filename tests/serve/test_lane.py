@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from aigc.artifact import Artifact
+from aigc.artifact import Artifact, Signature
 from aigc.artifact.steps import PREFIX
 from serve.batching import Batch, Batcher, ClosedError, DeadlineError, Job, OverloadedError
 from serve.fair import Arrays, Outcome
 from serve.hosting import Loader
 from serve.lane import SteppedLane
-from serve.memory import Memory
+from serve.memory import Memory, MemoryLimitError
 from serve.metrics import Metrics
 from tests.serve.conftest import WORDS_LENGTH
 from tests.serve.test_batching import Doubler, settled
@@ -372,3 +372,24 @@ def test_closing_fails_what_waits_and_lets_end_what_runs(lane: SteppedLane) -> N
             await batcher.submit(other.job(seed=2, first_index=0, n=2, label=None))
 
     asyncio.run(main())
+
+
+def test_full_batches_of_steps_are_tried_before_they_are_served(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [0]
+    run = Artifact._run
+
+    def noted(artifact: Artifact, spec: Signature, feeds: Arrays) -> Arrays:
+        rows.append(len(next(iter(feeds.values()))))
+        return run(artifact, spec, feeds)
+
+    monkeypatch.setattr(Artifact, "_run", noted)
+    roomy = Memory(limit_bytes=1 << 40)
+    Loader(threads=1, max_batch=64, memory=roomy, metrics=Metrics()).open(words)
+    assert {2, 4, 16, 64} <= set(rows)
+    rows[:] = [0]
+    tight = Memory(limit_bytes=30_000, resident=lambda: 1000 * (1 + max(rows)))
+    with pytest.raises(MemoryLimitError, match="a batch of 64"):
+        Loader(threads=1, max_batch=64, memory=tight, metrics=Metrics()).open(words)
+    assert max(rows) == 16, "what would be too much was not run"
