@@ -31,7 +31,6 @@ from serve.batching import (
     TooLateError,
 )
 from serve.call import Call, deadline_s
-from serve.fair import Outcome
 from serve.hosting import Hosted, LocalLane, Models, SignatureLane
 from serve.http import (
     HUNG_UP,
@@ -46,6 +45,7 @@ from serve.metrics import KeyMetrics, Metrics
 from serve.remote import RemoteLane, UnavailableError
 from serve.settings import MAX_SEED, Limits
 from serve.slow import Patience
+from serve.telling import Came, Hear, told
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
@@ -192,46 +192,23 @@ class Sampler:
         job = _local(lane).job(**samples, deadline_s=call.deadline_s)
         return await self._paid(ask.n, lane, call, partial(self._submit, job))
 
-    async def stream(self, ask: Ask, call: Call) -> AsyncGenerator[list[tuple[int, Outcome]], None]:
-        """What comes of the samples, as it comes: positions among the n, and a part or all of each.
+    def stream(self, ask: Ask, call: Call) -> AsyncGenerator[Came, None]:
+        """run(), told of while it goes on: what comes of each sample, a part or all of it.
 
-        Every part is all that there is of a sample so far, so for who is slow the last one stands
-        for those before. Of another pool all comes at once. Closing this drops what is still to be
-        done. Raises HTTPError 429 or 503.
+        Closing this drops what is still to be done. Raises HTTPError 429 or 503.
         """
-        came: dict[int, Outcome] = {}
-        news = asyncio.Event()
+        lane, samples = ask.lane, ask.samples
 
-        def hear(position: int, outcome: Outcome) -> None:
-            came[position] = outcome
-            news.set()
+        async def work(hear: Hear) -> None:
+            if isinstance(lane, RemoteLane):
+                remote = partial(lane.sample, **samples, deadline_s=call.deadline_s, hear=hear)
+                await self._paid(ask.n, lane, call, remote)
+                return
+            job = _local(lane).job(**samples, deadline_s=call.deadline_s)
+            job.hear = hear
+            await self._paid(ask.n, lane, call, partial(self._submit, job))
 
-        working = asyncio.create_task(self._told(ask, call, hear))
-        working.add_done_callback(lambda _: news.set())
-        try:
-            while came or not working.done():
-                await news.wait()
-                news.clear()
-                if came:
-                    told = [*came.items()]
-                    came.clear()
-                    yield told
-            await working
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
-
-    async def _told(self, ask: Ask, call: Call, hear: Callable[[int, Outcome], None]) -> None:
-        """Run what was asked for, and tell of each sample. Raises HTTPError 429 or 503."""
-        lane = ask.lane
-        if isinstance(lane, RemoteLane):
-            outputs = await self.run(ask, call)
-            for i in range(ask.n):
-                hear(i, {name: array[i : i + 1] for name, array in outputs.items()})
-            return
-        job = _local(lane).job(**ask.samples, deadline_s=call.deadline_s)
-        job.hear = hear
-        await self._paid(ask.n, lane, call, partial(self._submit, job))
+        return told(work)
 
     async def infer(
         self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call
