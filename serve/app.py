@@ -22,7 +22,7 @@ pool hosts stands in its own user_config and in the default pool's; `aigc deploy
 
 import asyncio
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -43,12 +43,16 @@ from serve.logs import configure
 from serve.remote import Connection, Done, LostError, Refused, Work
 from serve.settings import DEFAULT, Settings, document, parse
 from serve.switching import Config, Target, located, parse_target, target_of
+from serve.telling import Came
 
 NAME = "aigc"
 POOL = DEFAULT
 
 MAX_ONGOING_REQUESTS = 4096
 """Far above what a replica's queue takes: shedding is the batcher's decision, not Serve's."""
+
+LOST = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
+"""What is raised where a replica went away, or was not reached."""
 
 REPORT_INTERVAL_S = 1.0
 """How often a replica tells the controller of its work."""
@@ -125,6 +129,10 @@ class OtherPool:
     async def sample(self, work: Any) -> Any:
         return await self._worker.sample(work)
 
+    async def stream(self, work: Any) -> Any:
+        async for came in self._worker.stream(work):
+            yield came
+
     async def prove(self, uri: str) -> str:
         return await self._worker.refusal(uri)
 
@@ -193,11 +201,22 @@ def through(handle: DeploymentHandle) -> Connection:
 class _Handle:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._sample = handle.options(method_name="sample")
+        self._stream = handle.options(method_name="stream", stream=True)
         self._prove = handle.options(method_name="prove")
 
     async def sample(self, work: Work) -> Done | Refused:
         answer: Done | Refused = await _call(self._sample, work)
         return answer
+
+    async def stream(self, work: Work) -> AsyncGenerator[Came | Done | Refused, None]:
+        parts = self._stream.remote(work)
+        try:
+            async for came in parts:
+                yield came
+        except LOST as error:
+            raise LostError(f"{error}") from None
+        finally:
+            parts.cancel()  # does nothing once it has ended
 
     async def prove(self, uri: str) -> str:
         answer: str = await _call(self._prove, uri)
@@ -212,7 +231,7 @@ async def _call(handle: DeploymentHandle, *arguments: Any) -> Any:
     except asyncio.CancelledError:
         response.cancel()
         raise
-    except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError) as error:
+    except LOST as error:
         raise LostError(f"{error}") from error
 
 

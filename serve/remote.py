@@ -12,7 +12,7 @@ one of the other pool, whose own batcher runs it, and Done or Refused comes back
 import asyncio
 import copy
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -28,6 +28,7 @@ from serve.hosting import Hosted, SignatureLane
 from serve.lane import Choices
 from serve.metrics import LaneMetrics, Metrics
 from serve.settings import Limits
+from serve.telling import Came, Hear
 
 T = TypeVar("T")
 
@@ -96,6 +97,12 @@ class Connection(Protocol):
     async def sample(self, work: Work) -> Done | Refused:
         """Ask one replica; cancelling this cancels the work there. Raises LostError."""
 
+    def stream(self, work: Work) -> "AsyncGenerator[Came | Done | Refused, None]":
+        """The same, told of while it goes on; at last comes what sample() gives, without outputs.
+
+        Closing this cancels the work there.
+        """
+
     async def prove(self, uri: str) -> str:
         """Let one replica open an artifact: why it refuses, or "". Raises LostError."""
 
@@ -139,8 +146,11 @@ class RemotePool:
         if reason:
             raise ArtifactError(reason)
 
-    async def run(self, work: Work, deadline_s: float | None) -> Done:
+    async def run(self, work: Work, deadline_s: float | None, hear: Hear | None = None) -> Done:
         """Work done by one of the pool's replicas; cancelling this cancels it there.
+
+        With `hear` it is told of while it goes on, and again from the start by another replica when
+        the first one dies; there are no outputs then.
 
         Raises OverloadedError, DeadlineError and ClosedError as a batcher does, UnavailableError if
         no replica has the model or stays alive, and what the work itself raised.
@@ -153,19 +163,19 @@ class RemotePool:
         self.outstanding += work.n
         try:
             async with asyncio.timeout(seconds):
-                return await self._insist(lambda: self._once(work, deadline_s))
+                return await self._insist(lambda: self._once(work, deadline_s, hear))
         except TimeoutError:
             raise DeadlineError(work.n) from None
         finally:
             self.outstanding -= work.n
 
-    async def _once(self, work: Work, deadline_s: float | None) -> Done:
+    async def _once(self, work: Work, deadline_s: float | None, hear: Hear | None) -> Done:
         """By one replica, as soon as it hosts the model."""
         patience_s = time.monotonic() + TAKE_UP_S
         while True:
             if deadline_s is not None:
                 work = replace(work, seconds=max(0.0, deadline_s - time.monotonic()))
-            answer = await self._connection.sample(work)
+            answer = await self._answer(work, hear)
             if isinstance(answer, Done):
                 return answer
             if answer.reason == "overloaded":
@@ -179,6 +189,20 @@ class RemotePool:
                     f"no replica of pool {self.name} has taken this model up; its log says why"
                 )
             await asyncio.sleep(PAUSE_S)
+
+    async def _answer(self, work: Work, hear: Hear | None) -> Done | Refused:
+        if hear is None:
+            return await self._connection.sample(work)
+        stream = self._connection.stream(work)
+        try:
+            async for came in stream:
+                if not isinstance(came, list):
+                    return came
+                for position, outcome in came:
+                    hear(position, outcome)
+        finally:
+            await stream.aclose()
+        raise LostError("the stream ended before the samples did")
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer of the first replica that lives long enough. Raises UnavailableError."""
@@ -220,6 +244,7 @@ class RemoteLane(SignatureLane):
         settings: Choices | None = None,
         prefix: NDArray[np.int64] | None = None,
         until: Until | None = None,
+        hear: Hear | None = None,
     ) -> Arrays:
         """Samples first_index .. first_index + n - 1 of `seed`. Raises what RemotePool.run does."""
         return await self._ask(
@@ -236,6 +261,7 @@ class RemoteLane(SignatureLane):
                 until=until,
             ),
             deadline_s,
+            hear,
         )
 
     async def infer(
@@ -253,8 +279,8 @@ class RemoteLane(SignatureLane):
             deadline_s,
         )
 
-    async def _ask(self, work: Work, deadline_s: float | None) -> Arrays:
-        done = await self._pool.run(work, deadline_s)
+    async def _ask(self, work: Work, deadline_s: float | None, hear: Hear | None = None) -> Arrays:
+        done = await self._pool.run(work, deadline_s, hear)
         self.artifact.reproducibility[self.name] = done.reproducibility
         if self.replica is None:  # of an answer in parts, the first one's signs for all
             self.replica, self._level = done.replica, done.reproducibility.level

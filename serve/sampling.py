@@ -30,7 +30,6 @@ from serve.batching import (
     TooLateError,
 )
 from serve.call import Call, deadline_s
-from serve.fair import Outcome
 from serve.hosting import Hosted, LocalLane, Models, SignatureLane
 from serve.http import (
     HUNG_UP,
@@ -45,6 +44,7 @@ from serve.metrics import KeyMetrics, Metrics
 from serve.remote import RemoteLane, UnavailableError
 from serve.settings import MAX_SEED, Limits
 from serve.slow import Patience
+from serve.telling import Came, Hear, told
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Answers of fewer values are encoded on the event loop; a thread would cost more than it frees."""
@@ -211,41 +211,23 @@ class Sampler:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    async def stream(self, ask: Ask, call: Call) -> AsyncGenerator[list[tuple[int, Outcome]], None]:
-        """What comes of each sample, as it comes: its position among the n, and a part or all.
+    def stream(self, ask: Ask, call: Call) -> AsyncGenerator[Came, None]:
+        """run(), told of while it goes on: what comes of each sample, a part or all of it.
 
-        What came since the last time comes together. Of another pool all comes at once. Closing
-        this drops what is still to be done. Raises HTTPError 429 or 503.
+        Closing this drops what is still to be done. Raises HTTPError 429 or 503.
         """
-        heard: asyncio.Queue[tuple[int, Outcome] | None] = asyncio.Queue()
+        lane, samples = ask.lane, ask.samples
 
-        async def work() -> None:
-            lane, samples = ask.lane, ask.samples
+        async def work(hear: Hear) -> None:
             if isinstance(lane, RemoteLane):
-                outputs = await self.run(ask, call)
-                for i in range(ask.n):
-                    rows = {name: array[i : i + 1] for name, array in outputs.items()}
-                    heard.put_nowait((i, rows))
+                remote = partial(lane.sample, **samples, deadline_s=call.deadline_s, hear=hear)
+                await self._paid(ask.n, lane, call, remote)
                 return
             job = _local(lane).job(**samples, deadline_s=call.deadline_s)
-            job.hear = lambda i, outcome: heard.put_nowait((i, outcome))
+            job.hear = hear
             await self._paid(ask.n, lane, call, partial(self._submit, job))
 
-        working = asyncio.create_task(work())
-        working.add_done_callback(lambda _: heard.put_nowait(None))
-        try:
-            ended = False
-            while not ended:
-                every = [await heard.get()]
-                while not heard.empty():
-                    every.append(heard.get_nowait())
-                ended = every[-1] is None
-                if came := [one for one in every if one is not None]:
-                    yield came
-            await working
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+        return told(work)
 
     async def infer(
         self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call

@@ -8,7 +8,8 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from serve.metrics import Metrics
 from serve.remote import Done, Refused, Work
 from serve.settings import DEFAULT, Settings
 from serve.switching import Target, candidate, located, parse_target
+from serve.telling import Came, Hear, told
 
 STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
@@ -166,7 +168,7 @@ class Worker:
         there = [*(self._models.all if self._models else ()), *self._leaving]
         self._memory.keep_only({one.id for one in there})
 
-    async def sample(self, work: Work) -> Done | Refused:
+    async def sample(self, work: Work, hear: Hear | None = None) -> Done | Refused:
         """Run what another pool's replica asks for; cancelling this drops it from the queue."""
         hosted = self._find(work.digest)
         if hosted is None:
@@ -175,7 +177,9 @@ class Worker:
         assert isinstance(lane, LocalLane)
         deadline_s = None if work.seconds is None else time.monotonic() + work.seconds
         try:
-            outputs = await self._batcher.submit(_job(work, lane, deadline_s))
+            job = _job(work, lane, deadline_s)
+            job.hear = hear
+            outputs = await self._batcher.submit(job)
         except OverloadedError as error:
             return Refused(
                 reason="overloaded", message=error.reason, retry_after_s=error.retry_after_s
@@ -186,6 +190,22 @@ class Worker:
             return Refused(reason="closed")
         level = hosted.artifact.reproducibility[work.signature]
         return Done(outputs=outputs, replica=self._name, reproducibility=level)
+
+    async def stream(self, work: Work) -> AsyncGenerator[Came | Done | Refused, None]:
+        """sample(), told of while it goes on; its answer comes last, without the outputs."""
+        answers: list[Done | Refused] = []
+
+        async def run(hear: Hear) -> None:
+            answers.append(await self.sample(work, hear))
+
+        parts = told(run)
+        try:
+            async for came in parts:
+                yield came
+        finally:
+            await parts.aclose()
+        (answer,) = answers
+        yield replace(answer, outputs={}) if isinstance(answer, Done) else answer
 
     async def _tend_for_ever(self) -> None:
         while True:

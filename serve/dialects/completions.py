@@ -209,6 +209,8 @@ class Asked:
             "system_fingerprint": manifest.digest,
         }
         self._completed = 0
+        self._ended: set[int] = set()
+        """Texts whose end was told of."""
 
     def answer(self, outputs: Arrays, headers: Headers) -> Response:
         """All texts."""
@@ -244,6 +246,8 @@ class Asked:
     def _more(self, i: int, outcome: Outcome, sent: list[int]) -> dict[str, Any] | None:
         """What is new in a text; None for what is of the prompt, or may yet prove to be a stop."""
         assert not isinstance(outcome, Exception)
+        if i in self._ended:
+            return None  # told again, by the replica that took the place of one that died
         done = not isinstance(outcome, GoesOn)
         row = outcome.part if isinstance(outcome, GoesOn) else outcome[self._spec.name][0]
         text = self._drawn(i, row)
@@ -277,6 +281,7 @@ class Asked:
 
     def _end(self, i: int, row: NDArray[np.int64]) -> str:
         """Why a text ended. Counts its tokens."""
+        self._ended.add(i)
         written = int((row != END).sum())
         self._completed += max(0, written - self._prefixes[i])
         text = self._drawn(i, row)

@@ -1,13 +1,13 @@
 """Texts in every dialect: strings to tokens and back, checked; what ends a text early.
 
-vocabulary = vocabulary_of(lane)                    # None for a lane that gives no text
-rows = tokens(lane, ["seven"], "prompt")            # HTTPError 400 for what cannot be one
-texts = read(lane, outputs, stop)
+spec = text_of(lane)                        # None for a lane that gives no text
+rows = tokens(spec, ["seven"], "prompt")    # HTTPError 400 for what cannot be one
+texts = read(spec, rows, stop)
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import TensorSpec, latents
 from aigc.artifact.contract import Arrays
-from aigc.artifact.vocabulary import Vocabulary
+from aigc.artifact.vocabulary import END, Vocabulary
 from serve.ask import Ask, check_label, check_settings
 from serve.call import Call
 from serve.hosting import Hosted, SignatureLane
@@ -84,20 +84,15 @@ def check_stop(stop: str | Sequence[str] | None, lane: SignatureLane) -> Stop | 
 def tokens(spec: TensorSpec, texts: Sequence[str], param: str) -> NDArray[np.int64]:
     """(N, L) int64 of texts. Raises HTTPError 400 for characters and lengths that cannot be."""
     known, length = vocabulary(spec), spec.shape[0]
-    most = (length - 1) * max(map(len, known.pieces))
-    for text in texts:
-        unknown = sorted(set(text) - set(known.pieces))
-        if unknown:
-            listed = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            raise HTTPError(
-                400,
-                "unknown_characters",
-                f"{param} has characters that the model's vocabulary lacks: {listed}; it has:"
-                f" {''.join(piece for piece in known.pieces if len(piece) == 1)[:200]!r}",
-                param=param,
-            )
+    pieces = set(known.pieces)
+    most = (length - 1) * max(map(len, pieces))
+    rows = np.full((len(texts), length), END, np.int64)
+    for row, text in enumerate(texts):
+        if unknown := set(text) - pieces:
+            raise _unknown(unknown, known, param)
         # Before it is encoded, which takes the square of its length.
-        if len(text) > most or len(known.encode(text)) >= length:
+        ids = known.encode(text) if len(text) <= most else None
+        if ids is None or len(ids) >= length:
             raise HTTPError(
                 400,
                 "text_too_long",
@@ -105,7 +100,19 @@ def tokens(spec: TensorSpec, texts: Sequence[str], param: str) -> NDArray[np.int
                 f" {text[:60]!r}",
                 param=param,
             )
-    return known.rows(texts, length)
+        rows[row, : len(ids)] = ids
+    return rows
+
+
+def _unknown(characters: set[str], known: Vocabulary, param: str) -> HTTPError:
+    first = sorted(characters)
+    listed = ", ".join(map(repr, first[:10])) + (", ..." if len(first) > 10 else "")
+    single = "".join(piece for piece in known.pieces if len(piece) == 1)
+    message = (
+        f"{param} has characters that the model's vocabulary lacks: {listed}; it has:"
+        f" {single[:200]!r}"
+    )
+    return HTTPError(400, "unknown_characters", message, param=param)
 
 
 def read(spec: TensorSpec, rows: NDArray[np.int64], stop: Stop | None = None) -> list[str]:
@@ -245,8 +252,9 @@ async def _infer(sampler: Sampler, lane: SignatureLane, given: Given, call: Call
         )
         raise HTTPError(400, "unknown_input", message, param="inputs")
     sampler.check_n(len(given.texts), lane)
-    rows = {spec.name: tokens(spec, given.texts, spec.name)}
-    return await sampler.infer(lane, completed(lane, rows, given), call)
+    read_all = partial(tokens, spec, given.texts, spec.name)
+    rows = await sampler.encoded(len(given.texts) * spec.shape[0], read_all)
+    return await sampler.infer(lane, completed(lane, {spec.name: rows}, given), call)
 
 
 async def decode(

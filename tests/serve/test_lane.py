@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from aigc.artifact import Artifact
+from aigc.artifact import Artifact, Signature
 from aigc.artifact.steps import PREFIX
 from serve.batching import Batch, Batcher, ClosedError, DeadlineError, Job, OverloadedError
 from serve.fair import Arrays, Outcome
 from serve.hosting import Loader
 from serve.lane import SteppedLane
-from serve.memory import Memory
+from serve.memory import Memory, MemoryLimitError
 from serve.metrics import Metrics
 from tests.serve.artifacts import WORDS_LENGTH
 from tests.serve.test_batching import Doubler, settled
@@ -67,6 +67,7 @@ ASKS = st.fixed_dictionaries(
         "max_tokens": st.integers(1, LENGTH),
         "prefix": st.sampled_from([(), (3,), (5, 2, 9)]),
         "pause": st.integers(0, 4),
+        "stays": st.booleans() | st.just(True),
     }
 )
 
@@ -90,14 +91,22 @@ def test_any_mix_of_requests_is_each_alone(
             )
         )
 
-    async def main() -> list[Arrays]:
+    async def main() -> list[Any]:
         batcher = Batcher(max_queue=1000)
-        try:
-            return await asyncio.gather(*(ask(batcher, one) for one in asks))
-        finally:
-            batcher.close()
+        tasks = [asyncio.create_task(ask(batcher, one)) for one in asks]
+        for one, task in zip(asks, tasks, strict=True):
+            if not one["stays"]:
+                await asyncio.sleep(0.001)
+                task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        await settled(lambda: (batcher.queued, batcher.work_s) == (0, 0))
+        batcher.close()
+        return found
 
     for one, found in zip(asks, asyncio.run(main()), strict=True):
+        if isinstance(found, asyncio.CancelledError):
+            assert not one["stays"]
+            continue
         indices = range(one["first_index"], one["first_index"] + one["n"])
         chosen = {key: one[key] for key in ("temperature", "max_tokens")}
         inputs = artifact.draw("sample", one["seed"], indices, None, chosen)
@@ -177,7 +186,7 @@ def test_who_hangs_up_leaves_at_the_next_step(lane: SteppedLane) -> None:
         assert batcher.queued == 1
         await settled(lambda: len(other._rows) == 1)
         assert len((await stays)["text"]) == 1
-        assert (batcher.queued, batcher.work_s) == (0, 0)
+        await settled(lambda: (batcher.queued, batcher.work_s) == (0, 0))
         batcher.close()
 
     asyncio.run(main())
@@ -362,3 +371,24 @@ def test_closing_fails_what_waits_and_lets_end_what_runs(lane: SteppedLane) -> N
             await batcher.submit(other.job(seed=2, first_index=0, n=2, label=None))
 
     asyncio.run(main())
+
+
+def test_full_batches_of_steps_are_tried_before_they_are_served(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [0]
+    run = Artifact._run
+
+    def noted(artifact: Artifact, spec: Signature, feeds: Arrays) -> Arrays:
+        rows.append(len(next(iter(feeds.values()))))
+        return run(artifact, spec, feeds)
+
+    monkeypatch.setattr(Artifact, "_run", noted)
+    roomy = Memory(limit_bytes=1 << 40)
+    Loader(threads=1, max_batch=64, memory=roomy, metrics=Metrics()).open(words)
+    assert {2, 4, 16, 64} <= set(rows)
+    rows[:] = [0]
+    tight = Memory(limit_bytes=30_000, resident=lambda: 1000 * (1 + max(rows)))
+    with pytest.raises(MemoryLimitError, match="a batch of 64"):
+        Loader(threads=1, max_batch=64, memory=tight, metrics=Metrics()).open(words)
+    assert max(rows) == 16, "what would be too much was not run"

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import psutil
 import pytest
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ pools:
     artifacts: [{store}/tiny@1]
     cpus: 0.5
   large:
-    artifacts: [{store}/other@1]
+    artifacts: [{store}/other@1, {words}]
     replicas: 0..1
     memory: 640MiB
     cpus: 0.5
@@ -39,10 +40,10 @@ pools:
 
 
 @pytest.fixture(scope="module")
-def pools(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def pools(store: Path, words: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("pools")
     file = folder / "serve.yaml"
-    file.write_text(CONFIG.format(store=store))
+    file.write_text(CONFIG.format(store=store, words=words))
     with server(folder, "--config", str(file)) as running:
         running.wait_until_ready()
         yield running
@@ -92,7 +93,25 @@ def test_samples_of_both_pools_are_those_of_their_artifacts(
         assert inferred["outputs"][0]["data"] == pixels.reshape(-1).tolist()
     assert len(replicas) == 2
     models = httpx.get(f"{pools.url}/v1/models").json()["data"]
-    assert [model["id"] for model in models] == ["other@1", "tiny@1"]
+    assert [model["id"] for model in models] == ["other@1", "tiny@1", "words@1"]
+
+
+def test_a_text_of_another_pool_is_streamed(pools: Server, words: str) -> None:
+    artifact = Artifact.open(words, verify=False)
+    fields: dict[str, Any] = {"model": "words", "prompt": "", "seed": 7, "n": 40}
+    expected = artifact.texts("sample", artifact.sample(seed=7, n=40))
+    with openai.OpenAI(base_url=f"{pools.url}/v1", api_key="any", max_retries=0) as client:
+        found, chunks = [""] * 40, 0
+        for chunk in client.completions.create(**fields, stream=True):
+            found[chunk.choices[0].index] += chunk.choices[0].text
+            chunks += 1
+        assert found == expected
+        assert chunks >= 40
+        stream = client.completions.create(**fields, stream=True)
+        next(iter(stream))
+        stream.close()
+        whole = client.completions.create(**fields)
+        assert [choice.text for choice in whole.choices] == expected
 
 
 def until(predicate: Any, seconds: float = 60) -> None:

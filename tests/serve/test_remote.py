@@ -4,7 +4,8 @@ import asyncio
 import io
 import json
 import pickle
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tritonclient.grpc import service_pb2
 from aigc.artifact import Artifact, ArtifactError, Store
 from serve.dialects import protobuf
 from serve.dialects.protobuf import add_to_server
+from serve.lane import SteppedLane
 from serve.remote import ATTEMPTS, Done, LostError, Refused, Work
 from serve.replica import Replica
 from serve.settings import Limits, PoolSettings, Settings
@@ -37,6 +39,10 @@ class Beside:
         self.works: list[Work] = []
         self.answers: list[Callable[[Work], Awaitable[Done | Refused]]] = []
         """Instead of the worker's, for the next works."""
+        self.streamed = 0
+        """Parts of the last stream."""
+        self.dies_after: int | None = None
+        """Such a part, of the next stream."""
 
     async def sample(self, work: Work) -> Done | Refused:
         self.works.append(work)
@@ -46,6 +52,16 @@ class Beside:
             pickle.dumps(await self.worker.sample(pickle.loads(pickle.dumps(work))))
         )
         return answer
+
+    async def stream(self, work: Work) -> AsyncGenerator[Any, None]:
+        self.works.append(work)
+        self.streamed = 0
+        async for came in self.worker.stream(pickle.loads(pickle.dumps(work))):
+            yield pickle.loads(pickle.dumps(came))
+            self.streamed += 1
+            if self.dies_after == self.streamed:
+                self.dies_after = None
+                raise LostError("the replica died")
 
     async def prove(self, uri: str) -> str:
         return await self.worker.refusal(uri)
@@ -216,24 +232,66 @@ def compare(both: Both, path: str, options: dict[str, Any]) -> None:
         assert not both.beside.works, "what is wrong is refused where it is asked"
 
 
-def test_a_stream_from_another_pool_is_the_same_text(with_words: Both) -> None:
-    def streamed(client: Client) -> dict[int, str]:
-        fields = text(prompt="be", n=4, stop="aa", stream=True)
-        answer = client.request("POST", "/v1/completions", **fields)
-        events = [e.removeprefix("data: ") for e in answer.text.split("\n\n")[:-1]]
-        assert events.pop() == "[DONE]"
-        found: dict[int, str] = {}
-        for choice in (json.loads(event)["choices"][0] for event in events):
-            found[choice["index"]] = found.get(choice["index"], "") + choice["text"]
-        return found
+def slow_down(both: Both) -> None:
+    """Else all has come before the first part was sent."""
+    models = both.worker._models
+    assert models is not None
+    lane = next(one for one in models.all if one.id == "words@1").lanes["sample"]
+    assert isinstance(lane, SteppedLane)
+    run = lane._writing._run
 
+    def slowly(feeds: Any) -> Any:
+        time.sleep(0.005)
+        return run(feeds)
+
+    lane._writing._run = slowly
+
+
+def streamed(client: Client) -> dict[int, str]:
+    """Four completions by their index, from a stream."""
+    fields = text(prompt="be", n=4, stop="aa", stream=True)
+    answer = client.request("POST", "/v1/completions", **fields)
+    assert answer.headers["x-aigc-model"] == "words@1"
+    events = [e.removeprefix("data: ") for e in answer.text.split("\n\n")[:-1]]
+    assert events.pop() == "[DONE]"
+    found: dict[int, str] = {}
+    ended = set()
+    for choice in (json.loads(event)["choices"][0] for event in events):
+        assert choice["index"] not in ended
+        found[choice["index"]] = found.get(choice["index"], "") + choice["text"]
+        if choice["finish_reason"]:
+            ended.add(choice["index"])
+    assert ended == {0, 1, 2, 3}
+    return found
+
+
+def test_a_stream_from_another_pool_is_the_same_text_in_parts(with_words: Both) -> None:
+    slow_down(with_words)
     here = streamed(with_words.local)
-    assert len(here) == 4
     assert streamed(with_words.remote) == here
     assert with_words.beside.works[0].until is not None
+    assert with_words.beside.streamed > 2, "it came as it was written"
     for path in ("/v2/models/words", "/v2/models/words:decode", "/openapi.json"):
         local, remote = (one.get(path).json() for one in (with_words.local, with_words.remote))
         assert local == remote, path
+
+
+@pytest.mark.parametrize("after", [1, 3, 8])
+def test_a_stream_whose_replica_dies_goes_on_with_another(after: int, with_words: Both) -> None:
+    slow_down(with_words)
+    with_words.beside.dies_after = after
+    assert streamed(with_words.remote) == streamed(with_words.local)
+    assert len(with_words.beside.works) == 2
+
+
+def test_refusals_of_a_stream_are_the_same_as_at_home(with_words: Both) -> None:
+    with_words.worker._batcher.close()
+    fields = text(prompt="be", stream=True)
+    answer = with_words.remote.request("POST", "/v1/completions", **fields)
+    assert error(answer) == (503, "pool_unavailable")
+    fields = text(prompt="Be", stream=True)
+    answer = with_words.remote.request("POST", "/v1/completions", **fields)
+    assert error(answer) == (400, "unknown_characters")
 
 
 def test_verification_and_descriptions_are_the_same(both: Both) -> None:

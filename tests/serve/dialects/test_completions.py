@@ -92,6 +92,12 @@ def test_an_empty_prompt_draws_the_texts_of_the_seed(
     )
 
 
+def lengths(inputs: Any, artifact: Artifact, prompt: int) -> list[int]:
+    """How many tokens were written after a prompt of so many."""
+    rows = artifact.run("sample", inputs)["text"]
+    return [int(n) - prompt for n in (rows != 0).sum(1)]
+
+
 @pytest.mark.parametrize("echo", [False, True])
 def test_a_prompt_is_how_the_texts_begin(
     client: openai.OpenAI, artifact: Artifact, echo: bool
@@ -106,6 +112,12 @@ def test_a_prompt_is_how_the_texts_begin(
     prompt = len(known.encode("bee"))
     tokens = [len(known.encode(text)) for text in whole]
     assert answer.usage.prompt_tokens == prompt == 2
+    short = complete(client, "bee", n=12, seed=5, echo=echo, max_tokens=4)
+    assert short.usage.completion_tokens == sum(min(4, n) for n in lengths(inputs, artifact, 2))
+    begin = "bee" if echo else ""
+    for text, long in zip(texts(short), texts(answer), strict=True):
+        assert long.startswith(text)
+        assert len(text) - len(begin) <= 8
     # What was written may be what the vocabulary would have put in fewer tokens.
     assert answer.usage.completion_tokens >= sum(tokens) - 12 * prompt
     assert answer.usage.total_tokens == answer.usage.completion_tokens + prompt
@@ -164,21 +176,27 @@ def test_a_stream_is_the_whole_answer_in_parts(
 
 def test_why_a_text_ended(client: openai.OpenAI, artifact: Artifact) -> None:
     rows = artifact.sample(seed=7, n=30)["text"]
-    lengths = (rows != 0).sum(1)
+    written = (rows != 0).sum(1)
     answer = complete(client, n=30, seed=7)
-    for choice, length in zip(answer.choices, lengths, strict=True):
+    for choice, length in zip(answer.choices, written, strict=True):
         assert choice.finish_reason == ("length" if length == WORDS_LENGTH else "stop")
-    assert answer.usage.completion_tokens == lengths.sum()
+    assert answer.usage.completion_tokens == written.sum()
     short = complete(client, n=30, seed=7, max_tokens=5)
-    for choice, length in zip(short.choices, lengths, strict=True):
+    for choice, length in zip(short.choices, written, strict=True):
         assert choice.finish_reason == ("length" if length >= 5 else "stop")
     stopped = complete(client, n=30, seed=7, stop=["a"])
     whole = artifact.texts("sample", {"text": rows})
     assert texts(stopped) == [text.partition("a")[0] for text in whole]
-    for choice, text, length in zip(stopped.choices, whole, lengths, strict=True):
+    for choice, text, length in zip(stopped.choices, whole, written, strict=True):
         stops = "a" in text or length < WORDS_LENGTH
         assert choice.finish_reason == ("stop" if stops else "length")
     assert stopped.usage.completion_tokens < answer.usage.completion_tokens
+    known = artifact.vocabulary().pieces
+    last = complete(client, n=30, seed=7, max_tokens=2, stop="a")
+    seconds = ["".join(known[token] for token in row[:2]) for row in rows.tolist()]
+    assert any(text[1:] == "a" != text[:1] for text in seconds), "a stop as the last token"
+    for choice, text, length in zip(last.choices, seconds, written, strict=True):
+        assert choice.finish_reason == ("stop" if "a" in text or length < 2 else "length")
 
 
 def test_a_class_is_chosen_by_its_label(client: openai.OpenAI, moods: str) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from aigc.artifact import Artifact, latents
 from aigc.sample import command
+from serve.dialects.texts import Stop
 from tests.serve.artifacts import LETTERS, WORDS_LENGTH
+from tests.serve.dialects.test_completions import Hold
 from tests.serve.dialects.test_native import Client, limited, serving
-from tests.serve.listening import listening
+from tests.serve.listening import listening, settled
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,20 @@ def test_what_stops_a_text_ends_its_steps(client: Client) -> None:
     whole, before = steps() - before, steps()
     ask(client, n=20, seed=7, stop=["a", "b", "e", " "])
     assert steps() - before < 0.5 * whole
+
+
+def test_a_stop_is_found_over_several_tokens_and_inside_of_one() -> None:
+    stop = Stop(pieces=LETTERS, strings=("jeb", "fa"))
+    ids = {piece: i for i, piece in enumerate(LETTERS)}
+
+    def enough(*pieces: str) -> bool:
+        return stop(np.array([ids[piece] for piece in pieces], np.int64))
+
+    assert enough("a", "j", "e", "b")
+    assert enough("j", "e", "be")
+    assert enough("f", "a")
+    for pieces in (("j", "e"), ("j", "be"), ("e", "b"), ("f", "e", "a"), ()):
+        assert not enough(*pieces)
 
 
 @pytest.mark.parametrize(
@@ -304,3 +320,16 @@ def test_the_command_writes_the_same_bytes_from_a_server_as_from_the_artifact(
             command([served.url, "--settings", "temperature", "-1", "--out", str(tmp_path)])
     assert found[0] == found[1]
     assert found[0][1]
+
+
+def test_who_hangs_up_before_the_answer_leaves_the_batch(words: str, metrics_dir: Path) -> None:
+    with listening(limited(metrics_dir, max_batch=4), words) as served:
+        hold = Hold(served, 2)
+        body = {"model": "words", "n": 9, "seed": 1}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{served.url}/v1/samples", json=body, timeout=0.3)
+        settled(lambda: served.requests(code="499") == 1)
+        assert served.replica._batcher.queued == 0
+        hold.open.set()
+        settled(lambda: served.replica._batcher.running_since_s is None)
+        assert hold.steps == 3
