@@ -39,9 +39,10 @@ def test_the_kl_term_is_ramped() -> None:
 
 def test_energies_weigh_every_bin_once_in_each_size_of_patch() -> None:
     model, stft = audio_vae.Model(SMALL), SMALL.stft
-    level = torch.zeros(1, stft.bins, stft.frames)
+    level = torch.full((1, stft.bins, stft.frames), 0.6)
     assert model._energies(level, level).item() == 0
-    ratio = (stft.magnitude(torch.tensor(0.2)) / stft.magnitude(torch.tensor(0.0))).square().log()
+    low, high = (stft.magnitude(torch.tensor(at)) for at in (0.6, 0.8))
+    ratio = (high / low).square().log()
     expected = 2 * stft.bins * stft.frames * ratio.item() ** 2 / (2 * SMALL.energy_std**2)
     assert model._energies(level + 0.2, level).item() == pytest.approx(expected, rel=0.02)
 
