@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aigc.spectrogram import STFT, GriffinLim
+from aigc.spectrogram import STFT, GriffinLim, LogMagnitude
 
 RATE_HZ = 8000
 SIZE = STFT(samples=4096, window=256, hop=64, floor=1e-3)
@@ -71,3 +71,8 @@ def test_what_no_transform_can_do_is_refused() -> None:
         STFT(samples=4000, window=256, hop=100, floor=1e-3)
     with pytest.raises(ValueError, match="floor must be in"):
         STFT(samples=4096, window=256, hop=64, floor=0)
+
+
+def test_what_a_graph_holds_sees_the_same_spectrogram() -> None:
+    sounds = torch.cat([comb(130), sine(700), torch.zeros(1, 1, 4096)])
+    assert torch.allclose(LogMagnitude(SIZE)(sounds), SIZE.log_magnitude(sounds), atol=1e-3)

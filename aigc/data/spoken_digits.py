@@ -1,6 +1,5 @@
 """Ten spoken digits, synthesised from fixed settings: three voices, their pitch and speed varied.
 
-
 Nobody speaks here: it is the synthetic speech of eSpeak NG (GPL-3), an extra of training data only
 (`aigc[speech]`), which no served model needs. The whole set takes seconds and is the same anywhere.
 """

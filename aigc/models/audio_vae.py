@@ -27,6 +27,8 @@ from aigc.spectrogram import STFT, GriffinLim, LogMagnitude
 
 COLLAPSED = 0.1
 """KL in nats at which the latent says nothing of a sound."""
+NARROWEST = -5.0
+"""Log variance of the narrowest posterior there is, a standard deviation of 0.08; the widest, 1."""
 QUIET = 2e-5
 """Added to the energy of a patch, of full scale: what is softer is not told apart."""
 LOUDEST = 1.2
@@ -47,7 +49,7 @@ class Config(ModelConfig):
     """Samples between two frames."""
     floor: float = 1e-3
     """Magnitudes below, as a share of full scale, count as silence."""
-    iterations: int = 2
+    iterations: int = 4
     """Of Griffin-Lim, in the graph that is served."""
     momentum: float = 0.5
     """Of Griffin-Lim."""
@@ -69,17 +71,18 @@ class Config(ModelConfig):
     """Lowest and highest pitch in cycles per sample: 60 and 400 Hz at 8 kHz."""
     couplings: int = 6
     """Of the flow that is the prior."""
-    level_std: float = 0.2
+    level_std: float = 0.3
     """Standard deviation of a bin's level given the latent; levels are in [-1, 1]. Smaller ones
     weigh reconstruction more against the KL term."""
-    energy_std: float = 0.5
-    """The same of the logarithm of a patch's energy, in nepers."""
+    energy_std: float = 1.0
+    """The same of the logarithm of a bin's energy, in nepers; of a patch's it is as much over the
+    root of its number of bins."""
     pitch_std: float = 0.01
     """The same of the pitch, as a share of the logarithmic range `pitch`."""
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(learning_rate=1.5e-3, betas=(0.9, 0.99))
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.99))
     )
 
     def __post_init__(self) -> None:
@@ -127,7 +130,9 @@ class Encoder(nn.Module):
     def forward(self, level: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         moments = self.moments(condition(self.layers(level), label, self.num_classes))
         mu, logvar = moments.chunk(2, 1)
-        return mu, logvar.clamp(-12, 4)
+        # The prior is learned, so nothing else says how large latents are: without a bound they
+        # are shrunk until the flow cannot follow, and samples fall apart.
+        return mu, NARROWEST * (1 - torch.tanh(logvar)) / 2
 
 
 class Decoder(nn.Module):
@@ -217,13 +222,13 @@ class Model(GenerativeModel):
         return f"posterior collapse: KL {kl:.2g} nats"
 
     def _energies(self, made: Tensor, level: Tensor) -> Tensor:
-        """(N,) nats of patches of 2 x 2 and 8 x 4 bins x frames, in the weight of their number."""
+        """(N,) nats of patches of 2 x 2 and 8 x 4 bins x frames."""
         stft, total = self.config.stft, torch.zeros_like(made[:, 0, 0])
         a, b = (stft.magnitude(x.clamp(max=LOUDEST)).square()[:, None] for x in (made, level))
         for pool, area in (((2, 2), 4), ((4, 2), 32)):
             a, b = F.avg_pool2d(a, pool), F.avg_pool2d(b, pool)
             error = ((a + QUIET) / (b + QUIET)).log().square()
-            total = total + math.sqrt(area) * _nats(error, self.config.energy_std)
+            total = total + area * _nats(error, self.config.energy_std)
         return total
 
     def exports(self) -> dict[str, Export]:
@@ -296,7 +301,8 @@ def spoken_digits() -> TrainConfig:
         preset="audio_vae:spoken_digits",
         model=Config(num_classes=10),
         data=DataConfig(source="spoken_digits"),
-        samples=220_000,
+        batch=16,
+        samples=160_000,
         grid_interval=0,
     )
 

@@ -1,7 +1,7 @@
 """WaveGAN (Donahue et al. 2019, arXiv:1802.04208): raw waveforms, by a GAN for GPUs.
 
-Minutes of one core do not make it intelligible: there `spectrogram_gan` and `audio_vae` speak. Its
-preset is that of the paper's appendix D for shorter sounds, conditional by projection.
+Minutes of one core do not make it intelligible: there `audio_vae` and `spectrogram_gan` speak. Its
+preset is the paper's WGAN-GP at a quarter of its length, conditional by projection.
 """
 
 import itertools

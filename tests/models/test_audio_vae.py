@@ -37,12 +37,41 @@ def test_the_kl_term_is_ramped() -> None:
     assert half["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_energies_weigh_every_bin_once_in_each_size_of_patch() -> None:
+    model, stft = audio_vae.Model(SMALL), SMALL.stft
+    level = torch.full((1, stft.bins, stft.frames), 0.6)
+    assert model._energies(level, level).item() == 0
+    low, high = (stft.magnitude(torch.tensor(at)) for at in (0.6, 0.8))
+    ratio = (high / low).square().log()
+    expected = 2 * stft.bins * stft.frames * ratio.item() ** 2 / (2 * SMALL.energy_std**2)
+    assert model._energies(level + 0.2, level).item() == pytest.approx(expected, rel=0.02)
+
+
+def test_the_mean_of_logarithms_is_too_quiet_for_an_energy() -> None:
+    """Of noise around a level, the best constant by energy is above the mean of its levels."""
+    torch.manual_seed(0)
+    model, stft = audio_vae.Model(SMALL), SMALL.stft
+    noisy = 0.2 * torch.randn(8, stft.bins, stft.frames)
+    costs = [model._energies(torch.full_like(noisy, at), noisy).mean() for at in (0.0, 0.1)]
+    assert costs[1] < costs[0]
+
+
+def test_a_posterior_is_never_narrower_than_what_the_prior_can_follow() -> None:
+    torch.manual_seed(0)
+    model, level = audio_vae.Model(SMALL), torch.zeros(4, SMALL.stft.bins, SMALL.stft.frames)
+    with torch.no_grad():
+        model.encoder.moments.weight *= 1e4
+        logvar = model.encoder(level, None)[1]
+    assert logvar.min() >= audio_vae.NARROWEST
+    assert logvar.max() <= 0
+
+
 def test_a_few_steps_bring_every_term_down_and_the_pitch_into_the_decoder() -> None:
     torch.manual_seed(0)
     model, sounds = audio_vae.Model(SMALL), batch()
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     before = terms(model, sounds)
-    for step in range(150):
+    for step in range(100):
         noise = Noise(0, step, 4, 0, 4, sounds["audio"])
         optimizer.zero_grad()
         model.loss("elbo", sounds, noise, None)[0].backward()
