@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from aigc.artifact import Artifact, TensorSpec
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.data import Dataset
+from aigc.data.paired import MASK
 from aigc.metrics import Metric
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
@@ -38,6 +39,21 @@ class Reader(Protocol):
 
     def features(self, made: NDArray[Any]) -> NDArray[np.float32] | None:
         """(N, D); None where Fréchet distances mean nothing."""
+
+
+@dataclass(frozen=True)
+class _Real:
+    """A modality of real data, and who tells its classes apart."""
+
+    reader: Reader
+    right: float
+    """Share of test rows taken for their class."""
+    train: NDArray[np.float32] | None
+    """Features of the different ones in the training split, (N, D)."""
+    test: NDArray[np.float32] | None
+    """Of the different ones in the test split."""
+    labels: NDArray[np.int64]
+    """Classes of these."""
 
 
 class _Words:
@@ -81,7 +97,6 @@ class _Sounds:
 
     def __init__(self, rate_hz: int, real: Dataset) -> None:
         self._rate_hz = rate_hz
-        self._span = (0.0, 1.0)
         mel = log_mel(real.samples[:, 0], rate_hz)
         self._span = float(mel.min()), float(mel.max())
         self._network = Classifier.trained_on(replace(real, samples=self._picture(mel)))
@@ -103,131 +118,127 @@ class _Sounds:
 def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) -> list[Metric]:
     """Of signatures `sample` and `translate`, the latter given what the test rows hold.
 
-    As many rows as the test split has, n at most; classes are needed. Names: `coherence/a+b>c` is
-    the share of c made from a and b that is of their class, `coherence/joint` that of samples whose
-    parts are all of one class; floors are what the classifiers make of real test data.
+    Of rows that lack nothing, as many as the test split has, n at most. `coherence/a+b>c` is the
+    share of c made from a and b that is of their class, `coherence/joint` that of samples whose
+    parts are all of one class; floors are what the classifiers make of real test data. Raises
+    ValueError for data without classes, or without such rows.
     """
-    specs = artifact.signature("sample").outputs
+    train, test = _whole(train), _whole(test)
+    real = {spec.name: _real(spec, train, test) for spec in artifact.signature("sample").outputs}
     n = min(n, len(test))
-    readers = {spec.name: _reader(spec, train) for spec in specs}
-    right = {
-        name: float((reader.classes(test.samples[name]) == test.labels).mean())
-        for name, reader in readers.items()
-    }
-    joint = artifact.sample(seed=seed, n=n)
-    names = [spec.name for spec in specs]
-    seen = {name: reader.classes(joint[name]) for name, reader in readers.items()}
-    first = seen[names[0]]
-    agree = np.logical_and.reduce([seen[name] == first for name in names]) & (first != NOTHING)
-    metrics = [
-        Metric("coherence/joint", float(agree.mean()), float(np.prod([*right.values()])), "higher")
-    ]
-    metrics.append(
-        Metric(
-            "classes/joint",
-            float(len(set(first[agree].tolist()))),
-            float(len(train.classes)),
-            "higher",
+    metrics = _joint(artifact, real, len(train.classes), n, seed)
+    for size in range(1, len(real)):
+        for given in itertools.combinations(real, size):
+            metrics += _from(artifact, given, real, test, n, seed)
+    return metrics
+
+
+def _whole(dataset: Dataset) -> Dataset:
+    """The rows that have everything."""
+    names = [name for name in dataset.samples.dtype.names or () if name.startswith(MASK)]
+    rows = np.logical_and.reduce([dataset.samples[name] == 1 for name in names])
+    if not dataset.classes or not rows.any():
+        raise ValueError(
+            f"data {dataset.name!r} has no classes, or no row with all of {', '.join(names)}:"
+            " coherence is about classes of whole rows"
         )
-    )
-    for name in names:
-        if (seen[name] == NOTHING).any() or readers[name].features(joint[name][:1]) is None:
+    samples, labels = dataset.samples[rows], dataset.labels[rows]
+    return replace(dataset, samples=samples, labels=labels, origin=None)
+
+
+def _joint(
+    artifact: Artifact, real: dict[str, _Real], num_classes: int, n: int, seed: int
+) -> list[Metric]:
+    """Of samples of all modalities."""
+    made = artifact.sample(seed=seed, n=n)
+    seen = {name: part.reader.classes(made[name]) for name, part in real.items()}
+    first, *others = seen.values()
+    agree = np.logical_and.reduce([first == other for other in others]) & (first != NOTHING)
+    right = float(np.prod([part.right for part in real.values()]))
+    num_found = float(len(set(first[agree].tolist())))
+    metrics = [
+        Metric("coherence/joint", float(agree.mean()), right, "higher"),
+        Metric("classes/joint", num_found, float(num_classes), "higher"),
+    ]
+    for name, part in real.items():
+        if part.test is None:
             valid = float((seen[name] != NOTHING).mean())
             metrics.append(Metric(f"valid/joint>{name}", valid, 1.0, "higher"))
-    metrics += _spread("joint", joint, seen, readers, train, test)
-    for size in range(1, len(names)):
-        for given in itertools.combinations(names, size):
-            metrics += _from(artifact, given, readers, right, train, test, n, seed)
+        metrics += _spread(f"joint>{name}", part, made[name], seen[name])
     return metrics
 
 
 def _from(
     artifact: Artifact,
     given: tuple[str, ...],
-    readers: dict[str, Reader],
-    right: dict[str, float],
-    train: Dataset,
+    real: dict[str, _Real],
     test: Dataset,
     n: int,
     seed: int,
 ) -> list[Metric]:
-    """What a subset makes of all others."""
+    """Of what a subset makes of all others."""
     signature = artifact.signature("translate")
     outputs = {spec.kind: spec.name for spec in signature.outputs}
     inputs = {spec.kind: spec.name for spec in signature.optional}
     kinds = {spec.name: spec.kind for spec in artifact.signature("sample").outputs}
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in readers}
-    # Test rows go by class, so some of each are taken.
+    made: dict[str, list[NDArray[Any]]] = {name: [] for name in real if name not in given}
+    # Rows go by class, so these are of each class.
     rows = np.linspace(0, len(test) - 1, n).astype(int)
     for start in range(0, n, BATCH):
         own = rows[start : start + BATCH]
         fields = {inputs[kinds[name]]: test.samples[name][own] for name in given}
         indices = range(start, start + len(own))
         found = artifact.run("translate", artifact.draw("translate", seed, indices, given=fields))
-        for name in readers:
-            parts[name].append(found[outputs[kinds[name]]])
-    made = {name: np.concatenate(part) for name, part in parts.items() if name not in given}
+        for name, parts in made.items():
+            parts.append(found[outputs[kinds[name]]])
+    metrics = []
     labels = test.labels[rows]
-    source = "+".join(given)
-    metrics = []
-    for name in made:
-        value = float((readers[name].classes(made[name]) == labels).mean())
-        metrics.append(
-            Metric(f"coherence/{source}>{name}/{readers[name].name}", value, right[name], "higher")
-        )
-    return metrics + _spread(source, made, dict.fromkeys(made, labels), readers, train, test)
-
-
-def _spread(
-    source: str,
-    made: dict[str, NDArray[Any]],
-    labels: dict[str, NDArray[np.int64]],
-    readers: dict[str, Reader],
-    train: Dataset,
-    test: Dataset,
-) -> list[Metric]:
-    """Fréchet distance and diversity within classes, of as many as there are different test ones:
-    the distance shrinks with their number."""
-    metrics = []
-    for name in made:
-        held_out, which = np.unique(test.samples[name], axis=0, return_index=True)
-        own = readers[name].features(made[name])
-        if own is None:
-            continue
-        real = readers[name].features(np.unique(train.samples[name], axis=0))
-        other = readers[name].features(held_out)
-        assert real is not None
-        assert other is not None
-        few = np.random.default_rng(0).permutation(len(own))[: len(other)]
-        metrics.append(
-            Metric(
-                f"frechet/{source}>{name}", frechet(real, own[few]), frechet(real, other), "lower"
-            )
-        )
-        metrics.append(
-            Metric(
-                f"diversity/{source}>{name}",
-                diversity(own[few], labels[name][few]),
-                diversity(other, test.labels[which]),
-                "real",
-            )
-        )
+    for name, parts in made.items():
+        part, whole = real[name], np.concatenate(parts)
+        which = f"{'+'.join(given)}>{name}"
+        value = float((part.reader.classes(whole) == labels).mean())
+        metrics.append(Metric(f"coherence/{which}/{part.reader.name}", value, part.right, "higher"))
+        metrics += _spread(which, part, whole, labels)
     return metrics
 
 
-def _reader(spec: TensorSpec, train: Dataset) -> Reader:
-    samples = train.samples[spec.name]
+def _spread(which: str, real: _Real, made: NDArray[Any], labels: NDArray[np.int64]) -> list[Metric]:
+    """Fréchet distance and diversity within classes, of as many as there are different test ones:
+    the distance shrinks with their number."""
+    own = real.reader.features(made)
+    if own is None or real.train is None or real.test is None:
+        return []
+    few = np.random.default_rng(0).permutation(len(own))[: len(real.test)]
+    distance, floor = frechet(real.train, own[few]), frechet(real.train, real.test)
+    spread, real_spread = diversity(own[few], labels[few]), diversity(real.test, real.labels)
+    return [
+        Metric(f"frechet/{which}", distance, floor, "lower"),
+        Metric(f"diversity/{which}", spread, real_spread, "real"),
+    ]
+
+
+def _real(spec: TensorSpec, train: Dataset, test: Dataset) -> _Real:
+    samples, labels = _different(train, spec.name)
+    held_out, held_out_labels = _different(test, spec.name)
+    reader: Reader
     if spec.kind == "text":
-        return _Words(spec.vocabulary, samples, train.labels)
-    _, which = np.unique(samples, axis=0, return_index=True)
-    own = Dataset(
-        name=f"{train.name}/{spec.name}",
-        samples=samples[which],
-        labels=train.labels[which],
-        classes=train.classes,
+        reader = _Words(spec.vocabulary, samples, labels)
+    else:
+        own = replace(train, name=f"{train.name}/{spec.name}", samples=samples, labels=labels)
+        rate_hz = spec.sample_rate_hz
+        reader = (
+            _Sounds(rate_hz, own) if spec.kind == "audio" else _Pictures(Classifier.trained_on(own))
+        )
+    return _Real(
+        reader=reader,
+        right=float((reader.classes(test.samples[spec.name]) == test.labels).mean()),
+        train=reader.features(samples),
+        test=reader.features(held_out),
+        labels=held_out_labels,
     )
-    return (
-        _Sounds(spec.sample_rate_hz, own)
-        if spec.kind == "audio"
-        else _Pictures(Classifier.trained_on(own))
-    )
+
+
+def _different(dataset: Dataset, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """What is in the rows, each once, and its class."""
+    found, which = np.unique(dataset.samples[name], axis=0, return_index=True)
+    return found, dataset.labels[which]

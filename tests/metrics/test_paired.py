@@ -1,6 +1,7 @@
 """One thing from another, judged: real rows score their floors, prototypes do not."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def split(seed: int, n: int) -> Dataset:
     labels = np.arange(n) % 2
     pieces = ("", *sorted(set("".join(WORDS))))
     samples = np.zeros(n, record(SHAPES))
+    for name in SHAPES:
+        samples[f"mask/{name}"] = 1
     samples["image"] = random.normal(-0.5, 0.1, (n, *SHAPES["image"]))
     samples["image"][labels == 0, :, 4:] += 1
     samples["image"][labels == 1, :, :4] += 1
@@ -150,6 +153,20 @@ def test_a_word_that_there_is_not_is_invalid(judged: Judged) -> None:
     found = judged(misspelt)
     assert found["valid/joint>text"].value == 0.75
     assert found["coherence/joint"].value == 0.75
+
+
+def test_rows_that_lack_something_are_left_out(joined: Path) -> None:
+    imitated: Any = Imitated(read_manifest(str(joined)), lambda rows: rows)
+    lacking = TEST.samples.copy()
+    lacking["mask/audio"][::3], lacking["audio"][::3] = 0, 0
+    some = replace(TEST, samples=lacking)
+    found = {m.name: m.value for m in judge(imitated, TRAIN, some, 100, 0)}
+    assert {value for name, value in found.items() if name.startswith("coherence")} == {1}
+    lacking["mask/audio"] = 0
+    with pytest.raises(
+        ValueError, match=r"'rows' has no classes, or no row with all of mask/image"
+    ):
+        judge(imitated, TRAIN, some, 100, 0)
 
 
 def test_an_artifact_is_evaluated(joined: Path) -> None:

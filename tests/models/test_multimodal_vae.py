@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aigc import checkpoint, data, models
+from aigc import checkpoint, data
 from aigc.config import TrainConfig
 from aigc.feed import Feed
 from aigc.models.multimodal_vae import MODALITIES, Model
@@ -126,12 +126,3 @@ def test_losses_and_gradients_of_two_workers_add_up_to_those_of_one(tmp_path: Pa
 def test_an_impossible_choice_is_refused(build: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
-
-
-def test_the_preset_fits_its_data() -> None:
-    pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
-    config = models.preset("multimodal_vae")
-    assert set(data.load(config.data, config.model).read(0)[0].dtype.names) == {
-        *config.model.shapes,
-        *(f"mask/{name}" for name in config.model.shapes),
-    }
