@@ -196,7 +196,7 @@ class Asked:
         self._pieces = spec.vocabulary
         self._prompts = prompts
         """One for each text."""
-        self._stops = ask.until.strings if isinstance(ask.until, texts.Stop) else ()
+        self._stop = ask.until if isinstance(ask.until, texts.Stop) else texts.NO_STOP
         self._prefixes = [0] * ask.n
         if ask.prefix is not None:
             self._prefixes = (ask.prefix != END).sum(1).tolist()
@@ -216,7 +216,7 @@ class Asked:
         """All texts."""
         choices = []
         for i, row in enumerate(outputs[self._spec.name]):
-            text = self._begin(i) + self._cut(self._drawn(i, row))
+            text = self._begin(i) + self._stop.cut(self._drawn(i, row))
             choices.append(_choice(i, text, self._end(i, row)))
         body = {**self._head, "choices": choices, "usage": self._usage(), "aigc": origin(self.ask)}
         return json_response(body, headers)
@@ -251,7 +251,7 @@ class Asked:
         done = not isinstance(outcome, GoesOn)
         row = outcome.part if isinstance(outcome, GoesOn) else outcome[self._spec.name][0]
         text = self._drawn(i, row)
-        text = self._cut(text) if done else text[: self._settled(text)]
+        text = self._stop.cut(text) if done else text[: self._stop.settled(text)]
         if not done and len(text) <= sent[i]:
             return None
         new = text[sent[i] :] if sent[i] else self._begin(i) + text
@@ -266,19 +266,6 @@ class Asked:
         tokens = row[self._prefixes[i] :].tolist()
         return "".join(self._pieces[token] for token in tokens if token != END)
 
-    def _cut(self, text: str) -> str:
-        return text[: min((text.find(s) for s in self._stops if s in text), default=len(text))]
-
-    def _settled(self, text: str) -> int:
-        """How much of a text stays, whatever comes: its end may be the beginning of a stop."""
-        cut = len(self._cut(text))
-        for stop in self._stops:
-            for size in range(min(len(stop) - 1, len(text)), 0, -1):
-                if text.endswith(stop[:size]):
-                    cut = min(cut, len(text) - size)
-                    break
-        return cut
-
     def _end(self, i: int, row: NDArray[np.int64]) -> str:
         """Why a text ended. Counts its tokens."""
         self._ended.add(i)
@@ -288,7 +275,7 @@ class Asked:
         most = self._spec.shape[0]
         if self._request.max_tokens is not None:
             most = self._prefixes[i] + self._request.max_tokens
-        stopped = any(stop in text for stop in self._stops)
+        stopped = self._stop.cut(text) != text
         return "stop" if stopped or written < most else "length"
 
     def _usage(self) -> dict[str, int]:

@@ -43,6 +43,24 @@ class Stop:
         text = "".join(self.pieces[token] for token in last.tolist())
         return any(string in text for string in self.strings)
 
+    def cut(self, text: str) -> str:
+        """What is before the first of the strings."""
+        ends = (text.find(string) for string in self.strings if string in text)
+        return text[: min(ends, default=len(text))]
+
+    def settled(self, text: str) -> int:
+        """How much of a text stays, whatever comes: its end may be the beginning of a stop."""
+        stays = len(self.cut(text))
+        for string in self.strings:
+            for size in range(min(len(string) - 1, len(text)), 0, -1):
+                if text.endswith(string[:size]):
+                    stays = min(stays, len(text) - size)
+                    break
+        return stays
+
+
+NO_STOP = Stop(pieces=(), strings=())
+
 
 def text_of(lane: SignatureLane) -> TensorSpec | None:
     """The text that a lane gives, if it gives one."""

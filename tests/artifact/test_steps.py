@@ -125,3 +125,59 @@ def test_a_step_that_cannot_be_run_is_refused() -> None:
         steps.check("sample", SAMPLE, replace(STEP, inputs=(*STEP.inputs, other)))
     with pytest.raises(ArtifactError, match="it needs 'logits'"):
         steps.check("sample", SAMPLE, replace(STEP, outputs=STEP.outputs[1:]))
+
+
+def test_rows_that_join_and_leave_change_no_other() -> None:
+    given = inputs(12)
+    expected = texts(given)
+    writing = steps.Writing(SAMPLE, STEP, run)
+    there: list[int] = []
+    found: dict[int, NDArray[np.int64]] = {}
+    for step in range(60):
+        if step % 2 == 0 and step // 2 < 12:  # one more at every other step
+            row = step // 2
+            writing.join([{name: value[row : row + 1] for name, value in given.items()}])
+            there.append(row)
+        if there:
+            writing.advance()
+        found |= {row: writing.tokens[i] for i, row in enumerate(there) if writing.ended[i]}
+        there = [row for i, row in enumerate(there) if not writing.ended[i]]
+        writing.keep(~writing.ended)
+        assert len(writing) == len(there)
+    assert np.array_equal(np.stack([found[row] for row in range(12)]), expected)
+
+
+def test_a_prefix_is_what_a_row_begins_with() -> None:
+    given = inputs(9)
+    given[steps.PREFIX] = np.zeros((9, LENGTH), np.int64)
+    given[steps.PREFIX][:6, :2] = 3, 1
+    found = texts(given)
+    assert (found[:6, :2] == [3, 1]).all()
+    assert np.array_equal(found[6:], texts(inputs(9))[6:])
+    assert len({row.tobytes() for row in found[:6]}) > 1, "they go on as they like"
+    given["max_tokens"][:] = 3
+    assert np.array_equal(texts(given)[:, :3], found[:, :3])
+    assert not texts(given)[:, 3:].any()
+
+
+def test_a_graph_that_fails_has_changed_nothing() -> None:
+    writing = steps.Writing(SAMPLE, STEP, run)
+    writing.join([inputs(4)])
+    writing.advance()
+    before = writing.tokens.copy()
+
+    def broken(feeds: Arrays) -> Arrays:
+        raise RuntimeError("the graph fell over")
+
+    writing._run = broken
+    with pytest.raises(RuntimeError, match="fell over"):
+        writing.advance()
+    assert np.array_equal(writing.tokens, before)
+    writing._run = run
+    part = writing.copy([2])
+    while not writing.ended.all():
+        writing.advance()
+    while not part.ended.all():
+        part.advance()
+    assert np.array_equal(writing.tokens, texts(inputs(4)))
+    assert np.array_equal(part.tokens[0], writing.tokens[2])

@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aigc.artifact import Artifact, latents
 from aigc.sample import command
@@ -116,6 +118,23 @@ def test_a_stop_is_found_over_several_tokens_and_inside_of_one() -> None:
     assert enough("f", "a")
     for pieces in (("j", "e"), ("j", "be"), ("e", "b"), ("f", "e", "a"), ()):
         assert not enough(*pieces)
+
+
+@given(
+    text=st.text("abc", max_size=30),
+    strings=st.lists(st.text("abc", min_size=1, max_size=5), max_size=4),
+)
+def test_what_is_sent_early_stays(text: str, strings: list[str]) -> None:
+    stop = Stop(pieces=(), strings=tuple(strings))
+    whole = stop.cut(text)
+    assert not any(string in whole for string in strings)
+    sent = 0
+    for size in range(len(text) + 1):
+        settled = stop.settled(text[:size])
+        assert sent <= settled <= len(whole), "what was sent is never taken back"
+        sent = settled
+    longest = max(map(len, strings), default=1)
+    assert len(whole) - sent < longest, "no more is kept back than may be a stop"
 
 
 @pytest.mark.parametrize(
