@@ -341,7 +341,7 @@ def names() -> TrainConfig:
             dropout=0.4,
             blur=0.88,
             spread=0.85,
-            temperature=0.1,
+            temperature=0.05,
             optimizer=OptimizerConfig(learning_rate=4e-3, betas=(0.9, 0.99)),
         ),
         data=DataConfig(source="surnames"),
