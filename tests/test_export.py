@@ -4,8 +4,10 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,6 +31,11 @@ pytestmark = pytest.mark.process
 
 PRESETS = [f"{name}:{preset}" for name in models.names() for preset in models.load(name).PRESETS]
 CLASSES = tuple("0123456789")
+SMALLER: dict[str, dict[str, Any]] = {
+    "audio_vae": {"shape": (1, 1024), "window": 128, "hop": 32, "decoder_widths": (32, 32, 32)},
+    "wavegan": {"shape": (1, 256), "widths": (16, 8), "latent": 16},
+}
+"""Of models whose graphs take long: the same operators, of a size for a test."""
 
 Exported = Callable[[str], tuple[Path, Manifest]]
 
@@ -37,7 +44,9 @@ Exported = Callable[[str], tuple[Path, Manifest]]
 def built(preset: str) -> GenerativeModel:
     """A model whose weights and running statistics are a function of its architecture."""
     torch.manual_seed(0)
-    model = models.build(models.preset(preset)).eval()
+    run = models.preset(preset)
+    smaller = SMALLER.get(run.model_name, {})
+    model = models.build(replace(run, model=replace(run.model, **smaller))).eval()
     torch.manual_seed(0)
     for name, buffer in model.averaged().named_buffers():
         if name.endswith("running_mean"):

@@ -27,8 +27,8 @@ from aigc.spectrogram import STFT, GriffinLim, LogMagnitude
 
 COLLAPSED = 0.1
 """KL in nats at which the latent says nothing of a sound."""
-NARROWEST = -5.0
-"""Log variance of the narrowest posterior there is, a standard deviation of 0.08; the widest, 1."""
+NARROWEST = -7.0
+"""Log variance of the narrowest posterior there is, a standard deviation of 0.03; the widest, 1."""
 QUIET = 2e-5
 """Added to the energy of a patch, of full scale: what is softer is not told apart."""
 LOUDEST = 1.2
@@ -49,9 +49,10 @@ class Config(ModelConfig):
     """Samples between two frames."""
     floor: float = 1e-3
     """Magnitudes below, as a share of full scale, count as silence."""
-    iterations: int = 4
-    """Of Griffin-Lim, in the graph that is served."""
-    momentum: float = 0.5
+    iterations: int = 2
+    """Of Griffin-Lim, in the graph that is served. Four sound better, but multiply what rounding
+    changes to more than a replica tolerates."""
+    momentum: float = 0.99
     """Of Griffin-Lim."""
     encoder_widths: tuple[int, ...] = (128, 128, 128)
     """Channels after each halving of the frames."""
@@ -82,7 +83,7 @@ class Config(ModelConfig):
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.99))
+        default_factory=lambda: OptimizerConfig(learning_rate=1.5e-3, betas=(0.9, 0.99))
     )
 
     def __post_init__(self) -> None:
@@ -302,7 +303,7 @@ def spoken_digits() -> TrainConfig:
         model=Config(num_classes=10),
         data=DataConfig(source="spoken_digits"),
         batch=16,
-        samples=160_000,
+        samples=144_000,
         grid_interval=0,
     )
 
