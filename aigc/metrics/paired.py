@@ -193,7 +193,12 @@ def _from(
 
 
 def _translated(
-    artifact: Artifact, given: tuple[str, ...], test: Dataset, rows: NDArray[np.int64], seed: int
+    artifact: Artifact,
+    given: tuple[str, ...],
+    test: Dataset,
+    rows: NDArray[np.int64],
+    seed: int,
+    first_index: int = 0,
 ) -> dict[str, NDArray[Any]]:
     """What `given` of some test rows makes, by the names that signature `sample` has for it."""
     signature = artifact.signature("translate")
@@ -204,7 +209,7 @@ def _translated(
     for start in range(0, len(rows), BATCH):
         own = rows[start : start + BATCH]
         fields = {inputs[kinds[name]]: test.samples[name][own] for name in given}
-        indices = range(start, start + len(own))
+        indices = range(first_index + start, first_index + start + len(own))
         drawn = artifact.draw("translate", seed, indices, given=fields)
         parts.append(artifact.run("translate", drawn))
     return {
@@ -214,22 +219,23 @@ def _translated(
 
 
 def side_by_side(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
-    """A test image of each class; below, what is drawn from the other parts of its row, one by one.
+    """Test images, two of each class; below, what is drawn from the other parts of their rows, one
+    part after the other.
 
     Raises ValueError for a model without images.
     """
     test = _whole(test)
     kinds = {spec.name: spec.kind for spec in artifact.signature("sample").outputs}
-    images = [name for name, kind in kinds.items() if kind == "image"]
-    if not images:
+    image = next((name for name, kind in kinds.items() if kind == "image"), "")
+    if not image:
         raise ValueError(f"{artifact.id} makes no images, only {', '.join(kinds)}")
-    rows = np.unique(test.labels, return_index=True)[1]
-    drawn = [
-        _translated(artifact, (name,), test, rows, seed)[images[0]]
-        for name in kinds
-        if name not in images
-    ]
-    return grid(to_uint8(np.concatenate([test.samples[images[0]][rows], *drawn]), -1, 1), len(rows))
+    rows = np.concatenate([np.flatnonzero(test.labels == c)[:2] for c in np.unique(test.labels)])
+    shown = [test.samples[image][rows]]
+    for name in (name for name in kinds if name != image):
+        # Other noise for each, or one row would look like the next.
+        first_index = len(shown) * len(rows)
+        shown.append(_translated(artifact, (name,), test, rows, seed, first_index)[image])
+    return grid(to_uint8(np.concatenate(shown), -1, 1), len(rows))
 
 
 def _spread(which: str, real: _Real, made: NDArray[Any], labels: NDArray[np.int64]) -> list[Metric]:

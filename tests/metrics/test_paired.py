@@ -160,10 +160,12 @@ def test_what_is_drawn_from_the_other_parts_is_seen_below_what_is_real(joined: P
     imitated: Any = Imitated(read_manifest(str(joined)), lambda rows: rows)
     picture = side_by_side(imitated, TEST, 0)
     real, from_text, from_audio = (picture[start : start + 8] for start in (0, 10, 20))
-    # The first test row of each class, and in place of what is drawn from it that row itself.
-    assert np.array_equal(real, grid(to_uint8(TEST.samples["image"][:2], -1, 1), 2))
-    assert np.array_equal(from_text, real)
+    # Two test rows of each class, and in place of what is drawn from their sounds they themselves.
+    shown = TEST.samples["image"][[0, 2, 1, 3]]
+    assert np.array_equal(real, grid(to_uint8(shown, -1, 1), 4))
     assert np.array_equal(from_audio, real)
+    of_that_class = TEST.samples["image"][[0, 0, 3, 3]]  # from a word, any row of its class
+    assert np.array_equal(from_text, grid(to_uint8(of_that_class, -1, 1), 4))
 
 
 def test_rows_that_lack_something_are_left_out(joined: Path) -> None:
