@@ -86,13 +86,38 @@ def draw(artifact: Artifact, file: Path, *, seed: int = 0, path: str = "") -> No
 
 
 def table(title: str, metrics: list[Metric]) -> str:
-    """A table for the terminal."""
-    width = max(len(m.name) for m in metrics)
+    """A table for the terminal; of what is made of something else, `kind/from>to`, a matrix."""
+    plain = [m for m in metrics if ">" not in m.name]
+    width = max([len(m.name) for m in plain] or [len(title)])
     lines = [f"{title:<{width}}   value     real vs real   better"]
-    for m in metrics:
+    for m in plain:
         floor = "" if m.floor is None else f"{m.floor:.4g}"
         lines.append(f"{m.name:<{width}}   {m.value:<9.4g} {floor:<14} {m.better}")
-    return "\n".join(lines)
+    kinds: dict[str, list[Metric]] = {}
+    for m in metrics:
+        if ">" in m.name:
+            kinds.setdefault(m.name.partition("/")[0], []).append(m)
+    return "\n".join(lines + [line for kind in kinds for line in _matrix(kind, kinds[kind])])
+
+
+def _matrix(kind: str, metrics: list[Metric]) -> list[str]:
+    """A row for what was given, a column for what was made, and below what real data score."""
+    cells: dict[str, dict[str, str]] = {}
+    real: dict[str, str] = {}
+    for m in metrics:
+        given, _, made = m.name.removeprefix(f"{kind}/").partition(">")
+        cells.setdefault(given, {})[made] = f"{m.value:.4g}"
+        real[made] = "" if m.floor is None else f"{m.floor:.4g}"
+    head = f"{kind} ({metrics[0].better}), from"
+    wide = max(len(name) for name in (head, *cells))
+    rows = {head: {made: made for made in real}, **cells, "real data": real}
+    return [
+        "",
+        *(
+            f"{name:<{wide}}" + "".join(f"   {row.get(made, ''):<12}" for made in real)
+            for name, row in rows.items()
+        ),
+    ]
 
 
 def write(artifact: Artifact, metrics: list[Metric]) -> None:

@@ -77,6 +77,28 @@ def test_a_metric_without_a_floor_is_shown_without_one() -> None:
     assert "elbo/test   -90" in table("x", [Metric("elbo/test", -90.0, None, "higher")])
 
 
+def test_what_is_made_of_something_else_is_shown_as_a_matrix() -> None:
+    metrics = [
+        Metric("coherence/joint", 0.9, 1.0, "higher"),
+        Metric("coherence/image>text/exact", 0.8, 1.0, "higher"),
+        Metric("coherence/text>image/cnn64", 0.7, 0.99, "higher"),
+        Metric("coherence/image+text>audio/cnn64", 0.6, 0.98, "higher"),
+    ]
+    lines = [line.rstrip() for line in table("x", metrics).split("\n")]
+    rows = [line.split() for line in lines[3:]]
+    assert lines[1].split() == ["coherence/joint", "0.9", "1", "higher"]
+    assert rows[0] == ["coherence", "(higher),", "from", "text/exact", "image/cnn64", "audio/cnn64"]
+    assert rows[1:] == [
+        ["image", "0.8"],
+        ["text", "0.7"],
+        ["image+text", "0.6"],
+        ["real", "data", "1", "0.99", "0.98"],
+    ]
+    # Each below its own head.
+    assert lines[5].index("0.7") == lines[3].index("image/cnn64")
+    assert lines[6].index("0.6") == lines[3].index("audio/cnn64")
+
+
 def test_the_elbo_of_an_artifact_is_that_of_its_model(tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, TensorSpec
+from aigc.artifact.codecs import grid, to_uint8
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.data import Dataset
 from aigc.data.paired import MASK
@@ -177,29 +178,64 @@ def _from(
     seed: int,
 ) -> list[Metric]:
     """Of what a subset makes of all others."""
-    signature = artifact.signature("translate")
-    outputs = {spec.kind: spec.name for spec in signature.outputs}
-    inputs = {spec.kind: spec.name for spec in signature.optional}
-    kinds = {spec.name: spec.kind for spec in artifact.signature("sample").outputs}
-    made: dict[str, list[NDArray[Any]]] = {name: [] for name in real if name not in given}
     # Rows go by class, so these are of each class.
     rows = np.linspace(0, len(test) - 1, n).astype(int)
-    for start in range(0, n, BATCH):
-        own = rows[start : start + BATCH]
-        fields = {inputs[kinds[name]]: test.samples[name][own] for name in given}
-        indices = range(start, start + len(own))
-        found = artifact.run("translate", artifact.draw("translate", seed, indices, given=fields))
-        for name, parts in made.items():
-            parts.append(found[outputs[kinds[name]]])
+    made = _translated(artifact, given, test, rows, seed)
     metrics = []
     labels = test.labels[rows]
-    for name, parts in made.items():
-        part, whole = real[name], np.concatenate(parts)
+    for name in (name for name in real if name not in given):
+        part, whole = real[name], made[name]
         which = f"{'+'.join(given)}>{name}"
         value = float((part.reader.classes(whole) == labels).mean())
         metrics.append(Metric(f"coherence/{which}/{part.reader.name}", value, part.right, "higher"))
         metrics += _spread(which, part, whole, labels)
     return metrics
+
+
+def _translated(
+    artifact: Artifact,
+    given: tuple[str, ...],
+    test: Dataset,
+    rows: NDArray[np.int64],
+    seed: int,
+    first_index: int = 0,
+) -> dict[str, NDArray[Any]]:
+    """What `given` of some test rows makes, by the names that signature `sample` has for it."""
+    signature = artifact.signature("translate")
+    outputs = {spec.kind: spec.name for spec in signature.outputs}
+    inputs = {spec.kind: spec.name for spec in signature.optional}
+    kinds = {spec.name: spec.kind for spec in artifact.signature("sample").outputs}
+    parts: list[dict[str, NDArray[Any]]] = []
+    for start in range(0, len(rows), BATCH):
+        own = rows[start : start + BATCH]
+        fields = {inputs[kinds[name]]: test.samples[name][own] for name in given}
+        indices = range(first_index + start, first_index + start + len(own))
+        drawn = artifact.draw("translate", seed, indices, given=fields)
+        parts.append(artifact.run("translate", drawn))
+    return {
+        name: np.concatenate([part[outputs[kind]] for part in parts])
+        for name, kind in kinds.items()
+    }
+
+
+def side_by_side(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
+    """Test images, two of each class; below, what is drawn from the other parts of their rows, one
+    part after the other.
+
+    Raises ValueError for a model without images.
+    """
+    test = _whole(test)
+    kinds = {spec.name: spec.kind for spec in artifact.signature("sample").outputs}
+    image = next((name for name, kind in kinds.items() if kind == "image"), "")
+    if not image:
+        raise ValueError(f"{artifact.id} makes no images, only {', '.join(kinds)}")
+    rows = np.concatenate([np.flatnonzero(test.labels == c)[:2] for c in np.unique(test.labels)])
+    shown = [test.samples[image][rows]]
+    for name in (name for name in kinds if name != image):
+        # Other noise for each, or one row would look like the next.
+        first_index = len(shown) * len(rows)
+        shown.append(_translated(artifact, (name,), test, rows, seed, first_index)[image])
+    return grid(to_uint8(np.concatenate(shown), -1, 1), len(rows))
 
 
 def _spread(which: str, real: _Real, made: NDArray[Any], labels: NDArray[np.int64]) -> list[Metric]:

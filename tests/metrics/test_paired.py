@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, Manifest
+from aigc.artifact.codecs import grid, to_uint8
 from aigc.artifact.contract import Contract
 from aigc.artifact.session import read_manifest
 from aigc.artifact.vocabulary import Vocabulary
@@ -17,7 +18,7 @@ from aigc.data import Dataset
 from aigc.data.paired import record
 from aigc.evaluate import evaluate
 from aigc.metrics import Metric
-from aigc.metrics.paired import judge
+from aigc.metrics.paired import judge, side_by_side
 from tests.data.rows import RATE_HZ, SHAPES, WORDS
 
 pytestmark = pytest.mark.process
@@ -153,6 +154,18 @@ def test_a_word_that_there_is_not_is_invalid(judged: Judged) -> None:
     found = judged(misspelt)
     assert found["valid/joint>text"].value == 0.75
     assert found["coherence/joint"].value == 0.75
+
+
+def test_what_is_drawn_from_the_other_parts_is_seen_below_what_is_real(joined: Path) -> None:
+    imitated: Any = Imitated(read_manifest(str(joined)), lambda rows: rows)
+    picture = side_by_side(imitated, TEST, 0)
+    real, from_text, from_audio = (picture[start : start + 8] for start in (0, 10, 20))
+    # Two test rows of each class, and in place of what is drawn from their sounds they themselves.
+    shown = TEST.samples["image"][[0, 2, 1, 3]]
+    assert np.array_equal(real, grid(to_uint8(shown, -1, 1), 4))
+    assert np.array_equal(from_audio, real)
+    of_that_class = TEST.samples["image"][[0, 0, 3, 3]]  # from a word, any row of its class
+    assert np.array_equal(from_text, grid(to_uint8(of_that_class, -1, 1), 4))
 
 
 def test_rows_that_lack_something_are_left_out(joined: Path) -> None:

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from aigc import checkpoint, data
+from aigc.artifact import Artifact
 from aigc.config import TrainConfig
 from aigc.feed import Feed
 from aigc.models.multimodal_vae import MODALITIES, Model
@@ -111,6 +113,28 @@ def test_losses_and_gradients_of_two_workers_add_up_to_those_of_one(tmp_path: Pa
         expected = torch.cat([*(g.flatten() for g in gradients), loss.detach()[None]])
         added = (halves[0].seen[number] + halves[1].seen[number])[: len(expected)]
         assert (added - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+def test_rows_with_other_things_given_share_a_batch(joined: Path) -> None:
+    artifact = Artifact.open(joined)
+    given: list[dict[str, np.ndarray]] = [
+        {"text": artifact.vocabulary("translate").rows(["two"], TINY.tokens)},
+        {"image": np.full((1, *TINY.shape), 0.5, np.float32)},
+        {"image": np.zeros((1, *TINY.shape)), "audio": np.full((1, 1, TINY.samples), 0.1)},
+    ]
+    rows = [artifact.draw("translate", 3, [i], given=own) for i, own in enumerate(given)]
+    together = artifact.run("translate", {k: np.concatenate([r[k] for r in rows]) for k in rows[0]})
+    for i, row in enumerate(rows):
+        alone = artifact.run("translate", row)
+        # What is left out may be left out of the call, too.
+        short = artifact.run("translate", {**given[i], "latent": row["latent"]})
+        for name, value in alone.items():
+            assert np.allclose(value, together[name][i : i + 1], atol=1e-5), name
+            assert np.array_equal(value, short[name]), name
+    with pytest.raises(ValueError, match="must have at least one of image, text, audio"):
+        artifact.run("translate", {"latent": rows[0]["latent"]})
+    with pytest.raises(ValueError, match=r"image_given must be in \[0, 1\], got 2"):
+        artifact.run("translate", rows[1] | {"image_given": np.full(1, 2.0)})
 
 
 @pytest.mark.parametrize(
