@@ -1,5 +1,6 @@
 """The README tells the truth: its code runs, its tree is there, its table is complete."""
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from aigc import models
+from aigc.artifact.sound import read_sound
 from tests.demo import road
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +57,37 @@ def test_the_road_runs_as_shown_and_leaves_no_process(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, "-c", block], cwd=tmp_path, check=True, env=environ, timeout=120
         )
+
+
+@pytest.mark.cluster
+@pytest.mark.slow  # what it shows over Ray is in tests/serve/test_server.py, too
+@pytest.mark.timeout(900)
+def test_the_road_of_the_other_modalities_runs_as_shown(tmp_path: Path) -> None:
+    """Text, sound and one from another, each trained for a moment, in one server."""
+    for needed in ("espeakng_loader", "names"):
+        pytest.importorskip(needed)
+    environ = environment() | {"AIGC_DEMO_SAMPLES": "640", "PYTHONPATH": str(ROOT)}
+    demo = subprocess.run(
+        [sys.executable, "-m", "tests.demo_modalities"],
+        cwd=tmp_path,
+        env=environ,
+        text=True,
+        capture_output=True,
+        timeout=850,
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    samples = tmp_path / "samples"
+    events = (samples / "nine.sse").read_text().strip().split("\n\n")
+    texts = [json.loads(event[6:])["choices"][0]["text"] for event in events[:-1]]
+    assert events[-1] == "data: [DONE]"
+    assert len(texts) > 1
+    assert read_sound((samples / "seven-three.wav").read_bytes()).samples.size == 2 * 4096
+    spoken = read_sound((samples / "seven-spoken.wav").read_bytes())
+    assert spoken.provenance is not None
+    assert [one.split(":")[0] for one in spoken.provenance.given] == ["image"]
+    assert len((samples / "numbers-1-seed0-0..19.txt").read_text().splitlines()) == 20
+    assert len([*samples.glob("digits3-1-seed0-*.png")]) == 21
+    assert left_over(tmp_path) == []
 
 
 @pytest.mark.cluster

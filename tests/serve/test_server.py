@@ -27,7 +27,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aigc.artifact import Artifact, codecs
+from aigc import verify
+from aigc.artifact import Artifact, codecs, intake, sound
 from serve.machine import RUN
 from tests.ports import free_port
 from tests.serve.conftest import images
@@ -132,9 +133,16 @@ def server(
 
 
 @pytest.fixture(scope="module")
-def pair(store: Path, words: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two replicas of tiny@1, other@1 and words@1."""
-    arguments = [f"{store}/tiny@1", f"{store}/other", words, "--replicas", "2"]
+def pair(
+    store: Path,
+    words: str,
+    voices: str,
+    translator: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """Two replicas of tiny@1, other@1, and a model of texts, of sounds and of several things."""
+    others = [words, voices, translator]
+    arguments = [f"{store}/tiny@1", f"{store}/other", *others, "--replicas", "2"]
     with server(tmp_path_factory.mktemp("server"), *arguments) as running:
         running.wait_until_ready()
         yield running
@@ -252,6 +260,38 @@ def test_a_crowd_gets_what_each_would_get_alone(pair: Server, artifact: Artifact
         expected = artifact.sample(seed=i, n=1 + i * 7 % 90)
         found = np.load(io.BytesIO(answer.content))
         assert np.array_equal(found, artifact.uint8("sample", expected)), i
+
+
+def test_words_are_spoken_and_things_translated_through_the_proxy(
+    pair: Server, voices: str, translator: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "words.wav"
+    with (
+        openai.OpenAI(base_url=f"{pair.url}/v1", api_key="any", max_retries=0) as client,
+        client.audio.speech.with_streaming_response.create(
+            model="voices", input="one two " * 10, voice="default", response_format="wav"
+        ) as answer,
+    ):
+        answer.stream_to_file(path)
+    assert verify.command([str(path), "--artifact", voices]) == 0
+    fields = {"model": "translator", "text": "badge", "seed": "7"}
+    image = httpx.post(
+        f"{pair.url}/v1/samples", data={**fields, "outputs": "image", "format": "png"}
+    )
+    heard = httpx.post(
+        f"{pair.url}/v1/samples",
+        data={**fields, "outputs": "audio", "format": "wav"},
+        files={"image": ("a.png", image.content)},
+    )
+    artifact = Artifact.open(translator, verify=False)
+    specs = {spec.name: spec for spec in artifact.signature("translate").inputs}
+    given = {"text": intake.tensor(specs["text"], "badge")[None]}
+    made = artifact.run("translate", artifact.draw("translate", 7, [0], given=given))
+    assert np.array_equal(codecs.read_png(image.content)[0], artifact.uint8("translate", made)[0])
+    given["image"] = intake.tensor(specs["image"], image.content)[None]
+    made = artifact.run("translate", artifact.draw("translate", 7, [0], given=given))
+    found = sound.to_pcm16(sound.read_sound(heard.content).samples)
+    assert np.array_equal(found, sound.to_pcm16(made["new_audio"])[0])
 
 
 def test_errors_reach_the_client_through_the_proxy(pair: Server) -> None:
