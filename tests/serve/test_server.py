@@ -274,15 +274,12 @@ def test_words_are_spoken_and_things_translated_through_the_proxy(
     ):
         answer.stream_to_file(path)
     assert verify.command([str(path), "--artifact", voices]) == 0
-    fields = {"model": "translator", "text": "badge", "seed": "7"}
-    image = httpx.post(
-        f"{pair.url}/v1/samples", data={**fields, "outputs": "image", "format": "png"}
-    )
-    heard = httpx.post(
-        f"{pair.url}/v1/samples",
-        data={**fields, "outputs": "audio", "format": "wav"},
-        files={"image": ("a.png", image.content)},
-    )
+    fields = {"model": "translator", "seed": "7"}
+    text = {"text": (None, "badge")}
+    url = f"{pair.url}/v1/samples"
+    image = httpx.post(url, data={**fields, "outputs": "image", "format": "png"}, files=text)
+    files = {**text, "image": ("a.png", image.content)}
+    heard = httpx.post(url, data={**fields, "outputs": "audio", "format": "wav"}, files=files)
     artifact = Artifact.open(translator, verify=False)
     specs = {spec.name: spec for spec in artifact.signature("translate").inputs}
     given = {"text": intake.tensor(specs["text"], "badge")[None]}
