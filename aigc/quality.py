@@ -58,6 +58,7 @@ class Quality:
             samples=samples,
             labels=labels,
             classes=self._source.classes,
+            sample_rate_hz=getattr(self._source, "sample_rate_hz", 0),
         )
 
     def _generated(self, model: GenerativeModel, batch: int = 250) -> NDArray[np.float32]:

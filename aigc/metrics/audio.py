@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aigc.artifact import Artifact
 from aigc.artifact.codecs import grid
 from aigc.data import Dataset
-from aigc.metrics import Metric, a_row_each, first_samples
+from aigc.metrics import Distance, Metric, a_row_each, first_samples
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
 from aigc.metrics.neighbours import copied, nearest
@@ -114,6 +114,13 @@ def _accuracies(
             )
         )
     return metrics
+
+
+def distance(real: Dataset) -> Distance:
+    """Fréchet, of log-mel spectra pooled over time."""
+    rate_hz = real.sample_rate_hz
+    features = _pooled(log_mel(real.samples[:, 0], rate_hz))
+    return lambda sounds: frechet(features, _pooled(log_mel(sounds[:, 0], rate_hz)))
 
 
 def _pooled(mel: NDArray[np.float32]) -> NDArray[np.float32]:

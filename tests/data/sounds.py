@@ -30,11 +30,9 @@ def recordings(folder: Path, count: int = 20) -> DataConfig:
     return DataConfig(source="audio", path=str(folder))
 
 
-def sealed(folder: Path) -> str:
-    """A tiny conditional artifact of sound, trained for a moment on recordings. Returns its URI."""
-    from tests.fixtures.make import write_run
-
-    run = TrainConfig(
+def run_of(data: DataConfig) -> TrainConfig:
+    """A tiny conditional model of sound, trained for a moment."""
+    return TrainConfig(
         preset="spectrogram_gan:spoken_digits",
         model=spectrogram_gan.Config(
             shape=SHAPE,
@@ -46,7 +44,7 @@ def sealed(folder: Path) -> str:
             generator_widths=(8, 8),
             discriminator_widths=(8, 8),
         ),
-        data=recordings(folder / "data"),
+        data=data,
         samples=64,
         batch=16,
         report_interval=0,
@@ -54,4 +52,11 @@ def sealed(folder: Path) -> str:
         checkpoint_interval=0,
         threads=1,
     )
+
+
+def sealed(folder: Path) -> str:
+    """The artifact of such a run on recordings. Returns its URI."""
+    from tests.fixtures.make import write_run
+
+    run = run_of(recordings(folder / "data"))
     return export(write_run(folder / "run", run), name="tones", store=Store(folder / "store"))

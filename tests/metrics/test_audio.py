@@ -65,6 +65,18 @@ def test_an_artifact_of_sound_is_evaluated_and_real_sounds_score_their_floor(
         assert metric.value == pytest.approx(metric.floor, rel=1e-6), metric.name
 
 
+def test_the_distance_knows_real_sounds_from_noise_and_from_other_pitches(
+    tones: tuple[Artifact, Path],
+) -> None:
+    train, test = splits(tones[1])
+    to_train = audio.distance(train)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, test.samples.shape).astype(np.float32)
+    floor = to_train(test.samples)
+    assert to_train(train.samples) < floor
+    assert to_train(noise) > 2 * floor
+    assert to_train(test.samples[..., ::2].repeat(2, -1)) > 1.5 * floor
+
+
 def test_a_class_taken_for_another_is_counted(
     tones: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
