@@ -420,7 +420,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: replace(models.preset("fc_gan"), samples=0), "samples must be > 0, got 0"),
     (lambda: replace(models.preset("fc_gan"), grid_interval=-1), "grid_interval must be >= 0"),
     (lambda: models.preset("dcgna"), "unknown model 'dcgna'; did you mean 'dcgan'"),
-    (lambda: models.preset("transformer"), "unknown model 'transformer'; there are: conv_vae, "),
+    (lambda: models.preset("transformer"), "unknown model 'transformer'; there are: audio_vae, "),
     (lambda: models.preset("dcgan:digit"), "has no preset 'digit'; did you mean 'digits'"),
     (lambda: data.load(DataConfig(source="digts"), fc_gan.Config()), "did you mean 'digits'"),
     (
