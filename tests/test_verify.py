@@ -32,7 +32,7 @@ def test_a_sampled_sound_says_what_made_it_and_is_made_again(
     form: str, tones: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if form == "flac":
-        pytest.importorskip("soundfile")
+        pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     flags = ["-n", "3", "--seed", "7", "--label", "1", "--format", form, "--out", str(tmp_path)]
     assert sample.command([tones, *flags]) == 0
     path = tmp_path / f"tones-1-seed7-2.{form}"

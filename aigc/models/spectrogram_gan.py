@@ -200,7 +200,8 @@ class _Sample(nn.Module):
 def spoken_digits() -> TrainConfig:
     """Ten spoken digits in three synthetic voices: five minutes on one core.
 
-    The words are clear; voices are hoarser than real ones, about 0.6 of their harmonicity.
+    The words are clear; voices are hoarser than real ones, about 0.6 of their harmonicity:
+    `audio_vae` draws them better (docs/models.md).
     """
     return TrainConfig(
         preset="spectrogram_gan:spoken_digits",

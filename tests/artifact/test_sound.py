@@ -48,7 +48,7 @@ def test_a_wav_gives_back_samples_rate_and_provenance(samples: np.ndarray) -> No
 
 
 def test_a_flac_gives_back_samples_rate_and_provenance() -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     samples = noise(4000, 2)
     data = sound.flac(samples, 16000, PROVENANCE)
     found = sound.read_sound(data)
@@ -65,7 +65,7 @@ def test_other_programs_read_our_wav() -> None:
 
 
 def test_other_programs_read_the_comment_of_our_wav() -> None:
-    soundfile = pytest.importorskip("soundfile")
+    soundfile = pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     with soundfile.SoundFile(io.BytesIO(sound.wav(noise(), 8000, PROVENANCE))) as file:
         assert file.comment == PROVENANCE.text()
 
@@ -122,7 +122,7 @@ def test_more_samples_than_allowed_are_refused_before_they_are_decoded() -> None
 
 
 def test_a_flac_of_silence_is_refused_before_it_is_decoded() -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     data = sound.flac(np.zeros((2_000_000, 1), np.int16), 8000)
     assert len(data) < 50_000
     with pytest.raises(ValueError, match="2000000 samples are too many; at most 100000"):
@@ -130,7 +130,7 @@ def test_a_flac_of_silence_is_refused_before_it_is_decoded() -> None:
 
 
 def test_a_flac_that_announces_fewer_samples_than_it_holds_gives_no_more() -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     data = bytearray(sound.flac(np.zeros((500_000, 1), np.int16), 8000))
     at = data.index(b"fLaC") + 8 + 13  # the low 36 bits there are the number of samples
     data[at : at + 5] = bytes([data[at] & 0xF0, 0, 0, 0, 100])
@@ -179,7 +179,7 @@ def test_what_is_no_whole_wav_is_refused_with_the_reason(change: str, reason: st
 @pytest.mark.parametrize("form", ["wav", "flac"])
 def test_a_damaged_file_is_refused_or_read_but_nothing_else_is_raised(form: str) -> None:
     if form == "flac":
-        pytest.importorskip("soundfile")
+        pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     data = getattr(sound, form)(noise(600), 8000, PROVENANCE)
     generator = np.random.default_rng(0)
     refused = 0

@@ -59,7 +59,7 @@ def test_folders_of_splits_are_the_splits(tmp_path: Path) -> None:
 
 
 def test_flac_is_read_as_wav_is(tmp_path: Path) -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     config = recordings(tmp_path)
     before = data.load(config, MODEL).read(0)[0]
     path = next((tmp_path / "down").glob("*.wav"))
