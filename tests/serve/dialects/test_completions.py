@@ -241,6 +241,7 @@ BAD: list[tuple[dict[str, Any], str, str | None, str]] = [
         "in [1, 21] beside a prompt of 3, got 22",
     ),
     ({"extra_body": {"top_k": 14}}, "setting_out_of_range", "top_k", "in [0, 13], got 14"),
+    ({"extra_body": {"top_k": 10**400}}, "setting_out_of_range", "top_k", "in [0, 13], got 1000"),
     ({"prompt": "Hello"}, "unknown_characters", "prompt", "lacks: 'H', 'l', 'o'"),
     ({"prompt": "ab" * 12}, "text_too_long", "prompt", "at most 23 tokens long"),
     ({"prompt": [1, 2]}, "unsupported_value", "prompt", "token ids are not taken"),
