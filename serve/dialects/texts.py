@@ -139,9 +139,13 @@ def read(spec: TensorSpec, rows: NDArray[np.int64], stop: Stop | None = None) ->
 
 
 def wants_lines(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether the client takes plain text, and says so."""
+    """Whether the client takes plain text, says so, and does not name JSON as well.
+
+    Libraries do: `application/json, text/plain, */*` is what axios sends with every request.
+    """
     accepted = b",".join(value for name, value in headers if name == b"accept")
-    return any(one.split(b";")[0].strip().lower() == b"text/plain" for one in accepted.split(b","))
+    named = {one.split(b";")[0].strip().lower() for one in accepted.split(b",")}
+    return b"text/plain" in named and b"application/json" not in named
 
 
 def lines(texts: Sequence[str], headers: Headers) -> Response:
@@ -179,13 +183,14 @@ class Given:
     stop: str | Sequence[str] | None = None
 
 
-def given(inputs: Mapping[str, Any], request: Request) -> Given:
-    """The texts of a request. Raises HTTPError 400 unless they are those of one input."""
+def given(inputs: Mapping[str, Any], request: Request, n: int) -> Given:
+    """The texts of a request, one for all `n` or a list of them. Raises HTTPError 400 unless they
+    are those of one input."""
     if len(inputs) != 1:
         message = f"inputs must name one input, got {len(inputs)}: {', '.join(inputs)[:100]}"
         raise HTTPError(400, "inputs_count", message, param="inputs")
     ((name, found),) = inputs.items()
-    texts = [found] if isinstance(found, str) else found
+    texts = [found] * n if isinstance(found, str) else found
     if not all(isinstance(text, str) for text in texts):
         message = f"input {name[:60]!r} must be texts"
         raise HTTPError(400, "malformed_input", message, param="inputs")
