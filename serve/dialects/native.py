@@ -255,14 +255,8 @@ class NativeApi:
             True,
         )
         call.metrics = ask.lane.metrics
-        # Paid before files are decoded: who may draw no more costs no more.
-        await self._sampler.pay(ask.n, ask.lane, call)
         read = partial(with_inputs, ask, inputs, request.seed is not None)
-        try:
-            ask, arrays = await self._sampler.encoded(MAX_PIXELS, read)
-        except HTTPError:
-            call.visit.refund()
-            raise
+        ask, arrays = await self._sampler.read(ask.n, ask.lane, call, MAX_PIXELS, read)
         outputs = await self._sampler.infer(ask.lane, arrays, call)
         return await self._answer(ask, request, outputs)
 

@@ -5,9 +5,9 @@ rows = tokens(spec, ["seven"], "prompt")    # HTTPError 400 for what cannot be o
 texts = read(spec, rows, stop)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,6 +120,12 @@ def tokens(spec: TensorSpec, texts: Sequence[str], param: str) -> NDArray[np.int
             )
         rows[row, : len(ids)] = ids
     return rows
+
+
+def work(texts: Iterable[str]) -> int:
+    """Of reading them, in values as Sampler.encoded() counts: joining pairs of characters takes
+    the square of a text's length."""
+    return sum(len(text) ** 2 for text in texts)
 
 
 def _unknown(characters: set[str], known: Vocabulary, param: str) -> HTTPError:
@@ -275,9 +281,15 @@ async def _infer(sampler: Sampler, lane: SignatureLane, given: Given, call: Call
         )
         raise HTTPError(400, "unknown_input", message, param="inputs")
     sampler.check_n(len(given.texts), lane)
-    read_all = partial(tokens, spec, given.texts, spec.name)
-    rows = await sampler.encoded(len(given.texts) * spec.shape[0], read_all)
-    return await sampler.infer(lane, completed(lane, {spec.name: rows}, given), call)
+
+    def read_all() -> Arrays:
+        rows = tokens(spec, given.texts, spec.name)
+        return completed(lane, {spec.name: rows}, given)
+
+    n = len(given.texts)
+    return await sampler.infer(
+        lane, await sampler.read(n, lane, call, work(given.texts), read_all), call
+    )
 
 
 async def decode(

@@ -194,16 +194,29 @@ def test_all_that_draws_is_paid_exactly_once(
         assert code(again) == (429, "rate_limited")
 
 
-def test_a_file_is_paid_for_before_it_is_decoded_and_given_back_if_it_is_none(
-    client: Client,
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (
+            "/v1/samples",
+            {"model": "tiny", "signature": "encode", "inputs": {"image": "bm9uZQ=="}, "n": 15},
+        ),
+        ("/v1/samples", {"model": "words", "signature": "encode", "inputs": {"text": ["Z"] * 15}}),
+        ("/v1/samples", {"model": "moods", "signature": "encode", "inputs": {"text": ["a"] * 15}}),
+        ("/v1/completions", {"model": "words", "prompt": "Z", "n": 15}),
+        ("/v1/completions", {"model": "words", "prompt": "ab", "n": 15, "max_tokens": 23}),
+    ],
+)
+def test_what_is_given_is_paid_for_before_it_is_read_and_given_back_if_it_cannot_be(
+    path: str, body: dict[str, Any], make: Make, store: Path, words: str, moods: str
 ) -> None:
-    body = {"model": "tiny", "signature": "encode", "inputs": {"image": "bm9uZQ=="}, "n": 15}
-    for _ in range(3):
-        answer = client.request("POST", "/v1/samples", json=body, headers=bearer(ALICE))
-        assert code(answer) == (400, "malformed_input")
-    assert draw(client, 15).status_code == 200
-    answer = client.request("POST", "/v1/samples", json=body, headers=bearer(ALICE))
-    assert code(answer) == (429, "rate_limited")
+    with running(make, f"{store}/tiny@1", words, moods) as client:
+        for _ in range(3):
+            answer = client.request("POST", path, json=body, headers=bearer(ALICE))
+            assert answer.status_code == 400, answer.text
+        assert draw(client, 15).status_code == 200
+        answer = client.request("POST", path, json=body, headers=bearer(ALICE))
+        assert code(answer) == (429, "rate_limited")
 
 
 def test_what_was_not_drawn_is_given_back(client: Client) -> None:

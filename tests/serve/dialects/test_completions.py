@@ -14,6 +14,7 @@ import pytest
 
 from aigc.artifact import Artifact
 from aigc.artifact.steps import PREFIX
+from aigc.artifact.vocabulary import Vocabulary
 from serve.lane import SteppedLane
 from serve.settings import Limits, Settings
 from tests.serve.artifacts import WORDS_LENGTH
@@ -172,6 +173,21 @@ def test_a_stream_is_the_whole_answer_in_parts(
     without, _, chunks = gathered(complete(client, **fields, stream=True))
     assert without == found
     assert all(chunk.choices for chunk in chunks)
+
+
+def test_many_prompts_are_read_beside_the_event_loop(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    encode = Vocabulary.encode
+
+    def noted(self: Vocabulary, text: str) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return encode(self, text)
+
+    monkeypatch.setattr(Vocabulary, "encode", noted)
+    complete(client, ["be" * 23] * 40)
+    assert {name.split("_")[0] for name in threads} == {"encoder"}
 
 
 def test_why_a_text_ended(client: openai.OpenAI, artifact: Artifact) -> None:
