@@ -1,6 +1,5 @@
 """What is asked for: samples of a seed, found valid."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -142,8 +141,7 @@ def check_settings(settings: Mapping[str, Any], lane: SignatureLane) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if (
             not number
-            or not math.isfinite(value)
-            or not low <= value <= high
+            or not low <= value <= high  # nor what is not finite
             or (whole and value != int(value))
         ):
             kind = "a whole number" if whole else "a number"

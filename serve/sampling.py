@@ -300,6 +300,20 @@ class Sampler:
                 self._of_key(call).refused.inc(n)
             raise
 
+    async def read(
+        self, n: int, lane: SignatureLane, call: Call, values: int, reading: Callable[[], T]
+    ) -> T:
+        """encoded(), of what is given for `n` samples: who may draw no more has nothing read.
+
+        Paid for first, and given back when it is refused. Raises HTTPError 400 or 429.
+        """
+        await self.pay(n, lane, call)
+        try:
+            return await self.encoded(values, reading)
+        except HTTPError:
+            call.visit.refund()
+            raise
+
     def _of_key(self, call: Call) -> KeyMetrics:
         key = call.visit.key
         return self._metrics.key("" if key is None else key.name)

@@ -22,9 +22,9 @@ Given = bytes | str | Sequence[float]
 """An image or a sound as a file, a text, or numbers."""
 
 MAX_PIXELS = 1 << 24
-"""Most pixels of an image that is given."""
+"""Most pixels of an image that is given, or of all that are given together."""
 MAX_SAMPLES = 60 * sound.MAX_RATE_HZ
-"""Most samples of a sound that is given, over all its channels."""
+"""Most samples of a sound that is given, over all its channels; or of all sounds together."""
 
 
 def fingerprints(given: Mapping[str, NDArray[Any]], position: int) -> tuple[str, ...]:
@@ -35,20 +35,23 @@ def fingerprints(given: Mapping[str, NDArray[Any]], position: int) -> tuple[str,
     )
 
 
-def tensor(spec: TensorSpec, value: Given) -> NDArray[Any]:
+def tensor(spec: TensorSpec, value: Given, together: int = 1) -> NDArray[Any]:
     """One thing -> an input without its batch axis. Raises ValueError for what cannot be read.
+
+    It is one of so many that are given `together`, and share what may be decoded for them: small
+    files can hold many pixels.
 
     Images (PNG, WebP, JPEG) are brought to the spec's size, their shape kept, and its channels.
     Sounds (WAV, FLAC) are brought to its rate, as clips are for training.
     """
     try:
-        return _READERS[spec.kind](spec, value)
+        return _READERS[spec.kind](spec, value, together)
     except ValueError as error:
         raise ValueError(f"{spec.kind} {spec.name!r} cannot be read: {error}") from None
 
 
-def _image(spec: TensorSpec, value: Given) -> NDArray[np.float32]:
-    pixels, _ = codecs.read_image(_bytes(value), MAX_PIXELS)
+def _image(spec: TensorSpec, value: Given, together: int) -> NDArray[np.float32]:
+    pixels, _ = codecs.read_image(_bytes(value), MAX_PIXELS // together)
     channels, height, width = spec.shape
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     picture = picture.convert("L" if channels == 1 else "RGB")
@@ -59,32 +62,32 @@ def _image(spec: TensorSpec, value: Given) -> NDArray[np.float32]:
     return np.ascontiguousarray(low + levels * np.float32((high - low) / 255), np.float32)
 
 
-def _sound(spec: TensorSpec, value: Given) -> NDArray[np.float32]:
-    found = sound.read_sound(_bytes(value), MAX_SAMPLES)
+def _sound(spec: TensorSpec, value: Given, together: int) -> NDArray[np.float32]:
+    found = sound.read_sound(_bytes(value), MAX_SAMPLES // together)
     channels, length = spec.shape
     wave = found.samples.mean(0) if channels == 1 else found.samples
     if channels not in (1, len(found.samples)):
         raise ValueError(f"it has {len(found.samples)} channels, {channels} are wanted")
+    to_hz = spec.sample_rate_hz
+    parts = [sound.heard(row, found.rate_hz, to_hz, length) for row in np.atleast_2d(wave)]
     rows = [
-        sound.fitted(
-            sound.resampled(row, found.rate_hz, spec.sample_rate_hz), spec.sample_rate_hz, length
-        )
-        for row in np.atleast_2d(wave)
+        sound.fitted(sound.resampled(part, found.rate_hz, to_hz), to_hz, length) for part in parts
     ]
     return np.stack(rows).astype(np.float32)
 
 
-def _text(spec: TensorSpec, value: Given) -> NDArray[np.int64]:
+def _text(spec: TensorSpec, value: Given, together: int) -> NDArray[np.int64]:
     if not isinstance(value, str):
         raise ValueError(f"a text is wanted, got {type(value).__name__}")
     rows = Vocabulary(spec.vocabulary).rows([value], spec.shape[0])
     return np.ascontiguousarray(rows[0])
 
 
-def _numbers(spec: TensorSpec, value: Given) -> NDArray[np.float32]:
+def _numbers(spec: TensorSpec, value: Given, together: int) -> NDArray[np.float32]:
     if isinstance(value, str | bytes):
         raise ValueError(f"numbers are wanted, got {type(value).__name__}")
-    array = np.asarray(value, np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        array = np.asarray(value, np.float32)
     if array.shape != spec.shape or not np.isfinite(array).all():
         raise ValueError(f"finite numbers of shape {spec.shape} are wanted, got {array.shape}")
     return array
@@ -96,7 +99,7 @@ def _bytes(value: Given) -> bytes:
     return value
 
 
-_READERS: Mapping[Kind, Callable[[TensorSpec, Given], NDArray[Any]]] = {
+_READERS: Mapping[Kind, Callable[[TensorSpec, Given, int], NDArray[Any]]] = {
     "image": _image,
     "audio": _sound,
     "text": _text,

@@ -1,6 +1,7 @@
 """Arrays <-> WAV, FLAC and raw PCM of 16 bits, with their provenance inside."""
 
 import io
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ SILENCE = 0.01
 """What lies below this share of the peak, before and after, is cut away."""
 MARGIN_S = 0.005
 """Left standing of it on both sides."""
+FAINT = 1e-7
+"""A clip whose peak is lower is silence: a level of 24 bits, below which floats overflow."""
+LEAD_S = 0.5
+"""Kept of a long recording on both sides of what a clip of it can be."""
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
@@ -118,12 +123,28 @@ def fitted(wave: NDArray[np.float32], rate_hz: int, length: int) -> NDArray[np.f
     level = np.abs(wave)
     peak = float(level.max(initial=0))
     out = np.zeros(length, np.float32)
-    if peak > 0:
+    if peak >= FAINT:
         loud = np.flatnonzero(level > SILENCE * peak)
         margin = int(MARGIN_S * rate_hz)
         wave = wave[max(0, loud[0] - margin) : loud[-1] + 1 + margin][:length]
         out[: len(wave)] = wave * np.float32(PEAK / np.abs(wave).max())
     return out
+
+
+def heard(wave: NDArray[np.float32], rate_hz: int, to_hz: int, length: int) -> NDArray[np.float32]:
+    """(n,) float32 -> the part of a recording that a clip of `length` samples at `to_hz` is of.
+
+    It begins LEAD_S before the first sound, or a little earlier. So a long one costs no more than
+    the clip, whatever its rate.
+    """
+    level = np.abs(wave)
+    first = int(np.argmax(level > SILENCE * level.max(initial=0))) if wave.size else 0
+    lead = math.ceil(LEAD_S * rate_hz)
+    # Whole samples at the other rate, too: else what is cut out would be a fraction of one late.
+    step = rate_hz // math.gcd(rate_hz, to_hz)
+    start = max(0, first - lead) // step * step
+    stop = -(-(first + math.ceil(length * rate_hz / to_hz) + lead) // step) * step
+    return wave[start:stop]
 
 
 def resampled(wave: NDArray[np.float32], rate_hz: int, to_hz: int) -> NDArray[np.float32]:

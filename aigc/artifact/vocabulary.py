@@ -45,13 +45,21 @@ class Vocabulary:
         if unknown:
             raise ValueError(f"{text!r} has characters that the vocabulary lacks: {unknown}")
         parts = list(text)
-        while len(parts) > 1:
-            joined = [self._ids.get(a + b, len(self)) for a, b in zip(parts, parts[1:])]  # noqa: B905, RUF007
-            best = min(joined)
-            if best == len(self):
-                break
-            at = joined.index(best)
+        none = len(self)
+
+        def joined(at: int) -> int:
+            return self._ids.get(parts[at] + parts[at + 1], none)
+
+        pairs = [joined(at) for at in range(len(parts) - 1)]
+        while pairs and (best := min(pairs)) != none:
+            at = pairs.index(best)
             parts[at : at + 2] = [self.pieces[best]]
+            del pairs[at]
+            # Only its neighbours have other pairs now.
+            if at < len(pairs):
+                pairs[at] = joined(at)
+            if at:
+                pairs[at - 1] = joined(at - 1)
         return [self._ids[part] for part in parts]
 
     def decode(self, tokens: Iterable[int], stop: Sequence[str] = ()) -> str:

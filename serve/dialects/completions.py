@@ -47,6 +47,7 @@ from serve.http import (
     decode,
     json_response,
 )
+from serve.lane import Choices
 from serve.sampling import Sampler
 from serve.settings import MAX_SEED
 
@@ -163,8 +164,7 @@ class CompletionsApi:
         async def work(call: Call) -> Response:
             body = await call.read(scope, receive, sampler.limits.max_body_bytes)
             request = decode(self._decoder, body, COMPLETIONS)
-            asked = check(sampler, request, call)
-            call.metrics = asked.ask.lane.metrics
+            asked = await check(sampler, request, call)
             if request.stream:
                 events = asked.events(sampler, call)
                 # Made before the status is sent, so that a full queue still is a 503.
@@ -296,8 +296,9 @@ def _event(body: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
-def check(sampler: Sampler, request: CompletionRequest, call: Call) -> Asked:
-    """What is to be done. Raises HTTPError 400 or 404 with a stable code and the field at fault."""
+async def check(sampler: Sampler, request: CompletionRequest, call: Call) -> Asked:
+    """What is to be done, paid for. Raises HTTPError 400, 404 or 429 with a stable code and the
+    field at fault."""
     _check_supported(request)
     lane = sampler.lane(request.model, request.signature)
     spec = texts.text_of(lane)
@@ -317,17 +318,19 @@ def check(sampler: Sampler, request: CompletionRequest, call: Call) -> Asked:
         label=request.label,
         settings={name: value for name, value in settings.items() if value is not None},
     )
-    rows = texts.tokens(spec, prompts, "prompt").repeat(each, 0)
-    begun = (rows != END).sum(1)
-    chosen = dict(ask.settings)
-    if request.max_tokens is not None:
-        chosen[MAX_TOKENS] = _most(request.max_tokens, begun, lane).tolist()
-    ask = replace(
-        ask,
-        settings=chosen,
-        prefix=rows if begun.any() else None,
-        until=texts.check_stop(request.stop, lane),
-    )
+    until = texts.check_stop(request.stop, lane)
+
+    def read() -> tuple[NDArray[np.int64], Choices]:
+        rows = texts.tokens(spec, prompts, "prompt").repeat(each, 0)
+        if request.max_tokens is None:
+            return rows, ask.settings
+        most = _most(request.max_tokens, (rows != END).sum(1), lane)
+        return rows, {**ask.settings, MAX_TOKENS: most.tolist()}
+
+    call.metrics = lane.metrics
+    rows, chosen = await sampler.read(ask.n, lane, call, texts.work(prompts), read)
+    prefix = rows if (rows != END).any() else None
+    ask = replace(ask, settings=chosen, prefix=prefix, until=until)
     return Asked(request, ask, [prompt for prompt in prompts for _ in range(each)])
 
 

@@ -248,7 +248,7 @@ class NativeApi:
         n = num_given(inputs, request.n)
         signature = request.signature or texts.TRANSLATE
         if texts.is_composed(self._sampler.find(request.model), signature):
-            return await self._reconstructed(request, inputs, call)
+            return await self._reconstructed(request, inputs, n, call)
         ask = self.check(
             msgspec.structs.replace(request, n=n, signature=signature),
             call.seed(request.seed),
@@ -256,15 +256,18 @@ class NativeApi:
         )
         call.metrics = ask.lane.metrics
         read = partial(with_inputs, ask, inputs, request.seed is not None)
-        ask, arrays = await self._sampler.encoded(MAX_PIXELS, read)
+        ask, arrays = await self._sampler.read(ask.n, ask.lane, call, MAX_PIXELS, read)
         outputs = await self._sampler.infer(ask.lane, arrays, call)
         return await self._answer(ask, request, outputs)
 
-    async def _reconstructed(self, request: SampleRequest, inputs: Inputs, call: Call) -> Response:
+    async def _reconstructed(
+        self, request: SampleRequest, inputs: Inputs, n: int, call: Call
+    ) -> Response:
         """Texts that were encoded and decoded again, by two signatures."""
         if request.seed is not None:
             raise no_effect()
-        given = texts.given(inputs, request)
+        self._sampler.check_n(n, self._sampler.lane(request.model, texts.ENCODE))
+        given = texts.given(inputs, request, n)
         found = await texts.reconstruct(self._sampler, request.model, given, call)
         headers = [*self._sampler.model_headers(found.lane), NO_STORE]
         if request.format == "txt":

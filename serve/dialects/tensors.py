@@ -15,6 +15,7 @@ its tokens. Settings may be left out, be parameters for all samples, or inputs w
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ async def infer(sampler: Sampler, call: Call, request: Request) -> Answer:
     if names == [PIXELS] and _gives_pixels(lane):
         tensors = lane
     sampling = Sampling.parse(request.parameters, lane)
-    given = _read(sampler, tensors, request.inputs, sampling.n)
+    given = await _read(sampler, tensors, request.inputs, sampling.n)
     ask = _ask(sampler, call, tensors, sampling, given)
     stop = texts.check_stop(sampling.stop, tensors)
     if ask is not None:
@@ -231,7 +232,9 @@ def _refuse_twice(what: str, names: Sequence[str]) -> None:
         raise HTTPError(400, f"duplicate_{what}", f"{what} {twice!r} is named twice")
 
 
-def _read(sampler: Sampler, lane: SignatureLane, inputs: Sequence[Given], n: int | None) -> Arrays:
+async def _read(
+    sampler: Sampler, lane: SignatureLane, inputs: Sequence[Given], n: int | None
+) -> Arrays:
     """The arrays of the inputs, every size checked before any is made."""
     specs = {spec.name: spec for spec in lane.spec.inputs}
     for one in inputs:
@@ -255,8 +258,11 @@ def _read(sampler: Sampler, lane: SignatureLane, inputs: Sequence[Given], n: int
     for one in inputs:
         spec = specs[one.name]
         array = one.read(np.dtype(_wire(spec)[0]), one.shape)
-        text = spec.kind == "text"
-        arrays[one.name] = texts.tokens(spec, array.tolist(), one.name) if text else array
+        if spec.kind == "text":
+            written = array.tolist()
+            read = partial(texts.tokens, spec, written, one.name)
+            array = await sampler.encoded(texts.work(written), read)
+        arrays[one.name] = array
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise HTTPError(400, "not_finite", f"input {name!r} holds values that are not finite")

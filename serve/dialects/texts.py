@@ -5,9 +5,9 @@ rows = tokens(spec, ["seven"], "prompt")    # HTTPError 400 for what cannot be o
 texts = read(spec, rows, stop)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -122,6 +122,12 @@ def tokens(spec: TensorSpec, texts: Sequence[str], param: str) -> NDArray[np.int
     return rows
 
 
+def work(texts: Iterable[str]) -> int:
+    """Of reading them, in values as Sampler.encoded() counts: joining pairs of characters takes
+    the square of a text's length."""
+    return sum(len(text) ** 2 for text in texts)
+
+
 def _unknown(characters: set[str], known: Vocabulary, param: str) -> HTTPError:
     first = sorted(characters)
     listed = ", ".join(map(repr, first[:10])) + (", ..." if len(first) > 10 else "")
@@ -139,9 +145,13 @@ def read(spec: TensorSpec, rows: NDArray[np.int64], stop: Stop | None = None) ->
 
 
 def wants_lines(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether the client takes plain text, and says so."""
+    """Whether the client takes plain text, says so, and does not name JSON as well.
+
+    Libraries do: `application/json, text/plain, */*` is what axios sends with every request.
+    """
     accepted = b",".join(value for name, value in headers if name == b"accept")
-    return any(one.split(b";")[0].strip().lower() == b"text/plain" for one in accepted.split(b","))
+    named = {one.split(b";")[0].strip().lower() for one in accepted.split(b",")}
+    return b"text/plain" in named and b"application/json" not in named
 
 
 def lines(texts: Sequence[str], headers: Headers) -> Response:
@@ -179,13 +189,14 @@ class Given:
     stop: str | Sequence[str] | None = None
 
 
-def given(inputs: Mapping[str, Any], request: Request) -> Given:
-    """The texts of a request. Raises HTTPError 400 unless they are those of one input."""
+def given(inputs: Mapping[str, Any], request: Request, n: int) -> Given:
+    """The texts of a request, one for all `n` or a list of them. Raises HTTPError 400 unless they
+    are those of one input."""
     if len(inputs) != 1:
         message = f"inputs must name one input, got {len(inputs)}: {', '.join(inputs)[:100]}"
         raise HTTPError(400, "inputs_count", message, param="inputs")
     ((name, found),) = inputs.items()
-    texts = [found] if isinstance(found, str) else found
+    texts = [found] * n if isinstance(found, str) else found
     if not all(isinstance(text, str) for text in texts):
         message = f"input {name[:60]!r} must be texts"
         raise HTTPError(400, "malformed_input", message, param="inputs")
@@ -270,9 +281,15 @@ async def _infer(sampler: Sampler, lane: SignatureLane, given: Given, call: Call
         )
         raise HTTPError(400, "unknown_input", message, param="inputs")
     sampler.check_n(len(given.texts), lane)
-    read_all = partial(tokens, spec, given.texts, spec.name)
-    rows = await sampler.encoded(len(given.texts) * spec.shape[0], read_all)
-    return await sampler.infer(lane, completed(lane, {spec.name: rows}, given), call)
+
+    def read_all() -> Arrays:
+        rows = tokens(spec, given.texts, spec.name)
+        return completed(lane, {spec.name: rows}, given)
+
+    n = len(given.texts)
+    return await sampler.infer(
+        lane, await sampler.read(n, lane, call, work(given.texts), read_all), call
+    )
 
 
 async def decode(

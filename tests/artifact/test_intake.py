@@ -1,5 +1,6 @@
 """Files and texts as people have them become what a signature takes, and nothing else does."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -60,7 +61,46 @@ def test_what_lies_above_half_the_new_rate_is_gone() -> None:
     assert np.abs(sound.resampled(wave, 44100, 8000)).max() < 1e-4
 
 
-@pytest.mark.parametrize("value", [[1.0], [1.0, np.nan], "1, 2", b"12"])
+def test_a_long_recording_costs_no_more_than_a_clip_of_it_whatever_its_rate() -> None:
+    noise = np.random.default_rng(0).integers(-9000, 9000, (20_000, 1)).astype(np.int16)
+    slow = sound.wav(noise, 1)  # 20,000 seconds: 160 million samples at the model's rate
+    tracemalloc.start()
+    found = intake.tensor(AUDIO, slow)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.shape == (1, 200)
+    assert most < 5_000_000
+
+
+def test_of_a_long_recording_the_clip_is_that_of_the_whole() -> None:
+    wave = np.zeros(441_000, np.float32)
+    t = np.arange(4410) / 44100
+    wave[88_200:92_610] = 0.5 * np.sin(2 * np.pi * 500 * t) * np.sin(np.pi * t * 10)
+    levels = np.rint(wave * 32767).astype(np.int16)[:, None]
+    (found,) = intake.tensor(replace(AUDIO, shape=(1, 800)), sound.wav(levels, 44100))
+    whole = sound.fitted(sound.resampled(levels[:, 0] / np.float32(32767), 44100, 8000), 8000, 800)
+    assert np.abs(found - whole).max() < 1e-3
+
+
+def test_a_sound_too_faint_to_be_scaled_is_silence() -> None:
+    faint = np.full(64, 1e-40, "<f4").tobytes()
+    head = sound.wav_head(128, 1, 8000).replace(b"\1\0\1\0", b"\3\0\1\0", 1)
+    data = head[:34] + b"\x20\0" + head[36:] + faint
+    assert not intake.tensor(AUDIO, data).any()
+
+
+def test_things_given_together_share_what_may_be_decoded() -> None:
+    large = codecs.png(np.zeros((4096, 4096, 1), np.uint8))
+    assert intake.tensor(IMAGE, large).shape == (1, 8, 6)
+    with pytest.raises(ValueError, match="pixels are too many"):
+        intake.tensor(IMAGE, large, 2)
+    minute = sound.wav(np.ones((1_000_000, 1), np.int16), 192_000)
+    assert intake.tensor(AUDIO, minute, 11).shape == (1, 200)
+    with pytest.raises(ValueError, match="samples are too many"):
+        intake.tensor(AUDIO, minute, 12)
+
+
+@pytest.mark.parametrize("value", [[1.0], [1.0, np.nan], [1.0, 1e300], "1, 2", b"12"])
 def test_numbers_that_do_not_fit_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match="vector 'vector' cannot be read"):
         intake.tensor(VECTOR, value)  # type: ignore[arg-type]

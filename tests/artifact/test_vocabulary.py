@@ -1,5 +1,7 @@
 """Texts and tokens are inverse; what a vocabulary cannot say is refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,6 +26,31 @@ def test_the_earliest_pair_is_joined_first() -> None:
     assert vocabulary.encode("abcb") == [5, 2]  # ab, then abc; bc was learned later
     assert vocabulary.encode("bcb") == [6, 2]
     assert Vocabulary(("", "a", "b", "c", "bc", "ab")).encode("abc") == [1, 4]
+
+
+@given(st.text("abc", max_size=40), st.permutations(PIECES[1:]))
+def test_pairs_are_joined_one_by_one_as_they_are_defined(text: str, pieces: list[str]) -> None:
+    vocabulary = Vocabulary(("", *pieces))
+    ids = {piece: number for number, piece in enumerate(vocabulary.pieces)}
+    parts = list(text)
+    while found := [i for i in range(len(parts) - 1) if parts[i] + parts[i + 1] in ids]:
+        at = min(found, key=lambda i: (ids[parts[i] + parts[i + 1]], i))
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    assert vocabulary.encode(text) == [ids[part] for part in parts]
+
+
+def test_a_long_text_costs_less_than_the_square_of_its_pairs() -> None:
+    class Counted(dict[str, int]):
+        asked = 0
+
+        def get(self, *key: Any) -> Any:
+            Counted.asked += 1
+            return super().get(*key)
+
+    vocabulary = Vocabulary(PIECES)
+    vocabulary.__dict__["_ids"] = Counted({piece: i for i, piece in enumerate(PIECES)})
+    vocabulary.encode("abc" * 200)
+    assert Counted.asked < 3 * 600
 
 
 def test_decoding_ends_at_the_end_and_before_what_stops_it() -> None:

@@ -1,13 +1,16 @@
 """Keys, budgets and retries as a client meets them, in every dialect."""
 
 import asyncio
-from collections.abc import Iterator
+import base64
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from aigc.artifact import codecs
 from serve.access.allowance import at_hand
 from serve.access.budget import Ledger
 from serve.access.keys import New, entry_text
@@ -37,17 +40,23 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
+PICTURE = base64.b64encode(codecs.png(np.zeros((8, 8, 1), np.uint8))).decode()
+Make = Callable[[], Replica]
+
+
 @pytest.fixture
-def client(store: Path, metrics_dir: Path, tmp_path: Path) -> Iterator[Client]:
+def make(metrics_dir: Path, tmp_path: Path) -> Make:
     file = tmp_path / "keys.toml"
     file.write_text(KEYS)
     settings = Settings(
         metrics_dir=str(metrics_dir), keys=str(file), limits=Limits(max_n=100, max_queue=100)
     )
 
-    def make() -> Replica:
-        return Replica(settings, "replica-7", None, at_hand(Ledger()))
+    return lambda: Replica(settings, "replica-7", None, at_hand(Ledger()))
 
+
+@pytest.fixture
+def client(make: Make, store: Path) -> Iterator[Client]:
     with running(make, f"{store}/tiny@1") as client:
         yield client
 
@@ -142,6 +151,72 @@ def test_every_dialect_spends_the_same_budget(client: Client) -> None:
     lines = {"model": "tiny", "n": 12, "format": "ndjson"}
     answer = client.request("POST", "/v1/samples", json=lines, headers=bearer(ALICE))
     assert answer.status_code == 429
+
+
+FIFTEEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "lines": ("/v1/samples", {"model": "tiny", "n": 15, "format": "ndjson"}),
+    "texts": ("/v1/completions", {"model": "words", "n": 15}),
+    "texts streamed": ("/v1/completions", {"model": "words", "n": 15, "stream": True}),
+    "speech": (
+        "/v1/audio/speech",
+        {"model": "voices", "input": "one " * 15, "response_format": "flac"},
+    ),
+    "speech streamed": ("/v1/audio/speech", {"model": "voices", "input": "one " * 15}),
+    "reconstructed": (
+        "/v1/samples",
+        {
+            "model": "words",
+            "signature": "reconstruct",
+            "inputs": {"text": "ab"},
+            "n": 15,
+        },
+    ),
+    "between texts": (
+        "/v1/interpolate",
+        {"model": "words", "from_text": "ab", "to_text": "ba", "frames": 15},
+    ),
+    "made of a picture": (
+        "/v1/samples",
+        {"model": "tiny", "signature": "encode", "inputs": {"image": PICTURE}, "n": 15},
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), FIFTEEN.values(), ids=FIFTEEN)
+def test_all_that_draws_is_paid_exactly_once(
+    path: str, body: dict[str, Any], make: Make, store: Path, words: str, voices: str
+) -> None:
+    with running(make, f"{store}/tiny@1", words, voices) as client:
+        first = client.request("POST", path, json=body, headers=bearer(ALICE))
+        assert first.status_code == 200, first.text
+        assert 5 <= int(first.headers["x-ratelimit-remaining"]) <= 9
+        again = client.request("POST", path, json=body, headers=bearer(ALICE))
+        assert code(again) == (429, "rate_limited")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (
+            "/v1/samples",
+            {"model": "tiny", "signature": "encode", "inputs": {"image": "bm9uZQ=="}, "n": 15},
+        ),
+        ("/v1/samples", {"model": "words", "signature": "encode", "inputs": {"text": ["Z"] * 15}}),
+        ("/v1/samples", {"model": "moods", "signature": "encode", "inputs": {"text": ["a"] * 15}}),
+        ("/v1/completions", {"model": "words", "prompt": "Z", "n": 15}),
+        ("/v1/completions", {"model": "words", "prompt": "ab", "n": 15, "max_tokens": 23}),
+    ],
+)
+def test_what_is_given_is_paid_for_before_it_is_read_and_given_back_if_it_cannot_be(
+    path: str, body: dict[str, Any], make: Make, store: Path, words: str, moods: str
+) -> None:
+    with running(make, f"{store}/tiny@1", words, moods) as client:
+        for _ in range(3):
+            answer = client.request("POST", path, json=body, headers=bearer(ALICE))
+            assert answer.status_code == 400, answer.text
+        assert draw(client, 15).status_code == 200
+        answer = client.request("POST", path, json=body, headers=bearer(ALICE))
+        assert code(answer) == (429, "rate_limited")
 
 
 def test_what_was_not_drawn_is_given_back(client: Client) -> None:

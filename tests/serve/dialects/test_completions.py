@@ -14,6 +14,7 @@ import pytest
 
 from aigc.artifact import Artifact
 from aigc.artifact.steps import PREFIX
+from aigc.artifact.vocabulary import Vocabulary
 from serve.lane import SteppedLane
 from serve.settings import Limits, Settings
 from tests.serve.artifacts import WORDS_LENGTH
@@ -174,6 +175,21 @@ def test_a_stream_is_the_whole_answer_in_parts(
     assert all(chunk.choices for chunk in chunks)
 
 
+def test_many_prompts_are_read_beside_the_event_loop(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    encode = Vocabulary.encode
+
+    def noted(self: Vocabulary, text: str) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return encode(self, text)
+
+    monkeypatch.setattr(Vocabulary, "encode", noted)
+    complete(client, ["be" * 23] * 40)
+    assert {name.split("_")[0] for name in threads} == {"encoder"}
+
+
 def test_why_a_text_ended(client: openai.OpenAI, artifact: Artifact) -> None:
     rows = artifact.sample(seed=7, n=30)["text"]
     written = (rows != 0).sum(1)
@@ -241,6 +257,7 @@ BAD: list[tuple[dict[str, Any], str, str | None, str]] = [
         "in [1, 21] beside a prompt of 3, got 22",
     ),
     ({"extra_body": {"top_k": 14}}, "setting_out_of_range", "top_k", "in [0, 13], got 14"),
+    ({"extra_body": {"top_k": 10**400}}, "setting_out_of_range", "top_k", "in [0, 13], got 1000"),
     ({"prompt": "Hello"}, "unknown_characters", "prompt", "lacks: 'H', 'l', 'o'"),
     ({"prompt": "ab" * 12}, "text_too_long", "prompt", "at most 23 tokens long"),
     ({"prompt": [1, 2]}, "unsupported_value", "prompt", "token ids are not taken"),

@@ -143,6 +143,7 @@ def test_a_picture_of_another_size_and_a_sound_of_another_rate_are_brought_to_th
 
 
 BOMB = codecs.png(np.zeros((5000, 5000, 1), np.uint8))
+LARGE = codecs.png(np.zeros((3000, 3000, 1), np.uint8))
 LONG = sound.wav_head(2**26, 8, 192_000) + b"\0" * 64
 
 
@@ -159,6 +160,7 @@ LONG = sound.wav_head(2**26, 8, 192_000) + b"\0" * 64
         ({"inputs": {"image": b64(b"no image")}}, "malformed_input", "image 'image' cannot"),
         ({"inputs": {"image": b64(AUDIO)}}, "malformed_input", "image 'image' cannot"),
         ({"inputs": {"image": b64(BOMB)}}, "malformed_input", "pixels"),
+        ({"inputs": {"image": [b64(LARGE), b64(LARGE)]}}, "malformed_input", "pixels"),
         ({"inputs": {"audio": b64(IMAGE)}}, "malformed_input", "audio 'audio' cannot"),
         ({"inputs": {"audio": b64(AUDIO[:-9])}}, "malformed_input", "cut off"),
         ({"inputs": {"audio": b64(LONG)}}, "malformed_input", "cut off"),
@@ -272,6 +274,12 @@ def test_an_encoder_is_reached_in_the_same_way(served: Listening, artifact: Arti
                 b'--b\r\nContent-Disposition: form-data; name="%d"\r\n\r\n1\r\n' % i
                 for i in range(MAX_PARTS + 1)
             )
+            + b"--b--\r\n",
+            "more than 32",
+        ),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="outputs"\r\n\r\ntext\r\n'
+            * (MAX_PARTS + 1)
             + b"--b--\r\n",
             "more than 32",
         ),

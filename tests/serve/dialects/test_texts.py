@@ -66,6 +66,9 @@ def test_a_text_is_a_line_for_who_wants_lines(client: Client, artifact: Artifact
     streamed = ask(client, n=5, seed=7, format="ndjson")
     assert streamed.text.count("\n") == 5
     assert ask(client, model="tiny", headers={"accept": "text/plain"}).status_code == 400
+    both = {"accept": "application/json, text/plain, */*"}  # what axios sends
+    assert ask(client, n=5, seed=7, headers=both).json()["seed"] == 7
+    assert ask(client, model="tiny", headers=both).status_code == 200
 
 
 def test_settings_are_those_of_the_request(client: Client, artifact: Artifact) -> None:
@@ -193,6 +196,8 @@ def test_texts_are_reconstructed(client: Client, artifact: Artifact) -> None:
     body = ask(client, **fields).json()
     assert [sample["text"] for sample in body["samples"]] == expected
     assert ask(client, **fields, format="txt").text == "".join(f"{t}\n" for t in expected)
+    one = ask(client, signature="reconstruct", inputs={"text": "abba"}, n=2).json()
+    assert [sample["text"] for sample in one["samples"]] == [expected[0]] * 2
     short = ask(client, **fields, settings={"max_tokens": 2}).json()
     most = artifact.run("decode", {"latent": mu, "max_tokens": np.array([2, 2, 2])})
     assert [sample["text"] for sample in short["samples"]] == artifact.texts("decode", most)
@@ -206,6 +211,11 @@ def test_texts_are_reconstructed(client: Client, artifact: Artifact) -> None:
         ({"inputs": {"text": ["a" * 900_000]}}, "text_too_long", "got 900000 characters"),
         ({"inputs": {"text": []}}, "n_out_of_range", "got 0"),
         ({"inputs": {"text": ["a"] * 51}}, "n_out_of_range", "got 51"),
+        (
+            {"inputs": {"text": "a"}, "signature": "reconstruct", "n": 10**15},
+            "n_out_of_range",
+            "[1, 50]",
+        ),
         ({"inputs": {"image": ["a"]}}, "unknown_input", "takes no input 'image', it takes: text"),
         ({"inputs": {}}, "inputs_count", "at least one input"),
         ({"inputs": {"text": ["a"]}, "seed": 1}, "no_effect", "seed has no effect"),
