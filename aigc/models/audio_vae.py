@@ -297,7 +297,7 @@ class _Reconstruct(nn.Module):
 
 
 def spoken_digits() -> TrainConfig:
-    """Ten spoken digits in three synthetic voices: five minutes on one core."""
+    """Ten spoken digits in three synthetic voices: five minutes on one core (docs/models.md)."""
     return TrainConfig(
         preset="audio_vae:spoken_digits",
         model=Config(num_classes=10),
