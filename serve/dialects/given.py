@@ -74,7 +74,8 @@ def with_inputs(ask: Ask, inputs: Inputs, has_seed: bool) -> tuple[Ask, Arrays]:
         )
     except ValueError as error:
         raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
-    return replace(ask, given=rows, seeded=seeded), drawn
+    # A seed that has no say is not told either: the same file is the same bytes again.
+    return replace(ask, given=rows, seeded=seeded, seed=ask.seed if seeded else 0), drawn
 
 
 def no_effect() -> HTTPError:

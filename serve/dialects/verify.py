@@ -200,6 +200,7 @@ def _asks(sampler: Sampler, made_by: Provenance, file: _Pixels | _Samples) -> li
             seed=seed,
             first_index=made_by.index,
             label=label,
+            settings=made_by.settings,
         )
 
     if made_by.to_seed is None:
