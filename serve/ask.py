@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from aigc.artifact import intake, latents
 from aigc.artifact.codecs import Provenance
 from serve.fair import Until
-from serve.hosting import SignatureLane
 from serve.http import HTTPError
-from serve.lane import Choices
+from serve.lane import Choices, SignatureLane
 
 
 @dataclass(frozen=True, kw_only=True)

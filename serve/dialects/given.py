@@ -22,8 +22,8 @@ from aigc.artifact import intake
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.dialects import texts
-from serve.hosting import SignatureLane
 from serve.http import HTTPError
+from serve.lane import SignatureLane
 
 Inputs = dict[str, str | list[str | float | list[float]]]
 """One thing for all samples, or a list with one for each; numbers are lists themselves."""

@@ -26,7 +26,6 @@ from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import texts
 from serve.dialects.native import API
-from serve.hosting import PIXELS, SignatureLane
 from serve.http import (
     NO_STORE,
     Endpoints,
@@ -38,6 +37,7 @@ from serve.http import (
     decode,
     json_response,
 )
+from serve.lane import PIXELS, SignatureLane
 from serve.sampling import Sampler
 from serve.settings import MAX_SEED
 

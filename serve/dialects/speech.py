@@ -27,7 +27,6 @@ from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import sounds
 from serve.dialects.classes import class_of, either, no_such_class
-from serve.hosting import SignatureLane
 from serve.http import (
     NO_STORE,
     Endpoints,
@@ -38,6 +37,7 @@ from serve.http import (
     Stream,
     decode,
 )
+from serve.lane import SignatureLane
 from serve.sampling import Sampler
 from serve.settings import MAX_SEED
 

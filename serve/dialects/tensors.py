@@ -27,8 +27,8 @@ from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import texts
 from serve.dialects.tensor_bytes import DATATYPES
-from serve.hosting import PIXELS, SignatureLane
 from serve.http import Headers, HTTPError
+from serve.lane import PIXELS, SignatureLane
 from serve.sampling import Sampler
 
 EXTENSIONS = ("binary_tensor_data", "parameters")

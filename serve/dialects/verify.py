@@ -21,8 +21,8 @@ from serve.call import Call
 from serve.dialects import sounds
 from serve.dialects.interpolate import between
 from serve.dialects.native import API
-from serve.hosting import PIXELS, SignatureLane
 from serve.http import Endpoints, HTTPError, Receive, Response, Scope, json_response
+from serve.lane import PIXELS, SignatureLane
 from serve.sampling import Sampler
 
 VERIFY = "/v1/verify"
