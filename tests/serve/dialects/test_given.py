@@ -242,6 +242,27 @@ def test_what_the_command_cannot_give_is_said(served: Listening, translator: str
             sample_command([source, "--model", "translator", "--inputs", "text", "xyz"])
 
 
+def test_the_inference_protocol_lets_optional_inputs_be_left_out(
+    served: Listening, translator: str
+) -> None:
+    drawn = Artifact.open(translator).draw("translate", 7, [0], given=tensors("text"))
+    noise = [
+        {"name": k, "datatype": "FP32", "shape": list(v.shape), "data": v.ravel().tolist()}
+        for k, v in drawn.items()
+        if k not in (*FILES, "text") and not k.endswith("_given")
+    ]
+    text = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [TEXT]}
+    url = f"{served.url}/v2/models/translator:translate/infer"
+    answer = httpx.post(url, json={"inputs": [text, *noise]})
+    assert answer.status_code == 200, answer.text
+    outputs = {one["name"]: one["data"] for one in answer.json()["outputs"]}
+    wanted = expected(translator, "text")
+    assert outputs["new_text"] == Vocabulary(LETTERS).texts(wanted["new_text"])
+    assert np.allclose(outputs["new_audio"], wanted["new_audio"].ravel(), atol=1e-5)
+    refused = httpx.post(url, json={"inputs": noise})
+    assert "translator:translate needs image, text, audio" in refused.json()["error"]
+
+
 def test_a_list_is_one_for_each_sample(served: Listening) -> None:
     answer = post(served, inputs={"text": ["ab", "cd"], "image": given("image")["image"]})
     samples = answer.json()["samples"]
