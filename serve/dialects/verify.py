@@ -119,7 +119,7 @@ def _read(kind: type[_Pixels | _Samples], body: bytes) -> _Pixels | _Samples:
 
 
 class VerificationApi:
-    """The endpoint that verifies images in one replica."""
+    """The endpoint that verifies images and sounds in one replica."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
@@ -169,7 +169,9 @@ class VerificationApi:
         lane = ends[0].lane
         call.metrics = lane.metrics
         again = await self._again(call, ends, made_by)
-        return _compared(made_by, file, file.difference(lane, again), file.allowed(lane))
+        values = made_by.n * lane.values_per_sample
+        difference = await self._sampler.encoded(values, partial(file.difference, lane, again))
+        return _compared(made_by, file, difference, file.allowed(lane))
 
     async def _again(self, call: Call, ends: list[Ask], made_by: Provenance) -> Arrays:
         if len(ends) == 1:

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from aigc import sample, verify
 from aigc.artifact import Artifact, Signature, Store, TensorSpec, codecs, latents
+from serve import sampling
 from tests.artifact.test_codecs import chunk
 from tests.serve.artifacts import IMAGE, LATENT
 from tests.serve.artifacts import _graph as write_graph
@@ -110,6 +112,22 @@ def test_settings_are_part_of_what_made_it(
     ):
         lie = codecs.png(pixels, replace(made_by, settings=settings))
         assert verdict(client, lie)["reason"] == reason
+
+
+def test_many_pixels_are_compared_beside_the_event_loop(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    difference = codecs.difference
+
+    def noted(image: np.ndarray, other: np.ndarray) -> int | None:
+        threads.append(threading.current_thread().name)
+        return difference(image, other)
+
+    monkeypatch.setattr(codecs, "difference", noted)
+    monkeypatch.setattr(sampling.Sampler.encoded, "__defaults__", (1,))
+    assert verdict(client, post(client, "/v1/samples", format="grid", n=20))["made_here"]
+    assert [name.split("_")[0] for name in threads] == ["encoder"]
 
 
 SEEDED = {"/v1/samples": {"seed": 7}}
