@@ -108,14 +108,15 @@ def command(argv: list[str]) -> int:
 def from_artifact(options: Options) -> Samples:
     """Sample in this process. Raises ValueError for a label or signature that does not fit."""
     artifact = Artifact.open(options.source, verify=False)
-    seed = secrets.randbits(53) if options.seed is None else options.seed
+    given = _given(artifact, options)
+    seed = _seed(artifact, options)
     inputs = artifact.draw(
         options.signature,
         seed,
         range(options.first_index, options.first_index + options.n),
         options.labels(0, options.n),
         options.settings,
-        given := _given(artifact, options),
+        given,
     )
     outputs = artifact.run(options.signature, inputs)
     specs = artifact.signature(options.signature).outputs
@@ -123,6 +124,21 @@ def from_artifact(options: Options) -> Samples:
     first, *others = (_made(artifact, options, seed, outputs, spec, given) for spec in asked)
     named = zip(others, asked[1:], strict=True)
     return replace(first, others=tuple(replace(other, name=spec.name) for other, spec in named))
+
+
+def _seed(artifact: Artifact, options: Options) -> int:
+    """That of the samples, drawn if need be; 0 where none has a say. Raises ValueError."""
+    spec = artifact.signature(options.signature)
+    if options.inputs and spec.label is not None and not options.label:
+        raise ValueError(
+            f"signature {options.signature!r} of {artifact.id} needs {spec.label.name} beside what"
+            " is given: nothing is drawn for it"
+        )
+    if options.inputs and not any(one.kind in ("latent", "uniform") for one in spec.inputs):
+        if options.seed is not None:
+            raise ValueError("seed has no effect: all that is to be run on is given by inputs")
+        return 0
+    return secrets.randbits(53) if options.seed is None else options.seed
 
 
 def _made(
@@ -147,6 +163,7 @@ def _made(
             index=options.first_index + i,
             label=options.label[i % len(options.label)] if options.label else None,
             given=intake.fingerprints(given, i),
+            settings=options.settings,
         )
         for i in range(options.n)
     ]

@@ -50,14 +50,18 @@ def _file(path: Path, reference: str) -> int:
     if made_by is None:
         raise ValueError(f"{path} carries no provenance of an artifact")
     print(_said(made_by))
+    again_needs = "give --artifact to make it again and compare"
     if made_by.given:
-        print("made from what was given to it, so not to be made again from this", file=sys.stderr)
-        return 0
+        again_needs = "it was made from what was given, which is not kept: not to be made again"
     if not reference:
-        print("give --artifact to make it again and compare", file=sys.stderr)
+        print(again_needs, file=sys.stderr)
         return 0
+    if made_by.given:
+        raise ValueError(f"{path} proves nothing: {again_needs}")
     if not 1 <= made_by.n <= MAX_GRID:
         raise ValueError(f"{path} claims {made_by.n} samples; a grid has 1 to {MAX_GRID}")
+    if not 0 <= made_by.columns <= made_by.n:
+        raise ValueError(f"{path} claims {made_by.columns} columns for {made_by.n} samples")
     artifact = Artifact.open(reference, verify=False)
     if artifact.manifest.digest != made_by.digest:
         raise ValueError(f"{artifact.id} has digest {artifact.manifest.digest[:12]}, another one")
@@ -77,7 +81,10 @@ def _said(made_by: codecs.Provenance) -> str:
     labels = f", labels {' '.join(map(str, made_by.labels))} in turn" if made_by.labels else ""
     grid = f", a grid of {made_by.n}" if made_by.n > 1 else ""
     given = ", from " + " and ".join(one[:24] for one in made_by.given) if made_by.given else ""
-    return f"{where}, seed {made_by.seed}, index {made_by.index}{label}{labels}{grid}{given}"
+    chosen = "".join(f", {name} {value:g}" for name, value in made_by.settings.items())
+    return (
+        f"{where}, seed {made_by.seed}, index {made_by.index}{label}{labels}{chosen}{grid}{given}"
+    )
 
 
 class _Image:
@@ -122,7 +129,12 @@ def _make_again(artifact: Artifact, made_by: codecs.Provenance) -> Arrays:
     name, seed, n = made_by.signature, made_by.seed, made_by.n
     if made_by.to_seed is None:
         return artifact.sample(
-            name, seed=seed, n=n, first_index=made_by.index, label=made_by.asked()
+            name,
+            seed=seed,
+            n=n,
+            first_index=made_by.index,
+            label=made_by.asked(),
+            settings=made_by.settings,
         )
     inputs = artifact.draw_between(
         name,
@@ -132,5 +144,6 @@ def _make_again(artifact: Artifact, made_by: codecs.Provenance) -> Arrays:
         index=made_by.index,
         label=made_by.label,
         to_label=made_by.to_label,
+        settings=made_by.settings,
     )
     return artifact.run(name, inputs)

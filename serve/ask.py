@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from aigc.artifact import intake, latents
 from aigc.artifact.codecs import Provenance
 from serve.fair import Until
-from serve.hosting import SignatureLane
 from serve.http import HTTPError
-from serve.lane import Choices
+from serve.lane import Choices, SignatureLane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +70,17 @@ class Ask:
         for start in range(0, self.n, size):
             stop = min(start + size, self.n)
             label = self.label[start:stop] if isinstance(self.label, list) else self.label
-            prefix = self.prefix[start:stop] if self.prefix is not None else None
-            first_index = self.first_index + start
-            yield replace(self, n=stop - start, first_index=first_index, label=label, prefix=prefix)
+            yield replace(
+                self,
+                n=stop - start,
+                first_index=self.first_index + start,
+                label=label,
+                settings={
+                    name: value if isinstance(value, int | float) else value[start:stop]
+                    for name, value in self.settings.items()
+                },
+                prefix=self.prefix[start:stop] if self.prefix is not None else None,
+            )
 
     def all_settings(self) -> dict[str, float]:
         """Every setting of the signature, asked for or not."""
@@ -95,6 +102,10 @@ class Ask:
             index=self.first_index + position,
             label=self.label_of(position),
             given=intake.fingerprints(self.given, position),
+            settings={
+                name: value if isinstance(value, int | float) else value[position]
+                for name, value in self.settings.items()
+            },
         )
 
     def of_grid(self) -> Provenance:

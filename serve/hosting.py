@@ -14,11 +14,9 @@ from aigc.artifact import Artifact, ArtifactError
 from aigc.artifact.contract import Contract
 from aigc.artifact.session import read_manifest
 from aigc.artifact.store import locate, version_order
-from serve.lane import PIXELS, LocalLane, SignatureLane, SteppedLane, TensorLane
+from serve.lane import LocalLane, SignatureLane, SteppedLane, TensorLane
 from serve.memory import Memory
 from serve.metrics import Metrics
-
-__all__ = ["PIXELS", "Hosted", "Loader", "LocalLane", "Models", "SignatureLane"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,3 +48,5 @@ def configure(form: Literal["text", "json"]) -> None:
         logger.handlers = [handler]
         logger.setLevel(logging.WARNING)
         logger.propagate = False
+    # Of every broken form it would say once more what its sender is told.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -24,8 +24,8 @@ from aigc.artifact.contract import Arrays, Contract
 from aigc.artifact.manifest import Level, Reproducibility
 from serve.batching import DeadlineError, OverloadedError
 from serve.fair import Until
-from serve.hosting import Hosted, SignatureLane
-from serve.lane import Choices
+from serve.hosting import Hosted
+from serve.lane import Choices, SignatureLane
 from serve.metrics import LaneMetrics, Metrics
 from serve.settings import Limits
 from serve.telling import Came, Hear

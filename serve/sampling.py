@@ -30,7 +30,7 @@ from serve.batching import (
     TooLateError,
 )
 from serve.call import Call, deadline_s
-from serve.hosting import Hosted, LocalLane, Models, SignatureLane
+from serve.hosting import Hosted, Models
 from serve.http import (
     HUNG_UP,
     Headers,
@@ -40,6 +40,7 @@ from serve.http import (
     Watch,
     request_id,
 )
+from serve.lane import LocalLane, SignatureLane
 from serve.metrics import KeyMetrics, Metrics
 from serve.remote import RemoteLane, UnavailableError
 from serve.settings import MAX_SEED, Limits

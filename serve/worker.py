@@ -16,7 +16,8 @@ from typing import Any
 from aigc import exporter
 from aigc.artifact import ArtifactError
 from serve.batching import Arrays, Batcher, ClosedError, DeadlineError, Job, OverloadedError
-from serve.hosting import Hosted, Loader, LocalLane, Models
+from serve.hosting import Hosted, Loader, Models
+from serve.lane import LocalLane
 from serve.load import Load
 from serve.memory import Memory
 from serve.metrics import Metrics

@@ -5,7 +5,7 @@ import io
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +48,8 @@ class Provenance:
     given: tuple[str, ...] = ()
     """What it was made from beside the seed: the name of each input and the sha256 of its tensor,
     as `image:ab12...`."""
+    settings: dict[str, float] = field(default_factory=dict)
+    """That were asked for; the others had the signature's defaults."""
     digital_source_type: str = SOURCE_TYPE
 
     def asked(self) -> int | list[int] | None:
@@ -64,7 +66,7 @@ class Provenance:
 
 
 _ALWAYS = {"seed", "index", "label"}
-_UNSAID = ((), 0, None)
+_UNSAID: tuple[object, ...] = ((), 0, None, {})
 
 
 def to_uint8(images: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:

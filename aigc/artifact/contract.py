@@ -96,7 +96,7 @@ class Contract:
         index: int = 0,
         label: int | None = None,
         to_label: int | None = None,
-        settings: Mapping[str, float] | None = None,
+        settings: Mapping[str, float | Sequence[float]] | None = None,
     ) -> Arrays:
         """The inputs of `frames` steps from sample `index` of `seed` to that of `to_seed`.
 
@@ -130,13 +130,15 @@ def absent(signature: Signature, given: Collection[str], n: int) -> Arrays:
 def setting(spec: TensorSpec, value: float | Sequence[float] | None, n: int) -> NDArray[Any]:
     """A setting of n samples, one for all or one for each: (n,). Raises ValueError out of range."""
     assert spec.range is not None
-    array = np.asarray(value, spec.dtype)
+    array = np.asarray(value)
+    if spec.dtype == "int64" and (array != np.trunc(array)).any():
+        raise ValueError(f"{spec.name} must be whole, got {value}")
     if array.ndim > 1 or array.size not in (1, n):
         raise ValueError(f"{spec.name} must be one number or {n} of them, got {array.shape}")
     if not ((array >= spec.range[0]) & (array <= spec.range[1])).all():
         low, high = spec.range
         raise ValueError(f"{spec.name} must be in [{low:g}, {high:g}], got {value}")
-    return np.broadcast_to(array, (n,)).copy()
+    return np.broadcast_to(array, (n,)).astype(spec.dtype)
 
 
 def _check_given(

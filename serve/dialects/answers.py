@@ -12,8 +12,8 @@ from aigc.artifact import TensorSpec, codecs
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.dialects import sounds, texts
-from serve.hosting import PIXELS, SignatureLane
 from serve.http import NO_STORE, Headers, HTTPError, Response, json_response
+from serve.lane import PIXELS, SignatureLane
 
 Format = Literal["png", "grid", "wav", "flac", "npy", "json", "ndjson", "txt"]
 

@@ -5,8 +5,8 @@ import re
 from collections import Counter
 from functools import lru_cache
 
-from serve.hosting import SignatureLane
 from serve.http import HTTPError
+from serve.lane import SignatureLane
 
 MAX_NAMED = 20
 """Most classes that a message lists."""

@@ -34,7 +34,6 @@ from serve.call import Call
 from serve.dialects import texts
 from serve.dialects.openai import API, Origin, origin
 from serve.fair import GoesOn, Outcome
-from serve.hosting import SignatureLane
 from serve.http import (
     NO_STORE,
     Endpoints,
@@ -47,7 +46,7 @@ from serve.http import (
     decode,
     json_response,
 )
-from serve.lane import Choices
+from serve.lane import Choices, SignatureLane
 from serve.sampling import Sampler
 from serve.settings import MAX_SEED
 

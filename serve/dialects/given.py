@@ -22,8 +22,8 @@ from aigc.artifact import intake
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.dialects import texts
-from serve.hosting import SignatureLane
 from serve.http import HTTPError
+from serve.lane import SignatureLane
 
 Inputs = dict[str, str | list[str | float | list[float]]]
 """One thing for all samples, or a list with one for each; numbers are lists themselves."""
@@ -74,7 +74,8 @@ def with_inputs(ask: Ask, inputs: Inputs, has_seed: bool) -> tuple[Ask, Arrays]:
         )
     except ValueError as error:
         raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
-    return replace(ask, given=rows, seeded=seeded), drawn
+    # A seed that has no say is not told either: the same file is the same bytes again.
+    return replace(ask, given=rows, seeded=seeded, seed=ask.seed if seeded else 0), drawn
 
 
 def no_effect() -> HTTPError:

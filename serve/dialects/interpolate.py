@@ -10,7 +10,6 @@ makes of them.
 """
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
@@ -27,7 +26,6 @@ from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import texts
 from serve.dialects.native import API
-from serve.hosting import PIXELS, SignatureLane
 from serve.http import (
     NO_STORE,
     Endpoints,
@@ -39,6 +37,7 @@ from serve.http import (
     decode,
     json_response,
 )
+from serve.lane import PIXELS, SignatureLane
 from serve.sampling import Sampler
 from serve.settings import MAX_SEED
 
@@ -138,13 +137,11 @@ class InterpolationApi:
                 return _answer(self._sampler, found, as_lines)
             start, stop = self.check(request)
             call.metrics = start.lane.metrics
+            outputs = await between(self._sampler, call, start, stop, request.frames)
             if start.lane.image is None:
-                outputs = await between(
-                    self._sampler, call, start, stop, request.frames, request.settings
-                )
                 found = texts.Written(lane=start.lane, outputs=outputs)
                 return _answer(self._sampler, found, as_lines)
-            pixels = (await between(self._sampler, call, start, stop, request.frames))[PIXELS]
+            pixels = outputs[PIXELS]
             headers = [*self._sampler.signed(start), (b"x-aigc-to-seed", b"%d" % stop.seed)]
             answer = partial(encode, request, start, stop, pixels, headers)
             return await self._sampler.encoded(pixels.size, answer)
@@ -241,17 +238,10 @@ def _answer(sampler: Sampler, found: texts.Written, as_lines: bool) -> Response:
     return json_response(msgspec.to_builtins(body), headers)
 
 
-async def between(
-    sampler: Sampler,
-    call: Call,
-    start: Ask,
-    stop: Ask,
-    frames: int,
-    settings: Mapping[str, float] | None = None,
-) -> Arrays:
+async def between(sampler: Sampler, call: Call, start: Ask, stop: Ask, frames: int) -> Arrays:
     """The frames from one sample to another of the same lane, as the lane gives them.
 
-    Raises HTTPError 429 or 503.
+    Settings are those of the first. Raises HTTPError 429 or 503.
     """
     # In a thread: many frames of a large latent would hold up the event loop.
     inputs = await asyncio.to_thread(
@@ -263,7 +253,7 @@ async def between(
         index=start.first_index,
         label=start.label_of(0),
         to_label=stop.label_of(0),
-        settings=settings,
+        settings=start.settings,
     )
     return await sampler.infer(start.lane, inputs, call)
 

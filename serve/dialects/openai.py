@@ -29,7 +29,6 @@ from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects.classes import either, resolve
-from serve.hosting import PIXELS, SignatureLane
 from serve.http import (
     Endpoint,
     Endpoints,
@@ -41,6 +40,7 @@ from serve.http import (
     decode,
     json_response,
 )
+from serve.lane import PIXELS, SignatureLane
 from serve.sampling import Sampler
 from serve.settings import MAX_SEED
 

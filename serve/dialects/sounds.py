@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from aigc.artifact import TensorSpec, sound
 from aigc.artifact.codecs import Provenance
 from serve.batching import Arrays
-from serve.hosting import SignatureLane
+from serve.lane import SignatureLane
 
 Format = Literal["wav", "flac", "pcm"]
 

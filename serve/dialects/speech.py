@@ -27,7 +27,6 @@ from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import sounds
 from serve.dialects.classes import class_of, either, no_such_class
-from serve.hosting import SignatureLane
 from serve.http import (
     NO_STORE,
     Endpoints,
@@ -38,6 +37,7 @@ from serve.http import (
     Stream,
     decode,
 )
+from serve.lane import SignatureLane
 from serve.sampling import Sampler
 from serve.settings import MAX_SEED
 
@@ -183,15 +183,16 @@ def words(text: str, lane: SignatureLane) -> list[int]:
         message = f"input must be at most {MAX_INPUT} characters, got {len(text)}"
         raise HTTPError(400, "input_too_long", message, param="input")
     phrases = [part.split() for part in _BREAKS.split(text)]
-    labels = [label for phrase in phrases for label in _phrase(phrase, lane)]
+    classes = lane.spec.label.classes if lane.spec.label else ()
+    longest = max((len(name.split()) for name in classes), default=1)
+    labels = [label for phrase in phrases for label in _phrase(phrase, longest, lane)]
     if not labels:
         raise HTTPError(400, "unknown_prompt", "input must hold a word to speak", param="input")
     return labels
 
 
-def _phrase(spoken: list[str], lane: SignatureLane) -> Iterator[int]:
-    classes = lane.spec.label.classes if lane.spec.label else ()
-    longest = max((len(name.split()) for name in classes), default=1)
+def _phrase(spoken: list[str], longest: int, lane: SignatureLane) -> Iterator[int]:
+    """Classes of words between two breaks; a name has at most `longest` of them."""
     at = 0
     while at < len(spoken):
         for stop in range(min(at + longest, len(spoken)), at, -1):

@@ -27,8 +27,8 @@ from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import texts
 from serve.dialects.tensor_bytes import DATATYPES
-from serve.hosting import PIXELS, SignatureLane
 from serve.http import Headers, HTTPError
+from serve.lane import PIXELS, SignatureLane
 from serve.sampling import Sampler
 
 EXTENSIONS = ("binary_tensor_data", "parameters")
@@ -338,13 +338,18 @@ def _complete(lane: SignatureLane, sampling: Sampling, given: Arrays) -> Arrays:
     name = model_name(lane)
     label = lane.spec.label
     n = len(next(iter(given.values()), ()))
+    if n:
+        check_label(sampling.label, n, lane)
     if n and label is not None and label.name not in given and sampling.label is not None:
         given = {**given, label.name: np.full(n, sampling.label, np.int64)}
-    elif n:
-        check_label(sampling.label, n, lane)
     given |= {name: np.full(n, value) for name, value in sampling.settings.items()}
+    optional = lane.spec.optional
+    one_there = any(spec.name in given for spec in optional)
+    left_out = {name for spec in optional for name in (spec.name, spec.presence) if one_there}
     missing = [
-        spec.name for spec in lane.spec.inputs if spec.name not in given and spec.default is None
+        spec.name
+        for spec in lane.spec.inputs
+        if spec.name not in given and spec.default is None and spec.name not in left_out
     ]
     if missing:
         raise HTTPError(

@@ -18,8 +18,9 @@ from aigc.artifact.contract import Arrays
 from aigc.artifact.vocabulary import END, Vocabulary
 from serve.ask import Ask, check_label, check_settings
 from serve.call import Call
-from serve.hosting import Hosted, SignatureLane
+from serve.hosting import Hosted
 from serve.http import Headers, HTTPError, Response
+from serve.lane import SignatureLane
 from serve.sampling import Sampler
 
 MAX_STOPS = 4

@@ -21,8 +21,8 @@ from serve.call import Call
 from serve.dialects import sounds
 from serve.dialects.interpolate import between
 from serve.dialects.native import API
-from serve.hosting import PIXELS, SignatureLane
 from serve.http import Endpoints, HTTPError, Receive, Response, Scope, json_response
+from serve.lane import PIXELS, SignatureLane
 from serve.sampling import Sampler
 
 VERIFY = "/v1/verify"
@@ -119,7 +119,7 @@ def _read(kind: type[_Pixels | _Samples], body: bytes) -> _Pixels | _Samples:
 
 
 class VerificationApi:
-    """The endpoint that verifies images in one replica."""
+    """The endpoint that verifies images and sounds in one replica."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
@@ -169,7 +169,9 @@ class VerificationApi:
         lane = ends[0].lane
         call.metrics = lane.metrics
         again = await self._again(call, ends, made_by)
-        return _compared(made_by, file, file.difference(lane, again), file.allowed(lane))
+        values = made_by.n * lane.values_per_sample
+        difference = await self._sampler.encoded(values, partial(file.difference, lane, again))
+        return _compared(made_by, file, difference, file.allowed(lane))
 
     async def _again(self, call: Call, ends: list[Ask], made_by: Provenance) -> Arrays:
         if len(ends) == 1:
@@ -200,6 +202,7 @@ def _asks(sampler: Sampler, made_by: Provenance, file: _Pixels | _Samples) -> li
             seed=seed,
             first_index=made_by.index,
             label=label,
+            settings=made_by.settings,
         )
 
     if made_by.to_seed is None:

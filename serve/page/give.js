@@ -9,18 +9,21 @@ let drawn = false;
 let picture = null; // bytes of a file in place of a drawing
 let said = null; // bytes of a WAV or FLAC
 let changed = () => {};
+let failed = () => {};
 
 export const KINDS = ["image", "text", "audio"];
 
 export const takes = (signature) =>
   KINDS.filter((kind) => signature.inputs.some((input) => input.kind === kind));
 
-// Show what a signature takes; `then` is called whenever something is given.
-export function offer(signature, then) {
+// Show what a signature takes; `then` is called whenever something is given, `otherwise` with the
+// error where it cannot be.
+export function offer(signature, then, otherwise) {
   const kinds = takes(signature);
   at("give").hidden = !kinds.length;
   for (const kind of KINDS) at(`give-${kind}`).hidden = !kinds.includes(kind);
   changed = then;
+  failed = otherwise;
 }
 
 // The inputs that are given, by name; files as base64.
@@ -82,7 +85,8 @@ function follow(event) {
   line([last[0] + .1, last[1]]);
   const move = (e) => line(point(e));
   canvas.addEventListener("pointermove", move);
-  canvas.addEventListener("pointerup", () => {
+  // Comes after pointerup, and also where the browser takes the pointer away.
+  canvas.addEventListener("lostpointercapture", () => {
     canvas.removeEventListener("pointermove", move);
     drawn = true;
     changed();
@@ -90,10 +94,18 @@ function follow(event) {
 }
 
 async function take(file) {
-  const data = new Uint8Array(await file.arrayBuffer());
-  const head = String.fromCharCode(...data.subarray(0, 4));
-  said = head === "RIFF" || head === "fLaC" ? data : await decoded(data);
-  at("heard").replaceChildren(...(head === "fLaC" ? [] : [player(said, "what was said")]));
+  said = null;
+  at("heard").replaceChildren();
+  try {
+    const data = new Uint8Array(await file.arrayBuffer());
+    const head = String.fromCharCode(...data.subarray(0, 4));
+    const sound = head === "RIFF" || head === "fLaC" ? data : await decoded(data);
+    at("heard").replaceChildren(...(head === "fLaC" ? [] : [player(sound, "what was said")]));
+    said = sound;
+  } catch (error) {
+    failed(new Error(`This sound cannot be read: ${error.message}`));
+    return;
+  }
   changed();
 }
 
@@ -108,35 +120,43 @@ async function decoded(data) {
 }
 
 let recorder = null;
+let asking = false; // for the microphone
 
 async function record() {
-  if (recorder) { recorder.stop(); return; }
-  const button = at("record");
+  if (recorder) {
+    if (recorder.state === "recording") recorder.stop();
+    return;
+  }
+  if (asking) return;
+  asking = true;
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({audio: true});
   } catch {
-    button.textContent = "No microphone";
+    failed(new Error("No microphone: the browser gives none, or none to a page without HTTPS"));
     return;
+  } finally {
+    asking = false;
   }
+  const button = at("record");
   const parts = [];
-  recorder = new MediaRecorder(stream);
-  recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
-  recorder.addEventListener("stop", async () => {
+  const mine = recorder = new MediaRecorder(stream);
+  mine.addEventListener("dataavailable", (event) => parts.push(event.data));
+  mine.addEventListener("stop", async () => {
     stream.getTracks().forEach((track) => track.stop());
     recorder = null;
     button.textContent = "Record";
     button.classList.remove("recording");
     await take(new Blob(parts));
   });
-  recorder.start();
+  mine.start();
   button.textContent = "Stop";
   button.classList.add("recording");
-  setTimeout(() => recorder?.stop(), RECORD_MS);
+  setTimeout(() => { if (mine.state === "recording") mine.stop(); }, RECORD_MS);
 }
 
 at("drawing").addEventListener("pointerdown", follow);
-at("clear").addEventListener("click", clear);
+at("clear").addEventListener("click", () => { clear(); changed(); });
 at("record").addEventListener("click", record);
 at("text").addEventListener("change", () => changed());
 for (const kind of ["image", "audio"]) {
@@ -148,7 +168,14 @@ at("audio-file").addEventListener("change", (event) => {
 at("image-file").addEventListener("change", async (event) => {
   const [file] = event.target.files;
   if (!file) return;
-  const bitmap = await createImageBitmap(file);
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    clear();
+    failed(new Error(`This picture cannot be read: ${file.name}`));
+    return;
+  }
   const scale = 280 / Math.max(bitmap.width, bitmap.height);
   pen.clearRect(0, 0, 280, 280);
   pen.drawImage(bitmap, (280 - bitmap.width * scale) / 2, (280 - bitmap.height * scale) / 2,
@@ -156,3 +183,7 @@ at("image-file").addEventListener("change", async (event) => {
   picture = new Uint8Array(await file.arrayBuffer());
   changed();
 });
+for (const kind of ["image", "audio"]) {
+  // So that the same file, changed or chosen once more, is taken again.
+  at(`${kind}-file`).addEventListener("click", (event) => { event.target.value = ""; });
+}

@@ -15,6 +15,7 @@ const KEY = "aigc-key";
 let models = [];
 let turn = 0;
 let shown = []; // the samples on the page
+let asked = {}; // the request that gave them
 
 function options(select, pairs) {
   const before = select.value;
@@ -40,7 +41,7 @@ function showModel() {
     ...Array.from({length: count}, (_, i) => [String(i), label.classes[i] ?? String(i)])]);
   at("about").textContent = `${model.preset}, licence ${model.licence}`;
   showSettings(signature?.inputs.filter((i) => i.kind === "setting") ?? []);
-  if (signature) give.offer(signature, generate);
+  if (signature) give.offer(signature, generate, showError);
 }
 
 function showSettings(settings) {
@@ -118,7 +119,8 @@ function showCommands(body) {
       .filter(([, value]) => value !== undefined).map(([name, value]) => ` -F ${name}=${value}`);
     const parts = Object.entries(body.inputs).map(([name, value]) => {
       const {kind} = signature.inputs.find((i) => i.name === name);
-      return kind === "text" ? ` -F ${name}='${value.replaceAll("'", "'\\''")}'` : ` -F ${name}=@${name}.${EXTENSIONS[kind]}`;
+      // A text may begin with what -F takes for a file.
+      return kind === "text" ? ` --form-string ${name}='${value.replaceAll("'", "'\\''")}'` : ` -F ${name}=@${name}.${EXTENSIONS[kind]}`;
     });
     at("curl").textContent = `curl ${base}/v1/samples${key} -o samples.json${fields.join("")}${parts.join("")}`;
   } else {
@@ -140,15 +142,16 @@ async function generate() {
   const {signature} = chosen();
   if (!signature) return;
   const body = request("json");
+  const wait = (busy) => { at("go").disabled = busy; at("grid").classList.toggle("busy", busy); };
+  wait(false); // for who was asked before, whose answer is not looked at any more
   if ("seed" in body && (!Number.isSafeInteger(body.seed) || body.seed < 0)) return;
+  at("error").hidden = true;
   if (body.inputs && !Object.keys(body.inputs).length) {
     at("grid").replaceChildren();
     at("facts").hidden = at("commands").hidden = true;
     return;
   }
-  at("go").disabled = true;
-  at("grid").classList.add("busy");
-  at("error").hidden = true;
+  wait(true);
   const started = performance.now();
   try {
     const answer = await post(body);
@@ -156,6 +159,7 @@ async function generate() {
     const took = performance.now() - started;
     if (mine !== turn) return;
     shown = document.samples;
+    asked = body;
     const classes = signature.inputs.find((i) => i.kind === "label")?.classes ?? [];
     at("grid").className = layout(shown[0]);
     at("grid").style.setProperty("--columns", Math.ceil(Math.sqrt(body.n)));
@@ -166,31 +170,31 @@ async function generate() {
     at("replica").textContent = answer.headers.get("x-aigc-replica");
     at("download").textContent = `Download ${file().form.toUpperCase()}`;
     at("facts").hidden = false;
-    showCommands(request(shown[0].image !== undefined ? "grid" : "json"));
+    showCommands({...body, format: shown[0].image !== undefined ? "grid" : "json"});
   } catch (error) {
     if (mine !== turn) return;
     showError(error);
   } finally {
-    if (mine === turn) { at("go").disabled = false; at("grid").classList.remove("busy"); }
+    if (mine === turn) wait(false);
   }
 }
 
 // What the samples on the page are saved as: all pictures in one, one sound, or lines of text.
 function file() {
-  if (shown[0].image !== undefined) return {form: "png", blob: async () => (await post(request("grid"))).blob()};
+  if (shown[0].image !== undefined) return {form: "png", blob: async () => (await post({...asked, format: "grid"})).blob()};
   if (shown[0].audio !== undefined) return {form: "wav", blob: async () => new Blob([bytes(shown[0].audio)])};
   return {form: "txt", blob: async () => new Blob(shown.map((sample) => `${sample.text}\n`))};
 }
 
 async function download() {
-  const body = request("json");
   const {form, blob} = file();
   try {
     const url = URL.createObjectURL(await blob());
     const link = document.createElement("a");
     link.href = url;
-    const count = form === "wav" ? "" : `-n${body.n}`;
-    link.download = `${body.model.replace("@", "-")}-seed${body.seed}${count}.${form}`;
+    const count = form === "wav" ? "" : `-n${asked.n}`;
+    const seed = asked.seed === undefined ? "" : `-seed${asked.seed}`;
+    link.download = `${asked.model.replace("@", "-")}${seed}${count}.${form}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   } catch (error) {

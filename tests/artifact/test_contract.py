@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aigc.artifact import Signature, TensorSpec
-from aigc.artifact.contract import Contract, absent
+from aigc.artifact.contract import Contract, absent, setting
 from aigc.artifact.session import read_manifest
 
 
@@ -73,3 +73,13 @@ def test_what_cannot_be_given_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         call(contract)
+
+
+@pytest.mark.parametrize("value", [2.5, [2, 2.5], float("nan")])
+def test_a_whole_setting_is_not_cut_to_one(value: float | list[float]) -> None:
+    spec = TensorSpec(
+        name="top_k", kind="setting", dtype="int64", shape=(), range=(0, 9), default=0
+    )
+    assert setting(spec, 2.0, 2).tolist() == [2, 2]
+    with pytest.raises(ValueError, match="top_k must be"):
+        setting(spec, value, 2)

@@ -59,7 +59,7 @@ class PacedPool(app.Pool):
 
 def pace(batch_s: float, sample_s: float) -> None:
     """From here on a batch of n samples takes batch_s + n * sample_s in this process."""
-    from serve.hosting import LocalLane  # it must not be imported before a replica begins
+    from serve.lane import LocalLane  # it must not be imported before a replica begins
 
     run = LocalLane.run
 

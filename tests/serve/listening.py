@@ -12,7 +12,7 @@ import uvicorn
 
 from serve.access.allowance import Take
 from serve.batching import Batcher
-from serve.hosting import SignatureLane
+from serve.lane import SignatureLane
 from serve.replica import Replica
 from serve.settings import Settings
 

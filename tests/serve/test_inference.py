@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from serve.batching import Job, Piece
-from serve.hosting import Loader, LocalLane
+from serve.hosting import Loader
 from serve.inference import run
+from serve.lane import LocalLane
 from serve.memory import Memory
 from serve.metrics import Metrics
 

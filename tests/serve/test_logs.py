@@ -76,3 +76,12 @@ def test_what_a_client_sends_cannot_forge_a_line(
     )
     (line,) = capfd.readouterr().err.splitlines()
     assert json.loads(line)["request_id"] == '"}\\n{"'
+
+
+def test_a_broken_form_writes_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("aigc", "serve", "python_multipart"):
+        logger = logging.getLogger(name)
+        for field in ("handlers", "level", "propagate"):
+            monkeypatch.setattr(logger, field, getattr(logger, field))
+    logs.configure("text")
+    assert logging.getLogger("python_multipart").level > logging.WARNING

@@ -206,3 +206,64 @@ def test_what_is_drawn_typed_and_said_becomes_the_rest(page: tuple[Any, Listenin
     browser_page.fill("#text", "bad z")
     browser_page.press("#text", "Tab")
     browser_page.locator("#error").get_by_text("vocabulary lacks").wait_for()
+    browser_page.fill("#text", "")
+    browser_page.press("#text", "Tab")
+    browser_page.locator("#error").wait_for(state="hidden")
+
+
+def test_what_cannot_be_read_is_said(page: tuple[Any, Listening]) -> None:
+    browser_page, _ = page
+    browser_page.select_option("#model", "translator@1")
+    files = (("image", "picture"), ("audio", "sound"))
+    for kind, what in files:
+        for data in (b"RIFF....WAVE", b"nothing"):
+            file = {"name": "a.bin", "mimeType": "audio/wav", "buffer": data}
+            browser_page.set_input_files(f"#{kind}-file", file)
+            browser_page.locator("#error").get_by_text(f"This {what} cannot be read").wait_for()
+            assert browser_page.locator("#heard .play").count() == 0
+            browser_page.fill("#text", "a" if browser_page.input_value("#text") == "" else "")
+            browser_page.press("#text", "Tab")
+            browser_page.locator("#error").wait_for(state="hidden")
+
+
+def test_who_asks_for_something_else_meanwhile_may_ask_again(page: tuple[Any, Listening]) -> None:
+    browser_page, _ = page
+    browser_page.select_option("#model", "voices@1")
+    browser_page.locator("#grid .play").first.wait_for()
+    held: list[Any] = []
+    browser_page.route("**/v1/samples", lambda route: held.append(route))
+    browser_page.click("#go")
+    settled(lambda: browser_page.locator("#go").is_disabled())
+    browser_page.select_option("#model", "translator@1")  # which waits for something given
+    settled(lambda: bool(held))
+    held[0].continue_()
+    browser_page.unroute("**/v1/samples")
+    assert browser_page.locator("#go").is_enabled()
+    assert browser_page.locator("#grid.busy").count() == 0
+    assert browser_page.locator("#grid li").count() == 0
+
+
+def test_a_text_stays_a_text_in_the_command(page: tuple[Any, Listening]) -> None:
+    browser_page, _ = page
+    browser_page.select_option("#model", "translator@1")
+    browser_page.fill("#text", "badge")
+    browser_page.press("#text", "Enter")
+    browser_page.locator("#curl").get_by_text("--form-string text='badge'").wait_for()
+
+
+def test_a_recording_is_not_ended_by_the_one_before(page: tuple[Any, Listening]) -> None:
+    browser_page, _ = page
+    sent: list[Any] = []
+    browser_page.on("request", lambda r: sent.append(r.post_data_json) if r.post_data else None)
+    browser_page.select_option("#model", "translator@1")
+    browser_page.click("#record")
+    browser_page.locator("#record.recording").wait_for()
+    browser_page.wait_for_timeout(1200)
+    browser_page.click("#record")
+    browser_page.locator("#record:not(.recording)").wait_for()
+    browser_page.click("#record")
+    browser_page.locator("#record.recording").wait_for()
+    browser_page.locator("#record:not(.recording)").wait_for()
+    settled(lambda: len([body for body in sent if body.get("inputs")]) == 2)
+    said = sound.read_sound(base64.b64decode(sent[-1]["inputs"]["audio"]))
+    assert said.samples.shape[1] > 1.4 * said.rate_hz

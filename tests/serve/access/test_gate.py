@@ -187,9 +187,11 @@ def test_all_that_draws_is_paid_exactly_once(
     path: str, body: dict[str, Any], make: Make, store: Path, words: str, voices: str
 ) -> None:
     with running(make, f"{store}/tiny@1", words, voices) as client:
-        first = client.request("POST", path, json=body, headers=bearer(ALICE))
-        assert first.status_code == 200, first.text
+        named = bearer(ALICE, **{"idempotency-key": "order-1"})
+        first, retry = (client.request("POST", path, json=body, headers=named) for _ in range(2))
+        assert first.status_code == retry.status_code == 200, first.text
         assert 5 <= int(first.headers["x-ratelimit-remaining"]) <= 9
+        assert first.headers.get("x-aigc-seed") == retry.headers.get("x-aigc-seed")
         again = client.request("POST", path, json=body, headers=bearer(ALICE))
         assert code(again) == (429, "rate_limited")
 

@@ -206,10 +206,13 @@ def test_what_was_made_from_something_says_so_and_is_not_taken_for_a_sample(
     verdict = httpx.post(f"{served.url}/v1/verify", content=image).json()
     assert (verdict["made_here"], verdict["reason"]) == (False, "cannot_be_made_again")
     (tmp_path / "new.png").write_bytes(image)
-    assert verify.command([str(tmp_path / "new.png"), "--artifact", translator]) == 0
+    assert verify.command([str(tmp_path / "new.png")]) == 0
     said = capsys.readouterr()
     assert "from text:" in said.out
     assert "not to be made again" in said.err
+    # Anybody can write so into a file: who asks for a comparison is not told that it held.
+    with pytest.raises(ValueError, match="proves nothing: it was made from what was given"):
+        verify.command([str(tmp_path / "new.png"), "--artifact", translator])
 
 
 @pytest.mark.parametrize("form", ["png", "wav", "txt", "json"])
@@ -239,6 +242,27 @@ def test_what_the_command_cannot_give_is_said(served: Listening, translator: str
             sample_command([source, "--model", "translator", "--inputs", "text", "xyz"])
 
 
+def test_the_inference_protocol_lets_optional_inputs_be_left_out(
+    served: Listening, translator: str
+) -> None:
+    drawn = Artifact.open(translator).draw("translate", 7, [0], given=tensors("text"))
+    noise = [
+        {"name": k, "datatype": "FP32", "shape": list(v.shape), "data": v.ravel().tolist()}
+        for k, v in drawn.items()
+        if k not in (*FILES, "text") and not k.endswith("_given")
+    ]
+    text = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [TEXT]}
+    url = f"{served.url}/v2/models/translator:translate/infer"
+    answer = httpx.post(url, json={"inputs": [text, *noise]})
+    assert answer.status_code == 200, answer.text
+    outputs = {one["name"]: one["data"] for one in answer.json()["outputs"]}
+    wanted = expected(translator, "text")
+    assert outputs["new_text"] == Vocabulary(LETTERS).texts(wanted["new_text"])
+    assert np.allclose(outputs["new_audio"], wanted["new_audio"].ravel(), atol=1e-5)
+    refused = httpx.post(url, json={"inputs": noise})
+    assert "translator:translate needs image, text, audio" in refused.json()["error"]
+
+
 def test_a_list_is_one_for_each_sample(served: Listening) -> None:
     answer = post(served, inputs={"text": ["ab", "cd"], "image": given("image")["image"]})
     samples = answer.json()["samples"]
@@ -257,6 +281,20 @@ def test_an_encoder_is_reached_in_the_same_way(served: Listening, artifact: Arti
     (sample,) = answer.json()["samples"]
     wanted = artifact.run("encode", {"image": tensors("image")["image"]})["vector"][0]
     assert np.allclose(sample["outputs"]["vector"], wanted, atol=1e-4)
+
+
+def test_where_nothing_is_drawn_the_command_says_the_same_as_the_server(
+    served: Listening, store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "seven.png").write_bytes(IMAGE)
+    options = ["--signature", "encode", "--inputs", "image", str(tmp_path / "seven.png")]
+    options += ["-n", "2", "--format", "npy"]
+    for source in (f"{store}/tiny@1", served.url):
+        out = tmp_path / f"out{len(source)}"
+        assert sample_command([source, *options, "--model", "tiny", "--out", str(out)]) == 0
+        assert [path.name for path in out.iterdir()] == ["tiny-1-seed0-0..1.npy"]
+        with pytest.raises(ValueError, match="seed has no effect"):
+            sample_command([source, *options, "--model", "tiny", "--seed", "7"])
 
 
 @pytest.mark.parametrize(

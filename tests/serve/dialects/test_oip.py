@@ -266,6 +266,16 @@ LABEL = {"name": "label", "datatype": "INT64", "shape": [1], "data": [3]}
         ("tiny", {"parameters": {"n": 0}}, (400, "n must be in [1, 100]")),
         ("tiny", {"parameters": {"n": 101}}, (400, "n must be in [1, 100]")),
         ("tiny", {"parameters": {"label": 10}}, (400, "label must be in [0, 10), got 10")),
+        (
+            "tiny",
+            {
+                "inputs": [
+                    {"name": "latent", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}
+                ],
+                "parameters": {"label": 2**63},
+            },
+            (400, "label must be in [0, 10), got 9223372036854775808"),
+        ),
         ("tiny:numbers", {"parameters": {"label": 1}}, (400, "takes no label")),
         ("tiny", {"parameters": {"binary_data_output": 1}}, (400, "must be true or false")),
         ("tiny", {"outputs": [{"name": "x"}]}, (400, "no output 'x', it gives: image, pixels")),

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,18 +11,56 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+from onnx import helper
 from PIL import Image, PngImagePlugin
 
-from aigc.artifact import Artifact, codecs
+from aigc import sample, verify
+from aigc.artifact import Artifact, Signature, Store, TensorSpec, codecs, latents
+from serve import sampling
 from tests.artifact.test_codecs import chunk
+from tests.serve.artifacts import IMAGE, LATENT
+from tests.serve.artifacts import _graph as write_graph
+from tests.serve.artifacts import _seal as seal_in
 from tests.serve.dialects.test_native import Client, error, limited, serving
 
 
+@pytest.fixture(scope="session")
+def gains(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """gains@1: images of a latent, as strong as a caller chooses."""
+    root = tmp_path_factory.mktemp("gains")
+    folder = root / "build"
+    (folder / "references").mkdir(parents=True)
+    gain = TensorSpec(
+        name="gain", kind="setting", dtype="float32", shape=(), range=(0, 2), default=1.0
+    )
+    signature = Signature(graph="sample.onnx", inputs=(LATENT, gain), outputs=(IMAGE,))
+    node = helper.make_node
+    nodes = [
+        node("Unsqueeze", ["gain", "axis"], ["factor"]),
+        node("MatMul", ["latent", "w"], ["a"]),
+        node("Mul", ["a", "factor"], ["b"]),
+        node("Tanh", ["b"], ["c"]),
+        node("Reshape", ["c", "shape"], ["image"]),
+    ]
+    weights = {
+        "w": np.random.default_rng(1).normal(0, 0.4, (16, 64)).astype(np.float32),
+        "axis": np.array([1], np.int64),
+        "shape": np.array([-1, 1, 8, 8], np.int64),
+    }
+    write_graph(folder / "sample.onnx", nodes, weights, signature)
+    feeds = {"latent": latents.normal(0, range(4), (16,)), "gain": np.ones(4, np.float32)}
+    (found,) = ort.InferenceSession(folder / "sample.onnx").run(["image"], feeds)
+    arrays = {f"in/{name}": array for name, array in feeds.items()}
+    np.savez(folder / "references" / "sample.npz", **arrays, **{"out/image": found})
+    return seal_in(Store(root), folder, "gains", {"sample": signature})
+
+
 @pytest.fixture
-def client(store: Path, colours: str, metrics_dir: Path) -> Iterator[Client]:
+def client(store: Path, colours: str, gains: str, metrics_dir: Path) -> Iterator[Client]:
     settings = limited(metrics_dir, max_batch=4, max_n=20)
-    with serving(settings, f"{store}/tiny@1", f"{store}/tiny@2", colours) as client:
+    with serving(settings, f"{store}/tiny@1", f"{store}/tiny@2", colours, gains) as client:
         yield client
 
 
@@ -43,6 +82,82 @@ def verdict(client: Client, data: bytes) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/samples", {"format": "png"}),
+        ("/v1/samples", {"format": "grid", "n": 3}),
+        ("/v1/interpolate", {"from_seed": 7, "to_seed": 9, "frames": 4}),
+    ],
+)
+def test_settings_are_part_of_what_made_it(
+    client: Client, gains: str, tmp_path: Path, path: str, fields: dict[str, Any]
+) -> None:
+    plain = post(client, path, model="gains", **fields, **SEEDED.get(path, {}))
+    fields = {**fields, "settings": {"gain": 0.25}}
+    data = post(client, path, model="gains", **fields, **SEEDED.get(path, {}))
+    assert codecs.difference(codecs.read_png(data)[0], codecs.read_png(plain)[0])
+    assert verdict(client, data)["made_here"]
+    (tmp_path / "faint.png").write_bytes(data)
+    assert verify.command([str(tmp_path / "faint.png"), "--artifact", gains]) == 0
+    pixels, made_by = codecs.read_png(data)
+    assert made_by is not None
+    assert made_by.settings == {"gain": 0.25}
+    for settings, reason in (
+        ({"gain": 9.0}, "cannot_be_made_again"),
+        ({"gain": 1.0}, "pixels_differ"),
+        ({"volume": 1.0}, "cannot_be_made_again"),
+    ):
+        lie = codecs.png(pixels, replace(made_by, settings=settings))
+        assert verdict(client, lie)["reason"] == reason
+
+
+def test_many_pixels_are_compared_beside_the_event_loop(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    difference = codecs.difference
+
+    def noted(image: np.ndarray, other: np.ndarray) -> int | None:
+        threads.append(threading.current_thread().name)
+        return difference(image, other)
+
+    monkeypatch.setattr(codecs, "difference", noted)
+    monkeypatch.setattr(sampling.Sampler.encoded, "__defaults__", (1,))
+    assert verdict(client, post(client, "/v1/samples", format="grid", n=20))["made_here"]
+    assert [name.split("_")[0] for name in threads] == ["encoder"]
+
+
+SEEDED = {"/v1/samples": {"seed": 7}}
+
+
+def test_the_command_says_what_made_a_sample_with_settings(
+    client: Client, gains: str, tmp_path: Path
+) -> None:
+    flags = ["-n", "1", "--seed", "7", "--settings", "gain", "0.25", "--out", str(tmp_path)]
+    assert sample.command([gains, *flags]) == 0
+    data = (tmp_path / "gains-1-seed7-0.png").read_bytes()
+    fields = {"format": "png", "seed": 7, "settings": {"gain": 0.25}}
+    assert data == post(client, "/v1/samples", model="gains", **fields)
+
+
+def test_a_grid_of_columns_that_cannot_be_is_refused_before_it_is_laid_out(
+    gains: str, tmp_path: Path
+) -> None:
+    made_by = codecs.Provenance(
+        artifact="gains@1",
+        digest=Artifact.open(gains).manifest.digest,
+        signature="sample",
+        seed=7,
+        index=0,
+        n=2,
+        columns=10**9,
+    )
+    (tmp_path / "wide.png").write_bytes(codecs.png(np.zeros((8, 8, 1), np.uint8), made_by))
+    with pytest.raises(ValueError, match="claims 1000000000 columns for 2 samples"):
+        verify.command([str(tmp_path / "wide.png"), "--artifact", gains])
 
 
 @pytest.mark.parametrize(
