@@ -49,7 +49,7 @@ def _file(path: Path, reference: str) -> int:
     made_by = again.made_by
     if made_by is None:
         raise ValueError(f"{path} carries no provenance of an artifact")
-    print(_said(made_by))
+    print(_said(made_by, again.several))
     again_needs = "give --artifact to make it again and compare"
     if made_by.given:
         again_needs = "it was made from what was given, which is not kept: not to be made again"
@@ -72,14 +72,14 @@ def _file(path: Path, reference: str) -> int:
     return 0
 
 
-def _said(made_by: codecs.Provenance) -> str:
+def _said(made_by: codecs.Provenance, several: str) -> str:
     where = f"{made_by.artifact} ({made_by.digest[:12]}), signature {made_by.signature}"
     label = "" if made_by.label is None else f", label {made_by.label}"
     if made_by.to_seed is not None:
         label += f", on the way to seed {made_by.to_seed}"
         label += "" if made_by.to_label is None else f", label {made_by.to_label}"
     labels = f", labels {' '.join(map(str, made_by.labels))} in turn" if made_by.labels else ""
-    grid = f", a grid of {made_by.n}" if made_by.n > 1 else ""
+    grid = f", a {several} of {made_by.n}" if made_by.n > 1 else ""
     given = ", from " + " and ".join(one[:24] for one in made_by.given) if made_by.given else ""
     chosen = "".join(f", {name} {value:g}" for name, value in made_by.settings.items())
     return (
@@ -89,6 +89,8 @@ def _said(made_by: codecs.Provenance) -> str:
 
 class _Image:
     """Pixels and what made them. Raises ValueError for what is no image."""
+
+    several = "grid"
 
     def __init__(self, data: bytes) -> None:
         self._pixels, self.made_by = codecs.read_image(data)
@@ -102,6 +104,8 @@ class _Image:
 
 class _Sound:
     """Samples and what made them. Raises ValueError for what is no sound."""
+
+    several = "sequence"
 
     def __init__(self, data: bytes) -> None:
         self._sound = sound.read_sound(data)

@@ -100,7 +100,9 @@ def test_a_written_wav_is_made_again_by_aigc_verify_and_by_the_server(
     ) as answer:
         answer.stream_to_file(path)
     assert verify.command([str(path), "--artifact", voices]) == 0
-    assert "every sample is equal" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "every sample is equal" in said.err
+    assert ("a sequence of 9" in said.out) == (words == SENTENCE)
     data = path.read_bytes()
     verdict = httpx.post(f"{served.url}/v1/verify", content=data).json()
     assert (verdict["made_here"], verdict["reason"], verdict["max_abs_difference"]) == (
