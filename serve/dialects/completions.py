@@ -32,6 +32,7 @@ from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import texts
+from serve.dialects.fields import of_seed
 from serve.dialects.openai import API, Origin, origin
 from serve.fair import GoesOn, Outcome
 from serve.http import (
@@ -48,7 +49,6 @@ from serve.http import (
 )
 from serve.lane import Choices, SignatureLane
 from serve.sampling import Sampler
-from serve.settings import MAX_SEED
 
 COMPLETIONS = "/v1/completions"
 
@@ -84,10 +84,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     stream_options: StreamOptions | None = None
     seed: Annotated[
         int | None,
-        Meta(
-            description="Names the texts; drawn by the server and returned if absent.",
-            extra_json_schema={"minimum": 0, "maximum": MAX_SEED},
-        ),
+        of_seed("Names the texts; drawn by the server and returned if absent."),
     ] = None
     user: Annotated[str | None, Meta(description="Accepted and not kept.")] = None
     top_p: Annotated[float | None, Meta(description="1: take top_k.")] = None
@@ -99,10 +96,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     suffix: Annotated[str | None, Meta(description="Empty.")] = None
     first_index: Annotated[
         int,
-        Meta(
-            description="Index of the first text within the seed.",
-            extra_json_schema={"minimum": 0, "maximum": MAX_SEED},
-        ),
+        of_seed("Index of the first text within the seed."),
     ] = 0
     label: Annotated[
         int | list[int] | None, Meta(description="Class numbers: one, or one for each text.")

@@ -25,6 +25,7 @@ from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import texts
+from serve.dialects.fields import of_seed
 from serve.dialects.native import API
 from serve.http import (
     NO_STORE,
@@ -39,7 +40,6 @@ from serve.http import (
 )
 from serve.lane import PIXELS, SignatureLane
 from serve.sampling import Sampler
-from serve.settings import MAX_SEED
 
 INTERPOLATE = "/v1/interpolate"
 
@@ -52,16 +52,12 @@ Format = Literal["png", "apng", "gif"]
 MEDIA_TYPES: dict[Format, bytes] = {"png": b"image/png", "apng": b"image/apng", "gif": b"image/gif"}
 
 
-def _seed(description: str) -> Meta:
-    return Meta(description=description, extra_json_schema={"minimum": 0, "maximum": MAX_SEED})
-
-
 class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which two samples, and in how many steps from the one to the other."""
 
     model: Annotated[str, Meta(description="`name` (its newest version here) or `name@version`.")]
-    from_seed: Annotated[int | None, _seed("Seed of the first frame.")] = None
-    to_seed: Annotated[int | None, _seed("Seed of the last frame.")] = None
+    from_seed: Annotated[int | None, of_seed("Seed of the first frame.")] = None
+    to_seed: Annotated[int | None, of_seed("Seed of the last frame.")] = None
     from_text: Annotated[
         str | None, Meta(description="In place of seeds, for models that encode and decode texts.")
     ] = None
@@ -69,7 +65,7 @@ class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     signature: Annotated[
         str, Meta(description="One that gives images of nothing but a seed and a label.")
     ] = "sample"
-    index: Annotated[int, _seed("Index of both samples within their seeds.")] = 0
+    index: Annotated[int, of_seed("Index of both samples within their seeds.")] = 0
     label: Annotated[
         int | tuple[int, int] | None,
         Meta(

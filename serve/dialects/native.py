@@ -32,6 +32,7 @@ from serve.dialects.answers import (
     encode_lines,
     wanted,
 )
+from serve.dialects.fields import of_seed
 from serve.dialects.given import MULTIPART, Inputs, document, no_effect, num_given, with_inputs
 from serve.hosting import Hosted
 from serve.http import (
@@ -46,7 +47,6 @@ from serve.http import (
     json_response,
 )
 from serve.sampling import COPY_INLINE_VALUES, ENCODE_INLINE_VALUES, Sampler
-from serve.settings import MAX_SEED
 
 API = "native"
 
@@ -81,17 +81,11 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = None
     seed: Annotated[
         int | None,
-        Meta(
-            description="Names the samples; drawn by the server and returned if absent.",
-            extra_json_schema={"minimum": 0, "maximum": MAX_SEED},
-        ),
+        of_seed("Names the samples; drawn by the server and returned if absent."),
     ] = None
     first_index: Annotated[
         int,
-        Meta(
-            description="Index of the first sample within the seed.",
-            extra_json_schema={"minimum": 0, "maximum": MAX_SEED},
-        ),
+        of_seed("Index of the first sample within the seed."),
     ] = 0
     label: Annotated[
         int | list[int] | None,

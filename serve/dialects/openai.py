@@ -29,6 +29,7 @@ from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects.classes import either, resolve
+from serve.dialects.fields import field, of_seed
 from serve.http import (
     Endpoint,
     Endpoints,
@@ -42,7 +43,6 @@ from serve.http import (
 )
 from serve.lane import PIXELS, SignatureLane
 from serve.sampling import Sampler
-from serve.settings import MAX_SEED
 
 API = "openai"
 IMAGES = "/v1/images/generations"
@@ -63,31 +63,27 @@ _HINTS = {
 }
 
 
-def _field(description: str, **schema: Any) -> Meta:
-    return Meta(description=description, extra_json_schema=schema)
-
-
 def _choice(name: str, description: str) -> Meta:
-    return _field(description, enum=[*_ALLOWED[name], None])
+    return field(description, enum=[*_ALLOWED[name], None])
 
 
 class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's request for images, and in the SDK's extra_body what seeds need beyond it."""
 
-    model: Annotated[str, _field("`name` (its newest version here) or `name@version`.")]
+    model: Annotated[str, field("`name` (its newest version here) or `name@version`.")]
     prompt: Annotated[
         str,
-        _field("A class by name or number; empty or the model's name: drawn from the seed."),
+        field("A class by name or number; empty or the model's name: drawn from the seed."),
     ]
-    n: Annotated[int | None, _field("How many images.", minimum=1)] = 1
-    size: Annotated[str | None, _field("auto, or the WxH that the model gives.")] = "auto"
+    n: Annotated[int | None, field("How many images.", minimum=1)] = 1
+    size: Annotated[str | None, field("auto, or the WxH that the model gives.")] = "auto"
     response_format: Annotated[str | None, _choice("response_format", "Images come inline.")] = None
     output_format: Annotated[
         str | None, _choice("output_format", "Each image says in it what made it.")
     ] = None
     output_compression: Annotated[
         int | None,
-        _field(
+        field(
             "Quality of jpeg (100 if absent) and of webp (lossless if absent).",
             minimum=0,
             maximum=100,
@@ -97,24 +93,18 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     style: Annotated[str | None, _choice("style", "There is one style.")] = None
     background: Annotated[str | None, _choice("background", "Images are opaque.")] = None
     moderation: Annotated[str | None, _choice("moderation", "Nothing is filtered.")] = None
-    stream: Annotated[bool | None, _field("Images come whole.", enum=[False, None])] = None
-    user: Annotated[str | None, _field("Accepted and not kept.")] = None
-    safety_identifier: Annotated[str | None, _field("Accepted and not kept.")] = None
+    stream: Annotated[bool | None, field("Images come whole.", enum=[False, None])] = None
+    user: Annotated[str | None, field("Accepted and not kept.")] = None
+    safety_identifier: Annotated[str | None, field("Accepted and not kept.")] = None
     seed: Annotated[
         int | None,
-        _field(
-            "Names the images; drawn by the server and returned if absent.",
-            minimum=0,
-            maximum=MAX_SEED,
-        ),
+        of_seed("Names the images; drawn by the server and returned if absent."),
     ] = None
-    first_index: Annotated[
-        int, _field("Index of the first image within the seed.", minimum=0, maximum=MAX_SEED)
-    ] = 0
+    first_index: Annotated[int, of_seed("Index of the first image within the seed.")] = 0
     label: Annotated[
-        int | list[int] | None, _field("Class numbers in place of a prompt: one, or n of them.")
+        int | list[int] | None, field("Class numbers in place of a prompt: one, or n of them.")
     ] = None
-    signature: Annotated[str, _field("One that gives images of nothing but a seed.")] = "sample"
+    signature: Annotated[str, field("One that gives images of nothing but a seed.")] = "sample"
 
 
 class ImageData(msgspec.Struct, kw_only=True):

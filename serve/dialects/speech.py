@@ -14,11 +14,10 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, Iterator
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 from aigc.artifact import TensorSpec, sound
 from aigc.artifact.codecs import Provenance
@@ -27,6 +26,7 @@ from serve.batching import Arrays
 from serve.call import Call
 from serve.dialects import sounds
 from serve.dialects.classes import class_of, either, no_such_class
+from serve.dialects.fields import field, of_seed
 from serve.http import (
     NO_STORE,
     Endpoints,
@@ -39,7 +39,6 @@ from serve.http import (
 )
 from serve.lane import SignatureLane
 from serve.sampling import Sampler
-from serve.settings import MAX_SEED
 
 API = "openai"
 SPEECH = "/v1/audio/speech"
@@ -53,41 +52,29 @@ _BREAKS = re.compile(r"[.,;:!?\"'()\[\]…–—]+")
 _VOICES = ("default", "auto")
 
 
-def _field(description: str, **schema: Any) -> Meta:
-    return Meta(description=description, extra_json_schema=schema)
-
-
 class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's request for speech, and in the SDK's extra_body what seeds need beyond it."""
 
-    model: Annotated[str, _field("`name` (its newest version here) or `name@version`.")]
+    model: Annotated[str, field("`name` (its newest version here) or `name@version`.")]
     input: Annotated[
-        str, _field("Words that the model knows: names of its classes.", maxLength=MAX_INPUT)
+        str, field("Words that the model knows: names of its classes.", maxLength=MAX_INPUT)
     ]
-    voice: Annotated[str | None, _field("The seed chooses the voice.", enum=[*_VOICES, None])] = (
-        None
-    )
+    voice: Annotated[str | None, field("The seed chooses the voice.", enum=[*_VOICES, None])] = None
     response_format: Annotated[
         str | None,
-        _field("pcm: 16 bits, little-endian, no head.", enum=[*sounds.MEDIA_TYPES, None]),
+        field("pcm: 16 bits, little-endian, no head.", enum=[*sounds.MEDIA_TYPES, None]),
     ] = None
-    speed: Annotated[float | None, _field("There is one speed.", enum=[1, None])] = None
-    instructions: Annotated[str | None, _field("There are none to give.", enum=["", None])] = None
-    stream_format: Annotated[
-        str | None, _field("Sound is sent as it is.", enum=["audio", None])
-    ] = None
+    speed: Annotated[float | None, field("There is one speed.", enum=[1, None])] = None
+    instructions: Annotated[str | None, field("There are none to give.", enum=["", None])] = None
+    stream_format: Annotated[str | None, field("Sound is sent as it is.", enum=["audio", None])] = (
+        None
+    )
     seed: Annotated[
         int | None,
-        _field(
-            "Names the speech; drawn by the server and returned if absent.",
-            minimum=0,
-            maximum=MAX_SEED,
-        ),
+        of_seed("Names the speech; drawn by the server and returned if absent."),
     ] = None
-    first_index: Annotated[
-        int, _field("Index of the first word within the seed.", minimum=0, maximum=MAX_SEED)
-    ] = 0
-    signature: Annotated[str, _field("One that gives a sound of a class.")] = "sample"
+    first_index: Annotated[int, of_seed("Index of the first word within the seed.")] = 0
+    signature: Annotated[str, field("One that gives a sound of a class.")] = "sample"
 
 
 class SpeechApi:
