@@ -12,6 +12,8 @@ from typing import Any
 
 import fsspec
 
+from aigc.data import Split
+
 
 @dataclass(frozen=True)
 class File:
@@ -94,3 +96,36 @@ def cached(kind: str, facts: Iterable[Any], compute: Callable[[], Any]) -> Any:
         temporary.write_text(json.dumps(value))
         temporary.rename(path)
     return value
+
+
+def in_classes(
+    folder: Path, files: Sequence[File], what: str, each: str
+) -> tuple[dict[str, str | None], bool]:
+    """The class of each file by its name, and whether `folder` has train and test folders.
+
+    The first sub-folder is the class, behind that of the split; None where there is none. With
+    folders of splits, files beside those are left out. Raises ValueError, naming `what` and `each`
+    of it, where some lie in folders of classes and some do not.
+    """
+    has_splits = all((folder / part).is_dir() for part in ("train", "test"))
+    if has_splits:
+        files = [file for file in files if file.name.startswith(("train/", "test/"))]
+    labelled: dict[str, str | None] = {}
+    for file in files:
+        parts = file.name.split("/")[1 if has_splits else 0 :]
+        labelled[file.name] = parts[0] if len(parts) > 1 else None
+    if len({label is None for label in labelled.values()}) > 1:
+        loose = next(name for name, label in labelled.items() if label is None)
+        raise ValueError(
+            f"{folder} holds {what} in sub-folders and beside them, such as {loose};"
+            f" put {each} into the folder of its class, or all into one folder"
+        )
+    return labelled, has_splits
+
+
+def split_of(name: str, has_splits: bool) -> Split:
+    """That of its folder, or else a tenth by the hash of the name is the test."""
+    if has_splits:
+        return "train" if name.startswith("train/") else "test"
+    digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return "test" if digest % 10 == 0 else "train"

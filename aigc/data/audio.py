@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aigc.artifact.sound import SUFFIXES, read_sound
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, Split, permutation
-from aigc.data._files import File, listing, sha256
+from aigc.data._files import File, in_classes, listing, sha256, split_of
 from aigc.data._pictures import in_order
 from aigc.data._sounds import check_shape, clip
 
@@ -84,19 +84,14 @@ def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Recordings
         )
     check_shape(shape, "audio")
     folder = folder.resolve()
-    has_splits = all((folder / part).is_dir() for part in ("train", "test"))
     files = [file for file in listing(str(folder), SUFFIXES, "audio") if not _noise(file)]
-    if has_splits:
-        files = [file for file in files if file.name.startswith(("train/", "test/"))]
-    labelled = {file.name: _class(file.name, has_splits) for file in files}
-    if len({label is None for label in labelled.values()}) > 1:
-        loose = next(name for name, label in labelled.items() if label is None)
-        raise ValueError(
-            f"{folder} holds recordings in sub-folders and beside them, such as {loose};"
-            " put each into the folder of its class, or all into one folder"
-        )
+    labelled, has_splits = in_classes(folder, files, "recordings", "each")
     listed = _listed(folder)
-    chosen = [file for file in files if _split(file.name, has_splits, listed) == split]
+    chosen = [
+        file
+        for file in files
+        if file.name in labelled and _split(file.name, has_splits, listed) == split
+    ]
     if not chosen:
         raise ValueError(f"{folder} has no recording in its {split} split; add more recordings")
     return Recordings(
@@ -120,16 +115,7 @@ def _listed(folder: Path) -> frozenset[str] | None:
     return frozenset(path.read_text().split()) if path.is_file() else None
 
 
-def _class(name: str, has_splits: bool) -> str | None:
-    """The first sub-folder, behind that of the split."""
-    parts = name.split("/")[1 if has_splits else 0 :]
-    return parts[0] if len(parts) > 1 else None
-
-
 def _split(name: str, has_splits: bool, listed: frozenset[str] | None) -> Split:
-    if has_splits:
-        return "train" if name.startswith("train/") else "test"
-    if listed is not None:
+    if listed is not None and not has_splits:
         return "test" if name in listed else "train"
-    digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    return "test" if digest % 10 == 0 else "train"
+    return split_of(name, has_splits)

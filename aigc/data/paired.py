@@ -18,7 +18,7 @@ from aigc.artifact.sound import SUFFIXES as SOUNDS
 from aigc.artifact.sound import read_sound
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, Shapes, Split, permutation, scaled
-from aigc.data._files import File, fetch, listing, sha256
+from aigc.data._files import File, fetch, listing, sha256, split_of
 from aigc.data._lines import characters
 from aigc.data._pictures import SUFFIXES as PICTURES
 from aigc.data._pictures import decode, in_order
@@ -26,9 +26,6 @@ from aigc.data._sounds import check_shape, clip
 
 MASK = "mask/"
 SUFFIXES = {"image": PICTURES, "text": (".txt",), "audio": SOUNDS}
-TEST_SHARE = 10
-"""One in so many rows is held out where there are no folders train and test."""
-
 Read = Callable[[str, int], NDArray[Any]]
 """A modality and a number -> what is to stand in the row. Raises CorruptRow."""
 
@@ -143,7 +140,7 @@ def load(config: DataConfig, shapes: Shapes, split: Split) -> Pairs:
     vocabulary = characters(["", *texts.values()])
     tokens = vocabulary.rows(list(texts.values()), shapes["text"][0]) if texts else ()
     classes = in_order({_class(row, has_splits) for row in rows} - {""})
-    chosen = [row for row in rows if _split(row, has_splits) == split]
+    chosen = [row for row in rows if split_of(row.as_posix(), has_splits) == split]
     if not chosen:
         raise ValueError(f"{config.path} has no row in its {split} split; add more rows")
     numbers = {name: np.array([rows[row].get(name, -1) for row in chosen]) for name in shapes}
@@ -172,10 +169,3 @@ def _class(row: PurePosixPath, has_splits: bool) -> str:
     """The first sub-folder, behind that of the split; "" without one."""
     parts = row.parts[1 if has_splits else 0 : -1]
     return parts[0] if parts else ""
-
-
-def _split(row: PurePosixPath, has_splits: bool) -> Split:
-    if has_splits:
-        return "train" if row.parts[0] == "train" else "test"
-    digest = int.from_bytes(hashlib.sha256(row.as_posix().encode()).digest()[:8], "little")
-    return "test" if digest % TEST_SHARE == 0 else "train"
