@@ -13,6 +13,20 @@ HANN = 0.25645
 squared (Prusa et al. 2017, table I)."""
 
 
+def check_waveform(shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `shape` is that of a sound of one channel, (1, samples)."""
+    require(
+        len(shape) == 2 and shape[0] == 1,
+        f"shape must be (1, samples), a sound of one channel, got {shape}",
+    )
+
+
+def check_griffin_lim(iterations: int, momentum: float) -> None:
+    """Raise ValueError unless GriffinLim can have these."""
+    require(iterations >= 0, f"iterations must be >= 0, got {iterations}")
+    require(0 <= momentum < 1, f"momentum must be in [0, 1), got {momentum}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class STFT:
     """A short-time Fourier transform with a Hann window; the bin of half the rate is left out.

@@ -23,7 +23,7 @@ from aigc.layers import activation, check_positive, condition
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
 from aigc.signature import label_spec, latent_spec, sample_spec, vector_spec
-from aigc.spectrogram import STFT, GriffinLim, LogMagnitude
+from aigc.spectrogram import STFT, GriffinLim, LogMagnitude, check_griffin_lim, check_waveform
 
 COLLAPSED = 0.1
 """KL in nats at which the latent says nothing of a sound."""
@@ -88,12 +88,8 @@ class Config(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            len(self.shape) == 2 and self.shape[0] == 1,
-            f"shape must be (1, samples), a sound of one channel, got {self.shape}",
-        )
-        require(self.iterations >= 0, f"iterations must be >= 0, got {self.iterations}")
-        require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
+        check_waveform(self.shape)
+        check_griffin_lim(self.iterations, self.momentum)
         for name in ("level_std", "energy_std", "pitch_std"):
             require(getattr(self, name) > 0, f"{name} must be > 0, got {getattr(self, name)}")
         for name, halvings in (

@@ -20,7 +20,7 @@ from aigc.layers import Verdict, activation, check_positive, condition
 from aigc.model import Batch, Export
 from aigc.noise import Noise
 from aigc.signature import label_spec, latent_spec, sample_spec
-from aigc.spectrogram import STFT, GriffinLim
+from aigc.spectrogram import STFT, GriffinLim, check_griffin_lim, check_waveform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,8 @@ class Config(GANConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            len(self.shape) == 2 and self.shape[0] == 1,
-            f"shape must be (1, samples), a sound of one channel, got {self.shape}",
-        )
-        require(self.iterations >= 0, f"iterations must be >= 0, got {self.iterations}")
-        require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
+        check_waveform(self.shape)
+        check_griffin_lim(self.iterations, self.momentum)
         for name in ("generator_widths", "discriminator_widths"):
             widths = getattr(self, name)
             check_positive(name, widths)

@@ -19,6 +19,7 @@ from aigc.gan import GAN, GANConfig
 from aigc.layers import Verdict, activation, check_positive, condition
 from aigc.model import Batch
 from aigc.noise import Noise
+from aigc.spectrogram import check_waveform
 
 KERNEL = 25
 STRIDE = 4
@@ -40,10 +41,7 @@ class Config(GANConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            len(self.shape) == 2 and self.shape[0] == 1,
-            f"shape must be (1, samples), a sound of one channel, got {self.shape}",
-        )
+        check_waveform(self.shape)
         check_positive("widths", self.widths)
         factor = STRIDE ** len(self.widths)
         require(
