@@ -33,6 +33,13 @@ class Ask:
     """(n, L) how samples begin that go by steps."""
     until: Until | None = None
     """What ends them early."""
+    composed: str = ""
+    """The signature asked for, where two of the artifact's stand for it: the last is the lane's."""
+
+    @property
+    def signature(self) -> str:
+        """The one that was asked for."""
+        return self.composed or self.lane.name
 
     @property
     def samples(self) -> dict[str, Any]:
@@ -97,7 +104,7 @@ class Ask:
         return Provenance(
             artifact=artifact.id,
             digest=artifact.manifest.digest,
-            signature=self.lane.name,
+            signature=self.signature,
             seed=self.seed,
             index=self.first_index + position,
             label=self.label_of(position),

@@ -154,7 +154,7 @@ def _document(ask: Ask, outputs: Arrays) -> dict[str, Any]:
     return {
         "model": lane.artifact.id,
         "digest": lane.artifact.manifest.digest,
-        "signature": lane.name,
+        "signature": ask.signature,
         "seed": ask.seed if ask.seeded else None,
         "reproducibility": lane.level,
         "samples": list(_samples(ask, outputs)),

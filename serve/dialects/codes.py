@@ -5,7 +5,7 @@ ERRORS = {
     " malformed_sound, n_out_of_range, n_over_burst, seed_out_of_range,"
     " first_index_out_of_range, frames_out_of_range, frame_duration_out_of_range,"
     " label_out_of_range, label_count, label_not_supported, format_needs_one_sample,"
-    " format_needs_image, format_needs_sound, format_needs_text, format_needs_seed,"
+    " format_needs_image, format_needs_sound, format_needs_text,"
     " signature_needs_input, unknown_setting, setting_out_of_range, stop_not_supported,"
     " stop_out_of_range, unknown_input, unknown_output, malformed_input, inputs_count,"
     " unknown_characters, text_too_long, input_too_long, end_missing, ends_twice, no_effect,"

@@ -19,12 +19,12 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from aigc.artifact import codecs
+from aigc.artifact import codecs, latents
 from aigc.artifact.codecs import Provenance
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
-from serve.dialects import texts
+from serve.dialects import given, texts
 from serve.dialects.fields import of_seed
 from serve.dialects.native import API
 from serve.http import (
@@ -129,14 +129,13 @@ class InterpolationApi:
             request = decode(self._decoder, body, INTERPOLATE)
             as_lines = texts.wants_lines(scope["headers"])
             if request.from_text is not None or request.to_text is not None:
-                found = await self._between_texts(request, call)
-                return _answer(self._sampler, found, as_lines)
+                ask, outputs = await self._between_texts(request, call)
+                return _answer(self._sampler, ask, outputs, as_lines)
             start, stop = self.check(request)
             call.metrics = start.lane.metrics
             outputs = await between(self._sampler, call, start, stop, request.frames)
             if start.lane.image is None:
-                found = texts.Written(lane=start.lane, outputs=outputs)
-                return _answer(self._sampler, found, as_lines)
+                return _answer(self._sampler, start, outputs, as_lines)
             pixels = outputs[PIXELS]
             headers = [*self._sampler.signed(start), (b"x-aigc-to-seed", b"%d" % stop.seed)]
             answer = partial(encode, request, start, stop, pixels, headers)
@@ -180,8 +179,20 @@ class InterpolationApi:
             message = f"frames must be in [2, {most}] for {lane.artifact.id}, got {request.frames}"
             raise HTTPError(400, "frames_out_of_range", message, param="frames")
 
-    async def _between_texts(self, request: InterpolationRequest, call: Call) -> texts.Written:
+    async def _between_texts(self, request: InterpolationRequest, call: Call) -> tuple[Ask, Arrays]:
         """The frames between two texts. Raises HTTPError 400, 404, 429 or 503."""
+        encode, decode, inputs = self._check_texts(request)
+        call.metrics = decode.lane.metrics
+        await self._sampler.pay(decode.n, decode.lane, call)
+        _, (start, stop) = await given.encoded(self._sampler, encode, inputs, call)
+        codes = latents.slerp(start, stop, np.linspace(0, 1, decode.n))
+        return await given.decoded(self._sampler, decode, codes, call)
+
+    def _check_texts(self, request: InterpolationRequest) -> tuple[Ask, Ask, given.Inputs]:
+        """What encodes both texts, what decodes the frames, and the texts.
+
+        Raises HTTPError 400 or 404.
+        """
         if request.from_text is None or request.to_text is None:
             raise _one_end("from_text", "to_text")
         if request.from_seed is not None or request.to_seed is not None:
@@ -190,23 +201,36 @@ class InterpolationApi:
         if request.format is not None:
             message = f"texts are sent as JSON or lines, not {request.format}"
             raise HTTPError(400, "format_needs_image", message, param="format")
-        lane = self._sampler.lane(request.model, texts.DECODE)
-        self._check_frames(request, lane)
-        await self._sampler.pay(request.frames, lane, call)
+        if request.index:
+            message = "index has no effect: it is within a seed, and texts are given"
+            raise HTTPError(400, "no_effect", message, param="index")
+        self._check_frames(request, self._sampler.lane(request.model, given.DECODE))
         first, last = _labels(request)
-        if (first is None) != (last is None):
-            raise HTTPError(400, "label_count", "label must be of both ends", param="label")
-        ends = [] if first is None or last is None else [first, last]
-        given = texts.Given(texts=(request.from_text, request.to_text), label=ends or None)
-        codes = await texts.encode(self._sampler, request.model, given, call)
-        near = np.linspace(0, 1, request.frames) < 0.5
-        every = replace(
-            given,
-            label=[ends[0] if each else ends[1] for each in near.tolist()] if ends else None,
-            settings=request.settings or {},
+        ends = every = None
+        if first is not None and last is not None:
+            ends = [first, last]
+            near = np.linspace(0, 1, request.frames) < 0.5
+            every = [first if each else last for each in near.tolist()]
+        encode = self._sampler.ask(
+            model=request.model, signature=given.ENCODE, n=2, label=ends, given=True
         )
-        frames = texts.between(codes[0], codes[1], request.frames)
-        return await texts.decode(self._sampler, request.model, frames, every, call)
+        decode = self._sampler.ask(
+            model=request.model,
+            signature=given.DECODE,
+            n=request.frames,
+            label=every,
+            settings=request.settings,
+            given=True,
+        )
+        inputs: given.Inputs = {_text_input(encode.lane): [request.from_text, request.to_text]}
+        given.check_inputs(encode, inputs)
+        given.check_decoding(decode)
+        return encode, decode, inputs
+
+
+def _text_input(lane: SignatureLane) -> str:
+    """The input of a lane that is a text; its usual name if there is none."""
+    return next((spec.name for spec in lane.spec.inputs if spec.kind == "text"), "text")
 
 
 def _labels(request: InterpolationRequest) -> tuple[int | None, int | None]:
@@ -219,17 +243,18 @@ def _one_end(start: str, stop: str) -> HTTPError:
     return HTTPError(400, "end_missing", message, param=stop)
 
 
-def _answer(sampler: Sampler, found: texts.Written, as_lines: bool) -> Response:
-    lane, manifest = found.lane, found.lane.artifact.manifest
-    headers = [*sampler.model_headers(lane), NO_STORE]
+def _answer(sampler: Sampler, ask: Ask, outputs: Arrays, as_lines: bool) -> Response:
+    manifest = ask.lane.artifact.manifest
+    headers = [*sampler.model_headers(ask.lane), NO_STORE]
+    found = texts.of_ask(ask, outputs)
     if as_lines:
-        return texts.lines(found.texts(), headers)
+        return texts.lines(found, headers)
     body = InterpolatedTexts(
         model=manifest.id,
         digest=manifest.digest,
-        signature=lane.name,
-        reproducibility=lane.level,
-        texts=found.texts(),
+        signature=ask.lane.name,
+        reproducibility=ask.lane.level,
+        texts=found,
     )
     return json_response(msgspec.to_builtins(body), headers)
 

@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from aigc.artifact.intake import MAX_PIXELS
 from aigc.artifact.manifest import Reproducibility, Signature
 from serve.ask import Ask
 from serve.batching import Arrays
@@ -33,7 +32,22 @@ from serve.dialects.answers import (
     wanted,
 )
 from serve.dialects.fields import of_seed
-from serve.dialects.given import MULTIPART, Inputs, document, no_effect, num_given, with_inputs
+from serve.dialects.given import (
+    DECODE,
+    ENCODE,
+    MULTIPART,
+    RECONSTRUCT,
+    TRANSLATE,
+    Inputs,
+    check_decoding,
+    check_inputs,
+    decoded,
+    document,
+    encoded,
+    is_composed,
+    made_from,
+    num_given,
+)
 from serve.hosting import Hosted
 from serve.http import (
     NO_STORE,
@@ -85,7 +99,9 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = None
     first_index: Annotated[
         int,
-        of_seed("Index of the first sample within the seed."),
+        of_seed(
+            "Index of the first sample within the seed; where nothing is drawn, only a number."
+        ),
     ] = 0
     label: Annotated[
         int | list[int] | None,
@@ -239,37 +255,31 @@ class NativeApi:
 
     async def _of_inputs(self, request: SampleRequest, inputs: Inputs, call: Call) -> Response:
         """What a signature makes of what is given. Raises HTTPError 400, 404, 429 or 503."""
-        n = num_given(inputs, request.n)
-        signature = request.signature or texts.TRANSLATE
-        if texts.is_composed(self._sampler.find(request.model), signature):
+        n, signature = num_given(inputs, request.n), request.signature or TRANSLATE
+        request = msgspec.structs.replace(request, n=n, signature=signature)
+        if is_composed(self._sampler.find(request.model), signature):
             return await self._reconstructed(request, inputs, n, call)
-        ask = self.check(
-            msgspec.structs.replace(request, n=n, signature=signature),
-            call.seed(request.seed),
-            True,
-        )
+        ask = self.check(request, call.seed(request.seed), True)
+        check_inputs(ask, inputs, request.seed is not None)
         call.metrics = ask.lane.metrics
-        read = partial(with_inputs, ask, inputs, request.seed is not None)
-        ask, arrays = await self._sampler.read(ask.n, ask.lane, call, MAX_PIXELS, read)
-        outputs = await self._sampler.infer(ask.lane, arrays, call)
+        ask, outputs = await made_from(self._sampler, ask, inputs, call)
         return await self._answer(ask, request, outputs)
 
     async def _reconstructed(
         self, request: SampleRequest, inputs: Inputs, n: int, call: Call
     ) -> Response:
-        """Texts that were encoded and decoded again, by two signatures."""
-        if request.seed is not None:
-            raise no_effect()
-        self._sampler.check_n(n, self._sampler.lane(request.model, texts.ENCODE))
-        given = texts.given(inputs, request, n)
-        found = await texts.reconstruct(self._sampler, request.model, given, call)
-        headers = [*self._sampler.model_headers(found.lane), NO_STORE]
-        if request.format == "txt":
-            return texts.lines(found.texts(), headers)
-        if request.format != "json":
-            message = f"texts that are reconstructed are sent as json or txt, not {request.format}"
-            raise HTTPError(400, "format_needs_seed", message, param="format")
-        return json_response(found.document(texts.RECONSTRUCT), headers)
+        """What is encoded and decoded again, by two signatures."""
+        encode = self._sampler.ask(
+            model=request.model, signature=ENCODE, n=n, label=request.label, given=True
+        )
+        ask = self.check(msgspec.structs.replace(request, signature=DECODE), None, True)
+        check_inputs(encode, inputs, request.seed is not None)
+        check_decoding(ask)
+        call.metrics = ask.lane.metrics
+        encode, codes = await encoded(self._sampler, encode, inputs, call)
+        ask, outputs = await decoded(self._sampler, ask, codes, call)
+        ask = dataclasses.replace(ask, given=encode.given, composed=RECONSTRUCT)
+        return await self._answer(ask, request, outputs)
 
     def check(self, request: SampleRequest, seed: int | None, given: bool = False) -> Ask:
         """Raise HTTPError 400 or 404 with a stable code, or return what is to be done."""

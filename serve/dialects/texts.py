@@ -5,30 +5,24 @@ rows = tokens(spec, ["seven"], "prompt")    # HTTPError 400 for what cannot be o
 texts = read(spec, rows, stop)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact import TensorSpec, latents
+from aigc.artifact import TensorSpec
 from aigc.artifact.contract import Arrays
 from aigc.artifact.vocabulary import END, Vocabulary
-from serve.ask import Ask, check_label, check_settings
-from serve.call import Call
-from serve.hosting import Hosted
+from serve.ask import Ask
 from serve.http import Headers, HTTPError, Response
 from serve.lane import SignatureLane
-from serve.sampling import Sampler
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 64
 
 LINES = b"text/plain; charset=utf-8"
-
-ENCODE, DECODE, RECONSTRUCT, TRANSLATE = "encode", "decode", "reconstruct", "translate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,182 +159,3 @@ def of_ask(ask: Ask, outputs: Arrays) -> list[str]:
     spec = text_of(ask.lane)
     assert spec is not None
     return read(spec, outputs[spec.name], ask.until if isinstance(ask.until, Stop) else None)
-
-
-class Request(Protocol):
-    """What there may be beside texts in a request."""
-
-    @property
-    def label(self) -> int | list[int] | None: ...
-    @property
-    def settings(self) -> dict[str, float] | None: ...
-    @property
-    def stop(self) -> str | list[str] | None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What a signature is to be run on."""
-
-    name: str = ""
-    """Of the input; empty for the one that there is."""
-    texts: Sequence[str]
-    label: int | list[int] | None = None
-    settings: Mapping[str, float] = field(default_factory=dict)
-    stop: str | Sequence[str] | None = None
-
-
-def given(inputs: Mapping[str, Any], request: Request, n: int) -> Given:
-    """The texts of a request, one for all `n` or a list of them. Raises HTTPError 400 unless they
-    are those of one input."""
-    if len(inputs) != 1:
-        message = f"inputs must name one input, got {len(inputs)}: {', '.join(inputs)[:100]}"
-        raise HTTPError(400, "inputs_count", message, param="inputs")
-    ((name, found),) = inputs.items()
-    texts = [found] * n if isinstance(found, str) else found
-    if not all(isinstance(text, str) for text in texts):
-        message = f"input {name[:60]!r} must be texts"
-        raise HTTPError(400, "malformed_input", message, param="inputs")
-    return Given(
-        name=name,
-        texts=texts,
-        label=request.label,
-        settings=request.settings or {},
-        stop=request.stop,
-    )
-
-
-def is_composed(hosted: Hosted, signature: str) -> bool:
-    """Whether a signature is two of a model's: it encodes, then decodes."""
-    lanes = hosted.lanes
-    return signature == RECONSTRUCT and signature not in lanes and lanes.keys() >= {ENCODE, DECODE}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """What came of it."""
-
-    lane: SignatureLane
-    outputs: Arrays
-    stop: Stop | None = None
-
-    def texts(self) -> list[str]:
-        """Raises HTTPError 400 if there are none."""
-        spec = text_of(self.lane)
-        if spec is None:
-            message = f"signature {self.lane.name!r} of {self.lane.artifact.id} gives no text"
-            raise HTTPError(400, "format_needs_text", message, param="format")
-        return read(spec, self.outputs[spec.name], self.stop)
-
-    def document(self, signature: str) -> dict[str, Any]:
-        """The body of the native dialect's SampleResponse, its numbers still arrays."""
-        manifest = self.lane.artifact.manifest
-        if text_of(self.lane) is not None:
-            samples = [{"index": i, "text": text} for i, text in enumerate(self.texts())]
-        else:
-            n = len(next(iter(self.outputs.values())))
-            samples = [
-                {"index": i, "outputs": {k: v[i].copy() for k, v in self.outputs.items()}}
-                for i in range(n)
-            ]
-        return {
-            "model": manifest.id,
-            "digest": manifest.digest,
-            "signature": signature,
-            "seed": None,
-            "reproducibility": self.lane.level,
-            "samples": samples,
-        }
-
-
-async def reconstruct(sampler: Sampler, model: str, given: Given, call: Call) -> Written:
-    """Encode texts and decode them. Raises HTTPError 400, 404, 429 or 503."""
-    codes = await encode(sampler, model, given, call)
-    return await decode(sampler, model, codes, given, call)
-
-
-async def encode(sampler: Sampler, model: str, given: Given, call: Call) -> NDArray[np.float32]:
-    """(N, latent) what the model makes of texts: the means of its posterior."""
-    lane = sampler.lane(model, ENCODE)
-    outputs = await _infer(sampler, lane, _without_writing(given), call)
-    return outputs[lane.spec.outputs[0].name]
-
-
-def _without_writing(given: Given) -> Given:
-    return Given(name=given.name, texts=given.texts, label=given.label)
-
-
-async def _infer(sampler: Sampler, lane: SignatureLane, given: Given, call: Call) -> Arrays:
-    call.metrics = lane.metrics
-    specs = [spec for spec in lane.spec.inputs if spec.kind == "text"]
-    spec = next((spec for spec in specs if given.name in ("", spec.name)), None)
-    if spec is None:
-        known = ", ".join(spec.name for spec in specs) or "none"
-        message = (
-            f"signature {lane.name!r} of {lane.artifact.id} takes no text {given.name[:60]!r}, it"
-            f" takes: {known}"
-        )
-        raise HTTPError(400, "unknown_input", message, param="inputs")
-    sampler.check_n(len(given.texts), lane)
-
-    def read_all() -> Arrays:
-        rows = tokens(spec, given.texts, spec.name)
-        return completed(lane, {spec.name: rows}, given)
-
-    n = len(given.texts)
-    return await sampler.infer(
-        lane, await sampler.read(n, lane, call, work(given.texts), read_all), call
-    )
-
-
-async def decode(
-    sampler: Sampler,
-    model: str,
-    codes: NDArray[np.float32],
-    given: Given,
-    call: Call,
-) -> Written:
-    """The texts of latents, (N, latent)."""
-    lane = sampler.lane(model, DECODE)
-    call.metrics = lane.metrics
-    sampler.check_n(len(codes), lane)
-    stop = check_stop(given.stop, lane)
-    spec = next(spec for spec in lane.spec.inputs if spec.kind == "vector")
-    if codes.shape[1:] != spec.shape:
-        message = (
-            f"signature {DECODE!r} of {lane.artifact.id} takes {spec.name} {list(spec.shape)},"
-            f" {ENCODE!r} gives {list(codes.shape[1:])}"
-        )
-        raise HTTPError(400, "signature_needs_input", message, param="signature")
-    inputs = completed(lane, {spec.name: codes}, given)
-    return Written(lane=lane, outputs=await sampler.infer(lane, inputs, call), stop=stop)
-
-
-def completed(lane: SignatureLane, inputs: Arrays, given: Given) -> Arrays:
-    """The inputs with label and settings. Raises HTTPError 400 for what is missing or wrong."""
-    n = len(next(iter(inputs.values())))
-    check_label(given.label, n, lane)
-    check_settings(given.settings, lane)
-    found: dict[str, NDArray[Any]] = dict(inputs)
-    for spec in lane.spec.inputs:
-        if spec.name in found:
-            continue
-        if spec.kind == "label" and given.label is not None:
-            found[spec.name] = np.broadcast_to(np.array(given.label, np.int64), (n,)).copy()
-        elif spec.kind == "setting" and spec.default is not None:
-            value = given.settings.get(spec.name, spec.default)
-            found[spec.name] = np.full(n, value, spec.dtype)
-        else:
-            message = (
-                f"signature {lane.name!r} of {lane.artifact.id} needs {spec.name} beside"
-                f" {', '.join(inputs)}: nothing is drawn for it"
-            )
-            raise HTTPError(400, "signature_needs_input", message, param=spec.name)
-    return found
-
-
-def between(
-    start: NDArray[np.float32], stop: NDArray[np.float32], frames: int
-) -> NDArray[np.float32]:
-    """(frames, latent) from one latent to another along the sphere, both included."""
-    return latents.slerp(start, stop, np.linspace(0, 1, frames))

@@ -204,15 +204,22 @@ def test_all_that_draws_is_paid_exactly_once(
             {"model": "tiny", "signature": "encode", "inputs": {"image": "bm9uZQ=="}, "n": 15},
         ),
         ("/v1/samples", {"model": "words", "signature": "encode", "inputs": {"text": ["Z"] * 15}}),
-        ("/v1/samples", {"model": "moods", "signature": "encode", "inputs": {"text": ["a"] * 15}}),
+        (
+            "/v1/samples",
+            {"model": "words", "signature": "reconstruct", "inputs": {"text": ["Z"] * 15}},
+        ),
+        (
+            "/v1/interpolate",
+            {"model": "words", "from_text": "a", "to_text": "Z", "frames": 15},
+        ),
         ("/v1/completions", {"model": "words", "prompt": "Z", "n": 15}),
         ("/v1/completions", {"model": "words", "prompt": "ab", "n": 15, "max_tokens": 23}),
     ],
 )
 def test_what_is_given_is_paid_for_before_it_is_read_and_given_back_if_it_cannot_be(
-    path: str, body: dict[str, Any], make: Make, store: Path, words: str, moods: str
+    path: str, body: dict[str, Any], make: Make, store: Path, words: str
 ) -> None:
-    with running(make, f"{store}/tiny@1", words, moods) as client:
+    with running(make, f"{store}/tiny@1", words) as client:
         for _ in range(3):
             answer = client.request("POST", path, json=body, headers=bearer(ALICE))
             assert answer.status_code == 400, answer.text

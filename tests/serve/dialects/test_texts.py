@@ -1,5 +1,7 @@
 """Texts in the native dialect: drawn, encoded, reconstructed, and from one to another."""
 
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,64 @@ def test_texts_are_reconstructed(client: Client, artifact: Artifact) -> None:
     assert [sample["text"] for sample in short["samples"]] == artifact.texts("decode", most)
 
 
+def test_what_is_reconstructed_has_every_format_of_texts(
+    client: Client, artifact: Artifact
+) -> None:
+    fields: dict[str, Any] = {"signature": "reconstruct", "inputs": {"text": ["abba", "jeb"]}}
+    body = ask(client, **fields, first_index=5, outputs=["text"]).json()
+    assert (body["signature"], body["seed"]) == ("reconstruct", None)
+    assert body["settings"] == {"max_tokens": WORDS_LENGTH}
+    assert [sample["index"] for sample in body["samples"]] == [5, 6]
+    lines = ask(client, **fields, first_index=5, format="ndjson")
+    assert [json.loads(line) for line in lines.iter_lines()] == body["samples"]
+    tokens = np.load(io.BytesIO(ask(client, **fields, format="npy").content))
+    found = artifact.vocabulary("decode").texts(tokens)
+    assert found == [sample["text"] for sample in body["samples"]]
+
+
+AGAIN: dict[str, Any] = {"signature": "reconstruct", "inputs": {"text": ["abba", "jeb"]}}
+BETWEEN: dict[str, Any] = {"from_text": "abba", "to_text": "jeb", "frames": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong", "code"),
+    [
+        (AGAIN, {"settings": {"max_tokens": 25}}, "setting_out_of_range"),
+        (AGAIN, {"settings": {"temperature": 1}}, "unknown_setting"),
+        (AGAIN, {"label": [0, 0]}, "label_not_supported"),
+        (AGAIN, {"format": "grid"}, "format_needs_image"),
+        (AGAIN, {"outputs": ["smell"]}, "unknown_output"),
+        (AGAIN, {"stop": "a" * 65}, "stop_out_of_range"),
+        (AGAIN, {"first_index": -1}, "first_index_out_of_range"),
+        (AGAIN, {"seed": 1}, "no_effect"),
+        (AGAIN, {"inputs": {"tex": ["abba"]}}, "unknown_input"),
+        (AGAIN, {"n": 51, "inputs": {"text": "abba"}}, "n_out_of_range"),
+        (BETWEEN, {"settings": {"max_tokens": 25}}, "setting_out_of_range"),
+        (BETWEEN, {"settings": {"temperature": 1}}, "unknown_setting"),
+        (BETWEEN, {"label": [0, 0]}, "label_not_supported"),
+        (BETWEEN, {"format": "png"}, "format_needs_image"),
+        (BETWEEN, {"index": 1}, "no_effect"),
+        (BETWEEN, {"frames": 51}, "frames_out_of_range"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_is_encoded(
+    client: Client, fields: dict[str, Any], wrong: dict[str, Any], code: str
+) -> None:
+    path = "/v1/samples" if fields is AGAIN else "/v1/interpolate"
+
+    def encoded() -> float:
+        labels = {"model": "words", "version": "1", "signature": "encode"}
+        found = client.replica._metrics.registry.get_sample_value("aigc_samples_total", labels)
+        return found or 0.0
+
+    before = encoded()
+    answer = ask(client, path, **{**fields, **wrong})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+    assert encoded() == before
+    assert ask(client, path, **fields).status_code == 200
+    assert encoded() == before + 2
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "message"),
     [
@@ -220,11 +280,6 @@ def test_texts_are_reconstructed(client: Client, artifact: Artifact) -> None:
         ({"inputs": {}}, "inputs_count", "at least one input"),
         ({"inputs": {"text": ["a"]}, "seed": 1}, "no_effect", "seed has no effect"),
         ({"inputs": {"text": ["a"]}, "label": 1}, "label_not_supported", "takes no label"),
-        (
-            {"inputs": {"text": ["a"]}, "signature": "reconstruct", "format": "npy"},
-            "format_needs_seed",
-            "json or txt",
-        ),
         ({"inputs": {"text": ["a"]}, "signature": "sample"}, "unknown_input", "it takes: none"),
         (
             {"inputs": {"text": ["a"]}, "model": "tiny", "signature": "reconstruct"},
@@ -307,6 +362,7 @@ def test_a_class_changes_half_way(client: Client) -> None:
         ({"from_text": "a", "to_text": "b", "label": 1}, "label_not_supported"),
         ({"from_seed": 1, "to_seed": 2, "format": "gif"}, "format_needs_image"),
         ({"from_text": "a", "to_text": "b", "model": "tiny"}, "unknown_signature"),
+        ({"from_text": "a", "to_text": "b", "index": 1}, "no_effect"),
         ({"from_text": "a", "to_text": "b", "model": "moods"}, "signature_needs_input"),
     ],
 )
