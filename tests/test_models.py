@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -25,7 +25,15 @@ from aigc.dryrun import describe
 from aigc.export import example
 from aigc.feed import tensors
 from aigc.model import Batch, Export, GenerativeModel, Phase
-from aigc.models import conv_vae, dcgan, fc_gan, fc_vae
+from aigc.models import (
+    audio_vae,
+    conv_vae,
+    dcgan,
+    fc_gan,
+    fc_vae,
+    multimodal_vae,
+    spectrogram_gan,
+)
 from aigc.noise import Noise
 from aigc.stepped import Stepped
 
@@ -432,6 +440,10 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: data.load(DataConfig(source="ring"), fc_gan.Config()),
         r"points of shape \(2,\).*take fc_gan:ring",
+    ),
+    *(
+        (partial(model.Config, momentum=1.0), r"momentum must be in \[0, 1\), got 1")
+        for model in (audio_vae, multimodal_vae, spectrogram_gan)
     ),
 ]
 

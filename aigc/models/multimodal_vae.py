@@ -31,7 +31,7 @@ from aigc.layers import Dense, Upsampler, check_positive, upsampling_base
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
 from aigc.signature import latent_spec, optional_specs, part_spec
-from aigc.spectrogram import STFT, GriffinLim
+from aigc.spectrogram import STFT, GriffinLim, check_griffin_lim
 
 IMAGE: Final = "image"
 TEXT: Final = "text"
@@ -123,8 +123,9 @@ class Config(ModelConfig):
         for name in ("components", "flow_layers", "flow_width", "hidden"):
             require(getattr(self, name) > 0, f"{name} must be > 0, got {getattr(self, name)}")
         weights = ("beta", "image_weight", "text_weight", "audio_weight")
-        for name in (*weights, "jitter", "shift", "iterations", "momentum"):
+        for name in (*weights, "jitter", "shift"):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
+        check_griffin_lim(self.iterations, self.momentum)
         frames, halvings = self.stft.frames, len(self.audio_widths) - 1
         require(
             halvings >= SEEN and frames % 2**halvings == 0 and frames % (2**SEEN * POOLED) == 0,
