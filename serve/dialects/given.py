@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
@@ -198,7 +199,8 @@ def _file(name: str, value: Any) -> bytes:
 def document(body: bytes, content_type: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
     """A form as the JSON of the same request: its `fields` by name, and all else below `inputs`.
 
-    `outputs` may come several times, or joined by commas. Raises HTTPError 400.
+    `outputs` may come several times, or joined by commas; `settings` are JSON themselves. Raises
+    HTTPError 400.
     """
     found: dict[str, Any] = {}
     inputs: dict[str, str] = {}
@@ -212,6 +214,8 @@ def document(body: bytes, content_type: bytes, fields: tuple[str, ...]) -> dict[
             found.setdefault(name, []).extend(value.split(","))
         elif name in found or name in inputs:
             raise ValueError(f"{name[:60]!r} comes twice")
+        elif name == "settings":
+            found[name] = _settings(value)
         else:
             (found if name in fields else inputs)[name] = value
 
@@ -230,3 +234,10 @@ def document(body: bytes, content_type: bytes, fields: tuple[str, ...]) -> dict[
         message = f"the form cannot be read: {error}"
         raise HTTPError(400, "malformed_body", message) from None
     return {**found, **({"inputs": inputs} if inputs else {})}
+
+
+def _settings(value: str) -> dict[str, float]:
+    try:
+        return msgspec.json.decode(value, type=dict[str, float])
+    except msgspec.DecodeError as error:
+        raise ValueError(f'settings must be JSON, as {{"temperature": 0.5}}: {error}') from None

@@ -111,7 +111,10 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = None
     settings: Annotated[
         dict[str, float] | None,
-        Meta(description="What the signature lets a caller choose, by name: see /v1/models."),
+        Meta(
+            description="What the signature lets a caller choose, by name: see /v1/models. In a"
+            " form, one field of JSON."
+        ),
     ] = None
     stop: Annotated[
         str | list[str] | None,

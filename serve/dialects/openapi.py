@@ -207,7 +207,8 @@ def _samples(model: str) -> dict[str, Any]:
         "application/octet-stream": _BINARY,
     }
     request = _json_body("SampleRequest", example)
-    request["multipart/form-data"] = {"schema": _ref("SampleRequest")}
+    as_json = {"settings": {"contentType": "application/json"}}
+    request["multipart/form-data"] = {"schema": _ref("SampleRequest"), "encoding": as_json}
     said = "The samples, in the format asked for."
     return _post("createSamples", "Samples of a seed", "samples", request, said, answers, _HEADERS)
 

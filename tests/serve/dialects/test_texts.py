@@ -85,6 +85,43 @@ def test_settings_are_those_of_the_request(client: Client, artifact: Artifact) -
         assert body["settings"].items() >= settings.items()
 
 
+def of_form(client: Client, **fields: str) -> httpx.Response:
+    parts = {name: (None, value) for name, value in {"model": "words", **fields}.items()}
+    return client.request("POST", "/v1/samples", files=parts)
+
+
+def test_a_form_has_settings_as_json(client: Client, artifact: Artifact) -> None:
+    settings = {"temperature": 0.5, "max_tokens": 3}
+    answer = of_form(client, n="6", seed="1", settings=json.dumps(settings))
+    assert answer.json() == ask(client, n=6, seed=1, settings=settings).json()
+    again = {"signature": "reconstruct", "stop": "b", "settings": '{"max_tokens": 2}'}
+    answer = of_form(client, text="abba", **again)
+    same = {**again, "settings": {"max_tokens": 2}}
+    assert answer.json() == ask(client, inputs={"text": "abba"}, **same).json()
+    assert answer.json()["settings"] == {"max_tokens": 2}
+    operation = client.get("/openapi.json").json()["paths"]["/v1/samples"]["post"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]
+    assert form["encoding"] == {"settings": {"contentType": "application/json"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "message"),
+    [
+        ("temperature=0.5", "malformed_body", "settings must be JSON, as"),
+        ("[0.5]", "malformed_body", "Expected `object`, got `array`"),
+        ('{"top_k": "3"}', "malformed_body", "Expected `float`, got `str`"),
+        ('{"a":' * 5000, "malformed_body", "Expected `float`, got `object`"),
+        ('{"temperature": -1}', "setting_out_of_range", "temperature must be"),
+    ],
+)
+def test_settings_of_a_form_are_checked(
+    client: Client, settings: str, code: str, message: str
+) -> None:
+    error = of_form(client, settings=settings).json()["error"]
+    assert error["code"] == code
+    assert message in error["message"]
+
+
 def test_a_text_ends_before_what_stops_it(client: Client, artifact: Artifact) -> None:
     whole = drawn(artifact, seed=7, n=30)
     for stop in ("j", ["feb", "b ", "ag"], ["be"]):
