@@ -45,7 +45,8 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
         Parameters | None,
         Meta(
             description="seed, n, first_index and label name the samples where no latent is given."
-            " Settings of the model, such as temperature, may stand beside them; stop ends texts."
+            " Settings of the model, such as temperature, may stand beside them; stop, one string,"
+            " ends texts."
             " binary_data_output: whether outputs that do not say follow the JSON as bytes."
         ),
     ] = None

@@ -211,6 +211,10 @@ def test_plain_json(served: Listening, artifact: Artifact) -> None:
     answer = httpx.post(f"{served.url}/v2/models/words:encode/infer", json=body)
     assert answer.status_code == 400
     assert "Expected `str`, got `int`" in answer.json()["error"]
+    several = {"parameters": {"stop": ["a", "b"]}}
+    answer = httpx.post(f"{served.url}/v2/models/words/infer", json=several)
+    assert answer.status_code == 400
+    assert "got `array` - at `$.parameters[...]`" in answer.json()["error"]
 
 
 def test_typed_contents(grpc_address: str, artifact: Artifact) -> None:
