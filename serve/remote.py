@@ -23,7 +23,7 @@ from aigc.artifact import ArtifactError, Manifest
 from aigc.artifact.contract import Arrays, Contract
 from aigc.artifact.manifest import Level, Reproducibility
 from serve.batching import DeadlineError, OverloadedError
-from serve.fair import Until
+from serve.fair import Outcome, Until
 from serve.hosting import Hosted
 from serve.lane import Choices, SignatureLane
 from serve.metrics import LaneMetrics, Metrics
@@ -152,6 +152,9 @@ class RemotePool:
         With `hear` it is told of while it goes on, and again from the start by another replica when
         the first one dies; there are no outputs then.
 
+        What is told of has begun: once each sample has, the deadline was met, as in a batcher, and
+        the rest may take its time. Without `hear` nobody knows, and all must be there by then.
+
         Raises OverloadedError, DeadlineError and ClosedError as a batcher does, UnavailableError if
         no replica has the model or stays alive, and what the work itself raised.
         """
@@ -160,22 +163,39 @@ class RemotePool:
         seconds = LONGEST_S if deadline_s is None else deadline_s - time.monotonic()
         if seconds <= 0:
             raise DeadlineError(work.n)
+        begun: set[int] = set()
+
+        def left_s() -> float | None:
+            if deadline_s is None or len(begun) == work.n:
+                return None
+            return max(0.0, deadline_s - time.monotonic())
+
         self.outstanding += work.n
         try:
-            async with asyncio.timeout(seconds):
-                return await self._insist(lambda: self._once(work, deadline_s, hear))
+            async with asyncio.timeout(seconds) as limit:
+
+                def heard(position: int, outcome: Outcome) -> None:
+                    assert hear is not None
+                    if position not in begun:
+                        begun.add(position)
+                        if len(begun) == work.n:
+                            limit.reschedule(asyncio.get_running_loop().time() + LONGEST_S)
+                    hear(position, outcome)
+
+                told = heard if hear is not None else None
+                return await self._insist(lambda: self._once(work, left_s, told))
         except TimeoutError:
             raise DeadlineError(work.n) from None
         finally:
             self.outstanding -= work.n
 
-    async def _once(self, work: Work, deadline_s: float | None, hear: Hear | None) -> Done:
+    async def _once(
+        self, work: Work, left_s: Callable[[], float | None], hear: Hear | None
+    ) -> Done:
         """By one replica, as soon as it hosts the model."""
         patience_s = time.monotonic() + TAKE_UP_S
         while True:
-            if deadline_s is not None:
-                work = replace(work, seconds=max(0.0, deadline_s - time.monotonic()))
-            answer = await self._answer(work, hear)
+            answer = await self._answer(replace(work, seconds=left_s()), hear)
             if isinstance(answer, Done):
                 return answer
             if answer.reason == "overloaded":

@@ -232,25 +232,25 @@ def compare(both: Both, path: str, options: dict[str, Any]) -> None:
         assert not both.beside.works, "what is wrong is refused where it is asked"
 
 
-def slow_down(both: Both) -> None:
+def slow_down(worker: Worker, step_s: float = 0.005) -> None:
     """Else all has come before the first part was sent."""
-    models = both.worker._models
+    models = worker._models
     assert models is not None
     lane = next(one for one in models.all if one.id == "words@1").lanes["sample"]
     assert isinstance(lane, SteppedLane)
     run = lane._writing._run
 
     def slowly(feeds: Any) -> Any:
-        time.sleep(0.005)
+        time.sleep(step_s)
         return run(feeds)
 
     lane._writing._run = slowly
 
 
-def streamed(client: Client) -> dict[int, str]:
+def streamed(client: Client, **headers: str) -> dict[int, str]:
     """Four completions by their index, from a stream."""
     fields = text(prompt="be", n=4, stop="aa", stream=True)
-    answer = client.request("POST", "/v1/completions", **fields)
+    answer = client.request("POST", "/v1/completions", headers=headers, **fields)
     assert answer.headers["x-aigc-model"] == "words@1"
     events = [e.removeprefix("data: ") for e in answer.text.split("\n\n")[:-1]]
     assert events.pop() == "[DONE]"
@@ -266,7 +266,7 @@ def streamed(client: Client) -> dict[int, str]:
 
 
 def test_a_stream_from_another_pool_is_the_same_text_in_parts(with_words: Both) -> None:
-    slow_down(with_words)
+    slow_down(with_words.worker)
     here = streamed(with_words.local)
     assert streamed(with_words.remote) == here
     assert with_words.beside.works[0].until is not None
@@ -278,10 +278,43 @@ def test_a_stream_from_another_pool_is_the_same_text_in_parts(with_words: Both) 
 
 @pytest.mark.parametrize("after", [1, 3, 8])
 def test_a_stream_whose_replica_dies_goes_on_with_another(after: int, with_words: Both) -> None:
-    slow_down(with_words)
+    slow_down(with_words.worker)
     with_words.beside.dies_after = after
     assert streamed(with_words.remote) == streamed(with_words.local)
     assert len(with_words.beside.works) == 2
+
+
+def test_a_stream_that_has_begun_in_time_may_end_later(with_words: Both) -> None:
+    whole = streamed(with_words.local)
+    for client, worker in (
+        (with_words.local, with_words.local.replica),
+        (with_words.remote, with_words.worker),
+    ):
+        slow_down(worker, 0.05)
+        began = time.monotonic()
+        assert streamed(client, **{"x-request-timeout": "0.6"}) == whole
+        assert time.monotonic() - began > 0.6
+    with_words.beside.dies_after = 15
+    began = time.monotonic()
+    assert streamed(with_words.remote, **{"x-request-timeout": "0.6"}) == whole
+    assert [work.seconds is None for work in with_words.beside.works[-2:]] == [False, True]
+    assert time.monotonic() - began > 15 * 0.05 + 0.6
+
+
+def test_a_stream_of_which_a_text_has_not_begun_in_time_ends(with_words: Both) -> None:
+    """Four texts of 24 steps fill the batch; the fifth would begin when one of them has ended."""
+    for client, worker in (
+        (with_words.local, with_words.local.replica),
+        (with_words.remote, with_words.worker),
+    ):
+        slow_down(worker, 0.05)
+        headers = {"x-request-timeout": "0.6"}
+        fields = {"json": {"model": "words", "n": 5, "seed": 2, "stream": True}}
+        answer = client.request("POST", "/v1/completions", headers=headers, **fields)
+        *parts, last = answer.text.removesuffix("\n\n").split("\n\n")
+        assert len(parts) > 4
+        assert '"deadline_exceeded"' in last
+        assert worker._batcher.queued == 0
 
 
 def test_refusals_of_a_stream_are_the_same_as_at_home(with_words: Both) -> None:
