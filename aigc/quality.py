@@ -1,6 +1,7 @@
 """Quality during training: how far samples are from real ones, by aigc/metrics/<modality>.py."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class Quality:
 
     def __init__(self, config: TrainConfig, source: Source) -> None:
         self._config, self._source = config, source
-        self._found = False
+        self._found = self._records = False
         self._distance: Distance | None = None
 
     def measure(self, model: GenerativeModel) -> float | None:
@@ -53,6 +54,7 @@ class Quality:
     def _real(self) -> Dataset:
         rows = np.sort(self._source.order(0, 0)[:REAL_ROWS])
         samples, labels = data.gather(self._source, rows.tolist(), "skip")
+        self._records = samples.dtype.names is not None
         return Dataset(
             name=self._source.name,
             samples=samples,
@@ -61,14 +63,23 @@ class Quality:
             sample_rate_hz=getattr(self._source, "sample_rate_hz", 0),
         )
 
-    def _generated(self, model: GenerativeModel, batch: int = 250) -> NDArray[np.float32]:
+    def _generated(self, model: GenerativeModel, batch: int = 250) -> NDArray[Any]:
+        """As the source has them: of several modalities records."""
         starts = range(0, SAMPLES, batch)
-        parts = (generated(model, range(i, i + batch), torch.arange(batch)) for i in starts)
-        return np.concatenate([*parts])
+        parts = [generated(model, range(i, i + batch), torch.arange(batch)) for i in starts]
+        made = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if not self._records:
+            return next(iter(made.values()))
+        rows = np.zeros(
+            SAMPLES, [(name, array.dtype, array.shape[1:]) for name, array in made.items()]
+        )
+        for name, array in made.items():
+            rows[name] = array
+        return rows
 
 
-def generated(model: GenerativeModel, indices: range, turn: Tensor) -> NDArray[np.float32]:
-    """Samples `indices` of seed 0 of a model in eval mode, what is first of them: (n, *shape).
+def generated(model: GenerativeModel, indices: range, turn: Tensor) -> dict[str, NDArray[Any]]:
+    """Samples `indices` of seed 0 of a model in eval mode: (n, *shape) by output.
 
     Classes are `turn`, (n,) int64, modulo their number.
     """
@@ -91,6 +102,8 @@ def generated(model: GenerativeModel, indices: range, turn: Tensor) -> NDArray[n
         inputs.append(torch.from_numpy(drawn).to(like))
     with torch.no_grad():
         made = part.module(*inputs)
-    first: Tensor = made[0] if isinstance(made, tuple) else made
-    images: NDArray[np.float32] = first.float().cpu().numpy()
-    return images
+    outputs = made if isinstance(made, tuple) else (made,)
+    return {
+        spec.name: (value.float() if value.is_floating_point() else value).cpu().numpy()
+        for spec, value in zip(part.signature.outputs, outputs, strict=True)
+    }

@@ -265,7 +265,7 @@ def distributions(config: TrainConfig, state: TrainState, source: Source) -> dic
 def grid(state: TrainState, columns: int = 10, per_row: int = 8) -> np.ndarray:
     """Samples of the averaged model, a column per class: (H, W, C) uint8."""
     n = columns * per_row
-    images = generated(state.served(), range(n), torch.arange(n) % columns)
+    images, *_ = generated(state.served(), range(n), torch.arange(n) % columns).values()
     return codecs.grid(codecs.to_uint8(images, -1, 1), columns)
 
 

@@ -17,6 +17,7 @@ from aigc.models import text_vae
 from aigc.reporter import Since, distributions
 from aigc.run import Run, work
 from aigc.train import Alone, TrainState
+from tests.data.rows import run as rows
 from tests.data.sounds import recordings, run_of
 from tests.test_train import differing, small
 
@@ -63,6 +64,13 @@ def test_quality_of_sounds_is_measured_too(tmp_path: Path) -> None:
     config = replace(
         run_of(recordings(tmp_path / "data")), evaluate_interval=32, report_interval=32
     )
+    values = [report["values"] for report in reports(trained(tmp_path / "run", config))]
+    assert len({found["quality/frechet"] for found in values}) == 2
+    assert all(found["quality/frechet"] > 0 for found in values)
+
+
+def test_quality_of_rows_of_several_things_is_measured_too(tmp_path: Path) -> None:
+    config = rows(tmp_path / "data", missing="text", evaluate_interval=32, report_interval=32)
     values = [report["values"] for report in reports(trained(tmp_path / "run", config))]
     assert len({found["quality/frechet"] for found in values}) == 2
     assert all(found["quality/frechet"] > 0 for found in values)

@@ -70,7 +70,7 @@ def a_row_each(
 
 
 Distance = Callable[[NDArray[Any]], float]
-"""A Fréchet distance of samples, (N, *shape) as a data source has them, to real ones."""
+"""A Fréchet distance of samples, (N, *shape) or records as a data source has them, to real ones."""
 
 
 def distance_to(modality: str) -> Callable[[Dataset], Distance | None] | None:

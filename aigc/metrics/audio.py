@@ -16,7 +16,7 @@ from aigc.metrics import Distance, Metric, a_row_each, first_samples
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
 from aigc.metrics.neighbours import copied, nearest
-from aigc.metrics.sound import diversity, duration_s, harmonicity, log_mel, spectrograms
+from aigc.metrics.sound import diversity, duration_s, harmonicity, log_mel, pooled, spectrograms
 
 QUIETEST = float(np.log(1e-3))
 """What log_mel() gives for silence."""
@@ -51,8 +51,8 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
         *metrics,
         Metric(
             "frechet/log_mel",
-            frechet(_pooled(mel["real"]), _pooled(mel["made"])),
-            frechet(_pooled(mel["real"]), _pooled(mel["test"])),
+            frechet(pooled(mel["real"]), pooled(mel["made"])),
+            frechet(pooled(mel["real"]), pooled(mel["test"])),
             "lower",
         ),
         Metric("diversity/log_mel", spread["made"], spread["test"], "real"),
@@ -119,14 +119,8 @@ def _accuracies(
 def distance(real: Dataset) -> Distance:
     """Fréchet, of log-mel spectra pooled over time."""
     rate_hz = real.sample_rate_hz
-    features = _pooled(log_mel(real.samples[:, 0], rate_hz))
-    return lambda sounds: frechet(features, _pooled(log_mel(sounds[:, 0], rate_hz)))
-
-
-def _pooled(mel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, bands, frames) -> (N, 8 bands): means over eighths of the time."""
-    pooled = mel.reshape(*mel.shape[:2], 8, -1).mean(3).reshape(len(mel), -1)
-    return np.asarray(pooled, np.float32)
+    features = pooled(log_mel(real.samples[:, 0], rate_hz))
+    return lambda sounds: frechet(features, pooled(log_mel(sounds[:, 0], rate_hz)))
 
 
 def _cepstrum(mel: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ the Fréchet distance and the spread within a class stand beside it.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,10 +18,11 @@ from aigc.artifact.codecs import grid, to_uint8
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.data import Dataset
 from aigc.data.paired import MASK
-from aigc.metrics import Metric
+from aigc.metrics import Distance, Metric
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import frechet
-from aigc.metrics.sound import diversity, log_mel
+from aigc.metrics.sound import diversity, log_mel, pooled
+from aigc.metrics.text import pairs
 
 NOTHING = -1
 """Class of what is no valid word."""
@@ -90,9 +91,7 @@ class _Pictures:
 
 
 class _Sounds:
-    """A CNN of pictures of real sounds; their features are log-mel bands over eighths of the time.
-
-    The same as metrics/audio.py has."""
+    """A CNN of pictures of real sounds; their features are pooled log-mel bands."""
 
     name = NAME
 
@@ -107,9 +106,7 @@ class _Sounds:
         return self._network.judge(self._picture(mel)).predicted
 
     def features(self, made: NDArray[Any]) -> NDArray[np.float32]:
-        mel = log_mel(made[:, 0], self._rate_hz)
-        pooled = mel.reshape(*mel.shape[:2], 8, -1).mean(3).reshape(len(mel), -1)
-        return np.asarray(pooled, np.float32)
+        return pooled(log_mel(made[:, 0], self._rate_hz))
 
     def _picture(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
         low, high = self._span
@@ -132,6 +129,37 @@ def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) 
         for given in itertools.combinations(real, size):
             metrics += _from(artifact, given, real, test, n, seed)
     return metrics
+
+
+def distance(real: Dataset) -> Distance | None:
+    """Fréchet, in features of all parts of a row side by side, each part's of total variance 1.
+
+    Its covariance tells which parts belong together: good ones that do not are far from real rows,
+    too. None without classes, or without rows that lack nothing.
+    """
+    try:
+        real = _whole(real)
+    except ValueError:
+        return None
+    names = [name for name in real.samples.dtype.names or () if not name.startswith(MASK)]
+    measures = {name: _measure(name, real) for name in names}
+
+    def features(rows: NDArray[Any]) -> NDArray[np.float64]:
+        return np.concatenate([measures[name](rows[name]) for name in names], 1)
+
+    known = features(real.samples)
+    return lambda rows: frechet(known, features(rows))
+
+
+def _measure(name: str, real: Dataset) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Features of one part, so scaled: (N, *shape) -> (N, D)."""
+    measures: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+        "text": pairs,
+        "audio": lambda made: pooled(log_mel(made[:, 0], real.sample_rate_hz)),
+    }
+    of = measures.get(name) or _Pictures(Classifier.trained_on(_part(real, name))).features
+    scale = np.sqrt(of(real.samples[name]).var(0).sum()) or 1.0
+    return lambda made: of(made) / scale
 
 
 def _whole(dataset: Dataset) -> Dataset:
@@ -254,27 +282,25 @@ def _spread(which: str, real: _Real, made: NDArray[Any], labels: NDArray[np.int6
 
 
 def _real(spec: TensorSpec, train: Dataset, test: Dataset) -> _Real:
-    samples, labels = _different(train, spec.name)
-    held_out, held_out_labels = _different(test, spec.name)
+    own, held_out = _part(train, spec.name), _part(test, spec.name)
     reader: Reader
     if spec.kind == "text":
-        reader = _Words(spec.vocabulary, samples, labels)
+        reader = _Words(spec.vocabulary, own.samples, own.labels)
+    elif spec.kind == "audio":
+        reader = _Sounds(spec.sample_rate_hz, own)
     else:
-        own = replace(train, name=f"{train.name}/{spec.name}", samples=samples, labels=labels)
-        rate_hz = spec.sample_rate_hz
-        reader = (
-            _Sounds(rate_hz, own) if spec.kind == "audio" else _Pictures(Classifier.trained_on(own))
-        )
+        reader = _Pictures(Classifier.trained_on(own))
     return _Real(
         reader=reader,
         right=float((reader.classes(test.samples[spec.name]) == test.labels).mean()),
-        train=reader.features(samples),
-        test=reader.features(held_out),
-        labels=held_out_labels,
+        train=reader.features(own.samples),
+        test=reader.features(held_out.samples),
+        labels=held_out.labels,
     )
 
 
-def _different(dataset: Dataset, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """What is in the rows, each once, and its class."""
+def _part(dataset: Dataset, name: str) -> Dataset:
+    """What is in the rows under a name, each once, as data of its own."""
     found, which = np.unique(dataset.samples[name], axis=0, return_index=True)
-    return found, dataset.labels[which]
+    of = f"{dataset.name}/{name}"
+    return replace(dataset, name=of, samples=found, labels=dataset.labels[which])

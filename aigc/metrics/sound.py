@@ -26,6 +26,12 @@ def log_mel(waves: Waves, rate_hz: int) -> NDArray[np.float32]:
     return np.asarray(np.log(bands + 1e-3).transpose(0, 2, 1), np.float32)
 
 
+def pooled(mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, bands, frames) -> (N, 8 bands): means over eighths of the time, for Fréchet distances."""
+    means = mel.reshape(*mel.shape[:2], 8, -1).mean(3).reshape(len(mel), -1)
+    return np.asarray(means, np.float32)
+
+
 @lru_cache(maxsize=4)
 def _mel(size: int, rate_hz: int) -> NDArray[np.float64]:
     """Triangular filters (BANDS, size // 2 + 1)."""

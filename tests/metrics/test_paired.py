@@ -18,7 +18,7 @@ from aigc.data import Dataset
 from aigc.data.paired import record
 from aigc.evaluate import evaluate
 from aigc.metrics import Metric
-from aigc.metrics.paired import judge, side_by_side
+from aigc.metrics.paired import distance, judge, side_by_side
 from tests.data.rows import RATE_HZ, SHAPES, WORDS
 
 pytestmark = pytest.mark.process
@@ -166,6 +166,32 @@ def test_what_is_drawn_from_the_other_parts_is_seen_below_what_is_real(joined: P
     assert np.array_equal(from_audio, real)
     of_that_class = TEST.samples["image"][[0, 0, 3, 3]]  # from a word, any row of its class
     assert np.array_equal(from_text, grid(to_uint8(of_that_class, -1, 1), 4))
+
+
+def test_the_distance_knows_what_belongs_together_from_what_does_not_and_from_noise() -> None:
+    to_train = distance(TRAIN)
+    assert to_train is not None
+    floor = to_train(TEST.samples)
+    assert to_train(TRAIN.samples) < 1e-6
+    for name in SHAPES:  # each part is as good as before, its row is of another class
+        apart = TEST.samples.copy()
+        apart[name] = apart[name][np.arange(len(apart)) ^ 1]
+        assert to_train(apart) > 5 * floor, name
+        noise = TEST.samples.copy()
+        flat = np.random.default_rng(0).permuted(noise[name].reshape(24, -1), axis=1)
+        noise[name] = flat.reshape(noise[name].shape)
+        assert to_train(noise) > 5 * floor, name
+
+
+def test_the_distance_is_to_rows_that_lack_nothing() -> None:
+    lacking = TRAIN.samples.copy()
+    lacking["mask/audio"][:20], lacking["audio"][:20] = 0, 0
+    to_some = distance(replace(TRAIN, samples=lacking))
+    assert to_some is not None
+    assert to_some(TRAIN.samples[20:]) < 1e-6
+    lacking["mask/audio"] = 0
+    assert distance(replace(TRAIN, samples=lacking)) is None
+    assert distance(replace(TRAIN, classes=())) is None
 
 
 def test_rows_that_lack_something_are_left_out(joined: Path) -> None:
