@@ -35,9 +35,11 @@ class Progress:
 
     def show(self, report: Report) -> None:
         """Take in a report; off a terminal at most a line every five seconds, and the last."""
-        losses = {k: f"{v:.3f}" for k, v in report.values.items() if k.endswith("/loss")}
+        values = report.values.items()
+        shown = {k: f"{v:.3f}" for k, v in values if k.endswith("/loss")}
+        shown |= {k.partition("/")[2]: f"{v:.4g}" for k, v in values if k.startswith("quality/")}
         if self._bar is not None:
-            self._bar.show(report, losses)
+            self._bar.show(report, shown)
             return
         now = time.monotonic()
         if now - self._last < 5 and report.samples < self.total:
@@ -46,7 +48,7 @@ class Progress:
         left = max(0, self.total - report.samples) / max(report.samples_per_second, 1e-9)
         print(
             f"{report.samples:>10,} of {self.total:,} samples  {report.samples_per_second:,.0f}/s "
-            f" {left:.0f} s left  " + "  ".join(f"{k} {v}" for k, v in losses.items()),
+            f" {left:.0f} s left  " + "  ".join(f"{k} {v}" for k, v in shown.items()),
             file=sys.stderr,
             flush=True,
         )
@@ -69,14 +71,9 @@ class _Bar(tqdm):  # type: ignore[misc]
     def format_dict(self) -> dict[str, Any]:
         return {**super().format_dict, "rate": self.speed}
 
-    def show(self, report: Report, losses: dict[str, str]) -> None:
+    def show(self, report: Report, shown: dict[str, str]) -> None:
         new = report.samples_per_second
         self.speed = new if self.speed is None else self.speed + SMOOTHING * (new - self.speed)
-        quality = {
-            name.partition("/")[2]: f"{value:.4g}"
-            for name, value in report.values.items()
-            if name.startswith("quality/")
-        }
-        self.set_postfix(losses | quality, refresh=False)
+        self.set_postfix(shown, refresh=False)
         self.n = report.samples  # not update(): a restart goes back to a checkpoint
         self.refresh()

@@ -88,9 +88,9 @@ def test_off_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -
     progress = Progress(1000, initial=500)
     progress.show(report(600, 100.0, elbo_loss=1.5))
     progress.show(report(800, 100.0, elbo_loss=1.25))
-    progress.show(report(1000, 100.0, elbo_loss=1.0))
+    progress.show(report(1000, 100.0, elbo_loss=1.0, quality_frechet=0.09168))
     progress.close()
     assert stderr.getvalue().splitlines() == [
         "       600 of 1,000 samples  100/s  4 s left  elbo/loss 1.500",
-        "     1,000 of 1,000 samples  100/s  0 s left  elbo/loss 1.000",
+        "     1,000 of 1,000 samples  100/s  0 s left  elbo/loss 1.000  frechet 0.09168",
     ], "at most a line every five seconds, and the last"
