@@ -16,6 +16,7 @@ its tokens. Settings may be left out, be parameters for all samples, or inputs w
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ from serve.sampling import Sampler
 EXTENSIONS = ("binary_tensor_data", "parameters")
 PLATFORM = "onnxruntime_onnx"
 SAMPLE = "sample"
+_LONG = 1 << 24
+"""Values that texts count as before they are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,15 +186,16 @@ async def infer(sampler: Sampler, call: Call, request: Request) -> Answer:
     if names == [PIXELS] and _gives_pixels(lane):
         tensors = lane
     sampling = Sampling.parse(request.parameters, lane)
-    given = await _read(sampler, tensors, request.inputs, sampling.n)
-    ask = _ask(sampler, call, tensors, sampling, given)
     stop = texts.check_stop(sampling.stop, tensors)
+    n, values = _num_given(sampler, tensors, request.inputs, sampling.n)
+    prepare = partial(_prepared, sampler, call, tensors, sampling, request.inputs)
+    ask, inputs = await sampler.read(n, tensors, call, values, prepare)
     if ask is not None:
         outputs = await sampler.run(replace(ask, until=stop), call)
         headers = sampler.signed(ask)
         drawn = {"seed": ask.seed, "first_index": ask.first_index}
     else:
-        outputs = await sampler.infer(tensors, _complete(tensors, sampling, given), call)
+        outputs = await sampler.infer(tensors, inputs, call)
         headers, drawn = sampler.model_headers(tensors), {}
     manifest = lane.artifact.manifest
     return Answer(
@@ -232,10 +236,13 @@ def _refuse_twice(what: str, names: Sequence[str]) -> None:
         raise HTTPError(400, f"duplicate_{what}", f"{what} {twice!r} is named twice")
 
 
-async def _read(
+def _num_given(
     sampler: Sampler, lane: SignatureLane, inputs: Sequence[Given], n: int | None
-) -> Arrays:
-    """The arrays of the inputs, every size checked before any is made."""
+) -> tuple[int, int]:
+    """How many samples are asked for, and values given: every size checked before any is read.
+
+    Raises HTTPError 400.
+    """
     specs = {spec.name: spec for spec in lane.spec.inputs}
     for one in inputs:
         if one.name not in specs:
@@ -252,20 +259,39 @@ async def _read(
         found = [f"{one.name} has {one.shape[0]}" for one in inputs]
         found += [] if n is None else [f"n is {n}"]
         raise HTTPError(400, "n_differs", f"one n for all of a request: {', '.join(found)}")
-    for size in rows:
-        sampler.check_n(size, lane)
+    size = next(iter(rows), 1)
+    sampler.check_n(size, lane)
+    # How long texts are shows when they are read.
+    each = (_LONG if specs[one.name].kind == "text" else prod(one.shape) for one in inputs)
+    return size, sum(each)
+
+
+def _prepared(
+    sampler: Sampler,
+    call: Call,
+    lane: SignatureLane,
+    sampling: Sampling,
+    inputs: Sequence[Given],
+) -> tuple[Ask | None, Arrays]:
+    """What is to be drawn from the seed, or all inputs that are to be run. Raises HTTPError 400."""
+    given = _read(lane, inputs)
+    ask = _ask(sampler, call, lane, sampling, given)
+    return ask, given if ask is not None else _complete(lane, sampling, given)
+
+
+def _read(lane: SignatureLane, inputs: Sequence[Given]) -> Arrays:
+    """The arrays of the inputs, whose shapes were checked."""
+    specs = {spec.name: spec for spec in lane.spec.inputs}
     arrays: Arrays = {}
     for one in inputs:
         spec = specs[one.name]
         array = one.read(np.dtype(_wire(spec)[0]), one.shape)
         if spec.kind == "text":
-            written = array.tolist()
-            read = partial(texts.tokens, spec, written, one.name)
-            array = await sampler.encoded(texts.work(written), read)
+            array = texts.tokens(spec, array.tolist(), one.name)
+        elif array.dtype.kind == "f" and not np.isfinite(array).all():
+            message = f"input {one.name!r} holds values that are not finite"
+            raise HTTPError(400, "not_finite", message)
         arrays[one.name] = array
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise HTTPError(400, "not_finite", f"input {name!r} holds values that are not finite")
     return arrays
 
 
