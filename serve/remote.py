@@ -285,7 +285,11 @@ class RemoteLane(SignatureLane):
         )
 
     async def infer(
-        self, inputs: Mapping[str, NDArray[Any]], n: int, deadline_s: float | None
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        n: int,
+        deadline_s: float | None,
+        until: Until | None = None,
     ) -> Arrays:
         """The outputs of `n` inputs that are given. Raises what RemotePool.run does."""
         return await self._ask(
@@ -294,6 +298,7 @@ class RemoteLane(SignatureLane):
                 signature=self.name,
                 tensors=self._tensors,
                 n=n,
+                until=until,
                 inputs=inputs,
             ),
             deadline_s,

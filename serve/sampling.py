@@ -30,16 +30,9 @@ from serve.batching import (
     TooLateError,
 )
 from serve.call import Call, deadline_s
+from serve.fair import Until
 from serve.hosting import Hosted, Models
-from serve.http import (
-    HUNG_UP,
-    Headers,
-    HTTPError,
-    Response,
-    Stream,
-    Watch,
-    request_id,
-)
+from serve.http import HUNG_UP, Headers, HTTPError, Response, Stream, Watch, request_id
 from serve.lane import LocalLane, SignatureLane
 from serve.metrics import KeyMetrics, Metrics
 from serve.remote import RemoteLane, UnavailableError
@@ -231,18 +224,23 @@ class Sampler:
         return told(work)
 
     async def infer(
-        self, lane: SignatureLane, inputs: Mapping[str, NDArray[Any]], call: Call
+        self,
+        lane: SignatureLane,
+        inputs: Mapping[str, NDArray[Any]],
+        call: Call,
+        until: Until | None = None,
     ) -> Arrays:
-        """Run a signature on inputs that share a batch axis. Raises HTTPError 429 or 503."""
+        """Run a signature on inputs that share a batch axis; `until` ends samples early that go by
+        steps. Raises HTTPError 429 or 503."""
         n = len(next(iter(inputs.values())))
         if isinstance(lane, RemoteLane):
-            remote = partial(lane.infer, inputs, n, call.deadline_s)
+            remote = partial(lane.infer, inputs, n, call.deadline_s, until)
             return await self._paid(n, lane, call, remote)
 
         def draw(start: int, stop: int) -> Arrays:
             return {name: array[start:stop] for name, array in inputs.items()}
 
-        job = Job(lane=_local(lane), n=n, draw=draw, deadline_s=call.deadline_s)
+        job = Job(lane=_local(lane), n=n, draw=draw, until=until, deadline_s=call.deadline_s)
         return await self._paid(n, lane, call, partial(self._submit, job))
 
     async def _submit(self, job: Job) -> Arrays:

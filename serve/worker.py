@@ -262,4 +262,4 @@ def _job(work: Work, lane: LocalLane, deadline_s: float | None) -> Job:
     def draw(start: int, stop: int) -> Arrays:
         return {name: array[start:stop] for name, array in inputs.items()}
 
-    return Job(lane=lane, n=work.n, draw=draw, deadline_s=deadline_s)
+    return Job(lane=lane, n=work.n, draw=draw, until=work.until, deadline_s=deadline_s)

@@ -105,7 +105,7 @@ async def made_from(sampler: Sampler, ask: Ask, inputs: Inputs, call: Call) -> t
     """
     read = partial(_with_inputs, ask, inputs)
     ask, arrays = await sampler.read(ask.n, ask.lane, call, MAX_PIXELS, read)
-    return ask, await sampler.infer(ask.lane, arrays, call)
+    return ask, await sampler.infer(ask.lane, arrays, call, ask.until)
 
 
 async def encoded(
@@ -121,7 +121,7 @@ async def decoded(
 ) -> tuple[Ask, Arrays]:
     """What a signature makes of latents, (n, latent). Raises HTTPError 400, 429 or 503."""
     ask, arrays = _completed(ask, {_code(ask.lane): codes})
-    return ask, await sampler.infer(ask.lane, arrays, call)
+    return ask, await sampler.infer(ask.lane, arrays, call, ask.until)
 
 
 def _with_inputs(ask: Ask, inputs: Inputs) -> tuple[Ask, Arrays]:

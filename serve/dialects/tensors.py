@@ -195,7 +195,7 @@ async def infer(sampler: Sampler, call: Call, request: Request) -> Answer:
         headers = sampler.signed(ask)
         drawn = {"seed": ask.seed, "first_index": ask.first_index}
     else:
-        outputs = await sampler.infer(tensors, inputs, call)
+        outputs = await sampler.infer(tensors, inputs, call, stop)
         headers, drawn = sampler.model_headers(tensors), {}
     manifest = lane.artifact.manifest
     return Answer(

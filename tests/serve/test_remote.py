@@ -184,7 +184,14 @@ OF_TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
     "texts one by one": ("/v1/samples", text(n=13, format="ndjson")),
     "reconstruct": (
         "/v1/samples",
-        {"json": {"model": "words", "signature": "reconstruct", "inputs": {"text": ["a", "jeb"]}}},
+        {
+            "json": {
+                "model": "words",
+                "signature": "reconstruct",
+                "inputs": {"text": ["a", "jeb"]},
+                "stop": "b",
+            }
+        },
     ),
     "wrong setting": ("/v1/samples", text(settings={"top_k": 99})),
     "between texts": (
@@ -315,6 +322,22 @@ def test_a_stream_of_which_a_text_has_not_begun_in_time_ends(with_words: Both) -
         assert len(parts) > 4
         assert '"deadline_exceeded"' in last
         assert worker._batcher.queued == 0
+
+
+def test_what_stops_a_text_ends_its_steps_in_another_pool(with_words: Both) -> None:
+    def steps() -> float:
+        labels = {"model": "words", "version": "1", "signature": "decode"}
+        registry = with_words.worker._metrics.registry
+        return registry.get_sample_value("aigc_steps_total", labels) or 0.0
+
+    fields = {"signature": "reconstruct", "inputs": {"text": "jeb"}, "model": "words"}
+    whole = with_words.remote.request("POST", "/v1/samples", json=fields).json()["samples"]
+    before = steps()
+    stopped = {**fields, "stop": whole[0]["text"][0]}
+    answer = with_words.remote.request("POST", "/v1/samples", json=stopped)
+    assert answer.json()["samples"] == [{"index": 0, "text": ""}]
+    assert steps() - before == 1
+    assert before > 1
 
 
 def test_refusals_of_a_stream_are_the_same_as_at_home(with_words: Both) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,16 +136,25 @@ def test_a_text_ends_before_what_stops_it(client: Client, artifact: Artifact) ->
         assert found != whole
 
 
-def test_what_stops_a_text_ends_its_steps(client: Client) -> None:
+@pytest.mark.parametrize(
+    ("signature", "fields"),
+    [
+        ("sample", {"n": 20, "seed": 7}),
+        ("decode", {"signature": "reconstruct", "inputs": {"text": "jeb hid"}, "n": 20}),
+    ],
+)
+def test_what_stops_a_text_ends_its_steps(
+    client: Client, signature: str, fields: dict[str, Any]
+) -> None:
     def steps() -> float:
         registry = client.replica._metrics.registry
-        labels = {"model": "words", "version": "1", "signature": "sample"}
+        labels = {"model": "words", "version": "1", "signature": signature}
         return registry.get_sample_value("aigc_steps_total", labels) or 0.0
 
     before = steps()
-    ask(client, n=20, seed=7)
+    letters = Counter("".join(sample["text"] for sample in ask(client, **fields).json()["samples"]))
     whole, before = steps() - before, steps()
-    ask(client, n=20, seed=7, stop=["a", "b", "e", " "])
+    ask(client, **fields, stop=[letter for letter, _ in letters.most_common(4)])
     assert steps() - before < 0.5 * whole
 
 
