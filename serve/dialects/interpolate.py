@@ -201,9 +201,10 @@ class InterpolationApi:
         if request.format is not None:
             message = f"texts are sent as JSON or lines, not {request.format}"
             raise HTTPError(400, "format_needs_image", message, param="format")
-        if request.index:
-            message = "index has no effect: it is within a seed, and texts are given"
-            raise HTTPError(400, "no_effect", message, param="index")
+        for name, nothing in (("index", (0,)), ("signature", ("sample", given.DECODE))):
+            if getattr(request, name) not in nothing:
+                message = f"{name} has no effect where texts are given: they are no samples"
+                raise HTTPError(400, "no_effect", message, param=name)
         self._check_frames(request, self._sampler.lane(request.model, given.DECODE))
         first, last = _labels(request)
         ends = every = None

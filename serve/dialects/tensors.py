@@ -178,7 +178,7 @@ def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
 async def infer(sampler: Sampler, call: Call, request: Request) -> Answer:
     """Draw what is not given, run the signature, keep the outputs asked for.
 
-    Raises HTTPError 400, 404 or 503.
+    Raises HTTPError 400, 404, 429 or 503.
     """
     lane, tensors = lanes(sampler, request.model, request.version)
     call.metrics = lane.metrics
@@ -189,7 +189,10 @@ async def infer(sampler: Sampler, call: Call, request: Request) -> Answer:
     stop = texts.check_stop(sampling.stop, tensors)
     n, values = _num_given(sampler, tensors, request.inputs, sampling.n)
     prepare = partial(_prepared, sampler, call, tensors, sampling, request.inputs)
-    ask, inputs = await sampler.read(n, tensors, call, values, prepare)
+    if request.inputs:
+        ask, inputs = await sampler.read(n, tensors, call, values, prepare)
+    else:
+        ask, inputs = prepare()
     if ask is not None:
         outputs = await sampler.run(replace(ask, until=stop), call)
         headers = sampler.signed(ask)

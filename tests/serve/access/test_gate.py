@@ -218,10 +218,6 @@ def test_all_that_draws_is_paid_exactly_once(
             "/v2/models/words:encode/infer",
             {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [15], "data": ["Z"] * 15}]},
         ),
-        (
-            "/v2/models/words/infer",
-            {"parameters": {"n": 15, "seed": -1}},
-        ),
     ],
 )
 def test_what_is_given_is_paid_for_before_it_is_read_and_given_back_if_it_cannot_be(

@@ -410,6 +410,7 @@ def test_a_class_changes_half_way(client: Client) -> None:
         ({"from_seed": 1, "to_seed": 2, "format": "gif"}, "format_needs_image"),
         ({"from_text": "a", "to_text": "b", "model": "tiny"}, "unknown_signature"),
         ({"from_text": "a", "to_text": "b", "index": 1}, "no_effect"),
+        ({"from_text": "a", "to_text": "b", "signature": "encode"}, "no_effect"),
         ({"from_text": "a", "to_text": "b", "model": "moods"}, "signature_needs_input"),
     ],
 )
