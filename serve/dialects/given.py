@@ -216,8 +216,10 @@ def document(body: bytes, content_type: bytes, fields: tuple[str, ...]) -> dict[
             raise ValueError(f"{name[:60]!r} comes twice")
         elif name == "settings":
             found[name] = _settings(value)
+        elif name in fields and name != "inputs":
+            found[name] = value
         else:
-            (found if name in fields else inputs)[name] = value
+            inputs[name] = value
 
     def file(part: File) -> None:
         part.file_object.seek(0)

@@ -111,6 +111,12 @@ def test_a_form_is_the_same_request(served: Listening) -> None:
     same = post(served, inputs=given("image", "text"), n=2, outputs=["text", "audio"])
     assert answer.json() == same.json()
     assert set(answer.json()["samples"][0]) == {"index", "text", "audio"}
+    lost = httpx.post(
+        f"{served.url}/v1/samples",
+        data={**fields, "inputs": json.dumps(given("audio"))},
+        files={"image": ("a.png", IMAGE, "image/png")},
+    )
+    assert lost.json()["error"]["code"] == "unknown_input", "each input is a field of its own"
 
 
 @pytest.mark.parametrize(
