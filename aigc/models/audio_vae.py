@@ -2,8 +2,10 @@
 
 What is compared with the data are log-magnitude spectrograms, bin by bin and as energies of larger
 and larger patches (multi-resolution, after Yamamoto et al. 2020, arXiv:1910.11480): the mean of
-logarithms alone would be too quiet wherever the latent does not say all. The prior is a flow that
-is learned with the model, so that samples sound like reconstructions.
+logarithms alone would be too quiet wherever the latent does not say all. The energies are those of
+the sound that Griffin-Lim makes, so that the decoder makes up for what is lost between a spectrogram
+and its sound. The prior is a flow that is learned with the model, so that samples sound like
+reconstructions.
 """
 
 import itertools
@@ -31,8 +33,6 @@ NARROWEST = -7.0
 """Log variance of the narrowest posterior there is, a standard deviation of 0.03; the widest, 1."""
 QUIET = 2e-5
 """Added to the energy of a patch, of full scale: what is softer is not told apart."""
-LOUDEST = 1.2
-"""Levels are cut here before energies are taken of them, which would overflow early in training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Config(ModelConfig):
     level_std: float = 0.3
     """Standard deviation of a bin's level given the latent; levels are in [-1, 1]. Smaller ones
     weigh reconstruction more against the KL term."""
-    energy_std: float = 1.0
+    energy_std: float = 0.6
     """The same of the logarithm of a bin's energy, in nepers; of a patch's it is as much over the
     root of its number of bins."""
     pitch_std: float = 0.01
@@ -178,6 +178,7 @@ class Model(GenerativeModel):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config, self.harmonics.size)
         self.prior = Flow(config.latent, config.num_classes, config.couplings, 96)
+        self.griffin_lim = GriffinLim(config.stft, config.iterations, config.momentum)
 
     def phases(self) -> tuple[Phase, ...]:
         """One: encoder, decoder and prior together."""
@@ -204,7 +205,7 @@ class Model(GenerativeModel):
         wrong_pitch = (parameters[:, -1].sigmoid() - pitch).square() * sure
         terms = {
             "level": _nats((made - level).square(), config.level_std),
-            "energy": self._energies(made, level),
+            "energy": self._energies(self.heard(made), level),
             "pitch": _nats(wrong_pitch, config.pitch_std),
         }
         ramp = min(1.0, noise.samples / config.kl_ramp) if config.kl_ramp else 1.0
@@ -218,10 +219,14 @@ class Model(GenerativeModel):
             return ""
         return f"posterior collapse: KL {kl:.2g} nats"
 
+    def heard(self, made: Tensor) -> Tensor:
+        """Log-magnitudes (N, bins, frames) as drawn -> those of the sound that is made of them."""
+        return self.config.stft.log_magnitude(self.griffin_lim(made.clamp(-1, 1)))
+
     def _energies(self, made: Tensor, level: Tensor) -> Tensor:
         """(N,) nats of patches of 2 x 2 and 8 x 4 bins x frames."""
         stft, total = self.config.stft, torch.zeros_like(made[:, 0, 0])
-        a, b = (stft.magnitude(x.clamp(max=LOUDEST)).square()[:, None] for x in (made, level))
+        a, b = (stft.magnitude(x).square()[:, None] for x in (made, level))
         for pool, area in (((2, 2), 4), ((4, 2), 32)):
             a, b = F.avg_pool2d(a, pool), F.avg_pool2d(b, pool)
             error = ((a + QUIET) / (b + QUIET)).log().square()
@@ -255,13 +260,12 @@ def _nats(square: Tensor, std: float) -> Tensor:
 class _Decode(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
-        config = model.config
         self.decoder, self.harmonics = model.decoder, model.harmonics
-        self.heard = GriffinLim(config.stft, config.iterations, config.momentum)
+        self.griffin_lim = model.griffin_lim
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         level = self.harmonics(self.decoder(latent, label))
-        return self.heard(level.clamp(-1, 1))  # type: ignore[no-any-return]
+        return self.griffin_lim(level.clamp(-1, 1))  # type: ignore[no-any-return]
 
 
 class _Sample(nn.Module):
@@ -299,7 +303,7 @@ def spoken_digits() -> TrainConfig:
         model=Config(num_classes=10),
         data=DataConfig(source="spoken_digits"),
         batch=16,
-        samples=144_000,
+        samples=88_000,
         grid_interval=0,
     )
 
