@@ -1,11 +1,11 @@
 """VAE of sounds whose decoder draws an envelope, a pitch and harmonics, heard through Griffin-Lim.
 
-What is compared with the data are log-magnitude spectrograms, bin by bin and as energies of larger
-and larger patches (multi-resolution, after Yamamoto et al. 2020, arXiv:1910.11480): the mean of
-logarithms alone would be too quiet wherever the latent does not say all. The energies are those of
-the sound that Griffin-Lim makes, so that the decoder makes up for what is lost between a spectrogram
-and its sound. The prior is a flow that is learned with the model, so that samples sound like
-reconstructions.
+What is compared with the data are log-magnitude spectrograms, bin by bin as they are drawn, and as
+energies of larger and larger patches (multi-resolution, after Yamamoto et al. 2020,
+arXiv:1910.11480): the mean of logarithms alone would be too quiet wherever the latent does not say
+all. Energies are those of the sound that Griffin-Lim makes, so that the decoder makes up for what
+is lost between a spectrogram and its sound. The prior is a flow that is learned with the model, so
+that samples sound like reconstructions.
 """
 
 import itertools
