@@ -29,14 +29,15 @@ from aigc.artifact.card import card
 from aigc.artifact.codecs import grid, png, to_uint8
 from aigc.artifact.contract import Arrays, setting
 from aigc.artifact.manifest import Level, Parity, Reproducibility, Training, check_name, seal
-from aigc.artifact.session import compare
+from aigc.artifact.session import compare, tolerance
 from aigc.initial import WEIGHTS
 from aigc.model import Export, GenerativeModel
 from aigc.run import Run
 
 PARITY_MAX_ABS = 1e-5
 PARITY_SOUND = 1e-4
-"""Of sound: three steps of 16 bits. Finding phases multiplies rounding errors."""
+"""Of 99 sounds in a hundred: three steps of 16 bits. Finding phases multiplies rounding errors, of
+few sounds so much that no bound of all would tell a wrong graph from a right one."""
 PARITY_UINT8 = 1e-4
 PARITY_BATCHES = (1, 2, 3, 7, 64)
 PARITY_SAMPLES = 1024
@@ -287,7 +288,7 @@ def _prove(
     name: str, signature: Signature, run: steps.Run, inputs: Arrays, expected: Arrays
 ) -> Parity:
     """Torch against onnxruntime over batch sizes. Raises ValueError beyond the budget."""
-    worst, differing, rows = 0.0, 0.0, 0.0
+    usual, worst, differing, rows = 0.0, 0.0, 0.0, 0.0
     for batch in PARITY_BATCHES:
         found = _run_onnx(run, inputs, batch)
         for spec in signature.outputs:
@@ -295,22 +296,22 @@ def _prove(
             if spec.kind == "text" and a.shape == b.shape:
                 rows = max(rows, float((a != b).any(1).mean()))
                 continue
-            error = _error(a, b, spec) if a.shape == b.shape else math.inf
-            # max(0, nan) is 0: what is not a number counts as infinitely far.
-            worst = max(worst, error if math.isfinite(error) else math.inf)
-            if spec.kind == "image" and spec.range is not None and math.isfinite(error):
+            errors = _errors(a, b, spec) if a.shape == b.shape else np.array([math.inf])
+            usual = max(usual, float(np.quantile(errors, 0.99, method="lower")))
+            worst = max(worst, float(errors.max()))
+            if spec.kind == "image" and spec.range is not None and math.isfinite(worst):
                 differing = max(differing, _differing(a, b, spec.range))
     if rows > PARITY_DIFFERENT:
         raise ValueError(
             f"signature {name!r} is not exported faithfully: {rows:.2g} of its texts differ between"
             f" torch and onnx (allowed {PARITY_DIFFERENT:g})"
         )
-    allowed = budget(signature)
-    if not (worst <= allowed and differing <= PARITY_UINT8):
+    most, every = budget(signature)
+    if not (usual <= most and worst <= every and differing <= PARITY_UINT8):
         raise ValueError(
             f"signature {name!r} is not exported faithfully: max |torch - onnx| is {worst:.2g}"
-            f" (allowed {allowed:.0e}), share of differing pixels {differing:.2g}"
-            f" (allowed {PARITY_UINT8:.0e})"
+            f" (allowed {every:.0e}), of 99 rows in a hundred {usual:.2g} (allowed {most:.0e}),"
+            f" share of differing pixels {differing:.2g} (allowed {PARITY_UINT8:.0e})"
         )
     return Parity(
         max_abs=worst,
@@ -320,15 +321,21 @@ def _prove(
     )
 
 
-def _error(a: NDArray[np.float32], b: NDArray[np.float32], spec: TensorSpec) -> float:
-    """Largest |a - b|; of values without bounds relative to 1 + |a|, as logits may be large."""
-    return float((np.abs(a - b) / (1 if spec.range is not None else 1 + np.abs(a))).max())
+def _errors(
+    a: NDArray[np.float32], b: NDArray[np.float32], spec: TensorSpec
+) -> NDArray[np.float64]:
+    """(n,) largest |a - b| of each row; of values without bounds relative to 1 + |a|, as logits may
+    be large. What is not a number is infinitely far."""
+    error = np.abs(a - b) / (1 if spec.range is not None else 1 + np.abs(a))
+    worst: NDArray[np.float64] = error.reshape(len(a), -1).max(1)
+    return np.where(np.isnan(worst), np.inf, worst)
 
 
-def budget(signature: Signature) -> float:
-    """Largest |torch - onnx| that is published."""
-    sound = any(spec.kind == "audio" for spec in signature.outputs)
-    return PARITY_SOUND if sound else PARITY_MAX_ABS
+def budget(signature: Signature) -> tuple[float, float]:
+    """Largest |torch - onnx| that is published: of 99 rows in a hundred, and of every row."""
+    if any(spec.kind == "audio" for spec in signature.outputs):
+        return PARITY_SOUND, tolerance(signature)
+    return PARITY_MAX_ABS, PARITY_MAX_ABS
 
 
 def _differing(a: NDArray[np.float32], b: NDArray[np.float32], span: tuple[float, float]) -> float:

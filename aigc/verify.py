@@ -9,7 +9,7 @@ import tyro
 
 from aigc.artifact import Artifact, codecs, sound
 from aigc.artifact.contract import Arrays
-from aigc.artifact.session import REPLAY_TOLERANCE
+from aigc.artifact.session import REPLAY_SOUND
 
 MAX_GRID = 100_000
 """Most samples that a picture is made again from."""
@@ -124,7 +124,7 @@ class _Sound:
         made = sound.to_pcm16(outputs[spec.name])
         found = sound.difference(sound.to_pcm16(self._sound.samples), np.concatenate([*made]))
         level = artifact.reproducibility[name].level
-        if found is None or found > sound.allowed_difference(level, REPLAY_TOLERANCE):
+        if found is None or found > sound.allowed_difference(level, REPLAY_SOUND):
             return ""
         return f"within {found} of 32767 levels" if found else "every sample is equal"
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aigc import export as exporting
 from aigc import models
-from aigc.artifact import Artifact, Manifest, Store, TensorSpec, latents
+from aigc.artifact import Artifact, Manifest, Signature, Store, TensorSpec, latents
 from aigc.artifact.codecs import read_png
 from aigc.artifact.manifest import ArtifactError, Training
 from aigc.export import PARITY_MAX_ABS, PARITY_UINT8, budget, export, write
@@ -115,10 +115,10 @@ def test_a_preset_is_exported_within_the_parity_budget(preset: str, exported: Ex
     assert sealed.signatures.keys() == sealed.parity.keys() == model.exports().keys()
     for name, part in model.exports().items():
         parity = sealed.parity[name]
-        allowed = budget(sealed.signatures[name])
+        most, every = budget(sealed.signatures[name])
         sounds = any(out.kind == "audio" for out in part.signature.outputs)
-        assert allowed == (1e-4 if sounds else 1e-5)
-        assert parity.max_abs <= allowed
+        assert (most, every) == ((1e-4, 1e-3) if sounds else (1e-5, 1e-5))
+        assert parity.max_abs <= every
         assert parity.uint8_mismatch <= PARITY_UINT8 == 1e-4
         assert parity.samples >= (100 if part.signature.step else 1000)
         assert parity.batch_sizes == (1, 2, 3, 7, 64)
@@ -128,7 +128,7 @@ def test_a_preset_is_exported_within_the_parity_budget(preset: str, exported: Ex
         found = found if isinstance(found, tuple) else (found,)
         for expected, tensor in zip(outputs.values(), found, strict=True):
             assert len(expected) == 16
-            assert np.abs(tensor.numpy() - expected).max() <= allowed
+            assert np.abs(tensor.numpy() - expected).max() <= every
 
 
 @pytest.mark.parametrize("preset", ["dcgan:digits", "conv_vae:digits"])
@@ -314,6 +314,33 @@ def test_a_graph_beyond_the_budget_is_refused_and_nothing_is_published(
         export(run, name="it", store=store)
     assert store.names() == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "off", "says"),
+    [
+        (1, 9e-4, ""),
+        (1, 1.1e-3, r"is 0\.0011 \(allowed 1e-03\)"),
+        (20, 9e-5, ""),
+        (20, 2e-4, r"of 99 rows in a hundred 0\.0002 \(allowed 1e-04\)"),
+    ],
+)
+def test_few_sounds_may_differ_by_more_than_most(rows: int, off: float, says: str) -> None:
+    audio = TensorSpec(name="audio", kind="audio", dtype="float32", shape=(1, 8), range=(-1, 1))
+    which = TensorSpec(name="latent", kind="latent", dtype="float32", shape=(1,))
+    signature = Signature(graph="generator.onnx", inputs=(which,), outputs=(audio,))
+
+    def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"audio": np.where(feeds["latent"] < rows, np.float32(off), np.float32(0))[:, None]}
+
+    inputs = {"latent": np.arange(1000, dtype=np.float32)[:, None]}
+    expected = {"audio": np.zeros((1000, 1, 1), np.float32)}
+    if says:
+        with pytest.raises(ValueError, match=says):
+            exporting._prove("sample", signature, run, inputs, expected)
+        return
+    parity = exporting._prove("sample", signature, run, inputs, expected)
+    assert parity.max_abs == pytest.approx(off)
 
 
 def test_pixels_that_differ_are_refused_where_the_values_hardly_do(
