@@ -1,7 +1,5 @@
 """Networks between one modality and a vector, for models that know several."""
 
-import itertools
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,8 +9,6 @@ from aigc.spectrogram import STFT
 
 POOLED = 4
 """Frames of a sound that are seen as one."""
-SEEN = 2
-"""Convolutions of stride 2 over what is left of them."""
 
 
 class TextEncoder(nn.Module):
@@ -51,7 +47,7 @@ class AudioEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.AvgPool1d(POOLED)]
         channels, frames = stft.bins, stft.frames // POOLED
-        for width in widths[-SEEN:]:
+        for width in widths:
             layers += [nn.Conv1d(channels, width, 4, 2, padding=1), nn.LeakyReLU(0.2)]
             channels, frames = width, frames // 2
         self.layers = nn.Sequential(*layers, nn.Flatten())
@@ -59,32 +55,6 @@ class AudioEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.layers(x))  # type: ignore[no-any-return]
-
-
-class AudioDecoder(nn.Module):
-    """(N, given) -> log-magnitudes (N, bins, frames) in [-1, 1]; `widths` go from all frames on to
-    the fewest."""
-
-    def __init__(self, given: int, stft: STFT, widths: tuple[int, ...], hidden: int) -> None:
-        super().__init__()
-        widths = widths[::-1]
-        frames = stft.frames // 2 ** (len(widths) - 1)
-        self.first = nn.Sequential(
-            nn.Linear(given, hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(hidden, widths[0] * frames),
-            nn.Unflatten(1, (widths[0], frames)),
-        )
-        self.blocks = nn.ModuleList(
-            nn.Conv1d(c_in, c_out, 3, padding=1) for c_in, c_out in itertools.pairwise(widths)
-        )
-        self.last = nn.Conv1d(widths[-1], stft.bins, 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        h = F.leaky_relu(self.first(z), 0.2)
-        for block in self.blocks:
-            h = F.leaky_relu(block(F.interpolate(h, scale_factor=2)), 0.2)
-        return torch.tanh(self.last(h))
 
 
 def shifted(images: Tensor, draws: Tensor, most: int) -> Tensor:

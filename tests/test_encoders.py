@@ -2,7 +2,7 @@
 
 import torch
 
-from aigc.encoders import AudioDecoder, AudioEncoder, TextEncoder, shifted
+from aigc.encoders import AudioEncoder, TextEncoder, shifted
 from aigc.spectrogram import STFT
 
 
@@ -16,14 +16,11 @@ def test_images_are_moved_within_bounds() -> None:
     assert torch.equal(shifted(image, corner, 0), image)
 
 
-def test_a_sound_is_read_and_written_at_its_own_size() -> None:
+def test_a_sound_is_read_at_its_own_size() -> None:
     stft = STFT(samples=1024, window=64, hop=16, floor=1e-3)
     level = torch.rand(2, stft.bins, stft.frames)
-    read = AudioEncoder(stft, (4, 6, 8), 10, 5)(level)
-    assert read.shape == (2, 5)
-    written = AudioDecoder(5, stft, (4, 6, 8), 10)(read)
-    assert written.shape == level.shape
-    assert written.abs().max() <= 1
+    for widths in ((6,), (6, 8), (4, 6, 8)):
+        assert AudioEncoder(stft, widths, 10, 5)(level).shape == (2, 5)
 
 
 def test_a_text_is_read_by_position() -> None:

@@ -16,22 +16,15 @@ from torch.nn import functional as F
 
 from aigc import losses
 from aigc.artifact.manifest import Signature, TensorSpec
-from aigc.config import DataConfig, Modality, ModelConfig, OptimizerConfig, TrainConfig, require
+from aigc.config import DataConfig, Modality, OptimizerConfig, TrainConfig, require
 from aigc.density import Flow, Mixture, moments, product
-from aigc.encoders import (
-    POOLED,
-    SEEN,
-    AudioDecoder,
-    AudioEncoder,
-    ImageEncoder,
-    TextEncoder,
-    shifted,
-)
-from aigc.layers import Dense, Upsampler, check_positive, upsampling_base
+from aigc.encoders import POOLED, AudioEncoder, ImageEncoder, TextEncoder, shifted
+from aigc.layers import Dense, Upsampler, upsampling_base
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
 from aigc.signature import latent_spec, optional_specs, part_spec
-from aigc.spectrogram import STFT, GriffinLim, check_griffin_lim
+from aigc.spectrogram import LogMagnitude
+from aigc.voice import Decoder, Voice, VoiceConfig, bounded
 
 IMAGE: Final = "image"
 TEXT: Final = "text"
@@ -48,7 +41,7 @@ is the hardest to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelConfig):
+class Config(VoiceConfig):
     """Encoders, decoders and densities of three modalities."""
 
     shape: tuple[int, ...] = (1, 28, 28)
@@ -75,24 +68,12 @@ class Config(ModelConfig):
     """Channels of the image's convolutions, each of stride 2; its decoder mirrors them."""
     hidden: int = 256
     """Width of dense layers."""
-    audio_widths: tuple[int, ...] = (96, 96, 96, 96)
-    """Channels at all frames of the sound, and after each halving; its decoder mirrors them."""
-    window: int = 256
-    """Samples of the transform's Hann window: half as many frequencies."""
-    hop: int = 64
-    """Samples between two frames."""
-    floor: float = 1e-3
-    """Magnitudes below, as a share of full scale, count as silence."""
-    iterations: int = 2
-    """Of Griffin-Lim, in the graph that is served."""
-    momentum: float = 0.5
-    """Of Griffin-Lim."""
+    audio_widths: tuple[int, ...] = (96, 96)
+    """Channels of the sound's convolutions, each of stride 2."""
     beta: float = 2.0
     """Weight of the KL term of what is shared: what costs more there is left to the private."""
     image_std: float = 0.15
     """Standard deviation of a pixel given the latents, in units of [-1, 1]."""
-    audio_std: float = 0.2
-    """Standard deviation of a log-magnitude given the latents, in units of [-1, 1]."""
     shared_temperature: float = 0.8
     """By which noise of what is shared is multiplied in samples: between two classes is nothing."""
     private_temperature: float = 0.9
@@ -117,7 +98,7 @@ class Config(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         upsampling_base(self.shape, self.image_widths, (2,) * len(self.image_widths), 4)
-        check_positive("audio_widths", self.audio_widths)
+        self.check_frames("audio_widths", len(self.audio_widths), POOLED)
         for name in ("private_image", "private_audio", "tokens", "vocabulary"):
             require(getattr(self, name) > 1, f"{name} must be > 1, got {getattr(self, name)}")
         for name in ("components", "flow_layers", "flow_width", "hidden"):
@@ -125,14 +106,6 @@ class Config(ModelConfig):
         weights = ("beta", "image_weight", "text_weight", "audio_weight")
         for name in (*weights, "jitter", "shift"):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
-        check_griffin_lim(self.iterations, self.momentum)
-        frames, halvings = self.stft.frames, len(self.audio_widths) - 1
-        require(
-            halvings >= SEEN and frames % 2**halvings == 0 and frames % (2**SEEN * POOLED) == 0,
-            f"{frames} frames cannot be halved {halvings} times, at least {SEEN}, and {SEEN} times"
-            f" with {POOLED} seen as one: take other audio_widths {self.audio_widths}, samples or"
-            " hop",
-        )
 
     @property
     def modality(self) -> Modality:
@@ -154,11 +127,6 @@ class Config(ModelConfig):
         """Width of what image and sound are made from beside their own latents."""
         return self.latent + self.tokens * self.vocabulary
 
-    @property
-    def stft(self) -> STFT:
-        """The transform between sounds and spectrograms."""
-        return STFT(samples=self.samples, window=self.window, hop=self.hop, floor=self.floor)
-
 
 class Networks(nn.Module):
     """All that descends the ELBO."""
@@ -169,6 +137,7 @@ class Networks(nn.Module):
         written = config.tokens, config.vocabulary
         image = config.shape, config.image_widths, config.hidden
         audio = config.stft, config.audio_widths, config.hidden
+        self.voice = Voice(config)
         self.shared = nn.ModuleDict(
             {
                 IMAGE: ImageEncoder(*image, 2 * s),
@@ -188,7 +157,7 @@ class Networks(nn.Module):
             config.known + u_image, config.shape, widths, (2,) * len(widths), 4, "leaky_relu", False
         )
         self.text = Dense(s, config.hidden, config.tokens * config.vocabulary)
-        self.audio = AudioDecoder(config.known + u_audio, *audio)
+        self.audio = Decoder(config, config.known + u_audio, config.hidden, self.voice.size)
         self.written = written
 
     def write(self, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,26 +243,32 @@ class Model(GenerativeModel):
         kl = losses.gaussian_kl(mu, logvar)
         logits, known = net.write(s)
         nats = F.cross_entropy(logits.transpose(1, 2), batch[TEXT], reduction="none").sum(1)
-        parts = {TEXT: nats}
-        kls = {}
-        for name, decoder, x, std in (
-            (IMAGE, net.image, batch[IMAGE], config.image_std),
-            (AUDIO, net.audio, level, config.audio_std),
-        ):
-            mu_u, logvar_u = moments(net.private[name](x).to(eps.dtype))
-            e = noise.normal(f"private/{name}", mu_u.shape[1])
-            u = mu_u + (0.5 * logvar_u).exp() * e
-            log_q = -0.5 * (e.square() + logvar_u + math.log(2 * math.pi)).sum(1)
-            kls[name] = log_q - net.flow(name).log_prob(u, known)
-            raw = decoder(torch.cat([known, u], 1)).to(eps.dtype)
-            parts[name] = kls[name] - losses.gaussian_log_likelihood(raw, x, std)
+        raw, kl_image = self._drawn(IMAGE, batch[IMAGE], known, noise)
+        parameters, kl_audio = self._drawn(AUDIO, level, known, noise)
+        sound = net.voice.nats(parameters, level)
+        parts = {
+            IMAGE: kl_image - losses.gaussian_log_likelihood(raw, batch[IMAGE], config.image_std),
+            TEXT: nats,
+            AUDIO: kl_audio + sum(sound.values()),
+        }
         weights = (config.image_weight, config.text_weight, config.audio_weight)
         total = config.beta * kl
         for k, (name, weight) in enumerate(zip(MODALITIES, weights, strict=True)):
             total = total + weight * have[:, k] * parts[name]
-        metrics = {"kl": kl, "text": nats} | {f"kl_{k}": v for k, v in kls.items()}
-        found = {k: v.mean().detach() for k, v in metrics.items()}
-        return total.mean(), found
+        kls = {"kl": kl, f"kl_{IMAGE}": kl_image, f"kl_{AUDIO}": kl_audio}
+        metrics = kls | {"text": nats} | sound
+        return total.mean(), {k: v.mean().detach() for k, v in metrics.items()}
+
+    def _drawn(self, name: str, x: Tensor, known: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """What the posterior of a modality's own latents is decoded to, and its KL term, (N,)."""
+        net = self.networks
+        mu, raw = net.private[name](x).to(known.dtype).chunk(2, 1)
+        logvar = bounded(raw)
+        eps = noise.normal(f"private/{name}", mu.shape[1])
+        u = mu + (0.5 * logvar).exp() * eps
+        log_q = -0.5 * (eps.square() + logvar + math.log(2 * math.pi)).sum(1)
+        drawn = getattr(net, name)(torch.cat([known, u], 1)).to(known.dtype)
+        return drawn, log_q - net.flow(name).log_prob(u, known)
 
     def exports(self) -> dict[str, Export]:
         """`sample` and `translate`."""
@@ -318,7 +293,6 @@ class _Decode(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.config, self.networks = model.config, model.networks
-        self.heard = GriffinLim(model.config.stft, model.config.iterations, model.config.momentum)
 
     def forward(self, s: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config, net = self.config, self.networks
@@ -329,7 +303,7 @@ class _Decode(nn.Module):
         u_image = net.flow(IMAGE)(heat * eps[1], known)
         u_audio = net.flow(AUDIO)(heat * eps[2], known)
         image = net.image(torch.cat([known, u_image], 1)).clamp(-1, 1)
-        sound = self.heard(net.audio(torch.cat([known, u_audio], 1)))
+        sound = net.voice(net.audio(torch.cat([known, u_audio], 1)))
         return image, logits.argmax(2), sound
 
 
@@ -348,7 +322,8 @@ class _Sample(nn.Module):
 class _Translate(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.shared, self.decode = model.networks.shared, _Decode(model)
+        self.seen, self.decode = LogMagnitude(model.config.stft), _Decode(model)
+        self.shared = model.networks.shared
 
     def forward(
         self,
@@ -361,21 +336,13 @@ class _Translate(nn.Module):
         latent: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         config = self.decode.config
-        seen = (image, text, self._level(audio))
+        seen = (image, text, self.seen(audio))
         pairs = zip(MODALITIES, seen, strict=True)
         experts = [moments(self.shared[name](x)) for name, x in pairs]
         given = torch.stack([image_given, text_given, audio_given], 1)
         mu, logvar = product(experts, given)
         s = mu + (0.5 * logvar).exp() * latent[:, : config.latent]
         return self.decode(s, latent)  # type: ignore[no-any-return]
-
-    def _level(self, wave: Tensor) -> Tensor:
-        """STFT.log_magnitude as a convolution, which a graph can hold."""
-        stft, basis = self.decode.config.stft, self.decode.heard.forward_basis
-        real, imaginary = F.conv1d(wave, basis, stride=stft.hop, padding=stft.padding).chunk(2, 1)
-        magnitude = (real.square() + imaginary.square()).sqrt()
-        level = 2 * ((magnitude + stft.floor) / stft.floor).log() / stft.span - 1
-        return level.clamp(-1, 1)
 
 
 def digits3() -> TrainConfig:

@@ -73,7 +73,11 @@ TINY = Config(
     flow_width=8,
     image_widths=(8, 8),
     hidden=16,
-    audio_widths=(8, 8, 8),
+    audio_widths=(8, 8),
+    decoder_widths=(8, 8, 8),
+    style=4,
+    bands=8,
+    ripple_bands=4,
     shift=1,
 )
 

@@ -82,7 +82,37 @@ def test_a_graph_hears_what_training_hears(model: Model) -> None:
     torch.manual_seed(0)
     module = copy.deepcopy(model).exports()["translate"].module
     wave = torch.rand(2, 1, TINY.samples) - 0.5
-    assert torch.allclose(module._level(wave), TINY.stft.log_magnitude(wave), atol=1e-4)  # type: ignore[operator]
+    assert torch.allclose(module.seen(wave), TINY.stft.log_magnitude(wave), atol=1e-4)  # type: ignore[operator]
+
+
+def elbo(model: Model, batch: dict[str, Tensor], samples: int = 0) -> tuple[Tensor, dict]:
+    n = len(batch["image"])
+    noise = Noise(0, samples, n, 0, n, batch["image"])
+    return model.loss("elbo", batch, noise, model.prepare(batch, noise, {"elbo"}))
+
+
+def test_the_sound_costs_its_three_views_and_its_own_kl(tmp_path: Path, model: Model) -> None:
+    batch = batch_of(run(tmp_path))
+    loss, found = elbo(model, batch)
+    mute = Model(replace(TINY, audio_weight=0.0))
+    mute.load_state_dict(model.state_dict())
+    parts = sum(found[name] for name in ("kl_audio", "level", "energy", "pitch"))
+    expected = TINY.audio_weight * parts
+    assert (loss - elbo(mute, batch)[0]).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_few_steps_bring_down_what_a_sound_costs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, batch = Model(TINY), batch_of(run(tmp_path))
+    optimizer = torch.optim.Adam(model.networks.parameters(), 5e-3)
+    before = elbo(model, batch)[1]
+    for step in range(100):
+        optimizer.zero_grad()
+        elbo(model, batch, step)[0].backward()
+        optimizer.step()
+    after = elbo(model, batch)[1]
+    for name in ("level", "energy", "pitch"):
+        assert after[name] < 0.5 * before[name], name
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -143,7 +173,12 @@ def test_rows_with_other_things_given_share_a_batch(joined: Path) -> None:
         (lambda: replace(TINY, shape=(8, 8)), r"shape must be \(C, H, W\)"),
         (lambda: replace(TINY, private_image=1), "private_image must be > 1, got 1"),
         (lambda: replace(TINY, components=0), "components must be > 0, got 0"),
-        (lambda: replace(TINY, samples=272), "17 frames cannot be halved 2 times, at least 2"),
+        (lambda: replace(TINY, samples=272), r"17 frames cannot be halved .* \(decoder_widths\)"),
+        (
+            lambda: replace(TINY, samples=128),
+            r"8 frames cannot be halved 2 times with 4 seen as one \(audio_widths\)",
+        ),
+        (lambda: replace(TINY, level_std=0.0), "level_std must be > 0, got 0"),
         (lambda: replace(TINY, jitter=-1.0), "jitter must be >= 0, got -1"),
     ],
 )

@@ -1,0 +1,181 @@
+"""Sounds of voices, drawn from a vector and compared with real ones as they are heard.
+
+A decoder draws an envelope, a pitch and harmonics (aigc/harmonics.py), Griffin-Lim makes sound of
+them. What is compared with the data are log-magnitude spectrograms, bin by bin as they are drawn,
+and as energies of larger and larger patches (multi-resolution, after Yamamoto et al. 2020,
+arXiv:1910.11480): the mean of logarithms alone would be too quiet wherever the vector does not say
+all. Energies are those of the sound that Griffin-Lim makes, so that the decoder makes up for what
+is lost between a spectrogram and its sound.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aigc.config import ModelConfig, require
+from aigc.harmonics import Harmonics
+from aigc.layers import check_positive
+from aigc.spectrogram import STFT, GriffinLim, check_griffin_lim, check_waveform
+
+NARROWEST = -7.0
+"""Log variance of the narrowest posterior there is, a standard deviation of 0.03; the widest, 1."""
+QUIET = 2e-5
+"""Added to the energy of a patch, of full scale: what is softer is not told apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoiceConfig(ModelConfig):
+    """What the Config of a model has that draws sounds, `audio` among its shapes."""
+
+    window: int = 384
+    """Samples of the transform's Hann window: half as many frequencies."""
+    hop: int = 64
+    """Samples between two frames."""
+    floor: float = 1e-3
+    """Magnitudes below, as a share of full scale, count as silence."""
+    iterations: int = 2
+    """Of Griffin-Lim, in the graph that is served. Four sound better, but multiply what rounding
+    changes to more than a replica tolerates."""
+    momentum: float = 0.99
+    """Of Griffin-Lim."""
+    decoder_widths: tuple[int, ...] = (192, 192, 128, 128)
+    """Channels of the sound's decoder at the fewest frames, and after each doubling of them."""
+    style: int = 64
+    """Channels that are the same in all frames, beside those of every layer: voice and pitch."""
+    bands: int = 64
+    """Frequencies at which the envelope is given."""
+    ripples: int = 3
+    """Cosines that make up the comb of a voice."""
+    ripple_bands: int = 16
+    """Frequencies at which the strength of each is given."""
+    pitch: tuple[float, float] = (0.0075, 0.05)
+    """Lowest and highest pitch in cycles per sample: 60 and 400 Hz at 8 kHz."""
+    level_std: float = 0.3
+    """Standard deviation of a bin's level given the latent; levels are in [-1, 1]. Smaller ones
+    weigh reconstruction more against the KL term."""
+    energy_std: float = 0.6
+    """The same of the logarithm of a bin's energy, in nepers; of a patch's it is as much over the
+    root of its number of bins."""
+    pitch_std: float = 0.01
+    """The same of the pitch, as a share of the logarithmic range `pitch`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_waveform(self.shapes.get("audio", self.shape))
+        check_griffin_lim(self.iterations, self.momentum)
+        for name in ("level_std", "energy_std", "pitch_std"):
+            require(getattr(self, name) > 0, f"{name} must be > 0, got {getattr(self, name)}")
+        self.check_frames("decoder_widths", len(self.decoder_widths) - 1)
+
+    @property
+    def stft(self) -> STFT:
+        """The transform between sounds and spectrograms."""
+        samples = self.shapes["audio"][1]
+        return STFT(samples=samples, window=self.window, hop=self.hop, floor=self.floor)
+
+    def check_frames(self, widths: str, halvings: int, pooled: int = 1) -> None:
+        """Raise ValueError unless a network of the `widths` that a field gives fits the frames,
+        where `pooled` are seen as one and then halved."""
+        check_positive(widths, getattr(self, widths))
+        require(halvings >= 0, f"{widths} must name at least one layer")
+        require(
+            self.stft.frames % (pooled * 2**halvings) == 0,
+            f"{self.stft.frames} frames cannot be halved {halvings} times"
+            f"{f' with {pooled} seen as one' if pooled > 1 else ''} ({widths})",
+        )
+
+
+class Decoder(nn.Module):
+    """(N, given) -> what Voice makes sounds of, (N, size, frames)."""
+
+    def __init__(self, config: VoiceConfig, given: int, hidden: int, size: int) -> None:
+        super().__init__()
+        widths = config.decoder_widths
+        frames = config.stft.frames // 2 ** (len(widths) - 1)
+
+        def dense(features: int) -> list[nn.Module]:
+            layers = (nn.Linear(given, hidden), nn.Linear(hidden, features))
+            return [module for layer in layers for module in (layer, nn.ReLU())]
+
+        self.style = nn.Sequential(*dense(config.style))
+        first = dense(widths[0] * frames)
+        self.first = nn.Sequential(*first, nn.Unflatten(1, (widths[0], frames)))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv1d(c_in + config.style, c_out, 3, padding=1), nn.ReLU())
+            for c_in, c_out in itertools.pairwise(widths)
+        )
+        self.last = nn.Conv1d(widths[-1] + config.style, size, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        style, h = self.style(z)[:, :, None], self.first(z)
+        for block in self.blocks:
+            h = F.interpolate(h, scale_factor=2)
+            h = block(torch.cat([h, style.expand(-1, -1, h.shape[2])], 1))
+        return self.last(torch.cat([h, style.expand(-1, -1, h.shape[2])], 1))  # type: ignore[no-any-return]
+
+
+class Voice(nn.Module):
+    """Parameters of Harmonics (N, size, frames) -> sounds (N, 1, samples) in [-1, 1]. It learns
+    nothing itself."""
+
+    def __init__(self, config: VoiceConfig) -> None:
+        super().__init__()
+        self.config, self.stft = config, config.stft
+        self.harmonics = Harmonics(
+            self.stft, config.bands, config.ripple_bands, config.ripples, config.pitch
+        )
+        self.griffin_lim = GriffinLim(self.stft, config.iterations, config.momentum)
+
+    @property
+    def size(self) -> int:
+        """Parameters of a frame."""
+        return self.harmonics.size
+
+    def forward(self, parameters: Tensor) -> Tensor:
+        return self.sound(self.harmonics(parameters))
+
+    def sound(self, drawn: Tensor) -> Tensor:
+        """Log-magnitudes (N, bins, frames), unbounded -> sounds (N, 1, samples)."""
+        return self.griffin_lim(drawn.clamp(-1, 1))  # type: ignore[no-any-return]
+
+    def nats(self, parameters: Tensor, level: Tensor) -> dict[str, Tensor]:
+        """What parameters cost of a sound with log-magnitudes `level` (N, bins, frames) in
+        [-1, 1]: by level, energy and pitch, each (N,) nats."""
+        config = self.config
+        with torch.no_grad():
+            pitch, sure = self.harmonics.pitch(level)
+        # Drawn at the pitch that was heard: a comb a little beside another's teeth would learn
+        # nothing from it. The decoder's own pitch is told apart.
+        drawn = self.harmonics(parameters, pitch)
+        wrong_pitch = (parameters[:, -1].sigmoid() - pitch).square() * sure
+        return {
+            "level": _nats((drawn - level).square(), config.level_std),
+            "energy": self.energies(self.stft.log_magnitude(self.sound(drawn)), level),
+            "pitch": _nats(wrong_pitch, config.pitch_std),
+        }
+
+    def energies(self, heard: Tensor, level: Tensor) -> Tensor:
+        """(N,) nats of patches of 2 x 2 and 8 x 4 bins x frames."""
+        total = torch.zeros_like(heard[:, 0, 0])
+        a, b = (self.stft.magnitude(x).square()[:, None] for x in (heard, level))
+        for pool, area in (((2, 2), 4), ((4, 2), 32)):
+            a, b = F.avg_pool2d(a, pool), F.avg_pool2d(b, pool)
+            error = ((a + QUIET) / (b + QUIET)).log().square()
+            total = total + area * _nats(error, self.config.energy_std)
+        return total
+
+
+def bounded(raw: Tensor) -> Tensor:
+    """Raw log variances -> those of a posterior whose prior is a flow that is learned with it.
+
+    Nothing else says then how large latents are: without a bound they are shrunk until the flow
+    cannot follow, and samples fall apart.
+    """
+    return NARROWEST * (1 - torch.tanh(raw)) / 2
+
+
+def _nats(square: Tensor, std: float) -> Tensor:
+    return square.flatten(1).sum(1) / (2 * std**2)
