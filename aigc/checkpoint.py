@@ -224,7 +224,7 @@ def load(path: Path, state: TrainState) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} is broken: {', '.join(altered)} was altered")
     restore(state, named)
     state.samples, state.batches = facts["samples"], facts["batches"]
-    state.scale_rates(facts.get("rate_scale", 1.0))
+    state.rate_scale = facts.get("rate_scale", 1.0)
     return facts
 
 

@@ -22,6 +22,19 @@ class Phase:
     optimizer: OptimizerConfig
     every: int = 1
     """Due on every n-th batch."""
+    until: int = 0
+    """Samples seen from which on it is not due any more; 0 for none."""
+    decay: int = 0
+    """Samples before `until` over which its learning rate falls linearly to nothing."""
+
+    def due(self, batches: int, samples: int) -> bool:
+        """Whether it takes part in the batch after so many, which were of so many samples."""
+        return (batches + 1) % self.every == 0 and (samples < self.until or not self.until)
+
+    def learning_rate(self, samples: int) -> float:
+        """Of a step after so many samples."""
+        left = 1.0 if not self.decay else min(1.0, (self.until - samples) / self.decay)
+        return self.optimizer.learning_rate * max(0.0, left)
 
 
 @dataclass(frozen=True, kw_only=True)

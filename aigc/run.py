@@ -168,7 +168,7 @@ def work(
         since = Since(facts, sync.world)
         since.rollbacks = facts.get("rollbacks", 0) + tries
         if tries:
-            state.scale_rates(state.rate_scale * 0.5**tries)
+            state.rate_scale *= 0.5**tries
         if sync.rank == 0:
             checkpoint.tidy(run.checkpoints, state.samples)
             cut_back(run.folder / "metrics.jsonl", state.samples)

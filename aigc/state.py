@@ -32,12 +32,11 @@ class TrainState:
         model.averaged().load_state_dict(self.average.state_dict())
         return model.eval()
 
-    def scale_rates(self, scale: float) -> None:
-        """Multiply the configured learning rates by `scale`."""
-        self.rate_scale = scale
+    def set_rates(self) -> None:
+        """Give every optimizer the learning rate of its next step."""
         for phase, optimizer in zip(self.phases, self.optimizers, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = phase.optimizer.learning_rate * scale
+                group["lr"] = phase.learning_rate(self.samples) * self.rate_scale
 
     def update_average(self, half_life: int, warmup: float, batch: int) -> None:
         """Exponential moving average of weights and buffers (Karras et al. 2018, section 4.1).

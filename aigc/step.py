@@ -85,7 +85,8 @@ class Step:
         `extra` are figures of this worker that are added up over all of them.
         """
         state = self.state
-        due = [i for i, phase in enumerate(state.phases) if (state.batches + 1) % phase.every == 0]
+        seen = state.batches, state.samples
+        due = [i for i, phase in enumerate(state.phases) if phase.due(*seen)]
         phases = {state.phases[i].name for i in due}
         # One span: what prepare() made serves all phases. Several: memory is what lacks, so each
         # phase makes its own again, span by span.

@@ -61,6 +61,7 @@ def train(
     while state.samples < config.samples and not readings.stopped:
         batch = next(feed)
         wish = sync.rank == 0 and stop(state.samples)
+        state.set_rates()
         readings.add(state.samples, step(batch, {"run/stop": float(wish), **feed.figures()}))
         before, state.samples = state.samples, state.samples + config.batch
         state.batches += 1

@@ -52,8 +52,9 @@ def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
 def resumed(config: TrainConfig, folder: Path, at: int) -> dict[str, Tensor]:
     """Train `at` batches, checkpoint, load into a fresh state, train to the end."""
     first = TrainState(config)
-    half = replace(config, samples=config.batch * at)
-    train(half, first, data.load(config.data, config.model))
+    source, last = data.load(config.data, config.model), config.batch * (at - 1)
+    assert train(config, first, source, stop=lambda samples: samples >= last) == "stopped"
+    assert first.samples == config.batch * at
     path = checkpoint.save(folder, checkpoint.snapshot(first, {"wall_seconds": 0}), keep=1)
     again = TrainState(config)
     with torch.no_grad():

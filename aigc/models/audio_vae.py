@@ -1,19 +1,21 @@
 """VAE of sounds whose decoder draws an envelope, a pitch and harmonics, heard through Griffin-Lim.
 
 How that is compared with the data is in aigc/voice.py. The prior is a flow that is learned with the
-model, so that samples sound like reconstructions.
+model, and goes on learning when encoder and decoder are done: a flow lags behind latents that move,
+and samples are then further from sounds than reconstructions are.
 """
 
 import itertools
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from aigc.artifact.manifest import Signature, TensorSpec
-from aigc.config import DataConfig, OptimizerConfig, TrainConfig
+from aigc.config import DataConfig, OptimizerConfig, TrainConfig, require
 from aigc.flow import Flow
 from aigc.layers import activation, condition
 from aigc.model import Batch, Export, GenerativeModel, Phase
@@ -42,6 +44,11 @@ class Config(VoiceConfig):
     """Of the flow that is the prior."""
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
+    done: int = 48_000
+    """Samples seen from which on encoder and decoder stay as they are, and only the prior learns;
+    0 for none. Such a batch takes an eighth of the time."""
+    decay: int = 16_000
+    """Samples before that over which the learning rate of both falls to nothing."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1.5e-3, betas=(0.9, 0.99))
     )
@@ -49,6 +56,10 @@ class Config(VoiceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_frames("encoder_widths", len(self.encoder_widths))
+        require(
+            0 <= self.decay <= self.done,
+            f"decay must be in [0, done], here [0, {self.done}], got {self.decay}",
+        )
 
 
 class Encoder(nn.Module):
@@ -71,8 +82,19 @@ class Encoder(nn.Module):
         return mu, bounded(logvar)
 
 
+class Posterior(NamedTuple):
+    """What prepare() makes of a batch."""
+
+    level: Tensor
+    label: Tensor | None
+    z: Tensor
+    """(N, latent), drawn from the posterior."""
+    log_q: Tensor
+    """(N,) nats, the posterior's density there."""
+
+
 class Model(GenerativeModel):
-    """One phase: reconstruction in three views, and KL to the flow."""
+    """Two phases: reconstruction in three views with KL to the flow, and the flow itself."""
 
     family = "vae"
 
@@ -86,23 +108,38 @@ class Model(GenerativeModel):
         self.prior = Flow(config.latent, config.num_classes, config.couplings, 96)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One: encoder, decoder and prior together."""
-        return (Phase(name="elbo", module=self, optimizer=self.config.optimizer),)
+        """The prior is fitted beside the networks, to what they made of the same batch."""
+        c, networks = self.config, nn.ModuleList([self.encoder, self.decoder])
+        return (
+            Phase(name="elbo", module=networks, optimizer=c.optimizer, until=c.done, decay=c.decay),
+            Phase(name="prior", module=self.prior, optimizer=c.optimizer),
+        )
 
-    def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: Any
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Nats per sound; the KL term, estimated by the posterior's one draw, is ramped."""
+    def prepare(self, batch: Batch, noise: Noise, due: Collection[str]) -> Posterior:
+        """One draw of the posterior, with the encoder's graph only if that learns."""
         config = self.config
         label = batch["label"] if config.num_classes else None
         with torch.no_grad():
             level = config.stft.log_magnitude(batch[config.modality])
         eps = noise.normal("posterior", config.latent)
-        mu, logvar = (moment.to(eps.dtype) for moment in self.encoder(level, label))
-        z = mu + (0.5 * logvar).exp() * eps
-        log_q = -0.5 * (eps.square() + logvar + math.log(2 * math.pi)).sum(1)
+        with torch.set_grad_enabled("elbo" in due):
+            mu, logvar = (moment.to(eps.dtype) for moment in self.encoder(level, label))
+            z = mu + (0.5 * logvar).exp() * eps
+            log_q = -0.5 * (eps.square() + logvar + math.log(2 * math.pi)).sum(1)
+        return Posterior(level, label, z, log_q)
+
+    def loss(
+        self, phase: str, batch: Batch, noise: Noise, shared: Posterior
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Nats per sound; the KL term, estimated by the posterior's one draw, is ramped.
+
+        Of the prior, the KL alone.
+        """
+        config, (level, label, z, log_q) = self.config, shared
+        if phase == "prior":
+            return (log_q.detach() - self.prior.log_prob(z.detach(), label)).mean(), {}
         kl = log_q - self.prior.log_prob(z, label)
-        parameters = self.decoder(condition(z, label, config.num_classes)).to(eps.dtype)
+        parameters = self.decoder(condition(z, label, config.num_classes)).to(z.dtype)
         terms = self.voice.nats(parameters, level)
         ramp = min(1.0, noise.samples / config.kl_ramp) if config.kl_ramp else 1.0
         loss = (sum(terms.values()) + ramp * kl).mean()
@@ -110,7 +147,7 @@ class Model(GenerativeModel):
 
     def collapsed(self, values: dict[str, float]) -> str:
         """Nothing of a sound passes the latent."""
-        kl = values.get("elbo/kl")
+        kl = values.get("prior/loss")
         if kl is None or abs(kl) > COLLAPSED:
             return ""
         return f"posterior collapse: KL {kl:.2g} nats"

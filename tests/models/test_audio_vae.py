@@ -1,14 +1,19 @@
 """What the contract does not ask: where pitch and reconstruction come from, and collapse."""
 
+import copy
+import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from aigc import models
+from aigc import checkpoint, models
+from aigc.data import Dataset
 from aigc.models import audio_vae
 from aigc.noise import Noise
+from aigc.train import Event, TrainState, train
 from aigc.voice import NARROWEST
 from tests.test_harmonics import voice
 
@@ -24,7 +29,8 @@ def batch(n: int = 4) -> dict[str, torch.Tensor]:
 
 def terms(model: audio_vae.Model, sounds: dict[str, torch.Tensor], samples: int = 0) -> dict:
     n = len(sounds["audio"])
-    loss, found = model.loss("elbo", sounds, Noise(0, samples, n, 0, n, sounds["audio"]), None)
+    noise = Noise(0, samples, n, 0, n, sounds["audio"])
+    loss, found = model.loss("elbo", sounds, noise, model.prepare(sounds, noise, {"elbo"}))
     return {"loss": loss.item()} | {name: value.item() for name, value in found.items()}
 
 
@@ -56,7 +62,8 @@ def test_a_few_steps_bring_every_term_down_and_the_pitch_into_the_decoder() -> N
     for step in range(100):
         noise = Noise(0, step, 4, 0, 4, sounds["audio"])
         optimizer.zero_grad()
-        model.loss("elbo", sounds, noise, None)[0].backward()
+        shared = model.prepare(sounds, noise, {"elbo"})
+        model.loss("elbo", sounds, noise, shared)[0].backward()
         optimizer.step()
     after = terms(model, sounds)
     for name in ("level", "energy", "pitch"):
@@ -73,6 +80,43 @@ def test_a_sound_that_is_served_is_what_the_loss_hears() -> None:
     assert torch.equal(model.voice.sound(drawn), served)
 
 
+def test_the_prior_goes_on_when_the_networks_are_done_and_a_resumed_run_is_bit_equal(
+    tmp_path: Path,
+) -> None:
+    preset = models.preset("audio_vae:spoken_digits")
+    sounds = batch(8)["audio"].numpy()
+    labels = np.zeros(8, np.int64)
+    source = Dataset(name="voices", samples=sounds, labels=labels, classes=(), sample_rate_hz=8000)
+    config = replace(preset, model=replace(SMALL, done=12, decay=8), batch=4, samples=24)
+    seen: list[tuple[TrainState, list[float]]] = []
+
+    def note(state: TrainState, values: object) -> None:
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in state.optimizers]
+        seen.append((copy.deepcopy(state), rates))
+        if state.samples == 16:
+            checkpoint.save(tmp_path, checkpoint.snapshot(state, {"wall_seconds": 0}), keep=1)
+
+    whole = TrainState(config)
+    train(config, whole, source, [Event(4, note)])
+    full = preset.model.optimizer.learning_rate
+    shares = [1, 1, 0.5, 0, 0, 0]
+    assert [rates for _, rates in seen] == [[full * share, full] for share in shares]
+    for network, moves in (("encoder", 3), ("decoder", 3), ("prior", 6)):
+        weights = [
+            torch.cat([p.flatten() for p in getattr(state.model, network).parameters()])
+            for state, _ in seen
+        ]
+        moved = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
+        assert moved == [True] * (moves - 1) + [False] * (6 - moves), network
+
+    again = TrainState(config)
+    checkpoint.load(tmp_path / "000000000016", again)
+    assert again.samples == 16
+    train(config, again, source)
+    tensors, expected = checkpoint.tensors(again), checkpoint.tensors(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in tensors.items())
+
+
 def test_a_reconstruction_is_the_sound_of_what_the_posterior_mean_decodes_to() -> None:
     torch.manual_seed(0)
     exports = audio_vae.Model(SMALL).eval().exports()
@@ -87,8 +131,8 @@ def test_a_reconstruction_is_the_sound_of_what_the_posterior_mean_decodes_to() -
 
 def test_a_latent_that_says_nothing_is_a_collapse() -> None:
     model = audio_vae.Model(SMALL)
-    assert "KL 0.01 nats" in model.collapsed({"elbo/kl": 0.01})
-    assert model.collapsed({"elbo/kl": 20.0}) == model.collapsed({}) == ""
+    assert "KL 0.01 nats" in model.collapsed({"prior/loss": 0.01})
+    assert model.collapsed({"prior/loss": 20.0}) == model.collapsed({}) == ""
 
 
 @pytest.mark.parametrize(
@@ -96,6 +140,7 @@ def test_a_latent_that_says_nothing_is_a_collapse() -> None:
     [
         ({"shape": (1, 28, 28)}, "a sound of one channel"),
         ({"latent": 5}, "latent must be even"),
+        ({"done": 8, "decay": 9}, r"decay must be in \[0, done\], here \[0, 8\], got 9"),
         ({"encoder_widths": (8,) * 8}, r"cannot be halved 8 times \(encoder_widths\)"),
         ({"encoder_widths": (8, 0)}, "encoder_widths must all be > 0"),
     ],
