@@ -205,15 +205,20 @@ def test_short_steps_run_on_the_event_loop_however_long_their_texts_take(
 
 def test_the_event_loop_is_kept_for_no_longer_than_it_may_be(lane: SteppedLane) -> None:
     other = slow(lane, 0.005)
+    steps: list[int] = []
+    step = other.advance
+
+    def advance() -> Any:
+        steps.append(len(other._rows))
+        return step()
 
     async def main() -> list[int]:
         batcher = await known(other, 0.025)
-        steps: list[int] = []
+        other.advance = advance  # type: ignore[method-assign]
         turns: list[int] = []
-        job = other.job(seed=1, first_index=0, n=1, label=None)
-        job.hear = lambda index, outcome: steps.append(index)
-        text = asyncio.create_task(batcher.submit(job))
-        while not text.done():
+        job = other.job(seed=1, first_index=0, n=2, label=None)
+        texts = asyncio.create_task(batcher.submit(job))
+        while not texts.done():
             await asyncio.sleep(0)
             turns.append(len(steps))
         batcher.close()
