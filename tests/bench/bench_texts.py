@@ -133,9 +133,9 @@ def section(found: dict[tuple[str, int], list[Turn]], rounds: int) -> str:
         header("ray", "onnxruntime", "fastapi", "uvicorn"),
         "",
         "text_vae:numbers, untrained, so that texts end at random, as server-sent events. Ours is"
-        " one replica behind HAProxy, which tells at once of a first token, and then of those of a"
-        " millisecond together; FastAPI one process that runs the graph for every token of every"
-        f" request by itself, and tells of each. Median (range) of {rounds} turns.",
+        " one replica behind HAProxy, which tells of the tokens of a millisecond together; FastAPI"
+        " one process that runs the graph for every token of every request by itself, and tells of"
+        f" each. Median (range) of {rounds} turns.",
         "",
         "| connections | | tokens/s | first token, ms | whole text, ms | tokens of an event"
         " | CPU of a token, µs |",
