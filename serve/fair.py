@@ -8,7 +8,7 @@ pieces = queue.take()  # the next batch
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
@@ -95,8 +95,11 @@ class Piece:
         return self.stop - self.start
 
     def rows(self) -> "list[Piece]":
-        """Its samples one by one."""
-        return [replace(self, start=i, stop=i + 1) for i in range(self.start, self.stop)]
+        """Its samples one by one, as they go on."""
+        return [
+            Piece(job=self.job, start=i, stop=i + 1, begun=True)
+            for i in range(self.start, self.stop)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

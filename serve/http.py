@@ -147,17 +147,15 @@ class Stream(Response):
             await send(message)
             num_bytes += len(message.get("body", b""))
 
-        sending = asyncio.create_task(self._send_all(counted))
-        hanging_up = asyncio.create_task(_until_disconnect(receive))
+        watch = Watch(receive, 0)
         try:
-            await asyncio.wait({sending, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                code = sending.result()
+            code = await self._send_all(counted)
+        except asyncio.CancelledError:
+            if not watch.has_cancelled():
+                raise
         finally:
+            watch.stop()
             try:
-                for task in (sending, hanging_up):
-                    task.cancel()
-                await asyncio.gather(sending, hanging_up, return_exceptions=True)
                 await self.chunks.aclose()
             finally:
                 self.ended(code, num_bytes)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
 import numpy as np
@@ -39,7 +39,7 @@ class Ran:
     def going_on(self) -> list[Piece]:
         """What is to be in the next batch too."""
         return [
-            piece if piece.begun else replace(piece, begun=True)
+            piece
             for piece, outcome in zip(self.pieces, self.outcomes, strict=True)
             if isinstance(outcome, GoesOn)
         ]

@@ -97,10 +97,10 @@ class LaneMetrics(RequestMetrics):
 
     def observe(self, batch: Batch) -> None:
         """A batch ran."""
-        if batch.ended is None:
-            self._samples.inc(batch.size)
-        else:
-            self._samples.inc(batch.ended)
+        ended = batch.size if batch.ended is None else batch.ended
+        if ended:
+            self._samples.inc(ended)
+        if batch.ended is not None:
             self._steps.inc(batch.size)
         self._batch.observe(batch.size)
         self._inference.observe(batch.seconds)

@@ -30,7 +30,7 @@ STUCK_S = 120.0
 """A batch that runs longer makes the replica unhealthy: Serve then replaces it."""
 
 INLINE_S = 0.001
-"""A batch that takes less may keep the event loop, and with it health checks, waiting."""
+"""Batches that take less may keep the event loop waiting for so long, and health checks with it."""
 
 TEND_S = 2.0
 """Between two looks at what changes seldom: cost, and keys."""

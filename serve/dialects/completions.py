@@ -218,13 +218,15 @@ class Asked:
         """The texts as they are written, as server-sent events. Raises HTTPError 429 or 503."""
         options = self._request.stream_options or StreamOptions()
         usage = {"usage": None} if options.include_usage else {}
+        # All of an event but its choice is the same.
+        begin = _event({**self._head, **usage, "choices": []}).removesuffix(b"]}\n\n")
         sent = [0] * self.ask.n
         outcomes = sampler.stream(self.ask, call)
         try:
             async for came in outcomes:
                 choices = [self._more(i, outcome, sent) for i, outcome in came]
                 events = [
-                    _event({**self._head, **usage, "choices": [choice]})
+                    begin + orjson.dumps(choice) + b"]}\n\n"
                     for choice in choices
                     if choice is not None
                 ]
@@ -255,9 +257,8 @@ class Asked:
         return self._prompts[i] if self._request.echo else ""
 
     def _drawn(self, i: int, row: NDArray[np.int64]) -> str:
-        """What was written of a text after its prompt."""
-        tokens = row[self._prefixes[i] :].tolist()
-        return "".join(self._pieces[token] for token in tokens if token != END)
+        """What was written of a text after its prompt; an end is an empty piece."""
+        return "".join([self._pieces[token] for token in row[self._prefixes[i] :].tolist()])
 
     def _end(self, i: int, row: NDArray[np.int64]) -> str:
         """Why a text ended. Counts its tokens."""

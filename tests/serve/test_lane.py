@@ -1,6 +1,7 @@
 """Samples that go by steps: whatever joins, leaves and fails beside them, each is itself alone."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -72,10 +73,10 @@ ASKS = st.fixed_dictionaries(
 )
 
 
-@given(asks=st.lists(ASKS, min_size=1, max_size=8))
+@given(asks=st.lists(ASKS, min_size=1, max_size=8), inline_s=st.sampled_from([0.0, 0.001, 3600.0]))
 @examples(max_examples=25)
 def test_any_mix_of_requests_is_each_alone(
-    asks: list[dict[str, Any]], lane: SteppedLane, artifact: Artifact
+    asks: list[dict[str, Any]], inline_s: float, lane: SteppedLane, artifact: Artifact
 ) -> None:
     async def ask(batcher: Batcher, one: dict[str, Any]) -> Arrays:
         for _ in range(one["pause"]):
@@ -92,7 +93,7 @@ def test_any_mix_of_requests_is_each_alone(
         )
 
     async def main() -> list[Any]:
-        batcher = Batcher(max_queue=1000)
+        batcher = Batcher(max_queue=1000, inline_s=inline_s)
         tasks = [asyncio.create_task(ask(batcher, one)) for one in asks]
         for one, task in zip(asks, tasks, strict=True):
             if not one["stays"]:
@@ -166,6 +167,93 @@ def test_what_comes_is_heard_before_the_end(lane: SteppedLane, artifact: Artifac
             assert np.array_equal(part.part, whole[row, : i + 1])
         assert isinstance(last, dict)
         assert np.array_equal(last["text"][0], whole[row])
+
+
+async def known(lane: SteppedLane, inline_s: float) -> Batcher:
+    """A batcher that has written texts, so that it knows how long steps take."""
+    batcher = Batcher(max_queue=100, inline_s=inline_s)
+    await batcher.submit(lane.job(seed=1, first_index=0, n=2, label=None))
+    await settled(lambda: batcher._pump is None)
+    return batcher
+
+
+def test_short_steps_run_on_the_event_loop_however_long_their_texts_take(
+    lane: SteppedLane, artifact: Artifact
+) -> None:
+    other = slow(lane, 0.005)
+    threads: list[int] = []
+    step = other.advance
+
+    def advance() -> Any:
+        threads.append(threading.get_ident())
+        return step()
+
+    other.advance = advance  # type: ignore[method-assign]
+
+    async def main(inline_s: float) -> None:
+        batcher = await known(other, inline_s)
+        begun = threads[0], threads[-1]
+        threads.clear()
+        found = await batcher.submit(other.job(seed=1, first_index=0, n=2, label=None))
+        batcher.close()
+        assert np.array_equal(found["text"], artifact.sample(seed=1, n=2)["text"])
+        here = threading.get_ident()
+        assert begun[0] != here, "the first step may take any time"
+        if inline_s > 0.005:
+            assert len(threads) * 0.005 > inline_s
+            assert {begun[1], *threads} == {here}
+        else:
+            assert here not in {begun[1], *threads}
+        threads.clear()
+
+    asyncio.run(main(0.05))
+    asyncio.run(main(0.001))
+
+
+def test_the_event_loop_is_kept_for_no_longer_than_it_may_be(lane: SteppedLane) -> None:
+    other = slow(lane, 0.005)
+    steps: list[int] = []
+    step = other.advance
+
+    def advance() -> Any:
+        steps.append(len(other._rows))
+        return step()
+
+    async def main() -> list[int]:
+        batcher = await known(other, 0.025)
+        other.advance = advance  # type: ignore[method-assign]
+        turns: list[int] = []
+        job = other.job(seed=1, first_index=0, n=2, label=None)
+        texts = asyncio.create_task(batcher.submit(job))
+        while not texts.done():
+            await asyncio.sleep(0)
+            turns.append(len(steps))
+        batcher.close()
+        return np.diff(turns).tolist()
+
+    in_a_row = [steps for steps in asyncio.run(main()) if steps]
+    assert in_a_row[0] == 1, "the first token is told of at once"
+    assert 1 < max(in_a_row) <= 0.025 / 0.005
+
+
+def test_who_came_while_steps_ran_joins_the_next_ones(lane: SteppedLane) -> None:
+    heard: list[int] = []
+
+    async def ask(batcher: Batcher, seed: int, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        job = lane.job(seed=seed, first_index=0, n=1, label=None)
+        job.hear = lambda index, outcome: heard.append(seed)
+        await batcher.submit(job)
+
+    async def main() -> None:
+        batcher = await known(lane, 3600.0)
+        # As many turns as there are from a socket to the queue.
+        await asyncio.gather(ask(batcher, 1, 0), ask(batcher, 2, 3))
+        batcher.close()
+
+    asyncio.run(main())
+    assert heard[:5] == [1, 1, 2, 1, 2]
 
 
 def test_who_hangs_up_leaves_at_the_next_step(lane: SteppedLane) -> None:
