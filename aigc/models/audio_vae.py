@@ -44,10 +44,10 @@ class Config(VoiceConfig):
     """Of the flow that is the prior."""
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
-    done: int = 48_000
+    done: int = 56_000
     """Samples seen from which on encoder and decoder stay as they are, and only the prior learns;
     0 for none. Such a batch takes an eighth of the time."""
-    decay: int = 16_000
+    decay: int = 20_000
     """Samples before that over which the learning rate of both falls to nothing."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1.5e-3, betas=(0.9, 0.99))
@@ -218,7 +218,7 @@ def spoken_digits() -> TrainConfig:
         model=Config(num_classes=10),
         data=DataConfig(source="spoken_digits"),
         batch=16,
-        samples=88_000,
+        samples=152_000,
         grid_interval=0,
     )
 
