@@ -76,7 +76,7 @@ class Config(VoiceConfig):
     """Standard deviation of a pixel given the latents, in units of [-1, 1]."""
     shared_temperature: float = 0.8
     """By which noise of what is shared is multiplied in samples: between two classes is nothing."""
-    private_temperature: float = 0.9
+    private_temperature: float = 0.95
     """By which noise of what is private is multiplied."""
     image_weight: float = 1.0
     """Of the image's share of the loss."""
@@ -351,8 +351,8 @@ def digits3() -> TrainConfig:
         preset="multimodal_vae:digits3",
         model=Config(),
         data=DataConfig(source="digits3"),
-        samples=140_000,
-        batch=32,
+        samples=64_000,
+        batch=16,
         ema_half_life=10_000,
         report_interval=3_200,
         grid_interval=0,
