@@ -22,9 +22,10 @@ from aigc.encoders import POOLED, AudioEncoder, ImageEncoder, TextEncoder, shift
 from aigc.layers import Dense, Upsampler, upsampling_base
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
+from aigc.posterior import bounded
 from aigc.signature import latent_spec, optional_specs, part_spec
 from aigc.spectrogram import LogMagnitude
-from aigc.voice import Decoder, Voice, VoiceConfig, bounded
+from aigc.voice import Decoder, Voice, VoiceConfig
 
 IMAGE: Final = "image"
 TEXT: Final = "text"

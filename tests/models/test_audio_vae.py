@@ -9,7 +9,7 @@ import torch
 from aigc import models
 from aigc.models import audio_vae
 from aigc.noise import Noise
-from aigc.voice import NARROWEST
+from aigc.posterior import NARROWEST
 from tests.test_harmonics import voice
 
 SMALL = audio_vae.Config(
