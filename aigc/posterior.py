@@ -13,6 +13,8 @@ from aigc.noise import Noise
 
 BLURRED = 0.7
 """Share of the rows of a batch that Blurred puts at `blur`; the others are at `clear`."""
+NARROWEST = -7.0
+"""Log variance of the narrowest posterior there is, a standard deviation of 0.03; the widest, 1."""
 
 
 class Posterior(Protocol):
@@ -112,3 +114,12 @@ def _in_noise(raw: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
 def _at_blur(noise: Noise) -> Tensor:
     return noise.uniform("blurred") < BLURRED
+
+
+def bounded(raw: Tensor) -> Tensor:
+    """Raw log variances -> those of a posterior whose prior is a flow that is learned with it.
+
+    Nothing else says then how large latents are: without a bound they are shrunk until the flow
+    cannot follow, and samples fall apart.
+    """
+    return NARROWEST * (1 - torch.tanh(raw)) / 2

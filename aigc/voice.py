@@ -20,8 +20,6 @@ from aigc.harmonics import Harmonics
 from aigc.layers import check_positive
 from aigc.spectrogram import STFT, GriffinLim, check_griffin_lim, check_waveform
 
-NARROWEST = -7.0
-"""Log variance of the narrowest posterior there is, a standard deviation of 0.03; the widest, 1."""
 QUIET = 2e-5
 """Added to the energy of a patch, of full scale: what is softer is not told apart."""
 
@@ -166,15 +164,6 @@ class Voice(nn.Module):
             error = ((a + QUIET) / (b + QUIET)).log().square()
             total = total + area * _nats(error, self.config.energy_std)
         return total
-
-
-def bounded(raw: Tensor) -> Tensor:
-    """Raw log variances -> those of a posterior whose prior is a flow that is learned with it.
-
-    Nothing else says then how large latents are: without a bound they are shrunk until the flow
-    cannot follow, and samples fall apart.
-    """
-    return NARROWEST * (1 - torch.tanh(raw)) / 2
 
 
 def _nats(square: Tensor, std: float) -> Tensor:

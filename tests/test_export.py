@@ -33,6 +33,7 @@ PRESETS = [f"{name}:{preset}" for name in models.names() for preset in models.lo
 CLASSES = tuple("0123456789")
 SMALLER: dict[str, dict[str, Any]] = {
     "audio_vae": {"shape": (1, 1024), "window": 128, "hop": 32, "decoder_widths": (32, 32, 32)},
+    "multimodal_vae": {"samples": 1024, "window": 128, "hop": 32, "decoder_widths": (32, 32, 32)},
     "wavegan": {"shape": (1, 256), "widths": (16, 8), "latent": 16},
 }
 """Of models whose graphs take long: the same operators, of a size for a test."""

@@ -22,7 +22,7 @@ from aigc.artifact import TensorSpec, steps
 from aigc.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aigc.data import Dataset
 from aigc.dryrun import describe
-from aigc.export import example
+from aigc.export import budget, example
 from aigc.feed import tensors
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.models import (
@@ -159,12 +159,14 @@ def check_exports(model: GenerativeModel) -> None:
     for name, part in exports.items():
         inputs = [torch.from_numpy(a) for a in example(part.signature, ROWS).values()]
         outputs = call(part, inputs)
+        # Rounding in another batch is bounded as rounding in another runtime is.
+        atol = budget(part.signature)[1]
         for spec, value in zip(part.signature.outputs, outputs, strict=True):
             check_output(name, spec, value)
         for row in range(ROWS):
             alone = call(part, [value[row : row + 1] for value in inputs])
             for together, single in zip(outputs, alone, strict=True):
-                close = torch.allclose(together[row : row + 1], single, atol=1e-5, rtol=1e-5)
+                close = torch.allclose(together[row : row + 1], single, atol=atol, rtol=1e-5)
                 assert close, f"{name} of a row depends on the rest of its batch"
         assert any((o[0] != o[1]).any() for o in outputs), f"{name} ignores its input"
         # Weights ten times as large: a range has to hold by construction, not by luck.

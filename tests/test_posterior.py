@@ -5,7 +5,7 @@ import torch
 
 from aigc.losses import gaussian_kl
 from aigc.noise import Noise
-from aigc.posterior import BLURRED, Blurred, Learned
+from aigc.posterior import BLURRED, NARROWEST, Blurred, Learned, bounded
 
 MU = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, -1.0]])
 NATS = torch.tensor([5.0, 7.0, 6.0])
@@ -64,3 +64,10 @@ def test_figures_of_blurred_rows_are_kept_apart_from_those_of_clear_ones() -> No
     assert found["elbo"] == pytest.approx(-nats[blurred].mean() - 1.5)
     assert found["kl"] == pytest.approx(1.5)
     assert found["told"] == pytest.approx(nats[blurred].mean() - nats[~blurred].mean())
+
+
+def test_a_posterior_is_never_narrower_than_what_a_prior_can_follow() -> None:
+    found = bounded(torch.tensor([-1e4, -1.0, 0.0, 1.0, 1e4]))
+    assert found.tolist() == sorted(found.tolist())
+    assert found[0] == NARROWEST
+    assert found[-1] == 0

@@ -20,9 +20,10 @@ from aigc.flow import Flow
 from aigc.layers import activation, condition
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
+from aigc.posterior import bounded
 from aigc.signature import label_spec, latent_spec, sample_spec, vector_spec
 from aigc.spectrogram import LogMagnitude
-from aigc.voice import Decoder, Voice, VoiceConfig, bounded
+from aigc.voice import Decoder, Voice, VoiceConfig
 
 COLLAPSED = 0.1
 """KL in nats at which the latent says nothing of a sound."""

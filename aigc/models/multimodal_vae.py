@@ -22,9 +22,10 @@ from aigc.encoders import POOLED, AudioEncoder, ImageEncoder, TextEncoder, shift
 from aigc.layers import Dense, Upsampler, upsampling_base
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.noise import Noise
+from aigc.posterior import bounded
 from aigc.signature import latent_spec, optional_specs, part_spec
 from aigc.spectrogram import LogMagnitude
-from aigc.voice import Decoder, Voice, VoiceConfig, bounded
+from aigc.voice import Decoder, Voice, VoiceConfig
 
 IMAGE: Final = "image"
 TEXT: Final = "text"
@@ -76,7 +77,7 @@ class Config(VoiceConfig):
     """Standard deviation of a pixel given the latents, in units of [-1, 1]."""
     shared_temperature: float = 0.8
     """By which noise of what is shared is multiplied in samples: between two classes is nothing."""
-    private_temperature: float = 0.9
+    private_temperature: float = 0.95
     """By which noise of what is private is multiplied."""
     image_weight: float = 1.0
     """Of the image's share of the loss."""
@@ -351,8 +352,8 @@ def digits3() -> TrainConfig:
         preset="multimodal_vae:digits3",
         model=Config(),
         data=DataConfig(source="digits3"),
-        samples=140_000,
-        batch=32,
+        samples=64_000,
+        batch=16,
         ema_half_life=10_000,
         report_interval=3_200,
         grid_interval=0,

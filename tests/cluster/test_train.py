@@ -59,7 +59,11 @@ def test_rows_that_lack_something_are_shared_by_two_workers(tmp_path: Path) -> N
     finish(one)
     finish(two)
     a, b = state(Run(tmp_path / "on0")), state(Run(tmp_path / "on2"))
-    worst = max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+    # Squares of large gradients are moments, too: errors are relative to what is above 1.
+    worst = max(
+        float(((a[name] - b[name]).double().abs() / (1 + a[name].double().abs())).max())
+        for name in a
+    )
     assert 0 < worst < 1e-9
 
 

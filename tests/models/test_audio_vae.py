@@ -13,8 +13,8 @@ from aigc import checkpoint, models
 from aigc.data import Dataset
 from aigc.models import audio_vae
 from aigc.noise import Noise
+from aigc.posterior import NARROWEST
 from aigc.train import Event, TrainState, train
-from aigc.voice import NARROWEST
 from tests.test_harmonics import voice
 
 SMALL = audio_vae.Config(

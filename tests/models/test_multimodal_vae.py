@@ -14,6 +14,7 @@ from torch import Tensor
 from aigc import checkpoint, data
 from aigc.artifact import Artifact
 from aigc.config import TrainConfig
+from aigc.density import moments, product
 from aigc.feed import Feed
 from aigc.models.multimodal_vae import MODALITIES, Model
 from aigc.noise import Noise
@@ -81,8 +82,16 @@ def test_what_a_row_lacks_changes_no_loss(tmp_path: Path, model: Model) -> None:
 def test_a_graph_hears_what_training_hears(model: Model) -> None:
     torch.manual_seed(0)
     module = copy.deepcopy(model).exports()["translate"].module
-    wave = torch.rand(2, 1, TINY.samples) - 0.5
-    assert torch.allclose(module.seen(wave), TINY.stft.log_magnitude(wave), atol=1e-4)  # type: ignore[operator]
+    wave, noise = torch.rand(3, 1, TINY.samples) - 0.5, torch.randn(3, TINY.latent + 8)
+    unseen = {"image_given": torch.zeros(3), "text_given": torch.zeros(3)}
+    found = translate(model, {**unseen, "audio": wave, "latent": noise})
+    expert = moments(model.networks.shared["audio"](TINY.stft.log_magnitude(wave)))
+    mu, logvar = product([expert], torch.ones(3, 1))
+    with torch.no_grad():
+        s = mu + (0.5 * logvar).exp() * noise[:, : TINY.latent]
+        image, text, _ = module.decode(s, noise)  # type: ignore[operator]
+    assert torch.allclose(found[0], image, atol=1e-4)
+    assert torch.equal(found[1], text)
 
 
 def elbo(model: Model, batch: dict[str, Tensor], samples: int = 0) -> tuple[Tensor, dict]:
@@ -99,6 +108,18 @@ def test_the_sound_costs_its_three_views_and_its_own_kl(tmp_path: Path, model: M
     parts = sum(found[name] for name in ("kl_audio", "level", "energy", "pitch"))
     expected = TINY.audio_weight * parts
     assert (loss - elbo(mute, batch)[0]).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["image", "audio"])
+def test_what_is_private_is_never_narrower_than_its_flow_can_follow(
+    tmp_path: Path, model: Model, name: str
+) -> None:
+    batch = batch_of(run(tmp_path))
+    with torch.no_grad():
+        bias = list(model.networks.private[name].parameters())[-1]
+        bias[len(bias) // 2 :] = -100.0
+    # Half a nat for each of the log variance, in each of four dimensions, beside few of the mean.
+    assert elbo(model, batch)[1][f"kl_{name}"] < 4 * 0.5 * 7 + 20
 
 
 def test_a_few_steps_bring_down_what_a_sound_costs(tmp_path: Path) -> None:
