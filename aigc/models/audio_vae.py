@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         return mu, bounded(logvar)
 
 
-class Posterior(NamedTuple):
+class Drawn(NamedTuple):
     """What prepare() makes of a batch."""
 
     level: Tensor
@@ -116,7 +116,7 @@ class Model(GenerativeModel):
             Phase(name="prior", module=self.prior, optimizer=c.optimizer),
         )
 
-    def prepare(self, batch: Batch, noise: Noise, due: Collection[str]) -> Posterior:
+    def prepare(self, batch: Batch, noise: Noise, due: Collection[str]) -> Drawn:
         """One draw of the posterior, with the encoder's graph only if that learns."""
         config = self.config
         label = batch["label"] if config.num_classes else None
@@ -127,10 +127,10 @@ class Model(GenerativeModel):
             mu, logvar = (moment.to(eps.dtype) for moment in self.encoder(level, label))
             z = mu + (0.5 * logvar).exp() * eps
             log_q = -0.5 * (eps.square() + logvar + math.log(2 * math.pi)).sum(1)
-        return Posterior(level, label, z, log_q)
+        return Drawn(level, label, z, log_q)
 
     def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: Posterior
+        self, phase: str, batch: Batch, noise: Noise, shared: Drawn
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Nats per sound; the KL term, estimated by the posterior's one draw, is ramped.
 
