@@ -35,8 +35,8 @@ class VoiceConfig(ModelConfig):
     floor: float = 1e-3
     """Magnitudes below, as a share of full scale, count as silence."""
     iterations: int = 2
-    """Of Griffin-Lim. More sound better, but take longer, in training too, and multiply what rounding
-    changes: beyond four an export is likely to be refused."""
+    """Of Griffin-Lim. More sound better, but take longer, in training too, and multiply what
+    rounding changes: beyond four an export is likely to be refused."""
     momentum: float = 0.99
     """Of Griffin-Lim."""
     decoder_widths: tuple[int, ...] = (192, 192, 128, 128)
