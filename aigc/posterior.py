@@ -14,7 +14,8 @@ from aigc.noise import Noise
 BLURRED = 0.7
 """Share of the rows of a batch that Blurred puts at `blur`; the others are at `clear`."""
 NARROWEST = -7.0
-"""Log variance of the narrowest posterior there is, a standard deviation of 0.03; the widest, 1."""
+"""Log variance of the narrowest posterior before a flow, a standard deviation of 0.03; the widest,
+1."""
 
 
 class Posterior(Protocol):
@@ -116,10 +117,10 @@ def _at_blur(noise: Noise) -> Tensor:
     return noise.uniform("blurred") < BLURRED
 
 
-def bounded(raw: Tensor) -> Tensor:
+def bounded(raw: Tensor, narrowest: float = NARROWEST) -> Tensor:
     """Raw log variances -> those of a posterior whose prior is a flow that is learned with it.
 
     Nothing else says then how large latents are: without a bound they are shrunk until the flow
     cannot follow, and samples fall apart.
     """
-    return NARROWEST * (1 - torch.tanh(raw)) / 2
+    return narrowest * (1 - torch.tanh(raw)) / 2

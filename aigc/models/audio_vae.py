@@ -41,8 +41,13 @@ class Config(VoiceConfig):
     """Channels after each halving of the frames."""
     hidden: int = 128
     """Width of the dense layers behind the latent."""
-    couplings: int = 6
+    narrowest: float = -5.0
+    """Log variance of the narrowest posterior, a standard deviation of 0.08: the wider posteriors
+    are, the less the prior can miss."""
+    couplings: int = 10
     """Of the flow that is the prior."""
+    prior_width: int = 192
+    """Of the dense layers in each."""
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
     done: int = 56_000
@@ -57,6 +62,8 @@ class Config(VoiceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_frames("encoder_widths", len(self.encoder_widths))
+        require(self.narrowest < 0, f"narrowest must be < 0, got {self.narrowest}")
+        require(self.prior_width > 0, f"prior_width must be > 0, got {self.prior_width}")
         require(
             0 <= self.decay <= self.done,
             f"decay must be in [0, done], here [0, {self.done}], got {self.decay}",
@@ -68,7 +75,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.num_classes = config.num_classes
+        self.num_classes, self.narrowest = config.num_classes, config.narrowest
         widths, stft = config.encoder_widths, config.stft
         layers: list[nn.Module] = [nn.Conv1d(stft.bins, 96, 1), activation("leaky_relu")]
         for c_in, c_out in itertools.pairwise((96, *widths)):
@@ -80,7 +87,7 @@ class Encoder(nn.Module):
     def forward(self, level: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         moments = self.moments(condition(self.layers(level), label, self.num_classes))
         mu, logvar = moments.chunk(2, 1)
-        return mu, bounded(logvar)
+        return mu, bounded(logvar, self.narrowest)
 
 
 class Drawn(NamedTuple):
@@ -106,7 +113,7 @@ class Model(GenerativeModel):
         self.encoder = Encoder(config)
         given = config.latent + config.num_classes
         self.decoder = Decoder(config, given, config.hidden, self.voice.size)
-        self.prior = Flow(config.latent, config.num_classes, config.couplings, 96)
+        self.prior = Flow(config.latent, config.num_classes, config.couplings, config.prior_width)
 
     def phases(self) -> tuple[Phase, ...]:
         """The prior is fitted beside the networks, to what they made of the same batch."""
@@ -219,7 +226,7 @@ def spoken_digits() -> TrainConfig:
         model=Config(num_classes=10),
         data=DataConfig(source="spoken_digits"),
         batch=16,
-        samples=152_000,
+        samples=150_000,
         grid_interval=0,
     )
 

@@ -13,12 +13,17 @@ from aigc import checkpoint, models
 from aigc.data import Dataset
 from aigc.models import audio_vae
 from aigc.noise import Noise
-from aigc.posterior import NARROWEST
 from aigc.train import Event, TrainState, train
 from tests.test_harmonics import voice
 
 SMALL = audio_vae.Config(
-    latent=4, encoder_widths=(16, 16), decoder_widths=(16, 16), hidden=16, style=8, couplings=2
+    latent=4,
+    encoder_widths=(16, 16),
+    decoder_widths=(16, 16),
+    hidden=16,
+    style=8,
+    couplings=2,
+    prior_width=16,
 )
 
 
@@ -50,7 +55,7 @@ def test_a_posterior_is_never_narrower_than_what_the_prior_can_follow() -> None:
     with torch.no_grad():
         model.encoder.moments.weight *= 1e4
         logvar = model.encoder(level, None)[1]
-    assert logvar.min() >= NARROWEST
+    assert logvar.min() >= SMALL.narrowest
     assert logvar.max() <= 0
 
 
@@ -140,6 +145,8 @@ def test_a_latent_that_says_nothing_is_a_collapse() -> None:
     [
         ({"shape": (1, 28, 28)}, "a sound of one channel"),
         ({"latent": 5}, "latent must be even"),
+        ({"narrowest": 0.0}, "narrowest must be < 0"),
+        ({"prior_width": 0}, "prior_width must be > 0"),
         ({"done": 8, "decay": 9}, r"decay must be in \[0, done\], here \[0, 8\], got 9"),
         ({"encoder_widths": (8,) * 8}, r"cannot be halved 8 times \(encoder_widths\)"),
         ({"encoder_widths": (8, 0)}, "encoder_widths must all be > 0"),
