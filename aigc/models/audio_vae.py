@@ -52,7 +52,7 @@ class Config(VoiceConfig):
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
     done: int = 56_000
     """Samples seen from which on encoder and decoder stay as they are, and only the prior learns;
-    0 for none. Such a batch takes an eighth of the time."""
+    0 for none. Such a batch takes a sixth of the time."""
     decay: int = 20_000
     """Samples before that over which the learning rate of both falls to nothing."""
     optimizer: OptimizerConfig = field(
