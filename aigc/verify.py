@@ -9,7 +9,7 @@ import tyro
 
 from aigc.artifact import Artifact, codecs, sound
 from aigc.artifact.contract import Arrays
-from aigc.artifact.session import REPLAY_SOUND
+from aigc.artifact.session import tolerance
 
 MAX_GRID = 100_000
 """Most samples that a picture is made again from."""
@@ -123,8 +123,8 @@ class _Sound:
             return ""
         made = sound.to_pcm16(outputs[spec.name])
         found = sound.difference(sound.to_pcm16(self._sound.samples), np.concatenate([*made]))
-        level = artifact.reproducibility[name].level
-        if found is None or found > sound.allowed_difference(level, REPLAY_SOUND):
+        level, allowed = artifact.reproducibility[name].level, tolerance(artifact.signature(name))
+        if found is None or found > sound.allowed_difference(level, allowed):
             return ""
         return f"within {found} of 32767 levels" if found else "every sample is equal"
 

@@ -33,7 +33,7 @@ REPLAY_TOLERANCE = 1e-4
 """Largest |output - reference| / (1 + |reference|) at which a machine may serve an artifact."""
 REPLAY_SOUND = 1e-3
 """The same of an artifact of sound: 60 dB below full scale. Finding phases multiplies what rounding
-does, of one sound in a thousand a hundred times more than of most."""
+does, of one sound in a thousand ten times more than of most."""
 
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 _CHECKED = ("label", "text", "token", "setting", "presence")

@@ -14,7 +14,7 @@ import numpy as np
 
 from aigc.artifact import TensorSpec, codecs, latents, sound
 from aigc.artifact.codecs import Provenance
-from aigc.artifact.session import REPLAY_SOUND
+from aigc.artifact.session import tolerance
 from serve.ask import Ask
 from serve.batching import Arrays
 from serve.call import Call
@@ -111,7 +111,7 @@ class _Samples:
         return sound.difference(made, sound.to_pcm16(self._sound.samples))
 
     def allowed(self, lane: SignatureLane) -> int:
-        return sound.allowed_difference(lane.level, REPLAY_SOUND)
+        return sound.allowed_difference(lane.level, tolerance(lane.spec))
 
 
 def _read(kind: type[_Pixels | _Samples], body: bytes) -> _Pixels | _Samples:
