@@ -14,8 +14,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import ServeDeploySchema
 
-from k8s.check.finding import did_you_mean
-from k8s.check.objects import dig, table, tables
+from aigc.suggest import did_you_mean
+from k8s.check.objects import get_mapping, get_path, iter_mappings
 
 _IMPORTING = ("policy", "autoscaling_policy", "request_router_config", "deployment_actors")
 """Fields whose models import what they name."""
@@ -23,7 +23,7 @@ _LOOSE: dict[str, type[BaseModel]] = {"autoscaling_policy": AutoscalingPolicy}
 """Fields that the schema takes as any mapping: Ray reads them as the model later."""
 
 
-def mistakes(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def validate(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(path that begins with "." or "[", what is wrong) of a Serve config."""
     unknown = [*_unknown(ServeDeploySchema, config, "")]
     yield from unknown
@@ -64,12 +64,12 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _refused(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What Ray itself would refuse."""
+    """Errors of Ray's own validation."""
     yield from _validated(ServeDeploySchema, _plain(config), "")
-    for i, application in tables(config, "applications"):
-        for j, deployment in tables(application, "deployments"):
+    for i, application in iter_mappings(config, "applications"):
+        for j, deployment in iter_mappings(application, "deployments"):
             path = f".applications[{i}].deployments[{j}].autoscaling_config"
-            scaling = _plain(table(deployment, "autoscaling_config"))
+            scaling = _plain(get_mapping(deployment, "autoscaling_config"))
             for below, message in _validated(AutoscalingConfig, scaling, path):
                 if below != path:  # of the whole: bounds that cross have a rule of their own
                     yield below, message
@@ -89,11 +89,11 @@ def _validated(model: type[BaseModel], document: Any, path: str) -> Iterator[tup
         try:
             TypeAdapter(model).validate_python(document)
         except ValidationError as error:
-            found: dict[str, list[str]] = {}
+            by_path: dict[str, list[str]] = {}
             for each in error.errors():
                 at = path + _path(each["loc"], document, missing=each["type"] == "missing")
-                found.setdefault(at, []).append(str(each["msg"]))
-            for at, messages in found.items():
+                by_path.setdefault(at, []).append(str(each["msg"]))
+            for at, messages in by_path.items():
                 yield at, ", or: ".join(messages)
         except (AttributeError, TypeError) as error:
             # Ray's own validators take for granted that a mapping is where one belongs.
@@ -104,7 +104,7 @@ def _path(location: tuple[int | str, ...], document: Any, missing: bool) -> str:
     """pydantic's location as a path, without the types of a union at its end."""
     path = ""
     for step in location:
-        below = dig(document, step)
+        below = get_path(document, step)
         there = below is not None or (isinstance(document, Mapping) and step in document)
         if there or (missing and step == location[-1]):
             path += f"[{step}]" if isinstance(step, int) else f".{step}"

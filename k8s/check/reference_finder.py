@@ -1,12 +1,12 @@
-"""What objects and pods name: config maps, secrets, claims, accounts and the rest."""
+"""References of objects and pods to config maps, secrets, claims, accounts and the rest."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from k8s.check.manifests import Manifests
-from k8s.check.objects import Object, dig, rows, table, tables, word
-from k8s.check.pods import Pods
+from k8s.check.objects import Object, get_list, get_mapping, get_path, get_string, iter_mappings
+from k8s.check.pods import PodTemplate
 
 _SCALERS = ("HorizontalPodAutoscaler", "VerticalPodAutoscaler", "ScaledObject")
 _BUILT_IN_ROLES = {"cluster-admin", "admin", "edit", "view"}
@@ -53,56 +53,56 @@ _InPod = tuple[str, str, str, _Keys, bool]
 _InObject = tuple[str, str, str, str, _Keys]
 
 
-def _of_pods(pods: Pods) -> Iterator[_InPod]:
+def _of_pods(pods: PodTemplate) -> Iterator[_InPod]:
     spec, path = pods.spec, pods.path
     for field in ("serviceAccountName", "serviceAccount"):
-        if word(spec, field):
-            yield f"{path}.{field}", "ServiceAccount", word(spec, field), (), False
+        if get_string(spec, field):
+            yield f"{path}.{field}", "ServiceAccount", get_string(spec, field), (), False
             break
-    for index, each in tables(spec, "imagePullSecrets"):
+    for index, each in iter_mappings(spec, "imagePullSecrets"):
         at = f"{path}.imagePullSecrets[{index}].name"
-        yield at, "Secret", word(each, "name"), (), False
-    for index, volume in tables(spec, "volumes"):
+        yield at, "Secret", get_string(each, "name"), (), False
+    for index, volume in iter_mappings(spec, "volumes"):
         yield from _of_volume(volume, f"{path}.volumes[{index}]")
     for at, container in pods.containers:
         yield from _of_container(container, at)
 
 
 def _of_volume(volume: Mapping[str, Any], path: str) -> Iterator[_InPod]:
-    if claim := word(volume, "persistentVolumeClaim", "claimName"):
+    if claim := get_string(volume, "persistentVolumeClaim", "claimName"):
         at = f"{path}.persistentVolumeClaim.claimName"
         yield at, "PersistentVolumeClaim", claim, (), False
     sources = [(path, "name", "secretName", volume)]
-    for index, source in tables(volume, "projected", "sources"):
+    for index, source in iter_mappings(volume, "projected", "sources"):
         sources.append((f"{path}.projected.sources[{index}]", "name", "name", source))
     for at, config_field, secret_field, source in sources:
         for kind, form, field in (
             ("ConfigMap", "configMap", config_field),
             ("Secret", "secret", secret_field),
         ):
-            named = table(source, form)
+            named = get_mapping(source, form)
             keys = tuple(
-                (f"{at}.{form}.items[{index}].key", word(item, "key"))
-                for index, item in tables(named, "items")
+                (f"{at}.{form}.items[{index}].key", get_string(item, "key"))
+                for index, item in iter_mappings(named, "items")
             )
             optional = named.get("optional") is True
-            yield f"{at}.{form}.{field}", kind, word(named, field), keys, optional
-    if secret := word(volume, "csi", "nodePublishSecretRef", "name"):
+            yield f"{at}.{form}.{field}", kind, get_string(named, field), keys, optional
+    if secret := get_string(volume, "csi", "nodePublishSecretRef", "name"):
         yield f"{path}.csi.nodePublishSecretRef.name", "Secret", secret, (), False
 
 
 def _of_container(container: Mapping[str, Any], path: str) -> Iterator[_InPod]:
-    for index, each in tables(container, "env"):
+    for index, each in iter_mappings(container, "env"):
         for kind, form in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
-            named = table(each, "valueFrom", form)
+            named = get_mapping(each, "valueFrom", form)
             at = f"{path}.env[{index}].valueFrom.{form}"
-            keys = ((f"{at}.key", word(named, "key")),)
-            yield f"{at}.name", kind, word(named, "name"), keys, named.get("optional") is True
-    for index, each in tables(container, "envFrom"):
+            keys = ((f"{at}.key", get_string(named, "key")),)
+            yield f"{at}.name", kind, get_string(named, "name"), keys, named.get("optional") is True
+    for index, each in iter_mappings(container, "envFrom"):
         for kind, form in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
-            named = table(each, form)
+            named = get_mapping(each, form)
             at = f"{path}.envFrom[{index}].{form}.name"
-            yield at, kind, word(named, "name"), (), named.get("optional") is True
+            yield at, kind, get_string(named, "name"), (), named.get("optional") is True
 
 
 def _of_object(by: Object) -> Iterator[_InObject]:
@@ -120,70 +120,76 @@ def _of_object(by: Object) -> Iterator[_InObject]:
     }
     if by.kind in special:
         yield from special[by.kind](by)
-    if by.kind == "StatefulSet" and (name := word(by.spec, "serviceName")):
+    if by.kind == "StatefulSet" and (name := get_string(by.spec, "serviceName")):
         yield "spec.serviceName", "Service", name, by.namespace, ()
     if by.kind == "ServiceAccount":
         for field in ("imagePullSecrets", "secrets"):
-            for index, each in tables(by.document, field):
-                yield f"{field}[{index}].name", "Secret", word(each, "name"), by.namespace, ()
+            for index, each in iter_mappings(by.document, field):
+                yield f"{field}[{index}].name", "Secret", get_string(each, "name"), by.namespace, ()
 
 
 def _of_ingress(by: Object) -> Iterator[_InObject]:
     for path, backend in ingress_backends(by):
-        name = word(backend, "service", "name")
+        name = get_string(backend, "service", "name")
         yield f"{path}.service.name", "Service", name, by.namespace, ()
-    for index, each in tables(by.spec, "tls"):
-        name = word(each, "secretName")
+    for index, each in iter_mappings(by.spec, "tls"):
+        name = get_string(each, "secretName")
         yield f"spec.tls[{index}].secretName", "Secret", name, by.namespace, ()
 
 
 def ingress_backends(by: Object) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(path, backend) of an Ingress."""
-    if default := table(by.spec, "defaultBackend"):
+    if default := get_mapping(by.spec, "defaultBackend"):
         yield "spec.defaultBackend", default
-    for i, rule in tables(by.spec, "rules"):
-        for j, route in tables(rule, "http", "paths"):
-            yield f"spec.rules[{i}].http.paths[{j}].backend", table(route, "backend")
+    for i, rule in iter_mappings(by.spec, "rules"):
+        for j, route in iter_mappings(rule, "http", "paths"):
+            yield f"spec.rules[{i}].http.paths[{j}].backend", get_mapping(route, "backend")
 
 
 def _of_route(by: Object) -> Iterator[_InObject]:
     for path, backend in route_backends(by):
-        namespace = word(backend, "namespace") or by.namespace
-        yield f"{path}.name", "Service", word(backend, "name"), namespace, ()
+        namespace = get_string(backend, "namespace") or by.namespace
+        yield f"{path}.name", "Service", get_string(backend, "name"), namespace, ()
 
 
 def route_backends(by: Object) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(path, backend) of a route of the Gateway API, as far as it is a Service."""
-    for i, rule in tables(by.spec, "rules"):
-        for j, backend in tables(rule, "backendRefs"):
+    for i, rule in iter_mappings(by.spec, "rules"):
+        for j, backend in iter_mappings(rule, "backendRefs"):
             if backend.get("kind", "Service") == "Service":
                 yield f"spec.rules[{i}].backendRefs[{j}]", backend
 
 
 def _of_scaler(by: Object) -> Iterator[_InObject]:
     field = "targetRef" if by.kind == "VerticalPodAutoscaler" else "scaleTargetRef"
-    target = table(by.spec, field)
-    kind = word(target, "kind") or "Deployment"  # which KEDA takes for granted
-    yield f"spec.{field}", kind, word(target, "name"), by.namespace, ()
+    target = get_mapping(by.spec, field)
+    kind = get_string(target, "kind") or "Deployment"  # which KEDA takes for granted
+    yield f"spec.{field}", kind, get_string(target, "name"), by.namespace, ()
 
 
 def _of_binding(by: Object) -> Iterator[_InObject]:
-    role = table(by.document, "roleRef")
-    name = word(role, "name")
+    role = get_mapping(by.document, "roleRef")
+    name = get_string(role, "name")
     built_in = role.get("kind") == "ClusterRole" and (
         name in _BUILT_IN_ROLES or name.startswith("system:")
     )
     if not built_in:
-        yield "roleRef.name", word(role, "kind"), name, by.namespace, ()
-    for index, each in tables(by.document, "subjects"):
+        yield "roleRef.name", get_string(role, "kind"), name, by.namespace, ()
+    for index, each in iter_mappings(by.document, "subjects"):
         if each.get("kind") == "ServiceAccount":
-            namespace = word(each, "namespace") or by.namespace
-            yield f"subjects[{index}].name", "ServiceAccount", word(each, "name"), namespace, ()
+            namespace = get_string(each, "namespace") or by.namespace
+            yield (
+                f"subjects[{index}].name",
+                "ServiceAccount",
+                get_string(each, "name"),
+                namespace,
+                (),
+            )
 
 
 def _of_monitor(by: Object) -> Iterator[_InObject]:
     field = "podMetricsEndpoints" if by.kind == "PodMonitor" else "endpoints"
-    for index, endpoint in tables(by.spec, field):
+    for index, endpoint in iter_mappings(by.spec, field):
         for below in (
             ("bearerTokenSecret",),
             ("authorization", "credentials"),
@@ -193,34 +199,34 @@ def _of_monitor(by: Object) -> Iterator[_InObject]:
             ("tlsConfig", "ca", "secret"),
             ("tlsConfig", "cert", "secret"),
         ):
-            named = table(endpoint, *below)
+            named = get_mapping(endpoint, *below)
             at = f"spec.{field}[{index}].{'.'.join(below)}"
-            keys = ((f"{at}.key", word(named, "key")),)
-            yield f"{at}.name", "Secret", word(named, "name"), by.namespace, keys
+            keys = ((f"{at}.key", get_string(named, "key")),)
+            yield f"{at}.name", "Secret", get_string(named, "name"), by.namespace, keys
 
 
 def _of_prometheus(by: Object) -> Iterator[_InObject]:
     for field, kind in (("secrets", "Secret"), ("configMaps", "ConfigMap")):
-        for index, name in enumerate(rows(by.spec, field)):
+        for index, name in enumerate(get_list(by.spec, field)):
             yield f"spec.{field}[{index}]", kind, name, by.namespace, ()
 
 
 def _of_ray(by: Object) -> Iterator[_InObject]:
     job = {"RayJob": "spec", "RayCronJob": "spec.jobTemplate"}.get(by.kind, "")
-    selected = word(by.document, *job.split("."), "clusterSelector", "ray.io/cluster")
+    selected = get_string(by.document, *job.split("."), "clusterSelector", "ray.io/cluster")
     yield f"{job}.clusterSelector['ray.io/cluster']", "RayCluster", selected, by.namespace, ()
     path = f"{job}.rayClusterSpec" if job else "spec"
     path = "spec.rayClusterConfig" if by.kind == "RayService" else path
-    spec = dig(by.document, *path.split("."))
+    spec = get_path(by.document, *path.split("."))
     for field in ("redisPassword", "redisUsername"):
         below = ("gcsFaultToleranceOptions", field, "valueFrom", "secretKeyRef")
-        named = table(spec, *below)
+        named = get_mapping(spec, *below)
         at = f"{path}.{'.'.join(below)}"
-        keys = ((f"{at}.key", word(named, "key")),)
-        yield f"{at}.name", "Secret", word(named, "name"), by.namespace, keys
-    token = word(spec, "authOptions", "secretName")
+        keys = ((f"{at}.key", get_string(named, "key")),)
+        yield f"{at}.name", "Secret", get_string(named, "name"), by.namespace, keys
+    token = get_string(spec, "authOptions", "secretName")
     at = f"{path}.authOptions.secretName"
     yield at, "Secret", token, by.namespace, ((at, "auth_token"),)
-    claim = word(spec, "gcsFaultToleranceOptions", "storage", "claimName")
+    claim = get_string(spec, "gcsFaultToleranceOptions", "storage", "claimName")
     at = f"{path}.gcsFaultToleranceOptions.storage.claimName"
     yield at, "PersistentVolumeClaim", claim, by.namespace, ()

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from k8s.check.objects import Object, Objects, dig, table, tables, word
+from k8s.check.objects import Object, Objects, get_mapping, get_path, get_string, iter_mappings
 
 JOBS = {"RayJob": "spec", "RayCronJob": "spec.jobTemplate"}
 """Kinds that run a job, and where its spec is."""
@@ -13,7 +13,7 @@ _CLUSTERS = {
     "RayService": "spec.rayClusterConfig",
     **{kind: f"{path}.rayClusterSpec" for kind, path in JOBS.items()},
 }
-"""Where the cluster is described, by kind."""
+"""Path of the description of a cluster, by kind."""
 GENERATED = "-<generated>"
 """KubeRay adds five random characters to the name of a service's and a job's cluster."""
 HEAD = "headgroup"
@@ -25,9 +25,9 @@ DEFAULT_PORTS = {
     "metrics": 8080,
     "serve": 8000,
 }
-"""Of the head's Service, if the head's container declares none."""
+"""Ports of the head's Service, if the head's container declares none."""
 METRICS = ("metrics", 8080)
-"""The port that KubeRay adds to the Ray container if it declares none of this name."""
+"""Port that KubeRay adds to the Ray container if it declares none of this name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,12 +47,12 @@ class Group:
     @property
     def pod(self) -> Mapping[str, Any]:
         """The pod's spec."""
-        return table(self.spec, "template", "spec")
+        return get_mapping(self.spec, "template", "spec")
 
     @property
     def container(self) -> Mapping[str, Any]:
         """The Ray container: KubeRay takes the first."""
-        return table(self.pod, "containers", 0)
+        return get_mapping(self.pod, "containers", 0)
 
     @property
     def container_path(self) -> str:
@@ -60,7 +60,7 @@ class Group:
 
     @property
     def start_params(self) -> Mapping[str, Any]:
-        return table(self.spec, "rayStartParams")
+        return get_mapping(self.spec, "rayStartParams")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,18 +80,20 @@ class Cluster:
     @property
     def head(self) -> Group:
         path = f"{self.path}.headGroupSpec"
-        return Group(name=HEAD, role="head", path=path, spec=table(self.spec, "headGroupSpec"))
+        return Group(
+            name=HEAD, role="head", path=path, spec=get_mapping(self.spec, "headGroupSpec")
+        )
 
     @property
     def workers(self) -> list[Group]:
         return [
             Group(
-                name=word(group, "groupName"),
+                name=get_string(group, "groupName"),
                 role="worker",
                 path=f"{self.path}.workerGroupSpecs[{index}]",
                 spec=group,
             )
-            for index, group in tables(self.spec, "workerGroupSpecs")
+            for index, group in iter_mappings(self.spec, "workerGroupSpecs")
         ]
 
     @property
@@ -100,8 +102,8 @@ class Cluster:
 
     @property
     def serves_on_head(self) -> bool:
-        """Whether the Service of a RayService sends requests to the head."""
-        return dig(self.owner.spec, "excludeHeadPodFromServeSvc") is not True
+        """True if the Service of a RayService sends requests to the head."""
+        return get_path(self.owner.spec, "excludeHeadPodFromServeSvc") is not True
 
     def labels(self, group: Group) -> dict[str, str]:
         """Labels of a group's pods: KubeRay's own, and the template's."""
@@ -118,19 +120,21 @@ class Cluster:
         if self.owner.kind == "RayService":
             serves = group.role == "worker" or self.serves_on_head
             own["ray.io/serve"] = str(serves).lower()
-        given = {
-            **table(group.spec, "template", "metadata", "labels"),
-            **table(group.spec, "labels"),
+        template_labels = {
+            **get_mapping(group.spec, "template", "metadata", "labels"),
+            **get_mapping(group.spec, "labels"),
         }
-        own |= {str(key): str(value) for key, value in given.items()}
+        own |= {str(key): str(value) for key, value in template_labels.items()}
         return own | {f"ray.io/{name}": value for name, value in fixed.items()}
 
     @property
     def head_ports(self) -> dict[str, int]:
         """Ports of the head's Service by name: those of its container."""
         ports = {
-            word(port, "name") or f"{port.get('containerPort')}-port": port.get("containerPort")
-            for _, port in tables(self.head.container, "ports")
+            get_string(port, "name") or f"{port.get('containerPort')}-port": port.get(
+                "containerPort"
+            )
+            for _, port in iter_mappings(self.head.container, "ports")
         }
         found = {name: port for name, port in ports.items() if isinstance(port, int)}
         name, port = METRICS
@@ -143,13 +147,13 @@ def clusters(objects: Objects) -> list[Cluster]:
         Cluster(owner=owner, path=path, spec=spec)
         for kind, path in _CLUSTERS.items()
         for owner in objects.of_kind(kind)
-        if (spec := table(owner.document, *path.split(".")))
+        if (spec := get_mapping(owner.document, *path.split(".")))
     ]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Job:
-    """What a RayJob or RayCronJob runs."""
+    """The job of a RayJob or RayCronJob."""
 
     owner: Object
     path: str
@@ -157,14 +161,14 @@ class Job:
 
     @property
     def command(self) -> str:
-        return word(self.spec, "entrypoint")
+        return get_string(self.spec, "entrypoint")
 
 
 def jobs(objects: Objects) -> Iterator[Job]:
     """Every Ray job of the set."""
     for kind, path in JOBS.items():
         for owner in objects.of_kind(kind):
-            yield Job(owner=owner, path=path, spec=table(owner.document, *path.split(".")))
+            yield Job(owner=owner, path=path, spec=get_mapping(owner.document, *path.split(".")))
 
 
 def generated_services(cluster: Cluster) -> Iterator[tuple[str, dict[str, str], dict[str, int]]]:
@@ -172,7 +176,7 @@ def generated_services(cluster: Cluster) -> Iterator[tuple[str, dict[str, str], 
     owner = cluster.owner
     if owner.kind not in ("RayCluster", "RayService"):
         return  # a job's cluster has a name that nobody knows before it is there
-    head = word(cluster.spec, "headGroupSpec", "headService", "metadata", "name")
+    head = get_string(cluster.spec, "headGroupSpec", "headService", "metadata", "name")
     labels = {
         "ray.io/originated-from-cr-name": owner.name,
         "ray.io/originated-from-crd": owner.kind,
@@ -186,10 +190,11 @@ def generated_services(cluster: Cluster) -> Iterator[tuple[str, dict[str, str], 
     }
     yield head or f"{owner.name}-head-svc", head_labels, cluster.head_ports
     if owner.kind == "RayService" or owner.annotations.get("ray.io/enable-serve-service") == "true":
-        own = table(owner.spec, "serveService")
-        named = word(own, "metadata", "name")
+        own = get_mapping(owner.spec, "serveService")
+        named = get_string(own, "metadata", "name")
         declared = {
-            word(each, "name"): each.get("port") for _, each in tables(own, "spec", "ports")
+            get_string(each, "name"): each.get("port")
+            for _, each in iter_mappings(own, "spec", "ports")
         }
         ports = {name: port for name, port in cluster.head_ports.items() if name == "serve"}
         ports |= {name: port for name, port in declared.items() if isinstance(port, int)}
@@ -199,6 +204,6 @@ def generated_services(cluster: Cluster) -> Iterator[tuple[str, dict[str, str], 
 
 def generated_secret(cluster: Cluster) -> str | None:
     """Name of the token's Secret that KubeRay makes where authOptions name none."""
-    options = table(cluster.spec, "authOptions")
-    made = options.get("mode") == "token" and not word(options, "secretName")
+    options = get_mapping(cluster.spec, "authOptions")
+    made = options.get("mode") == "token" and not get_string(options, "secretName")
     return cluster.name if made else None
