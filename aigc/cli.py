@@ -1,20 +1,15 @@
-"""`aigc <command>`: finds its commands through entry points, so it loads only what is asked for."""
+"""`aigc <command>`: commands are entry points, so only the one that runs is loaded."""
 
 import ast
+import os
+import signal
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-_EXTRAS = {
-    **dict.fromkeys(("torch", "onnx", "onnxscript", "sklearn", "safetensors"), "train"),
-    **dict.fromkeys(("filelock", "tqdm", "tensorboard"), "train"),
-    **dict.fromkeys(("orjson", "swagger_ui_bundle", "yaml"), "serve"),
-    **dict.fromkeys(("ray", "psutil"), "train,serve"),
-    **dict.fromkeys(("s3fs", "botocore", "aiobotocore"), "s3"),
-    "datasets": "hf",
-}
-"""Extra that brings a module."""
+from aigc.commands.extras import requirement_of
 
 
 def main() -> int:
@@ -31,22 +26,50 @@ def main() -> int:
         )
         return 2
     try:
-        status: int = commands[name].load()(argv)
+        command = _load(commands[name])
+        status: int = command(argv)
         return status
     except ImportError as error:
-        # fsspec says which module a protocol needs in its message alone.
+        # fsspec names the missing module in its message only.
         words = [error.name or "", *str(error).split()]
-        module = next((w for w in (w.partition(".")[0] for w in words) if w in _EXTRAS), None)
+        modules = (word.partition(".")[0] for word in words)
+        module = next((each for each in modules if requirement_of(each)), None)
         if module is None:
             raise
-        needed = f"needs {module}; pip install 'aigc[{_EXTRAS[module]}]'"
-        print(f"aigc {name}: {needed}", file=sys.stderr)
+        print(
+            f"aigc {name}: needs {module}; pip install '{requirement_of(module)}'", file=sys.stderr
+        )
     except (ValueError, ArithmeticError, OSError) as error:
-        print(f"aigc {name}: {error}", file=sys.stderr)
+        print(f"aigc {name}: {_sentence(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"aigc {name}: interrupted", file=sys.stderr)
         return 130
     return 1
+
+
+def _sentence(error: Exception) -> str:
+    """Message of an error in one line, without errno."""
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror and error.errno is not None:
+        where = (
+            f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        )
+        message = f"{where}{error.strerror}"
+    return " ".join(message.split()) or type(error).__name__
+
+
+def _load(point: EntryPoint) -> Callable[[list[str]], int]:
+    """Load a command. Ctrl-C ends the process at once while its modules load.
+
+    Nothing needs cleaning up yet, and C extensions turn KeyboardInterrupt into other errors.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return point.load()  # type: ignore[no-any-return]
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        return point.load()  # type: ignore[no-any-return]
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _help(commands: dict[str, EntryPoint]) -> None:

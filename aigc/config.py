@@ -1,4 +1,4 @@
-"""What a training run is: frozen dataclasses, to and from JSON, and the flags of `aigc train`."""
+"""Configuration of a training run: frozen dataclasses, JSON, and the flags of `aigc train`."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -8,7 +8,11 @@ import msgspec
 
 Modality = Literal["image", "audio", "vector", "text", "paired"]
 _MODALITIES: dict[int, Modality] = {1: "vector", 2: "audio", 3: "image"}
-"""By the rank of a sample."""
+"""Modality by the rank of a sample."""
+MAX_THREADS = 1024
+"""Upper bound of thread counts: more than the processors of any machine. A bound by the processors
+of this machine would refuse runs of a larger one; OpenMP ends a process that cannot start as many
+threads as requested."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -36,7 +40,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What to train on."""
+    """Training data."""
 
     source: str = "digits"
     """Name of a file in aigc/data: digits, numbers, ring, spoken_digits, surnames (no files); text
@@ -47,23 +51,35 @@ class DataConfig:
     path: str = ""
     """Folder, file or URI of the data, for sources that read one; of digits3 its images, as IDX
     files."""
+    column: str = ""
+    """Column of the pictures in parquet and hf, or array of the samples in npz, where there are
+    several candidates."""
+    member: str = ""
+    """Suffix of the pictures, such as `jpg` or `seg.png`, where rows of webdataset or paired have
+    several."""
+    range: Literal["", "0..1", "-1..1"] = ""
+    """Values from black to white of floating-point pictures in npz; required where all lie in
+    [0, 1]."""
     byte_pairs: int = 0
     """Size of the vocabulary of byte pairs that source text learns; 0 takes its characters."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a row that cannot be read does: end the run, or give its place to the next readable
-    row. Skipped rows are counted and named."""
+    """Reaction to a row that cannot be read: end the run, or take the next readable row in its
+    place. Skipped rows are counted and named."""
     sample_rate_hz: int = 8000
-    """Of sound: what is recorded at another rate is brought to it."""
+    """Sample rate of sounds; recordings at other rates are resampled."""
     memory_mb: int = 1024
-    """A source that is no larger than this, decoded, is held in memory; a larger one is read and
-    decoded in loader processes while the step before runs."""
+    """Largest decoded size of a source that is held in memory; a larger one is read and decoded in
+    loader processes during the previous step."""
     loaders: int = 0
     """Loader processes per worker; 0 takes as many as there are cores to share, at most 8."""
 
     def __post_init__(self) -> None:
         require(self.byte_pairs >= 0, f"byte_pairs must be >= 0, got {self.byte_pairs}")
         require(self.memory_mb >= 0, f"memory_mb must be >= 0, got {self.memory_mb}")
-        require(self.loaders >= 0, f"loaders must be >= 0, got {self.loaders}")
+        require(
+            0 <= self.loaders <= MAX_THREADS,
+            f"loaders must be in [0, {MAX_THREADS}], got {self.loaders}",
+        )
         require(
             1000 <= self.sample_rate_hz <= 192_000,
             f"sample_rate_hz must be in [1000, 192000], got {self.sample_rate_hz}",
@@ -72,7 +88,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What every model's Config has; the others are in aigc/models/<name>.py."""
+    """Fields of every model's Config; aigc/models/<name>.py adds its own."""
 
     shape: tuple[int, ...] = (1, 28, 28)
     """Shape of one sample: (C, H, W) for images, (channels, samples) for sound, (features,) for
@@ -93,13 +109,13 @@ class ModelConfig:
 
     @property
     def modality(self) -> Modality:
-        """Key of the samples in a batch; a model of what their rank does not tell says so."""
+        """Key of the samples in a batch, by their rank unless a model overrides it."""
         return _MODALITIES[len(self.shape)]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what a row holds, by key in a batch. A model of several things that belong
-        together overrides it, and its modality is paired."""
+        """Shapes of a row's parts, by key in a batch. A model of several modalities overrides it,
+        and its modality is paired."""
         return {self.modality: self.shape}
 
     @property
@@ -118,7 +134,7 @@ class TrainConfig:
     model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
     seed: int = 0
-    """Of everything random; a run with the same seed is the same run."""
+    """Seed of all randomness; a run with the same seed is the same run."""
     samples: int = 100_000
     """Length of the run."""
     batch: int = 64
@@ -128,41 +144,44 @@ class TrainConfig:
     ema_warmup: float = 0.05
     """The half-life is at most this share of the samples seen, so that early weights fade."""
     report_interval: int = 6_400
-    """Samples between two lines of metrics.jsonl; 0 for none."""
+    """Samples between two lines of metrics.jsonl; 0 writes no lines."""
     grid_interval: int = 64_000
-    """Samples between two grids; 0 for none."""
+    """Samples between two grids; 0 writes no grids."""
     checkpoint_interval: int = 64_000
     """Samples between two checkpoints; there is always one at the end."""
     keep_checkpoints: int = 3
-    """How many checkpoints stay, newest first."""
+    """Number of newest checkpoints that are kept, beside the one of the best quality."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Of arithmetic. bfloat16 keeps float32 weights and runs the networks under autocast, for GPUs;
-    float64 is for comparing runs."""
+    """Precision of the arithmetic. bfloat16 keeps float32 weights and runs the networks under
+    autocast, for GPUs; float64 is for comparing runs."""
     micro_batch: int = 0
-    """Most samples of a worker that go through the networks at once; gradients are added up over
-    the parts of a batch. 0 takes a worker's whole share."""
+    """Largest number of a worker's samples in one forward pass; gradients are accumulated over the
+    parts of a batch. 0 takes a worker's whole share."""
     sync_batch_norm: bool = False
     """BatchNorm takes its statistics over the global batch, not over each worker's share."""
     compile: bool = False
     """torch.compile of the networks: pays on GPUs; penalties stay eager."""
     evaluate_interval: int = 0
-    """Samples between two measurements of quality during training; 0 for none."""
+    """Samples between two measurements of quality during training; 0 measures nothing."""
     on_divergence: Literal["stop", "rollback"] = "stop"
-    """What a diverged run does: end, or go back to the last good checkpoint with the learning
-    rates halved."""
+    """Reaction to divergence: end the run, or go back to the last good checkpoint with the
+    learning rates halved."""
     init_from: str = ""
-    """Run or artifact whose weights a new run starts from."""
+    """Run or artifact that provides the initial weights of a new run."""
     price_per_worker_hour: float = 0.0
-    """Cost of one worker, in any currency; reports then say what the run has cost."""
+    """Price of one worker, in any currency; reports then state the cost of the run."""
     threads: int = 0
-    """torch threads per worker; 0 shares the machine's cores among its workers. Part of what makes
-    a resumed run exact."""
+    """torch threads per worker; 0 takes one or the worker's share of the cores, whichever trains
+    faster in a short trial before a new run. Bit-exact resume needs the same number."""
 
     def __post_init__(self) -> None:
         require(self.samples > 0, f"samples must be > 0, got {self.samples}")
         require(self.batch > 1, f"batch must be > 1, got {self.batch}")
         require(0 <= self.seed < 2**63, f"seed must be in [0, 2^63), got {self.seed}")
-        require(self.threads >= 0, f"threads must be >= 0, got {self.threads}")
+        require(
+            0 <= self.threads <= MAX_THREADS,
+            f"threads must be in [0, {MAX_THREADS}], got {self.threads}",
+        )
         require(self.keep_checkpoints > 0, f"keep_checkpoints must be > 0: {self.keep_checkpoints}")
         for name in (*_INTERVALS, "ema_half_life"):
             value = getattr(self, name)
@@ -177,8 +196,9 @@ class TrainConfig:
         return self.preset.partition(":")[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Builtins only, every field resolved."""
-        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """Every field as JSON builtins; numpy numbers are converted."""
+        text = json.dumps(asdict(self), default=lambda number: number.item())
+        document: dict[str, Any] = json.loads(text)
         return document
 
     @classmethod
@@ -188,13 +208,13 @@ class TrainConfig:
         try:
             model = msgspec.convert(document["model"], model_type)
             data = msgspec.convert(fields.pop("data"), DataConfig)
-            cls(model=model, data=data, **fields)  # refuses a name that it does not know
+            cls(model=model, data=data, **fields)  # raises TypeError for unknown names
             return replace(msgspec.convert(fields | {"model": {}}, cls), model=model, data=data)
         except (KeyError, TypeError, msgspec.ValidationError) as error:
             raise ValueError(f"config.json does not fit this version: {error}") from error
 
     def fixed(self) -> dict[str, Any]:
-        """The fields that must stay the same when a run is resumed, flattened by dots."""
+        """Fields that must stay the same when a run is resumed, flattened by dots."""
         flat = self.flat()
         return {k: v for k, v in flat.items() if k not in _FREE and not k.endswith("learning_rate")}
 
@@ -209,9 +229,10 @@ _FREE = {
     *("samples", "keep_checkpoints", "threads", "compile", "on_divergence", "init_from"),
     *("micro_batch", "price_per_worker_hour"),
     *("data.path", "data.on_error", "data.memory_mb", "data.loaders"),
+    *("data.column", "data.member", "data.range"),
 }
-"""What may change on resume, besides learning rates. The data may move but not change: its
-fingerprint is compared."""
+"""Fields that may change on resume, besides learning rates. The data may move but not change: its
+fingerprint, which includes how it is read, is compared."""
 
 
 def _flatten(prefix: str, value: Any) -> list[tuple[str, Any]]:

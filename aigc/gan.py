@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aigc import losses
 from aigc.artifact.manifest import Signature
 from aigc.config import ModelConfig, OptimizerConfig, require
 from aigc.model import Batch, Export, GenerativeModel, Phase
-from aigc.noise import Noise
-from aigc.signature import label_spec, latent_spec, sample_spec
+from aigc.nn import losses
+from aigc.nn.tensor_specs import label_spec, latent_spec, sample_spec
+from aigc.rng import BatchRNG
 
 CERTAIN = 6.9
 """Logit of probability 0.999."""
@@ -21,12 +21,12 @@ CERTAIN = 6.9
 
 @dataclass(frozen=True, kw_only=True)
 class GANConfig(ModelConfig):
-    """What every GAN can choose."""
+    """Fields of every GAN's Config."""
 
     objective: Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"] = (
         "non_saturating"
     )
-    """Adversarial loss; see aigc/losses.py."""
+    """Adversarial loss; see aigc/nn/losses.py."""
     penalty: Literal["none", "gradient", "r1"] = "none"
     """Regulariser of the discriminator's gradient."""
     penalty_weight: float = 10.0
@@ -36,8 +36,8 @@ class GANConfig(ModelConfig):
     discriminator_steps: int = 1
     """Discriminator steps per generator step."""
     fresh_noise: bool = False
-    """Draw new latents for the generator's step in place of those that the discriminator saw; it
-    costs 10 to 15 % of the speed."""
+    """Draw new latents for the generator's step instead of reusing the discriminator's; costs 10 to
+    15 % of the speed."""
     generator_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     discriminator_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -51,7 +51,8 @@ class GANConfig(ModelConfig):
         require(self.auxiliary >= 0, f"auxiliary must be >= 0, got {self.auxiliary}")
         require(
             self.auxiliary == 0 or self.num_classes > 0,
-            f"auxiliary {self.auxiliary} needs labels: set num_classes > 0",
+            f"auxiliary {self.auxiliary} needs labels: set --model.auxiliary 0 for data without, or"
+            " --model.num-classes to the number of their classes",
         )
         require(
             self.discriminator_steps > 0,
@@ -75,7 +76,7 @@ class GAN(GenerativeModel):
         self.generator, self.discriminator = generator, discriminator
 
     def phases(self) -> tuple[Phase, ...]:
-        """Discriminator, then generator: the fakes of a batch serve both."""
+        """Discriminator, then generator; both use the same fakes of a batch."""
         c = self.config
         return (
             Phase(
@@ -96,9 +97,9 @@ class GAN(GenerativeModel):
         return self.generator
 
     def prepare(
-        self, batch: Batch, noise: Noise, due: Collection[str]
+        self, batch: Batch, noise: BatchRNG, due: Collection[str]
     ) -> tuple[Tensor, Tensor | None]:
-        """Fakes (N, *shape) and their labels (N,), which are those of the real batch."""
+        """Fakes (N, *shape), with the labels (N,) of the real batch."""
         label = batch["label"] if self.config.num_classes else None
         reused = "generator" in due and not self.config.fresh_noise
         with torch.set_grad_enabled(reused):
@@ -106,7 +107,7 @@ class GAN(GenerativeModel):
         return fake.to(batch[self.config.modality].dtype), label
 
     def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: tuple[Tensor, Tensor | None]
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: tuple[Tensor, Tensor | None]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See GenerativeModel.loss."""
         fake, label = shared
@@ -114,21 +115,21 @@ class GAN(GenerativeModel):
             if self.config.fresh_noise:
                 fake = self.generator(noise.normal("latent/generator", self.config.latent), label)
             logits, classes = self.discriminator(fake, label)
-            # Losses are computed in full precision, whatever autocast made of the networks.
+            # Losses are computed in full precision, also under autocast.
             logits = logits.to(batch[self.config.modality].dtype)
             loss = losses.OBJECTIVES[self.config.objective].generator(logits)
             return self._classify(loss, classes, label), {}
         return self._discriminator_loss(batch[self.config.modality], fake.detach(), label, noise)
 
     def _discriminator_loss(
-        self, real: Tensor, fake: Tensor, label: Tensor | None, noise: Noise
+        self, real: Tensor, fake: Tensor, label: Tensor | None, noise: BatchRNG
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
         if config.penalty == "r1":
             real = real.detach().requires_grad_()
-        # One forward for both: two would break BatchNorm under data parallelism, and cost more.
+        # One forward for both: two would break BatchNorm under data parallelism, and take longer.
         labels = None if label is None else torch.cat([label, label])
-        # forward() is never the compiled one, which cannot be differentiated twice.
+        # forward() is never compiled: a compiled network cannot be differentiated twice.
         twice = config.penalty == "r1"
         discriminate = self.discriminator.forward if twice else self.discriminator
         logits, classes = discriminate(torch.cat([real, fake]), labels)
@@ -154,9 +155,9 @@ class GAN(GenerativeModel):
         return loss + self.config.auxiliary * F.cross_entropy(classes, label)
 
     def collapsed(self, values: dict[str, float]) -> str:
-        """The discriminator is certain of everything, so the generator learns nothing from it.
+        """Message if the discriminator is so certain that the generator learns nothing from it.
 
-        Stated for objectives on logits: σ(D(x)) > 0.999 for real and < 0.001 for fake, on average.
+        For objectives on logits: σ(D(x)) > 0.999 for real and < 0.001 for fake, on average.
         """
         if self.config.objective not in ("minimax", "non_saturating"):
             return ""
@@ -168,8 +169,8 @@ class GAN(GenerativeModel):
             )
         return ""
 
-    def distributions(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Logits of the discriminator on real and fake."""
+    def distributions(self, batch: Batch, noise: BatchRNG) -> dict[str, Tensor]:
+        """Logits of the discriminator on real and fake samples."""
         fake, label = self.prepare(batch, noise, ())
         real = batch[self.config.modality]
         return {

@@ -1,4 +1,4 @@
-"""What the loop and the exporter may ask of a model; everything else is the model's own affair."""
+"""Interface of a model to the training loop and the export."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from aigc.artifact.manifest import Signature
 from aigc.config import ModelConfig, OptimizerConfig
-from aigc.noise import Noise
+from aigc.rng import BatchRNG
 
 Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One optimizer step: the parameters of `module` descend `loss(name, ...)`."""
+    """An optimizer step: the parameters of `module` descend `loss(name, ...)`."""
 
     name: str
     module: nn.Module
@@ -23,23 +23,23 @@ class Phase:
     every: int = 1
     """Due on every n-th batch."""
     until: int = 0
-    """Samples seen from which on it is not due any more; 0 for none."""
+    """Samples seen after which the phase is no longer due; 0 for no end."""
     decay: int = 0
-    """Samples before `until` over which its learning rate falls linearly to nothing."""
+    """Samples before `until` over which the learning rate falls linearly to 0."""
 
     def due(self, batches: int, samples: int) -> bool:
-        """Whether it takes part in the batch after so many, which were of so many samples."""
+        """True if the phase is due on the batch after `batches` batches, `samples` in total."""
         return (batches + 1) % self.every == 0 and (samples < self.until or not self.until)
 
     def learning_rate(self, samples: int) -> float:
-        """Of a step after so many samples."""
+        """Learning rate of a step after `samples` samples."""
         left = 1.0 if not self.decay else min(1.0, (self.until - samples) / self.decay)
         return self.optimizer.learning_rate * max(0.0, left)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """One signature: a module whose forward takes and gives the signature's tensors in order.
+    """A signature and the module whose forward takes and returns its tensors in order.
 
     Exports that name the same graph share one file, so their modules must compute the same.
     """
@@ -58,15 +58,15 @@ class GenerativeModel(nn.Module):
         """The optimizer steps of a batch, in order."""
         raise TypeError(f"{type(self).__name__} must define phases()")
 
-    def prepare(self, batch: Batch, noise: Noise, due: Collection[str]) -> Any:
-        """Computed once per batch and given to the loss of every phase that is due.
+    def prepare(self, batch: Batch, noise: BatchRNG, due: Collection[str]) -> Any:
+        """Compute values once per batch for the losses of all phases that are due.
 
         A GAN generates its fakes here, with their graph only if its generator phase is due.
         """
         return None
 
     def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: Any
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a phase, a mean over the batch: () and metrics to report, each () and detached.
 
@@ -76,18 +76,15 @@ class GenerativeModel(nn.Module):
         raise TypeError(f"{type(self).__name__} must define loss()")
 
     def collapsed(self, values: dict[str, float]) -> str:
-        """Why the figures of a batch (`phase/name`) mean that training goes nowhere, and the cure.
-
-        "" if they do not.
-        """
+        """Reason and cure if the `phase/name` values of a batch mean a collapse; "" otherwise."""
         return ""
 
-    def distributions(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """What histograms are drawn of, in eval mode: {name: (N,)}; nothing unless overridden."""
+    def distributions(self, batch: Batch, noise: BatchRNG) -> dict[str, Tensor]:
+        """Outputs for histograms, in eval mode: {name: (N,)}; empty unless overridden."""
         return {}
 
     def averaged(self) -> nn.Module:
-        """The part whose moving average is exported; the whole model unless overridden."""
+        """Part whose moving average is exported; the whole model unless overridden."""
         return self
 
     def exports(self) -> dict[str, Export]:

@@ -6,22 +6,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from aigc import losses
 from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.config import ModelConfig, OptimizerConfig, require
 from aigc.model import Batch, Export, GenerativeModel, Phase
-from aigc.noise import Noise
-from aigc.signature import label_spec, latent_spec, sample_spec, vector_spec
+from aigc.nn import losses
+from aigc.nn.tensor_specs import label_spec, latent_spec, sample_spec, vector_spec
+from aigc.rng import BatchRNG
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig(ModelConfig):
-    """What every VAE can choose."""
+    """Fields of every VAE's Config."""
 
     beta: float = 1.0
     """Weight of the KL term (Higgins et al. 2017, "beta-VAE")."""
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
-    """Of a pixel given the latent: bernoulli reads intensities as probabilities."""
+    """Distribution of a pixel given the latent; bernoulli reads intensities as probabilities."""
     gaussian_std: float = 0.3
     """Standard deviation of the gaussian likelihood, in units of [-1, 1]."""
     optimizer: OptimizerConfig = field(
@@ -53,7 +53,7 @@ class VAE(GenerativeModel):
         self.encoder, self.decoder = encoder, decoder
 
     def phases(self) -> tuple[Phase, ...]:
-        """One: encoder and decoder together."""
+        """One phase: encoder and decoder together."""
         return (Phase(name="elbo", module=self, optimizer=self.config.optimizer),)
 
     def encode(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -73,12 +73,12 @@ class VAE(GenerativeModel):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """E_q[log p(x | z)] - KL(q(z | x) ‖ p(z)) with one sample z = mu + sigma · eps.
 
-        Kingma & Welling 2014, arXiv:1312.6114, eq. 10. An objective without the KL term trains an
-        autoencoder whose latent space cannot be sampled. Returns log likelihood and KL, each (N,)
+        Kingma & Welling 2014, arXiv:1312.6114, eq. 10. Without the KL term this is an
+        autoencoder, whose latent space cannot be sampled. Returns log likelihood and KL, each (N,)
         nats, mu and logvar.
         """
         mu, logvar = (moment.to(x.dtype) for moment in self.encode(x, label))
-        # Likelihoods are summed in full precision, whatever autocast made of the networks.
+        # Likelihoods are summed in full precision, also under autocast.
         raw = self.decoder(mu + (0.5 * logvar).exp() * eps, label).to(x.dtype)
         if self.config.likelihood == "bernoulli":
             log_likelihood = losses.bernoulli_log_likelihood(raw, (x + 1) / 2)
@@ -87,7 +87,7 @@ class VAE(GenerativeModel):
         return log_likelihood, losses.gaussian_kl(mu, logvar), mu, logvar
 
     def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: Any
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative ELBO with the KL weighted by beta, in nats per sample."""
         label = batch["label"] if self.config.num_classes else None
@@ -100,8 +100,8 @@ class VAE(GenerativeModel):
     def exports(self) -> dict[str, Export]:
         """`sample`, `decode` (one graph), `encode` and `reconstruct`."""
         x, z, label = sample_spec(self.config), latent_spec(self.config), label_spec(self.config)
-        given = vector_spec("latent", self.config.latent)
-        moments = (vector_spec("mu", given.shape[0]), vector_spec("logvar", given.shape[0]))
+        latent = vector_spec("latent", self.config.latent)
+        moments = (vector_spec("mu", latent.shape[0]), vector_spec("logvar", latent.shape[0]))
         decode = _Decode(self)
 
         def signature(graph: str, first: TensorSpec, *outputs: TensorSpec) -> Signature:
@@ -109,7 +109,7 @@ class VAE(GenerativeModel):
 
         return {
             "sample": Export(module=decode, signature=signature("decoder.onnx", z, x)),
-            "decode": Export(module=decode, signature=signature("decoder.onnx", given, x)),
+            "decode": Export(module=decode, signature=signature("decoder.onnx", latent, x)),
             "encode": Export(
                 module=_Encode(self), signature=signature("encoder.onnx", x, *moments)
             ),

@@ -1,12 +1,13 @@
-"""`make monitor`: a Prometheus with our rules, for what runs on this machine.
+"""`make monitor`: a Prometheus with our rules, scraping the processes of this machine.
 
     python -m k8s.monitor                     # finds `aigc serve`, `aigc metrics`, `aigc train`
-    python -m k8s.monitor 127.0.0.1:9464      # or is told
+    python -m k8s.monitor 127.0.0.1:9464      # or scrapes these addresses
 
 It listens on loopback only, keeps its data in a temporary folder and ends with Ctrl-C. Targets get
 the labels that the PodMonitor copies from pods, so the same alerts hold.
 """
 
+import http.client
 import json
 import shutil
 import signal
@@ -26,11 +27,15 @@ from typing import Any
 import psutil
 import yaml
 
+from aigc.files import write
+
 RULES = Path(__file__).parent / "components" / "monitoring" / "rules.yaml"
 PORT = 9090
 INTERVAL_S = 5
 START_S = 30.0
 """Longest that Prometheus may take to be ready."""
+MAX_BYTES = 1 << 24
+"""Longest answer of a port that may be a target."""
 
 SHOWN = (
     "namespace_model:aigc_requests:rate5m",
@@ -38,7 +43,7 @@ SHOWN = (
     "namespace_model:aigc_samples:rate5m",
     "aigc_ready",
 )
-"""What the page that is printed shows."""
+"""Expressions on the printed page of Prometheus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,7 @@ class Target:
     """Name of the Ray cluster, if it is one that shows Ray's own metrics."""
 
     def document(self) -> dict[str, Any]:
-        """As file_sd_configs has it."""
+        """Entry of file_sd_configs."""
         labels = {
             "namespace": "local",
             "endpoint": self.endpoint,
@@ -73,7 +78,7 @@ def rules() -> dict[str, Any]:
 
 def find() -> list[Target]:
     """Every process of ours on this machine that shows metrics."""
-    found = []
+    targets = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             command = process.cmdline()
@@ -82,23 +87,23 @@ def find() -> list[Target]:
             for connection in process.net_connections(kind="tcp"):
                 if connection.status == psutil.CONN_LISTEN:
                     target = look(f"127.0.0.1:{connection.laddr.port}")
-                    found += [target] if target else []
-    return sorted(set(found), key=lambda target: target.address)
+                    targets += [target] if target else []
+    return sorted(set(targets), key=lambda target: target.address)
 
 
 def _shows_metrics(command: Sequence[str]) -> bool:
-    if "aigc.exporter" in command:
+    if "aigc.prometheus_exporter" in command:
         return True
     ours = any(part == "aigc.cli" or Path(part).name == "aigc" for part in command[:4])
     return ours and ("train" in command or "metrics" in command)
 
 
 def look(address: str) -> Target | None:
-    """What is shown at HOST:PORT; None if there are no metrics of ours."""
+    """The target at HOST:PORT; None if it has no metrics of ours."""
     try:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-            text = answer.read().decode()
-    except (OSError, ValueError):
+            text = answer.read(MAX_BYTES).decode()
+    except (OSError, ValueError, http.client.HTTPException):  # the last: it speaks no HTTP
         return None
     if "aigc_" not in text:
         return None
@@ -140,15 +145,16 @@ def prometheus(
 
 def watch(folder: Path, targets: Sequence[Target]) -> None:
     """Have the Prometheus of this folder scrape these, within seconds."""
-    temporary = folder / "targets.tmp"
-    temporary.write_text(json.dumps([target.document() for target in targets]))
-    temporary.rename(folder / "targets.json")
+    write(folder / "targets.json", json.dumps([each.document() for each in targets]).encode())
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), urllib.request.urlopen(f"{url}/-/ready", timeout=5):
+        with (
+            suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(f"{url}/-/ready", timeout=5),
+        ):
             return
         time.sleep(0.1)
     raise ValueError("prometheus did not start; its message is above")
@@ -208,11 +214,11 @@ def _targets(addresses: Sequence[str]) -> list[Target]:
                 " `aigc train ... --metrics-port 0` first, or say TARGETS=HOST:PORT"
             )
         return found
-    told = {address: look(address) for address in addresses}
-    silent = [address for address, target in told.items() if target is None]
+    targets = {address: look(address) for address in addresses}
+    silent = [address for address, target in targets.items() if target is None]
     if silent:
         raise ValueError(f"{silent[0]} shows no metrics of aigc; name what `aigc serve` printed")
-    return [target for target in told.values() if target]
+    return [target for target in targets.values() if target]
 
 
 if __name__ == "__main__":

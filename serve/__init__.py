@@ -1,4 +1,4 @@
 """Sealed artifacts behind HTTP on Ray Serve. Imports aigc.artifact only; never torch.
 
-`serve.run` starts it on this machine, `serve.app:build` is the application for a Serve config.
+`serve.cli` starts it on this machine, `serve.app:build` is the application for a Serve config.
 """

@@ -1,6 +1,8 @@
-"""The Ray Serve application: the default pool is the ingress, others are reached by its handles.
+"""The Ray Serve application: the default pool is the ingress, its handles reach the others.
 
-    grpc_options: {port: 9000, grpc_servicer_functions: [serve.dialects.protobuf.add_to_server]}
+    grpc_options:
+      port: 9000
+      grpc_servicer_functions: [serve.protocols.oip.protobuf.add_to_server]
     applications:
     - name: aigc
       import_path: serve.app:build
@@ -12,82 +14,113 @@
       - name: default
         user_config:
           artifacts: [s3://models/digits/3]
-          pools: {large: {artifacts: [s3://models/faces/1]}}    # where requests for those go
+          pools: {large: {artifacts: [s3://models/faces/1]}}    # requests for them go there
       - name: large
         user_config: {artifacts: [s3://models/faces/1]}
 
-A change of user_config reaches the replicas that there are; one of args starts new ones. What a
-pool hosts stands in its own user_config and in the default pool's; `aigc deploy` writes both.
+A change of user_config reaches running replicas; a change of args starts new ones. A pool's
+artifacts stand in its own user_config and in the default pool's; `aigc deploy` writes both.
 """
 
 import asyncio
+import logging
 import warnings
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-import ray
 from ray import serve as ray_serve
 from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-from ray.serve.context import _get_global_client
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import LoggingConfig, ServeDeploySchema
+from ray.serve.schema import LoggingConfig
 
-from aigc.exporter import ENVIRONMENT
-from serve.access.ledger import shared
+from aigc.prometheus_exporter import ENVIRONMENT
+from serve.access.ledger_actor import cluster_ledger
 from serve.autoscaling import Scaling, WorkPolicy
+from serve.batching.progress import Progress
+from serve.hosting.desired_models import DesiredModelsStore, desired_from_settings
+from serve.hosting.desired_models_store import read_target, swap, user_configs
+from serve.hosting.pool_client import (
+    PoolRefusal,
+    PoolRequest,
+    PoolResult,
+    ReplicaLostError,
+    UnreachedError,
+)
 from serve.http import ASGI
-from serve.logs import configure
-from serve.remote import Connection, Done, LostError, Refused, Work
+from serve.log_format import configure
 from serve.settings import DEFAULT, Settings, document, parse
-from serve.switching import Config, Target, located, parse_target, target_of
-from serve.telling import Came
+
+logger = logging.getLogger(__name__)
 
 NAME = "aigc"
-POOL = DEFAULT
 
 MAX_ONGOING_REQUESTS = 4096
-"""Far above what a replica's queue takes: shedding is the batcher's decision, not Serve's."""
+"""Far above a replica's queue: the batcher sheds load, not Serve."""
 
-LOST = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
-"""What is raised where a replica went away, or was not reached."""
+UNREACHED = (ReplicaUnavailableError, DeploymentUnavailableError)
+"""Errors for which no replica was reached; Serve itself retries while none has accepted."""
 
 REPORT_INTERVAL_S = 1.0
-"""How often a replica tells the controller of its work."""
+"""Interval of a replica's load reports."""
 
 
-class Pool:
-    """A replica as Ray Serve wants it. Its artifacts arrive by reconfigure()."""
+@contextmanager
+def logged() -> Iterator[None]:
+    """Log errors that keep a replica from starting: Serve reports them to its controller only."""
+    try:
+        yield
+    except ValueError as error:  # one sentence; a traceback adds nothing
+        logger.error("a replica does not start: %s", error)
+        raise
+    except Exception:
+        logger.exception("a replica does not start")
+        raise
+
+
+class IngressDeployment:
+    """A replica of the default pool in Ray Serve. Its artifacts arrive by reconfigure()."""
 
     def __init__(
         self, args: Mapping[str, Any], handles: Mapping[str, DeploymentHandle] | None = None
     ) -> None:
-        # Imported here: prometheus_client looks for its folder when it is imported, and only the
-        # replica has it in its environment.
-        from serve.replica import Replica
+        # Imported here: prometheus_client reads its folder from the environment when it is
+        # imported, and only a replica has it.
+        from serve.ingress import IngressReplica
+        from serve.ingress_servers import limit_grpc, replace_http
+        from serve.protocols.oip.protobuf import receive_by
 
         settings = parse(args)
         configure(settings.logs)
         context = ray_serve.get_replica_context()
-        config = Config(
+        config = DesiredModelsStore(
             read=lambda: asyncio.to_thread(read_target, context.app_name),
-            write=lambda target: asyncio.to_thread(write_target, context.app_name, target),
+            swap=partial(swap, context.app_name),
         )
-        self._replica = Replica(
-            settings,
-            context.replica_id.unique_id,
-            config,
-            shared(),
-            {name: through(handle) for name, handle in (handles or {}).items()},
-        )
+        with logged():
+            self._replica = IngressReplica(
+                settings,
+                context.replica_id.unique_id,
+                config,
+                cluster_ledger(),
+                {name: HandleTransport(handle) for name, handle in (handles or {}).items()},
+                apart=True,
+            )
+        # Ray creates the servers before it calls this.
+        replace_http()
+        limit_grpc(settings.limits.max_request_bytes)
+        receive_by(self._replica.grpc.reception)
 
     def __serve_build_asgi_app__(self) -> ASGI:
         return self._replica.application
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        await self._replica.configure(user_config)
+        with logged():
+            await self._replica.configure(user_config)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         return self._replica.autoscaling_stats()
@@ -95,7 +128,7 @@ class Pool:
     async def check_health(self) -> None:
         self._replica.check_health()
 
-    # Serve calls a method of the gRPC service by its own name.
+    # Serve calls the methods of the gRPC service by name.
 
     async def ServerLive(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
         return await self._replica.grpc.answer("ServerLive", request, grpc_context)
@@ -116,57 +149,60 @@ class Pool:
         return await self._replica.grpc.answer("ModelInfer", request, grpc_context)
 
 
-class OtherPool:
-    """A replica of another pool: it serves whom the ingress sends. Artifacts by reconfigure()."""
+class PoolDeployment:
+    """A replica of another pool, called by the ingress. Its artifacts arrive by reconfigure()."""
 
     def __init__(self, args: Mapping[str, Any], pool: str) -> None:
-        from serve.worker import Worker  # here for the same reason as in Pool
+        from serve.hosting.pool_worker import ModelReplica  # as in IngressDeployment
 
-        settings = parse(args).of_pool(pool)
+        settings = parse(args).replica_settings(pool)
         configure(settings.logs)
-        self._worker = Worker(settings, ray_serve.get_replica_context().replica_id.unique_id)
+        name = ray_serve.get_replica_context().replica_id.unique_id
+        with logged():
+            self._replica = ModelReplica(settings, name, apart=True)
 
-    async def sample(self, work: Any) -> Any:
-        return await self._worker.sample(work)
+    async def sample(self, request: Any) -> Any:
+        return await self._replica.sample(request)
 
-    async def stream(self, work: Any) -> Any:
-        async for came in self._worker.stream(work):
-            yield came
+    async def stream(self, request: Any) -> Any:
+        async for message in self._replica.stream(request):
+            yield message
 
     async def prove(self, uri: str) -> str:
-        return await self._worker.refusal(uri)
+        return await self._replica.refusal(uri)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        await self._worker.configure(user_config)
+        with logged():
+            await self._replica.configure(user_config)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        return self._worker.autoscaling_stats()
+        return self._replica.autoscaling_stats()
 
     async def check_health(self) -> None:
-        self._worker.check_health()
+        self._replica.check_health()
 
 
 def build(args: Mapping[str, Any]) -> ray_serve.Application:
     """The application for `serve.settings.Settings` as a plain dictionary.
 
     Artifacts belong into the deployments' user_config; those in args are its default. Raises
-    ValueError for an unknown or wrong option.
+    ValueError for an unknown or invalid option.
     """
     settings = parse(args)
-    replica_args = document(settings.without_targets())
+    replica_args = document(settings.without_runtime_options())
     handles = {
-        name: _deployment(OtherPool, name, settings).bind(replica_args, name)
+        name: _deployment(PoolDeployment, name, settings).bind(replica_args, name)
         for name in settings.pools
     }
-    pool = _deployment(ray_serve.ingress()(Pool), POOL, settings)
+    pool = _deployment(ray_serve.ingress()(IngressDeployment), DEFAULT, settings)
     return pool.bind(replica_args, handles) if handles else pool.bind(replica_args)
 
 
 def _deployment(kind: type[Any], name: str, settings: Settings) -> ray_serve.Deployment:
-    """A pool as Serve knows it. Artifacts that are not in args must be in Serve's config."""
-    pool = settings.all_pools[name]
-    named = any(each.artifacts for each in settings.all_pools.values())
-    targets = user_configs(target_of(settings)) if named else {}
+    """The Serve deployment of a pool. Artifacts not in args must be in Serve's config."""
+    pool = settings.pools_by_name[name]
+    named = any(each.artifacts for each in settings.pools_by_name.values())
+    targets = user_configs(desired_from_settings(settings)) if named else {}
     low, high = pool.replicas
     scaling: dict[str, Any] = {"num_replicas": low}
     if low != high:
@@ -193,30 +229,31 @@ def _deployment(kind: type[Any], name: str, settings: Settings) -> ray_serve.Dep
     )
 
 
-def through(handle: DeploymentHandle) -> Connection:
-    """The way to a pool: its deployment's handle."""
-    return _Handle(handle)
+class HandleTransport:
+    """A PoolTransport over a deployment's handle."""
 
-
-class _Handle:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._sample = handle.options(method_name="sample")
         self._stream = handle.options(method_name="stream", stream=True)
         self._prove = handle.options(method_name="prove")
 
-    async def sample(self, work: Work) -> Done | Refused:
-        answer: Done | Refused = await _call(self._sample, work)
+    async def sample(self, request: PoolRequest) -> PoolResult | PoolRefusal:
+        answer: PoolResult | PoolRefusal = await _call(self._sample, request)
         return answer
 
-    async def stream(self, work: Work) -> AsyncGenerator[Came | Done | Refused, None]:
-        parts = self._stream.remote(work)
+    async def stream(
+        self, request: PoolRequest
+    ) -> AsyncGenerator[Progress | PoolResult | PoolRefusal, None]:
+        messages = self._stream.remote(request)
         try:
-            async for came in parts:
-                yield came
-        except LOST as error:
-            raise LostError(f"{error}") from None
+            async for message in messages:
+                yield message
+        except UNREACHED as error:
+            raise UnreachedError(f"{error}") from None
+        except RayActorError as error:
+            raise ReplicaLostError(f"{error}") from None
         finally:
-            parts.cancel()  # does nothing once it has ended
+            messages.cancel()  # no effect once it has ended
 
     async def prove(self, uri: str) -> str:
         answer: str = await _call(self._prove, uri)
@@ -224,22 +261,27 @@ class _Handle:
 
 
 async def _call(handle: DeploymentHandle, *arguments: Any) -> Any:
-    """The answer of one replica. Cancelled, so is the work there. Raises LostError."""
+    """The answer of one replica; cancelling this cancels the call there.
+
+    Raises UnreachedError or ReplicaLostError.
+    """
     response = handle.remote(*arguments)
     try:
         return await response
     except asyncio.CancelledError:
         response.cancel()
         raise
-    except LOST as error:
-        raise LostError(f"{error}") from error
+    except UNREACHED as error:
+        raise UnreachedError(f"{error}") from error
+    except RayActorError as error:
+        raise ReplicaLostError(f"{error}") from error
 
 
 def autoscaling(scaling: Scaling, low: int, high: int) -> AutoscalingConfig:
-    """Replicas by work, between `low` and `high`. A pool behind a handle may have low = 0."""
+    """Scaling by work between `low` and `high` replicas; `low` may be 0 behind a handle."""
     with warnings.catch_warnings():
-        # Ray 2.60 calls metrics_interval_s deprecated, but nothing else sets the interval: the
-        # variables that it names instead are read nowhere.
+        # Ray 2.60 calls metrics_interval_s deprecated, but nothing else sets the interval: it never
+        # reads the variables that it names instead.
         warnings.simplefilter("ignore", DeprecationWarning)
         return AutoscalingConfig(
             min_replicas=low,
@@ -255,72 +297,22 @@ def autoscaling(scaling: Scaling, low: int, high: int) -> AutoscalingConfig:
 
 
 def application(settings: Settings) -> dict[str, Any]:
-    """The application as Serve's config describes it."""
-    without = {
-        name: replace(pool, artifacts=(), pinned={}) for name, pool in settings.pools.items()
-    }
-    args = replace(settings, artifacts=(), pinned={}, pools=without)
+    """The application in the form of Serve's config."""
     return {
         "name": NAME,
         "route_prefix": "/",
         "import_path": "serve.app:build",
-        "args": document(args),
+        "args": document(settings.without_models()),
         "deployments": [
             {"name": name, "user_config": user_config}
-            for name, user_config in user_configs(target_of(settings)).items()
+            for name, user_config in user_configs(desired_from_settings(settings)).items()
         ],
     }
 
 
-def user_configs(target: Target) -> dict[str, dict[str, Any]]:
-    """By pool; the default one is told what the others host as well."""
-    return {name: pool.document() for name, pool in target.by_pool.items()}
-
-
-def deploy(applications: Iterable[Mapping[str, Any]]) -> None:
-    """Make this Serve's config. It returns at once; `serve.status()` tells what comes of it."""
-    schema = ServeDeploySchema.model_validate({"applications": [*applications]})
-    _get_global_client().deploy_apps(schema)
-
-
-def read_target(app: str) -> Target:
-    """What Serve's config says is to be hosted. Raises ValueError if it was not deployed by one."""
-    return located(parse_target(_deployments(_configs(), app, POOL)[POOL]["user_config"]))
-
-
-def write_target(app: str, target: Target) -> None:
-    """Change what is to be hosted, and nothing else."""
-    configs = _configs()
-    wanted = user_configs(target)
-    for name, deployment in _deployments(configs, app, *wanted).items():
-        deployment["user_config"] = wanted[name]
-    deploy(configs)
-
-
-def _configs() -> list[dict[str, Any]]:
-    found = ray.get(_get_global_client()._controller.get_app_configs.remote())
-    return [config.model_dump(exclude_unset=True) for config in found.values()]
-
-
-def _deployments(configs: list[dict[str, Any]], app: str, *names: str) -> dict[str, dict[str, Any]]:
-    """Those of the application by name. Raises ValueError if one has no user_config there."""
-    found = {
-        deployment["name"]: deployment
-        for config in configs
-        for deployment in (config.get("deployments", ()) if config["name"] == app else ())
-        if deployment.get("user_config")
-    }
-    for name in names:
-        if name not in found:
-            raise ValueError(
-                f"the config of application {app} gives no user_config to its deployment {name}"
-            )
-    return {name: found[name] for name in names}
-
-
 def _environment(settings: Settings) -> dict[str, str]:
-    """What must be in a replica's environment before its first import.
+    """Environment of a replica before its first import.
 
-    Without a metrics_dir the replicas take PROMETHEUS_MULTIPROC_DIR from where Ray was started.
+    Without a metrics_dir, replicas inherit PROMETHEUS_MULTIPROC_DIR from where Ray was started.
     """
     return {ENVIRONMENT: settings.metrics_dir} if settings.metrics_dir else {}

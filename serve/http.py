@@ -1,11 +1,14 @@
-"""Plain ASGI: routes, bounded bodies, responses, and the one shape of an error.
+"""A minimal ASGI layer: routes with path parameters, responses, streams, disconnects.
 
-A framework costs more per request than sampling a small model does, so the hot route has none.
+FastAPI costs more per request than sampling a small model does. Starlette has no byte counts of
+streams, no last words on their failure, no error form per prefix, and watches every request for a
+disconnect from its beginning.
 """
 
 import asyncio
 import logging
 import re
+import time
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -15,10 +18,14 @@ from collections.abc import (
     MutableMapping,
 )
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
 
-import msgspec
 import orjson
+
+from serve.errors import HTTPError, internal_error
+from serve.operation import Operation
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -31,77 +38,14 @@ JSON = b"application/json"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
 CLOSE = (b"connection", b"close")
-
-T = TypeVar("T")
+RETRY_SOON = (b"retry-after", b"1")
 
 logger = logging.getLogger(__name__)
 
 
-class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found, what is allowed, what to do."""
-
-    code: str
-    """Stable, for programs."""
-    message: str
-    """One sentence, for people."""
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
-    """Whose fault it is, in OpenAI's words: by the status, 429 is rate_limit_error."""
-    param: str | None = None
-    """The field of the request that is at fault, if it is one."""
-
-
-class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every answer that is no success, in all dialects that let us choose."""
-
-    error: ErrorDetail
-
-
-class HTTPError(Exception):
-    """An answer that is no success. `code` is stable, `message` one sentence for people.
-
-    `param` is the field of the request that is at fault, None if it is not one.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        headers: Headers | None = None,
-        *,
-        param: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.headers = headers or []
-        self.param = param
-
-    def body(self) -> bytes:
-        """ErrorBody as JSON."""
-        detail = ErrorDetail(
-            code=self.code,
-            message=self.message,
-            type=(
-                "server_error"
-                if self.status >= 500
-                else "rate_limit_error"
-                if self.status == 429
-                else "invalid_request_error"
-            ),
-            param=self.param,
-        )
-        return msgspec.json.encode(ErrorBody(error=detail))
-
-    def response(self) -> "Response":
-        headers = [*self.headers, NO_STORE]
-        return Response(self.body(), JSON, status=self.status, headers=headers)
-
-
 @dataclass(frozen=True)
 class Response:
-    """A whole answer: body, media type, status, and headers beyond those two."""
+    """A response; `headers` are those besides Content-Type and Content-Length."""
 
     body: bytes
     media_type: bytes
@@ -122,34 +66,34 @@ class Response:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream(Response):
-    """An answer that is sent while it is made, line by line; `body` is what there is already.
+    """A response that is sent while it is generated; `body` is its beginning.
 
-    When the client hangs up, `chunks` is closed. An error in it ends the answer, whose status is
-    long gone, with what `failure` makes of it: a line that holds an ErrorBody.
+    When the client disconnects, `chunks` is closed. The status is already sent when an error occurs
+    in it, so `failure` renders the error as the end of the body.
     """
 
     chunks: AsyncGenerator[bytes, None]
-    """What comes after `body`. May raise HTTPError."""
+    """The rest of the body. May raise HTTPError."""
     failure: Callable[[HTTPError], bytes] | None = lambda error: error.body() + b"\n"
-    """Last words after an error. None breaks the connection off: a sound has no place for words,
-    and must not pass for whole."""
+    """Renders an error at the end of the body. None aborts the connection instead, for audio, which
+    has no place for a message and must not be taken for complete."""
     ended: Callable[[int, int], None] = lambda code, num_bytes: None
-    """Told once how it ended (its status, that of the error, or HUNG_UP), and what was sent."""
+    """Called once at the end with the status, that of the error or 499, and the bytes sent."""
     request_id: str = ""
-    """For the log."""
+    """Request ID for the log."""
 
     async def send(self, send: Send, receive: Receive, *, with_body: bool = True) -> None:
-        code = HUNG_UP
+        code = CLIENT_CLOSED_REQUEST
         num_bytes = 0
 
-        async def counted(message: Message) -> None:
+        async def count_and_send(message: Message) -> None:
             nonlocal num_bytes
             await send(message)
             num_bytes += len(message.get("body", b""))
 
-        watch = Watch(receive, 0)
+        watch = DisconnectWatch(receive, 0)
         try:
-            code = await self._send_all(counted)
+            code = await self._send_all(count_and_send)
         except asyncio.CancelledError:
             if not watch.has_cancelled():
                 raise
@@ -179,14 +123,14 @@ class Stream(Response):
         return code
 
 
-HUNG_UP = 499
-"""What is counted when the client hangs up."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status in the metrics of a request whose client disconnected (nginx's code)."""
 
 
-class Watch:
-    """Cancels the task that made it when the client hangs up, from `after_s` seconds on.
+class DisconnectWatch:
+    """Cancels the current task when the client disconnects, watching from `after_s` seconds on.
 
-    watch = Watch(receive, 0.05)
+    watch = DisconnectWatch(receive, 0.05)
     try:
         ...
     except asyncio.CancelledError:
@@ -199,16 +143,16 @@ class Watch:
     def __init__(self, receive: Receive, after_s: float) -> None:
         self._receive = receive
         self._watched = asyncio.current_task()
-        self._hung_up = False
+        self._disconnected = False
         self._task: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(after_s, self._start)
 
     def has_cancelled(self) -> bool:
-        """Whether a cancellation that arrived is this one's, and no other's as well."""
-        return self._hung_up and self._watched is not None and self._watched.uncancel() == 0
+        """True if a cancellation came from this watch and from nothing else."""
+        return self._disconnected and self._watched is not None and self._watched.uncancel() == 0
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
@@ -218,97 +162,100 @@ class Watch:
 
     async def _watch(self) -> None:
         await _until_disconnect(self._receive)
-        self._hung_up = True
+        self._disconnected = True
         if self._watched is not None:
             self._watched.cancel()
 
 
 async def _until_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
-        pass
+        # A receive() that never suspends would keep the event loop from running anything else.
+        await asyncio.sleep(0)
 
 
-def internal_error() -> HTTPError:
-    """The server's own fault, of which only its log tells."""
-    return HTTPError(500, "internal", "the server failed on this request; its log says why")
+def error_response(error: HTTPError) -> Response:
+    """An error as ErrorBody."""
+    return Response(error.body(), JSON, status=error.status, headers=[*error.headers, NO_STORE])
 
 
 def json_response(value: Any, headers: Headers | None = None) -> Response:
-    """Any JSON value, numpy arrays included."""
+    """A JSON response; the value may contain numpy arrays."""
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, JSON, headers=[*(headers or []), NO_STORE])
 
-
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """The request's body. Raises HTTPError 413 as soon as it is known to be too large."""
-    too_large = HTTPError(
-        413, "body_too_large", f"the body must be at most {max_bytes} bytes", [CLOSE]
-    )
-    for name, value in scope["headers"]:
-        if name == b"content-length" and (not value.isdigit() or int(value) > max_bytes):
-            raise too_large
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > max_bytes:
-            raise too_large
-        return body
-    chunks, size = [], 0
-    while message["type"] == "http.request":
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > max_bytes:
-            raise too_large
-        chunks.append(chunk)
-        if not message.get("more_body"):
-            return b"".join(chunks)
-        message = await receive()
-    raise HTTPError(400, "malformed_body", "the client hung up before its body was whole")
-
-
-def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str) -> T:
-    """The request that a route takes. Raises HTTPError 400, naming the field at fault."""
-    try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        message = f"the body is not what {path} takes: {error}"
-        field = _FIELD.search(message)
-        param = field[1] if field else None
-        raise HTTPError(400, "malformed_body", message, param=param) from None
-
-
-_FIELD = re.compile(r"(?:field `|at `\$\.)(\w+)")
-"""How msgspec names a field that is missing, unknown or of the wrong type."""
 
 Endpoint = Callable[[Scope, Receive], Awaitable[Response]]
 Endpoints = Mapping[str, Endpoint]
 """Method -> endpoint."""
 ErrorShape = Callable[[HTTPError], Response]
-"""How a dialect puts an error."""
+"""Renders an error in a protocol's own form."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path, and its entry in the OpenAPI document.
+
+    `{name}` in the path is a parameter of one segment, `{name:path}` of all that follows, slashes
+    included; the endpoint finds them in scope["path_params"].
+    """
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    operation: Operation | None = None
+    """None leaves it out of the document."""
+
+    @property
+    def documented_path(self) -> str:
+        """The path as OpenAPI writes it."""
+        return self.path.replace(":path}", "}")
+
+    @property
+    def pattern(self) -> re.Pattern[str] | None:
+        """Matches the paths of the route; None for a path without parameters."""
+        if "{" not in self.path:
+            return None
+        parts = re.split(r"\{(\w+)(:path)?\}", self.path)
+        pattern = re.escape(parts[0])
+        for name, rest, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+            pattern += f"(?P<{name}>{'.*' if rest else '[^/]+'}){re.escape(literal)}"
+        return re.compile(pattern, re.DOTALL)
 
 
 class Application:
-    """An ASGI application: exact paths first, then prefixes that end in a slash.
+    """An ASGI application of routes.
 
-    `errors` says which paths, and all below them, put errors in another shape.
+    `errors` maps a path to the form of the errors on it and below it. `on_refused_websocket` is
+    called for each WebSocket request with its path, the status of the answer and the seconds taken.
     """
 
     def __init__(
         self,
-        exact: Mapping[str, Endpoints],
-        prefixes: Mapping[str, Endpoints],
+        routes: Iterable[Route],
         errors: Mapping[str, ErrorShape] | None = None,
+        on_refused_websocket: Callable[[str, int, float], None] = lambda path, status, seconds: (
+            None
+        ),
     ) -> None:
-        self._exact = dict(exact)
-        self._prefixes = dict(prefixes)
+        self._exact: dict[str, dict[str, Endpoint]] = {}
+        self._patterns: dict[re.Pattern[str], dict[str, Endpoint]] = {}
+        for route in routes:
+            pattern = route.pattern
+            if pattern is None:
+                self._exact.setdefault(route.path, {})[route.method] = route.endpoint
+            else:
+                self._patterns.setdefault(pattern, {})[route.method] = route.endpoint
         self._errors = dict(errors or {})
+        self._on_refused_websocket = on_refused_websocket
+        self._match = lru_cache(maxsize=256)(self._search)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
         if scope["type"] != "http":
-            return  # a WebSocket: closing without an answer refuses it
+            await self._refuse(scope, send)
+            return
         method = scope["method"]
         try:
             response = await self._find(method, scope)(scope, receive)
@@ -324,30 +271,72 @@ class Application:
             response = self._shape(scope["path"])(internal_error())
         await response.send(send, receive, with_body=method != "HEAD")
 
+    def methods(self, path: str) -> tuple[str, ...]:
+        """Methods of a path, OPTIONS included; empty for an unknown path."""
+        endpoints = self._exact.get(path) or self._match(path)[0]
+        if endpoints is None:
+            return ()
+        return (*endpoints, *(("HEAD",) if "GET" in endpoints else ()), "OPTIONS")
+
     def _shape(self, path: str) -> ErrorShape:
-        below = (shape for top, shape in self._errors.items() if f"{path}/".startswith(f"{top}/"))
-        return next(below, HTTPError.response)
+        shapes = (shape for top, shape in self._errors.items() if f"{path}/".startswith(f"{top}/"))
+        return next(shapes, error_response)
+
+    def _search(self, path: str) -> tuple[Endpoints | None, Mapping[str, str]]:
+        """The endpoints of a path with parameters, and their values."""
+        for pattern, endpoints in self._patterns.items():
+            found = pattern.fullmatch(path)
+            if found is not None:
+                return endpoints, MappingProxyType(found.groupdict())
+        return None, {}
 
     def _find(self, method: str, scope: Scope) -> Endpoint:
         path = scope["path"]
-        endpoints = self._exact.get(path)
+        endpoints: Endpoints | None = self._exact.get(path)
         if endpoints is None:
-            endpoints = next((e for p, e in self._prefixes.items() if path.startswith(p)), None)
+            endpoints, scope["path_params"] = self._match(path)
         if endpoints is None:
             raise HTTPError(404, "unknown_route", f"no route {path!r}; /docs lists those there are")
         endpoint = endpoints.get("GET" if method == "HEAD" else method)
         if endpoint is not None:
             return endpoint
-        allowed = [*endpoints, *(("HEAD",) if "GET" in endpoints else ()), "OPTIONS"]
-        allow = (b"allow", ", ".join(allowed).encode())
+        allowed = ", ".join(self.methods(path))
+        allow = (b"allow", allowed.encode())
         if method == "OPTIONS":
             return _options(allow)
-        message = f"{path} takes {', '.join(allowed)}, not {method}"
+        message = f"{path} takes {allowed}, not {method}"
         raise HTTPError(405, "method_not_allowed", message, [allow])
+
+    async def _refuse(self, scope: Scope, send: Send) -> None:
+        """Refuse a WebSocket with an HTTP response where the server can send one, else close it."""
+        begun = time.perf_counter()
+        path = scope["path"]
+        message = f"there is no WebSocket at {path!r}: send an HTTP request; /docs lists the routes"
+        error = HTTPError(404, "unknown_route", message)
+        try:
+            if "websocket.http.response" in scope.get("extensions", {}):
+                await self._shape(path)(error).send(_denial(send), _nothing)
+            else:
+                await send({"type": "websocket.close", "code": 1008})
+        finally:
+            self._on_refused_websocket(path, error.status, time.perf_counter() - begun)
+
+
+def _denial(send: Send) -> Send:
+    """Sends an HTTP response in place of a WebSocket."""
+
+    async def as_websocket(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return as_websocket
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """What the client or the proxy called this request; answers carry it too."""
+    """X-Request-ID of the client or the proxy; empty if absent."""
     for name, value in headers:
         if name == b"x-request-id":
             return str(value[:200], "latin-1")

@@ -1,7 +1,7 @@
 """Prometheus metrics of a replica (multiprocess mode), with children bound before the hot path.
 
-Import this after PROMETHEUS_MULTIPROC_DIR is in the environment: prometheus_client chooses how it
-stores values when it is imported. Labels are bounded: never a seed, a user, a path or a replica.
+Import this after PROMETHEUS_MULTIPROC_DIR is set: prometheus_client chooses its value store when it
+is imported. Labels are bounded: never a seed, a user, a path or a replica.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,28 +11,29 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from aigc.artifact import Manifest
-from serve.access.keys import Keys
-from serve.batching import Batch
+from aigc.prometheus_values import LOST, LOST_HELP
+from serve.access.api_keys import Keys
+from serve.batching.jobs import BatchStats
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-_LANE = ("model", "version", "signature")
+_SIGNATURE = ("model", "version", "signature")
 
 Reason = Literal["overloaded", "deadline", "budget", "shutting_down"]
-"""Why samples were refused: the queue was full, they would have come too late, the key's budget or
-slots were used up, or the replica was going."""
+"""Reason for refusing samples: a full queue, a deadline that cannot be met, an exhausted budget or
+slots of the key, or a replica that shuts down."""
 
 
 class RequestMetrics:
-    """What is counted for the requests of one signature of one model."""
+    """Request metrics of one signature of one model."""
 
     def __init__(self, metrics: "Metrics", labels: Mapping[str, str]) -> None:
         self.labels = dict(labels)
         self._metrics = metrics
         self._requests: dict[tuple[str, int], Counter] = {}
-        self._dialects: dict[str, _Dialect] = {}
+        self._apis: dict[str, _ApiMetrics] = {}
 
     def answered(
         self,
@@ -43,26 +44,26 @@ class RequestMetrics:
         first_s: float | None = None,
         num_bytes: int = 0,
     ) -> None:
-        """A request was answered with an HTTP status code.
+        """Count a request that was answered with an HTTP status code.
 
-        `first_s`: seconds until its first sample, if it had one; `num_bytes`: sent of it.
+        `first_s`: seconds until its first sample, None if it had none. `num_bytes`: bytes sent.
         """
         request = self._requests.get((api, code))
         if request is None:
             labels = {**self.labels, "api": api, "code": str(code)}
             request = self._requests[api, code] = self._metrics.requests.labels(**labels)
         request.inc()
-        dialect = self._dialects.get(api)
-        if dialect is None:
-            dialect = self._dialects[api] = _Dialect(self._metrics, api, self.labels)
-        dialect.duration.observe(seconds)
+        children = self._apis.get(api)
+        if children is None:
+            children = self._apis[api] = _ApiMetrics(self._metrics, api, self.labels)
+        children.duration.observe(seconds)
         if first_s is not None:
-            dialect.first.observe(first_s)
-            dialect.sent.inc(num_bytes)
+            children.first.observe(first_s)
+            children.sent.inc(num_bytes)
 
 
-class _Dialect:
-    """The children for the requests of one signature in one dialect."""
+class _ApiMetrics:
+    """Request metrics of one signature in one API."""
 
     def __init__(self, metrics: "Metrics", api: str, labels: Mapping[str, str]) -> None:
         self.duration = metrics.duration.labels(api=api, **labels)
@@ -71,15 +72,15 @@ class _Dialect:
 
 
 class KeyMetrics:
-    """What is counted for one name of the keys file, or "" where no key is asked for."""
+    """Metrics of one name in the keys file, or of "" where no key is needed."""
 
     def __init__(self, metrics: "Metrics", name: str) -> None:
         self.samples = metrics.key_samples.labels(key=name)
         self.refused = metrics.key_refused.labels(key=name)
 
 
-class LaneMetrics(RequestMetrics):
-    """And for its samples; they are there, at zero, from the first scrape on."""
+class RunnerMetrics(RequestMetrics):
+    """Request and sample metrics of one signature, at zero from the first scrape on."""
 
     def __init__(self, metrics: "Metrics", labels: Mapping[str, str]) -> None:
         super().__init__(metrics, labels)
@@ -90,13 +91,15 @@ class LaneMetrics(RequestMetrics):
         self._batch = metrics.batch.labels(**labels)
         self._wait = metrics.wait.labels(**labels)
         self._inference = metrics.inference.labels(**labels)
+        self.output_errors = metrics.output_errors.labels(**labels)
+        self.runs_too_long = metrics.runs_too_long.labels(**labels)
 
     @cached_property
     def _steps(self) -> Counter:
         return self._metrics.steps.labels(**self.labels)
 
-    def observe(self, batch: Batch) -> None:
-        """A batch ran."""
+    def observe(self, batch: BatchStats) -> None:
+        """Count a batch that ran."""
         ended = batch.size if batch.ended is None else batch.ended
         if ended:
             self._samples.inc(ended)
@@ -108,7 +111,7 @@ class LaneMetrics(RequestMetrics):
             self._wait.observe(wait_s)
 
     def shed(self, n: int, reason: Reason) -> None:
-        """A request for `n` samples was refused."""
+        """Count a refused request for `n` samples."""
         self._shed[reason].inc(n)
 
 
@@ -120,112 +123,129 @@ class Metrics:
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.requests = counter(
             "aigc_requests_total",
-            "Requests answered; model, version and signature are empty where none was found.",
-            ("api", *_LANE, "code"),
+            "Requests answered; model, version and signature are empty for an unknown model.",
+            ("api", *_SIGNATURE, "code"),
         )
         self.duration = histogram(
             "aigc_request_duration_seconds",
-            "From the request's arrival in the replica to its whole answer.",
-            ("api", *_LANE),
+            "Time from a request's arrival in the replica to the end of its response.",
+            ("api", *_SIGNATURE),
         )
         self.first = histogram(
             "aigc_time_to_first_sample_seconds",
-            "From the request's arrival in the replica to the first line of a stream, or the whole"
-            " answer, made and not yet sent; errors are not counted.",
-            ("api", *_LANE),
+            "Time from a request's arrival in the replica to the first line of a stream or the"
+            " whole response, encoded and not yet sent; errors are not counted.",
+            ("api", *_SIGNATURE),
         )
         self.sent = counter(
             "aigc_response_bytes_total",
-            "Bytes in the bodies of answers; errors are not counted.",
+            "Bytes in the bodies of responses; errors are not counted.",
             ("api",),
         )
-        self.samples = counter("aigc_samples_total", "Samples that a graph gave.", _LANE)
+        self.samples = counter("aigc_samples_total", "Samples generated.", _SIGNATURE)
         self.steps = counter(
             "aigc_steps_total",
-            "Steps that samples went, where they go by steps: the tokens of texts.",
-            _LANE,
+            "Steps of autoregressive samples: the tokens of texts.",
+            _SIGNATURE,
         )
         self.shed = counter(
             "aigc_shed_samples_total",
             "Samples refused: overloaded, deadline, budget or shutting_down.",
-            (*_LANE, "reason"),
+            (*_SIGNATURE, "reason"),
         )
-        self.batch = histogram("aigc_batch_samples", "Samples per run of a graph.", _LANE, SAMPLES)
+        self.output_errors = counter(
+            "aigc_model_output_errors_total",
+            "Requests whose samples broke the manifest, answered with 500.",
+            _SIGNATURE,
+        )
+        self.runs_too_long = counter(
+            "aigc_runs_too_long_total",
+            "Requests in a batch that did not end, answered with 504; their replica is replaced.",
+            _SIGNATURE,
+        )
+        self.batch = histogram(
+            "aigc_batch_samples", "Samples per run of a graph.", _SIGNATURE, SAMPLES
+        )
         self.wait = histogram(
-            "aigc_queue_wait_seconds", "From a request's submission to its first batch.", _LANE
+            "aigc_queue_wait_seconds",
+            "Time from a request's submission to its first batch.",
+            _SIGNATURE,
         )
         self.inference = histogram(
-            "aigc_inference_seconds", "Drawing, running and rounding one batch.", _LANE
+            "aigc_inference_seconds",
+            "Time to draw, run and round one batch.",
+            _SIGNATURE,
         )
         self.load = histogram(
             "aigc_model_load_seconds",
-            "Opening an artifact and replaying its references.",
+            "Time to open an artifact and replay its references.",
             ("model", "version"),
             LOAD_SECONDS,
         )
         self.key_samples = counter(
             "aigc_key_samples_total",
-            "Samples drawn, by the key's name; empty where no key is asked for.",
+            "Samples generated, by the name of the key; empty where no key is needed.",
             ("key",),
         )
         self.key_refused = counter(
             "aigc_key_refused_samples_total",
-            "Samples refused with 429 because of a key's budget or slots, by the key's name.",
+            "Samples refused with 429 for a key's budget or slots, by the name of the key.",
             ("key",),
         )
         self.cost = counter(
-            "aigc_cost_total", "What the replicas cost so far, in the unit of their price."
+            "aigc_cost_total", "Cost of the replicas so far, in the unit of their price."
         )
         self.refused_loads = counter(
             "aigc_refused_loads_total",
-            "Times that artifacts were refused: the old ones stayed, or a replica did not start.",
+            "Refused artifacts: the old ones stayed, or a replica did not start.",
         )
         self.refused_keys = counter(
             "aigc_refused_keys_total",
-            "Times that a changed keys file was refused and the old keys stayed.",
+            "Refused changes of the keys file: the old keys stayed.",
         )
         self.starts = counter(
             "aigc_replica_starts_total",
-            "Replicas started, those included that failed before they were ready.",
+            "Replicas started, including those that failed before they were ready.",
         )
-        self.starts.inc()  # a process has its metrics once
+        self.starts.inc()  # one Metrics per process
         self.queued = gauge("aigc_queue_samples", "Samples waiting for a batch.")
         self.max_queued = gauge(
             "aigc_max_queue_samples",
-            "Most samples that may wait, over the replicas alive.",
+            "Most samples that may wait, summed over live replicas.",
         )
-        self.in_progress = gauge("aigc_requests_in_progress", "Requests that are being answered.")
-        self.replicas = gauge("aigc_replicas", "Replicas alive, those that still load included.")
+        self.in_progress = gauge("aigc_requests_in_progress", "Requests in progress.")
+        self.replicas = gauge("aigc_replicas", "Live replicas, including those that still load.")
         self.ready = gauge(
-            "aigc_ready", "Replicas that replayed their references and take requests."
+            "aigc_ready", "Replicas that have replayed their references and take requests."
         )
         self.max_replicas = Gauge(
             "aigc_max_replicas",
-            "Most replicas that there may be, of all pools together.",
+            "Most replicas allowed, of all pools together.",
             multiprocess_mode="livemax",
             registry=self.registry,
         )
+        self.lost = Gauge(LOST, LOST_HELP, multiprocess_mode="livemax", registry=self.registry)
         self._model_replicas = gauge(
             "aigc_model_replicas", "Replicas that host this version.", ("model", "version")
         )
         self._model_info = Gauge(
             "aigc_model_info",
-            "1 for each model that is hosted.",
+            "1 for each hosted model.",
             ("model", "version", "digest", "family"),
             multiprocess_mode="livemax",
             registry=self.registry,
         )
         self._models: set[tuple[str, str, str, str]] = set()
-        self._lanes: dict[tuple[str, str, str], LaneMetrics] = {}
+        self._runners: dict[tuple[str, str, str], RunnerMetrics] = {}
         self._keys: dict[str, KeyMetrics] = {}
-        self.unknown = RequestMetrics(self, dict.fromkeys(_LANE, ""))
-        """For requests that name no signature that there is."""
+        self.unknown = RequestMetrics(self, dict.fromkeys(_SIGNATURE, ""))
+        """Metrics of requests for an unknown signature."""
 
     def _counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)
 
     def _gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
-        """The sum over the processes that live."""
+        """A gauge summed over live processes."""
         return Gauge(
             name, documentation, labels, multiprocess_mode="livesum", registry=self.registry
         )
@@ -239,31 +259,31 @@ class Metrics:
     ) -> Histogram:
         return Histogram(name, documentation, labels, buckets=buckets, registry=self.registry)
 
-    def lane(self, manifest: Manifest, signature: str) -> LaneMetrics:
-        """The metrics of a signature, from zero on the first scrape."""
+    def runner(self, manifest: Manifest, signature: str) -> RunnerMetrics:
+        """Metrics of a signature, at zero from the first scrape on."""
         key = (manifest.name, manifest.version, signature)
-        if key not in self._lanes:
-            self._lanes[key] = LaneMetrics(self, dict(zip(_LANE, key, strict=True)))
-        return self._lanes[key]
+        if key not in self._runners:
+            self._runners[key] = RunnerMetrics(self, dict(zip(_SIGNATURE, key, strict=True)))
+        return self._runners[key]
 
     def key(self, name: str) -> KeyMetrics:
-        """The metrics of a name that stands in the keys file, or of ""."""
-        found = self._keys.get(name)
-        if found is None:
-            found = self._keys[name] = KeyMetrics(self, name)
-        return found
+        """Metrics of a name in the keys file, or of ""."""
+        metrics = self._keys.get(name)
+        if metrics is None:
+            metrics = self._keys[name] = KeyMetrics(self, name)
+        return metrics
 
     def name_keys(self, keys: Keys | None) -> None:
-        """Have a series for every key, from zero on the first scrape."""
+        """Create the series of every key, at zero from the first scrape on."""
         for name in [key.name for key in keys.all] if keys is not None else [""]:
             self.key(name)
 
     def loaded(self, manifest: Manifest, seconds: float) -> None:
-        """An artifact was opened and proven."""
+        """Record the load time of an artifact."""
         self.load.labels(manifest.name, manifest.version).observe(seconds)
 
     def hosted(self, manifests: Iterable[Manifest]) -> None:
-        """State which models there are; those that went are set to 0."""
+        """Set which models are hosted; removed ones are set to 0."""
         now = {(m.name, m.version, m.digest, m.family) for m in manifests}
         self._models |= now
         versions = {labels[:2] for labels in now}

@@ -1,6 +1,6 @@
 """The page at / and the API docs at /docs: files of this package and of swagger-ui-bundle.
 
-Nothing is fetched from anywhere else, and the pages may run no script but their own.
+Nothing is loaded from other servers, and the pages run only their own scripts.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import swagger_ui_bundle
 
-from serve.http import Endpoint, Endpoints, Headers, HTTPError, Receive, Response, Scope
+from serve.http import Endpoint, Headers, Receive, Response, Route, Scope
 
 SWAGGER_FILES = {
     "swagger-ui.css": b"text/css; charset=utf-8",
@@ -47,26 +47,22 @@ PAGE = {
     "media.js": b"text/javascript; charset=utf-8",
     "give.js": b"text/javascript; charset=utf-8",
 }
-"""What the page at / is made of besides its HTML."""
+"""Files of the page at / besides its HTML, and their media types."""
 
 
-def page_routes() -> dict[str, Endpoints]:
-    """Exact paths."""
+def routes() -> tuple[Route, ...]:
+    """The page, the API docs and the files that they load."""
     page = files("serve").joinpath("page")
-    parts = {
-        f"/page/{name}": {"GET": _fixed(page.joinpath(name).read_bytes(), media_type, [])}
-        for name, media_type in PAGE.items()
-    }
-    return {
-        "/": {"GET": _page(page.joinpath("index.html").read_text("utf-8"), inline_styles=False)},
-        "/docs": {"GET": _page(DOCS, inline_styles=True)},
-        **parts,
-    }
-
-
-def docs_routes() -> dict[str, Endpoints]:
-    """The prefix below which Swagger UI's own files lie."""
-    return {"/docs/": {"GET": _swagger_file}}
+    index = _page(page.joinpath("index.html").read_text("utf-8"), inline_styles=False)
+    return (
+        Route("GET", "/", index),
+        Route("GET", "/docs", _page(DOCS, inline_styles=True)),
+        *(
+            Route("GET", f"/page/{name}", _fixed(page.joinpath(name).read_bytes(), media_type, []))
+            for name, media_type in PAGE.items()
+        ),
+        *(Route("GET", f"/docs/{name}", _swagger_file) for name in SWAGGER_FILES),
+    )
 
 
 def _page(text: str, *, inline_styles: bool) -> Endpoint:
@@ -91,7 +87,7 @@ def _fixed(body: bytes, media_type: bytes, headers: Headers) -> Endpoint:
 
 
 def content_policy(page: str, *, inline_styles: bool) -> str:
-    """A Content-Security-Policy that allows the page's own inline code by hash, and no other."""
+    """A Content-Security-Policy that allows only the page's own inline code, by hash."""
     scripts = _hashes(page, "script")
     styles = "'unsafe-inline'" if inline_styles else _hashes(page, "style")
     return (
@@ -109,8 +105,6 @@ def _hashes(page: str, tag: str) -> str:
 
 async def _swagger_file(scope: Scope, receive: Receive) -> Response:
     name = scope["path"].removeprefix("/docs/")
-    if name not in SWAGGER_FILES:
-        raise HTTPError(404, "unknown_route", f"no route {scope['path']!r}")
     body = await asyncio.to_thread(_gzipped, name)
     headers = [(b"cache-control", b"public, max-age=86400"), (b"vary", b"accept-encoding")]
     accepted = b",".join(v for k, v in scope["headers"] if k == b"accept-encoding")

@@ -1,9 +1,9 @@
-"""Spans of requests for OpenTelemetry: request, and in it queue, run and encode.
+"""OpenTelemetry spans of requests: the request, and in it queue, run and encode.
 
-    sampler = TracedSampler(open_provider(), models=..., ...)      # where a Sampler would be
+    sampler = TracedSampler(open_provider(), batcher, models=..., ...)     # in place of a Sampler
 
-Where they go, and how many are sampled, is said by OpenTelemetry's own variables, such as
-OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER. Nothing here is imported unless it is wanted.
+OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER, say
+where spans go and how many are sampled. This module is imported only if tracing is on.
 """
 
 import asyncio
@@ -19,11 +19,13 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from serve.access.gate import RawHeaders
-from serve.batching import Arrays, Job
-from serve.call import Call
-from serve.http import HUNG_UP, HTTPError, Response, Stream, request_id
-from serve.sampling import ENCODE_INLINE_VALUES, Answer, Sampler, T
+from serve.access.access_control import RawHeaders
+from serve.batching.batcher import Batcher
+from serve.batching.jobs import Job
+from serve.errors import HTTPError
+from serve.http import CLIENT_CLOSED_REQUEST, Response, Stream, request_id
+from serve.request_context import RequestContext
+from serve.sampler import ENCODE_INLINE_VALUES, Answer, Sampler, T
 
 PARENT = (b"traceparent", b"tracestate")
 
@@ -41,55 +43,56 @@ def exporter() -> Any:
 
 
 def open_provider() -> TracerProvider:
-    """Spans leave this process in a thread of its own, every few seconds. Raises ValueError."""
-    said = OTELResourceDetector().detect()
-    resource = Resource.create({"service.name": "aigc"} | dict(said.attributes))
+    """A provider that sends spans every few seconds, in its own thread. Raises ValueError."""
+    detected = OTELResourceDetector().detect()
+    resource = Resource.create({"service.name": "aigc"} | dict(detected.attributes))
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(exporter()))
     return provider
 
 
 class TracedSampler(Sampler):
-    """A Sampler that tells of every request.
+    """A Sampler with a span for every request.
 
     The span of a request has the client's traceparent as its parent, and the attributes aigc.api,
     .request_id, .model, .version, .signature, .n and http.response.status_code. queue ends with the
     first batch, run with the last; a stream has both once per part.
     """
 
-    def __init__(self, provider: TracerProvider, **parts: Any) -> None:
-        super().__init__(**parts)
+    def __init__(self, provider: TracerProvider, batcher: Batcher, **options: Any) -> None:
+        super().__init__(**options)
+        batcher.observe_job = self._trace_job
         self._tracer = provider.get_tracer("aigc.serve")
         self._propagator = TraceContextTextMapPropagator()
 
-    async def counted(
-        self, api: str, headers: RawHeaders, work: Callable[[Call], Awaitable[Answer]]
+    async def track(
+        self, api: str, headers: RawHeaders, work: Callable[[RequestContext], Awaitable[Answer]]
     ) -> Answer:
-        given = {k.decode(): v.decode("latin-1") for k, v in headers if k in PARENT}
+        parent = {k.decode(): v.decode("latin-1") for k, v in headers if k in PARENT}
         span = self._tracer.start_span(
             f"aigc {api}",
-            context=self._propagator.extract(given),
+            context=self._propagator.extract(parent),
             kind=SpanKind.SERVER,
             attributes={"aigc.api": api, "aigc.request_id": request_id(headers)},
         )
-        seen: list[Call] = []
+        contexts: list[RequestContext] = []
 
         def ended(code: int) -> None:
-            for call in seen:
-                span.set_attributes({f"aigc.{k}": v for k, v in call.metrics.labels.items()})
-                span.set_attribute("aigc.n", call.num_samples)
+            for context in contexts:
+                span.set_attributes({f"aigc.{k}": v for k, v in context.metrics.labels.items()})
+                span.set_attribute("aigc.n", context.num_samples)
             span.set_attribute("http.response.status_code", code)
             if code >= 500:
                 span.set_status(Status(StatusCode.ERROR))
             span.end()
 
-        async def watched(call: Call) -> Answer:
-            seen.append(call)
-            return await work(call)
+        async def traced(context: RequestContext) -> Answer:
+            contexts.append(context)
+            return await work(context)
 
         try:
             with _inside(span):
-                answer = await super().counted(api, headers, watched)
+                answer = await super().track(api, headers, traced)
         except BaseException as error:
             ended(_code(error))
             raise
@@ -104,40 +107,43 @@ class TracedSampler(Sampler):
         ended(answer.status if isinstance(answer, Response) else 200)
         return answer
 
-    async def _submit(self, job: Job) -> Arrays:
-        try:
-            return await super()._submit(job)
-        finally:
-            if job.queued_at_s:  # else the queue had no room for it
-                ended_s = time.monotonic()
-                waited_s = job.waited_s
-                ran_s = ended_s if waited_s is None else job.queued_at_s + waited_s
-                self._past("queue", job, job.queued_at_s, ran_s)
-                if waited_s is not None:
-                    self._past("run", job, ran_s, ended_s)
+    def _trace_job(self, job: Job) -> None:
+        """Add the spans queue and run of a job that is over."""
+        if not job.queued_at_s:  # the queue had no room for it
+            return
+        ended_s = time.monotonic()
+        waited_s = job.waited_s
+        ran_s = ended_s if waited_s is None else job.queued_at_s + waited_s
+        self._add_span("queue", job, job.queued_at_s, ran_s)
+        if waited_s is not None:
+            self._add_span("run", job, ran_s, ended_s)
 
-    def _past(self, name: str, job: Job, start_s: float, end_s: float) -> None:
-        """A span between two times of the monotonic clock."""
+    def _add_span(self, name: str, job: Job, start_s: float, end_s: float) -> None:
+        """Add a span between two monotonic times."""
         since_ns = time.time_ns() - time.monotonic_ns()
         span = self._tracer.start_span(
             name, start_time=since_ns + int(start_s * 1e9), attributes={"aigc.n": job.n}
         )
         span.end(since_ns + int(end_s * 1e9))
 
-    async def encoded(
-        self, values: int, encode: Callable[[], T], inline: int = ENCODE_INLINE_VALUES
+    async def encode(
+        self,
+        context: RequestContext,
+        values: int,
+        encoding: Callable[[], T],
+        inline: int = ENCODE_INLINE_VALUES,
     ) -> T:
         with self._tracer.start_as_current_span("encode"):
-            return await super().encoded(values, encode, inline)
+            return await super().encode(context, values, encoding, inline)
 
 
 def _inside(span: Span) -> Any:
-    """Spans that begin in this context are its children. What is raised is not written into it."""
+    """A context whose spans are children of `span`; exceptions are not recorded in it."""
     return trace.use_span(span, record_exception=False, set_status_on_exception=False)
 
 
 async def _chunks(span: Span, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The chunks, each made inside the span: the task that asks for them is not the request's."""
+    """The chunks, each produced inside the span: another task than the request's reads them."""
     try:
         while True:
             with _inside(span):
@@ -153,4 +159,4 @@ async def _chunks(span: Span, chunks: AsyncGenerator[bytes, None]) -> AsyncGener
 def _code(error: BaseException) -> int:
     if isinstance(error, HTTPError):
         return error.status
-    return HUNG_UP if isinstance(error, asyncio.CancelledError) else 500
+    return CLIENT_CLOSED_REQUEST if isinstance(error, asyncio.CancelledError) else 500

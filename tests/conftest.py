@@ -4,7 +4,10 @@ import gc
 import os
 import secrets
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -20,6 +23,33 @@ if "RAY_AUTH_MODE" not in os.environ:
 # No test asserts a time, hypothesis's deadline of 200 ms per example included.
 settings.register_profile("aigc", deadline=None)
 settings.load_profile("aigc")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run in two processes, one has all files with tests that start Ray.
+
+    Two Rays at a time contend for ports of their own. xdist's groups (`loadgroup`) do not reach
+    the scheduler with pytest 9.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            starts_ray = "mark.cluster" in (config.rootpath / file).read_text()
+            return "ray" if starts_ray else file
+
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that exports the model of three modalities takes seconds."""
+    for item in items:
+        if "joined" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
+
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist10k"
 
@@ -46,7 +76,7 @@ def _frozen_heap() -> None:
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny class-conditional artifact, exported a moment ago; not to be written to."""
     from aigc.artifact import Store
-    from aigc.export import export
+    from aigc.commands.export import export
     from tests.fixtures.make import config, write_run
 
     folder = tmp_path_factory.mktemp("sealed")
@@ -60,7 +90,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from aigc import models
     from aigc.artifact import Store
-    from aigc.export import export
+    from aigc.commands.export import export
     from aigc.models import text_vae
     from tests.fixtures.make import config, write_run
 
@@ -76,13 +106,21 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed artifact of a small model of image, text and sound, hardly trained."""
     from aigc.artifact import Store
-    from aigc.export import export
+    from aigc.commands.export import export
     from tests.data.rows import run
     from tests.fixtures.make import write_run
 
     folder = tmp_path_factory.mktemp("joined")
     made = write_run(folder / "run", run(folder / "data"))
     return Path(export(made, name="three", store=Store(folder / "store")))
+
+
+@pytest.fixture(scope="session")
+def of_channels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Artifacts of images of so many channels, each sealed once; not to be written to."""
+    from tests.channels import sealed_of
+
+    return cache(lambda channels: sealed_of(channels, tmp_path_factory.mktemp("channels")))
 
 
 @pytest.fixture(scope="session")

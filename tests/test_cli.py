@@ -45,7 +45,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *shown, modules = run.stdout.splitlines()
     loaded = {name.partition(".")[0] for name in json.loads(modules)}
-    assert not loaded & {"torch", "ray", "numpy", "onnxruntime", "tyro", "aigc.train"}
+    assert not loaded & {"torch", "ray", "numpy", "onnxruntime", "tyro", "aigc.training.loop"}
     names = ("train", "export", "evaluate", "sample", "verify", "serve", "metrics", "doctor", "k8s")
     for name in names:
         (line,) = (line for line in shown if line.startswith(f"  {name} "))
@@ -60,10 +60,12 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         (["train", "dcgan:digit"], 1, "did you mean 'digits'?"),
         (["train", "dcgan", "--model.shape", "784"], 2, "shape must be (C, H, W)"),
         (["train", "dcgan", "--model.shape", "1", "30", "30"], 2, "must be multiples of 4"),
-        (["export", "no/run", "--name", "x"], 1, "no/run is no run"),
+        (["export", "no/run", "--name", "x"], 1, "no/run is not a run"),
         (["sample", "no/artifact"], 1, "no artifact 'artifact' in no; there are: none"),
         (["sample", "http://127.0.0.1:9"], 1, "is `aigc serve` up?"),
         (["verify", "pyproject.toml"], 1, "not a PNG"),
+        (["data", "no/where"], 1, "there is nothing at 'no/where'"),
+        (["data", "--most", "0", "x"], 2, "most must be > 0"),
     ],
 )
 def test_a_mistake_is_answered_in_one_sentence(
@@ -118,22 +120,22 @@ def test_a_grid_says_what_it_is_made_of(labels: list[str], sealed: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "module", "extra"),
+    ("arguments", "module", "requirement"),
     [
-        (["serve", "x"], "psutil", "train,serve"),
-        (["train", "fc_gan"], "filelock", "train"),
-        (["k8s", "check", "x"], "yaml", "serve"),
-        (["sample", "s3://bucket/x"], "s3fs", "s3"),
+        (["serve", "x"], "psutil", "aigc"),
+        (["train", "fc_gan"], "filelock", "aigc"),
+        (["k8s", "check", "x"], "yaml", "aigc[serve]"),
+        (["sample", "s3://bucket/x"], "s3fs", "aigc[s3]"),
     ],
 )
 def test_a_missing_module_names_its_extra(
-    arguments: list[str], module: str, extra: str, tmp_path: Path
+    arguments: list[str], module: str, requirement: str, tmp_path: Path
 ) -> None:
     line = f"raise ModuleNotFoundError('no module {module}', name='{module}')\n"
     (tmp_path / f"{module}.py").write_text(line)
     run = aigc(*arguments, path=tmp_path)
     assert run.returncode == 1
-    assert f"needs {module}; pip install 'aigc[{extra}]'" in run.stderr
+    assert f"needs {module}; pip install '{requirement}'" in run.stderr
     assert "Traceback" not in run.stderr
 
 

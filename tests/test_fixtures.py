@@ -8,8 +8,9 @@ import pytest
 
 from aigc import data
 from aigc.artifact import Artifact
-from aigc.run import Run, work
-from aigc.train import Alone
+from aigc.training.object_store import NullStore
+from aigc.training.run import Run, train_run
+from aigc.training.run_context import RunContext
 from tests.fixtures.make import ARTIFACT, RUN
 
 pytestmark = pytest.mark.process
@@ -26,5 +27,10 @@ def test_a_run_of_version_1_goes_on(tmp_path: Path) -> None:
     config = run.config()
     longer = replace(config, samples=config.samples + 32)
     run.check_resume(longer)
-    assert work(run, longer, data.load(config.data, config.model), Alone()) == "done"
+    assert (
+        train_run(
+            RunContext(store=NullStore(run.folder)), longer, data.load(config.data, config.model)
+        )
+        == "done"
+    )
     assert run.facts()["samples"] == 160

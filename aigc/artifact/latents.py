@@ -1,4 +1,5 @@
-"""(seed, purpose, index) -> random numbers, the same on every machine and in every version.
+"""Random numbers as a function of (seed, purpose, index), equal on every machine and in every
+version.
 
 Sample `index` of `seed` owns a Philox4x64 stream (Salmon et al. 2011, "Parallel random numbers: as
 easy as 1, 2, 3"): the key is (seed, purpose), the counter starts at (0, index, 0, 0). So a sample
@@ -8,22 +9,44 @@ operations that IEEE 754 rounds exactly (+ - * / sqrt), so its bytes are the sam
 """
 
 import hashlib
+import operator
 import threading
 from collections.abc import Sequence
 from functools import cache
 from itertools import repeat
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_SEED = 2**63 - 1
+EXACT = 2**53
+"""Bound below which every whole float is exactly one whole number."""
+
+Whole = SupportsIndex | float
+"""A whole number: Python's or numpy's, also an array of shape () or a float such as 12.0."""
 
 _local = threading.local()
 
 
+def whole(value: Whole, name: str) -> int:
+    """A whole number as an int. Raises ValueError, with its name, for other values."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = np.asarray(value)
+    if number.ndim == 0 and number.dtype.kind == "f" and abs(number) < EXACT and number % 1 == 0:
+        return int(number)
+    raise ValueError(f"{name} must be a whole number, got {value!r}")
+
+
+def is_one(value: Any) -> bool:
+    """True for a single number, False for a sequence or an array of them."""
+    return isinstance(value, int) or not (isinstance(value, Sequence) or np.ndim(value))
+
+
 def check_seed(seed: int) -> None:
-    """Raise ValueError unless `seed` fits: seeds and indices are in [0, 2^63)."""
+    """Raise ValueError unless `seed` is in [0, 2^63), the range of seeds and indices."""
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be in [0, 2^63), got {seed}")
 
@@ -34,9 +57,9 @@ def _purpose_key(purpose: str) -> int:
 
 
 def _philox() -> tuple[np.random.Philox, Any]:
-    """This thread's generator and a state for it: setting one costs a tenth of building it.
+    """This thread's generator, and a state to set: setting one costs a tenth of building one.
 
-    Its counter and key are lists: the setter reads them one by one, from arrays at thrice the cost.
+    Counter and key are lists: the setter reads them one by one, three times as slowly from arrays.
     """
     if not hasattr(_local, "philox"):
         generator = np.random.Philox(key=0)
@@ -47,19 +70,21 @@ def _philox() -> tuple[np.random.Philox, Any]:
 
 
 def integers(
-    seed: int | Sequence[int], purpose: str, indices: Sequence[int], n: int
+    seed: Whole | Sequence[Whole], purpose: str, indices: Sequence[Whole], n: int
 ) -> NDArray[np.uint64]:
     """The first `n` raw integers of each sample's stream: (len(indices), n) uint64.
 
-    `seed` is that of all samples, or a sequence with one for each. Raises ValueError for a seed or
-    an index outside [0, 2^63).
+    `seed` is one for all samples, or a sequence with one for each. Raises ValueError for a seed or
+    an index that is not a whole number in [0, 2^63).
     """
-    seeds = repeat(seed, len(indices)) if isinstance(seed, int) else seed
+    seeds: Any = repeat(seed, len(indices)) if is_one(seed) else seed
     generator, state = _philox()
     key, counter = state["state"]["key"], state["state"]["counter"]
     key[1] = _purpose_key(purpose)
     raw = np.empty((len(indices), n), np.uint64)
-    for row, (own, index) in enumerate(zip(seeds, indices, strict=True)):
+    for row, (given, at) in enumerate(zip(seeds, indices, strict=True)):
+        own = given if type(given) is int else whole(given, "seed")
+        index = at if type(at) is int else whole(at, "index")
         check_seed(own)
         if not 0 <= index <= MAX_SEED:
             raise ValueError(f"index must be in [0, 2^63), got {index}")
@@ -110,12 +135,12 @@ def _inverse_normal(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def normal(
-    seed: int | Sequence[int],
-    indices: Sequence[int],
+    seed: Whole | Sequence[Whole],
+    indices: Sequence[Whole],
     shape: tuple[int, ...],
     purpose: str = "latent",
 ) -> NDArray[np.float32]:
-    """Standard normal latents of the samples named: (len(indices), *shape) float32."""
+    """Standard normal latents of samples `indices`: (len(indices), *shape) float32."""
     size = int(np.prod(shape))
     raw = integers(seed, purpose, indices, size)
     # The upper 52 bits, centred in their cell: never 0, never 1.
@@ -128,11 +153,11 @@ def slerp(
 ) -> NDArray[np.float32]:
     """Spherical interpolation (White 2016, arXiv:1609.04468, section 2.1).
 
-    sin((1 - t) w) / sin w * start + sin(t w) / sin w * stop with w the angle between the two.
-    A straight line would lead through vectors shorter than a model has ever seen.
+    sin((1 - t) w) / sin w * start + sin(t w) / sin w * stop with w the angle between the two. A
+    straight line would lead through vectors shorter than any in training.
 
-    start, stop: (*shape,) float32; t: (K,) in [0, 1] -> (K, *shape) float32, `start` itself at
-    t = 0 and `stop` itself at t = 1. Vectors along one line, and none, are joined by a line.
+    start, stop: (*shape,) float32; t: (K,) in [0, 1] -> (K, *shape) float32, exactly `start` at t =
+    0 and `stop` at t = 1. Parallel vectors and zero vectors are joined by a line.
     """
     a, b = (x.astype(np.float64).reshape(-1) for x in (start, stop))
     lengths = np.sqrt(a @ a) * np.sqrt(b @ b)
@@ -147,11 +172,11 @@ def slerp(
 
 
 def uniform(
-    seed: int | Sequence[int], indices: Sequence[int], shape: tuple[int, ...], purpose: str
+    seed: Whole | Sequence[Whole], indices: Sequence[Whole], shape: tuple[int, ...], purpose: str
 ) -> NDArray[np.float32]:
-    """Numbers in [0, 1), multiples of 2^-24, of the samples named: (len(indices), *shape) float32.
+    """Multiples of 2^-24 in [0, 1) of samples `indices`: (len(indices), *shape) float32.
 
-    The number at a position depends on (seed, index, position) alone: not on how many there are.
+    The number at a position depends on (seed, index, position) alone, not on the shape.
     """
     raw = integers(seed, purpose, indices, int(np.prod(shape)))
     values = (raw >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
@@ -159,8 +184,8 @@ def uniform(
 
 
 def labels(
-    seed: int | Sequence[int], indices: Sequence[int], num_classes: int
+    seed: Whole | Sequence[Whole], indices: Sequence[Whole], num_classes: int
 ) -> NDArray[np.int64]:
-    """Uniform class indices of the samples named: (len(indices),) int64 in [0, num_classes)."""
+    """Uniform class indices of samples `indices`: (len(indices),) int64 in [0, num_classes)."""
     raw = integers(seed, "label", indices, 1)[:, 0]
     return ((raw >> np.uint64(32)) * np.uint64(num_classes) >> np.uint64(32)).astype(np.int64)

@@ -1,7 +1,8 @@
-"""manifest.json: what an artifact is, what it takes and gives, and the hash of every file in it."""
+"""manifest.json: signatures, training facts, metrics and the hash of every file of an artifact."""
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -9,10 +10,26 @@ from typing import Any, Literal
 
 import msgspec
 
+from aigc.artifact.preprocessing import (
+    AudioPreprocessing,
+    ImagePreprocessing,
+    Preprocessing,
+    TextPreprocessing,
+)
+from aigc.files import write
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+"""File of an artifact exported with --weights: the whole model, the averaged part averaged."""
+SIGNATURE = "model.sig"
+"""File of OpenSSF Model Signing, beside the manifest and signing it (artifact/signing.py)."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
+VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
+
+MAX_CLASSES = 1 << 31
+MAX_VALUES = 1 << 31
+"""Most numbers in one sample's tensor."""
 
 Kind = Literal[
     "latent",
@@ -30,7 +47,7 @@ Level = Literal["bit", "uint8", "tolerance"]
 
 
 DRAWN = ("latent", "uniform", "label", "setting")
-"""Kinds of inputs that need nothing of a caller but a seed."""
+"""Kinds of inputs that are drawn from a seed or have defaults."""
 
 
 class ArtifactError(ValueError):
@@ -43,29 +60,32 @@ class TensorSpec:
 
     name: str
     kind: Kind
-    """latent: standard normal, drawn from the seed. uniform: in [0, 1), drawn from the seed.
-    label: class index. image: (C, H, W). audio: (channels, samples). text: token ids, 0 from the
-    end on. token: one of them. setting: a number that the caller may choose. presence: 1 where an
-    optional input is given, 0 where it is not."""
+    """latent: standard normal, drawn from the seed. uniform: in [0, 1), drawn from the seed. label:
+    class index. image: (C, H, W). audio: (channels, samples). text: token ids, 0 from the end on.
+    token: one of them. setting: a number that the caller may choose. presence: 1 where an optional
+    input is given, 0 where it is not."""
     dtype: Literal["float32", "int64"]
     shape: tuple[int, ...]
     range: tuple[float, float] | None = None
-    """Smallest and largest value, both included; None where unbounded."""
+    """Smallest and largest value, both included; None if unbounded."""
     classes: tuple[str, ...] = ()
     """Class names of a label, in the order of their indices."""
     vocabulary: tuple[str, ...] = ()
-    """What each token of a text stands for; the first is its end."""
+    """String of each token of a text; the first is the end."""
     default: float | None = None
-    """Of a setting that is not given."""
+    """Value of a setting that is not given."""
     sample_rate_hz: int = 0
-    """Of audio."""
+    """Sample rate of audio; 0 for other kinds."""
     presence: str = ""
-    """Of an optional input: the name of the input of kind presence that says, row by row, whether
-    this one is given. Where it is not, zeros stand for it and change nothing."""
+    """Name of the input of kind presence that says for each row whether this optional input is
+    given; empty for required ones. Rows without it hold zeros, which have no effect."""
+    preprocessing: Preprocessing | msgspec.UnsetType = msgspec.UNSET
+    """Conversion of a file or text to the numbers of an image, audio or text. Unset in older
+    artifacts, which use preprocessing.LEGACY_IMAGE, LEGACY_AUDIO and LEGACY_TEXT."""
 
     @property
     def drawn(self) -> bool:
-        """Whether a seed (and a label) is all that it needs."""
+        """True if a caller need not give it: it comes from a seed or has a default."""
         return self.kind in DRAWN
 
 
@@ -73,23 +93,23 @@ class TensorSpec:
 class Signature:
     """One way to call a model: a graph with typed inputs and outputs.
 
-    One thing from others is a signature of optional inputs, such as `translate`: `image`, `text`
-    and `audio` with the flags `image_given`, `text_given`, `audio_given`, and the noise; outputs
-    `new_image`, `new_text`, `new_audio`, all of them, whatever was given. At least one must be.
-    `Contract.draw(signature, seed, indices, given={"text": tokens})` makes whole inputs of what is
-    given, so that rows with other things given can share a batch.
+    A signature that generates some modalities from others has optional inputs, such as `translate`:
+    `image`, `text` and `audio` with the flags `image_given`, `text_given`, `audio_given`, and
+    noise; outputs are `new_image`, `new_text`, `new_audio`, always all of them. At least one input
+    must be given. `ArtifactSpec.draw(signature, seed, indices, given={"text": tokens})` completes
+    the inputs, so that rows with different inputs can share a batch.
     """
 
     graph: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     step: str = ""
-    """Signature that knows one step of this one, which artifact/steps.py runs from token to token;
-    the graph is then that one's."""
+    """Signature of one step of this autoregressive one, run from token to token by
+    artifact/autoregressive.py; both have the same graph."""
 
     @property
     def drawable(self) -> bool:
-        """Whether a seed (and a label) is all that it needs."""
+        """True if a seed (and a label) determines all inputs."""
         return all(spec.drawn for spec in self.inputs)
 
     @property
@@ -98,14 +118,24 @@ class Signature:
         return next((spec for spec in self.inputs if spec.kind == "label"), None)
 
     @property
+    def seeded(self) -> bool:
+        """True if a seed changes an input other than the label."""
+        return any(spec.kind in ("latent", "uniform") for spec in self.inputs)
+
+    @property
+    def given(self) -> tuple[TensorSpec, ...]:
+        """The inputs that are neither drawn nor flags: a caller gives them."""
+        return tuple(spec for spec in self.inputs if not spec.drawn and spec.kind != "presence")
+
+    @property
     def optional(self) -> tuple[TensorSpec, ...]:
-        """The inputs of which at least one must be given; nothing for most signatures."""
+        """The inputs of which at least one must be given; none for most signatures."""
         return tuple(spec for spec in self.inputs if spec.presence)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reproducibility:
-    """How equal outputs are over batch sizes and thread counts on one machine."""
+    """Equality of outputs over batch sizes and thread counts on one machine."""
 
     level: Level
     max_abs: float
@@ -113,10 +143,10 @@ class Reproducibility:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far the graph is from the torch module that it was exported from."""
+    """Distance between the graph and the torch module that it was exported from."""
 
     max_abs: float
-    """Largest difference; of values without bounds relative to 1 + their own size."""
+    """Largest difference; for unbounded values relative to 1 + their size."""
     uint8_mismatch: float
     """Share of unsaturated uint8 pixels, or of texts, that differ; 0 for other outputs."""
     samples: int
@@ -125,7 +155,7 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Where the weights come from."""
+    """Origin of the weights."""
 
     config: dict[str, Any]
     samples: int
@@ -133,7 +163,7 @@ class Training:
     wall_seconds: float
     workers: int
     cost: float | None = None
-    """Of the training, where a price per worker hour was given."""
+    """Cost of the training, if a price per worker hour was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,14 +234,23 @@ class Manifest:
 
     @property
     def offered(self) -> tuple[str, ...]:
-        """The signatures that are there to be called: not those that are a step of another."""
+        """Signatures that can be called: all that are not a step of another."""
         steps = {signature.step for signature in self.signatures.values()}
         return tuple(name for name in self.signatures if name not in steps)
+
+
+_READ_BY = {"image": ImagePreprocessing, "audio": AudioPreprocessing, "text": TextPreprocessing}
 
 
 def _check_spec(signature: str, spec: TensorSpec) -> None:
     span = spec.range
     what = f"{spec.kind} {spec.name!r} of signature {signature!r}"
+    if span is not None and not (-math.inf < span[0] <= span[1] < math.inf):
+        raise ArtifactError(f"{what} has the range {span}, which is none")
+    if spec.kind == "label" and span is not None and not (span[0] == 0 and span[1] < MAX_CLASSES):
+        raise ArtifactError(f"{what} has the range {span}; classes count from 0 to {MAX_CLASSES}")
+    if math.prod(spec.shape) > MAX_VALUES:
+        raise ArtifactError(f"{what} has more than {MAX_VALUES:,} values")
     if spec.kind in ("text", "token", "setting") and span is None:
         raise ArtifactError(f"{what} has no range")
     if spec.vocabulary and span is not None and span != (0, len(spec.vocabulary) - 1):
@@ -220,6 +259,9 @@ def _check_spec(signature: str, spec: TensorSpec) -> None:
         raise ArtifactError(f"{what} is no number from 0 to 1 for each row")
     if spec.kind == "setting" and spec.default is None:
         raise ArtifactError(f"{what} has no default")
+    read_by = _READ_BY.get(spec.kind)
+    if spec.preprocessing and (read_by is None or not isinstance(spec.preprocessing, read_by)):
+        raise ArtifactError(f"{what} has a preprocessing of another kind")
 
 
 def check_name(name: str) -> None:
@@ -273,8 +315,10 @@ def parse(data: bytes) -> Manifest:
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Hash every file below `folder` and write manifest.json last, by rename.
 
-    Returns the manifest as written, with `files` and `digest` filled in.
+    Returns the manifest as written, with `files` and `digest` filled in. An existing signature file
+    is removed: it signed the previous manifest.
     """
+    (folder / SIGNATURE).unlink(missing_ok=True)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     files = {}
     for path in paths:
@@ -283,7 +327,6 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
         files[name] = File(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
     document = msgspec.to_builtins(replace(manifest, files=files, digest=""))
     document["digest"] = digest(document)
-    temporary = folder / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    temporary.rename(folder / MANIFEST)
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    write(folder / MANIFEST, text.encode())
     return parse((folder / MANIFEST).read_bytes())

@@ -1,165 +1,176 @@
 """An opened artifact: onnxruntime sessions that take (seed, index, label) or tensors."""
 
-import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from aigc.artifact import steps
-from aigc.artifact.codecs import to_uint8
-from aigc.artifact.contract import Arrays, Contract, absent, setting
+from aigc.artifact import autoregressive
+from aigc.artifact.folder import Contents, SealedFolder
+from aigc.artifact.image_files import to_uint8
+from aigc.artifact.latents import Whole, is_one, whole
 from aigc.artifact.manifest import (
-    MANIFEST,
     ArtifactError,
-    File,
     Level,
     Manifest,
     Reproducibility,
     Signature,
-    TensorSpec,
-    parse,
 )
+from aigc.artifact.outputs import check_shapes
+from aigc.artifact.references import read_references
+from aigc.artifact.runtime import ort
+from aigc.artifact.sampling_inputs import Arrays, ArtifactSpec
+from aigc.artifact.signing import Trust
 from aigc.artifact.store import locate
 from aigc.artifact.vocabulary import Vocabulary
 
 REPLAY_TOLERANCE = 1e-4
 """Largest |output - reference| / (1 + |reference|) at which a machine may serve an artifact."""
 REPLAY_SOUND = 1e-3
-"""The same of an artifact of sound: 60 dB below full scale. Finding phases multiplies what rounding
-does, of one sound in a thousand ten times more than of most."""
+"""REPLAY_TOLERANCE of artifacts of sound, 60 dB below full scale. The search for phases amplifies
+rounding errors, for one sound in a thousand ten times more than for most."""
 
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
-_CHECKED = ("label", "text", "token", "setting", "presence")
-"""Kinds of inputs that a graph may not be given out of range."""
-_NUMPY_TYPES = {"float32": np.float32, "int64": np.int64}
 
 
-class Artifact(Contract):
+class Artifact(ArtifactSpec):
     """A sealed model, ready to sample.
 
     artifact = Artifact.open("artifacts/digits")
     artifact.sample(seed=7, n=4, label=3)["image"]      # (4, 1, 28, 28) float32 in [-1, 1]
     artifact.run("encode", {"image": images})           # any signature, tensors in and out
+
+    Without an `arena` memory is freed as soon as possible, on the CPU.
     """
 
     def __init__(
-        self, manifest: Manifest, uri: str, files: Mapping[str, bytes], threads: int
+        self, manifest: Manifest, uri: str, contents: Contents, threads: int, arena: bool = True
     ) -> None:
         super().__init__(manifest)
         self.uri = uri
-        self._files = {k: v for k, v in files.items() if k.startswith("references/")}
+        self._options = ort.RunOptions()
+        self._references = contents.references
         self._sessions = {
-            graph: _session(graph, files[graph], threads)
-            for graph in {s.graph for s in manifest.signatures.values()}
+            graph: _session(graph, data, contents.weights.get(graph, {}), threads, arena)
+            for graph, data in contents.graphs.items()
         }
+        self._bounded = contents.bounded
         for name, signature in manifest.signatures.items():
             if signature.step:
-                steps.check(name, signature, manifest.signatures[signature.step])
+                autoregressive.check(name, signature, manifest.signatures[signature.step])
             else:
                 _check_graph(name, signature, self._sessions[signature.graph])
 
     @classmethod
-    def open(cls, uri: str | Path, *, verify: bool = True, threads: int = 1) -> "Artifact":
+    def open(
+        cls,
+        uri: str | Path,
+        *,
+        verify: bool = True,
+        threads: int = 1,
+        trust: Trust | None = None,
+    ) -> "Artifact":
         """Open a folder, `store/name` (the newest version) or `store/name@version`.
 
-        Every file is hashed; with `verify` the reference samples are replayed as well. Raises
-        ArtifactError when anything is missing, altered, of an unknown format or not reproduced.
+        Every file is hashed; with `verify` the reference samples are replayed as well, with `trust`
+        it must be signed. Raises ArtifactError when anything is missing, altered, of an unknown
+        format, not signed or not reproduced, or when a graph is not one that an artifact may have.
         """
-        where = locate(uri)
-        fs, root = fsspec.core.url_to_fs(where)
-        manifest = parse(fs.cat_file(f"{root}/{MANIFEST}"))
-        files = {name: _read(fs, root, name, file) for name, file in manifest.files.items()}
-        artifact = cls(manifest, where, files, threads)
+        folder = SealedFolder.open(locate(uri), trust)
+        folder.check()
+        artifact = cls(folder.manifest, folder.uri, folder.contents(*folder.graphs()), threads)
         if verify:
             artifact.verify()
         return artifact
 
     def read(self, name: str) -> bytes:
         """A file of the artifact, its hash checked. Raises ArtifactError if there is none."""
-        if name not in self.manifest.files:
-            raise ArtifactError(f"{self.id} holds no file {name!r}")
-        fs, root = fsspec.core.url_to_fs(self.uri)
-        return _read(fs, root, name, self.manifest.files[name])
+        return SealedFolder(uri=self.uri, manifest=self.manifest, manifest_bytes=b"").read(name)
 
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph: inputs by name with a batch axis first -> outputs by name.
 
         Settings and optional inputs may be left out, and the flags that say which of these are
-        there. Raises ValueError as checked() does.
+        there. Raises ValueError as checked() does, OutputError for outputs of another shape than
+        the signature's.
         """
         spec = self.signature(signature)
         feeds = self.checked(signature, inputs)
         if spec.step:
-            return steps.whole(spec, *self._stepping(spec), feeds)
+            return autoregressive.generate(spec, *self._step_graph(spec), feeds)
         return self._run(spec, feeds)
 
     def checked(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Inputs as the graph takes them: settings filled in, every type and range as promised.
+        """complete(), each array contiguous, as graphs take them."""
+        whole = self.complete(signature, inputs)
+        return {name: np.ascontiguousarray(array) for name, array in whole.items()}
 
-        One that goes by steps takes a `prefix` too, (N, L) as its output is: how each begins.
-        Raises ValueError naming the tensor that is missing, unknown or of the wrong shape.
-        """
+    def token_decoder(self, signature: str) -> autoregressive.TokenDecoder:
+        """An empty decoder of an autoregressive signature; rows join with checked() inputs."""
         spec = self.signature(signature)
-        if not spec.step or steps.PREFIX not in inputs:
-            return _check_inputs(spec, inputs)
-        begun = replace(spec.outputs[0], name=steps.PREFIX)
-        return _check_inputs(replace(spec, inputs=(*spec.inputs, begun)), inputs)
+        return autoregressive.TokenDecoder(spec, *self._step_graph(spec))
 
-    def writing(self, signature: str) -> steps.Writing:
-        """Rows of a signature that goes by steps, none yet; they join with checked() inputs."""
-        spec = self.signature(signature)
-        return steps.Writing(spec, *self._stepping(spec))
-
-    def _stepping(self, spec: Signature) -> tuple[Signature, steps.Run]:
+    def _step_graph(self, spec: Signature) -> tuple[Signature, autoregressive.Run]:
         step = self.signature(spec.step)
         return step, lambda feeds: self._run(step, feeds)
 
     def _run(self, spec: Signature, feeds: Arrays) -> Arrays:
         names = [output.name for output in spec.outputs]
-        return dict(zip(names, self._sessions[spec.graph].run(names, feeds), strict=True))
+        arrays = self._sessions[spec.graph].run(names, feeds, self._options)
+        outputs = dict(zip(names, arrays, strict=True))
+        check_shapes(spec, outputs, len(next(iter(feeds.values()))))
+        return outputs
 
-    def write(
+    def is_bounded(self, signature: str) -> bool:
+        """True if the time of a run does not depend on its inputs: the graph has no loop."""
+        return self.signature(signature).graph in self._bounded
+
+    def stop(self) -> None:
+        """Make the current run, and every later one, end with an error; thread-safe.
+
+        onnxruntime checks between the nodes of a graph and of a loop.
+        """
+        self._options.terminate = True
+
+    def stream(
         self, signature: str, inputs: Mapping[str, NDArray[Any]]
     ) -> Iterator[NDArray[np.int64]]:
-        """What run() gives of a signature that goes by steps, as it comes: (N,) int64 per position.
+        """Yield the tokens of an autoregressive signature position by position: (N,) int64 each.
 
-        Ends when all texts have. Raises ValueError as run() does, or if it goes by no steps.
+        Ends with the last row. Raises ValueError as run() does, or for another signature.
         """
         spec = self.signature(signature)
         if not spec.step:
-            raise ValueError(f"signature {signature!r} of {self.id} gives all at once; use run")
-        return steps.write(spec, *self._stepping(spec), self.checked(signature, inputs))
+            raise ValueError(f"signature {signature!r} of {self.id} is not autoregressive; use run")
+        return autoregressive.stream(spec, *self._step_graph(spec), self.checked(signature, inputs))
 
     def sample(
         self,
         signature: str = "sample",
         *,
-        seed: int,
-        n: int = 1,
-        first_index: int = 0,
-        label: int | Sequence[int] | None = None,
-        batch: int = 64,
+        seed: Whole,
+        n: Whole = 1,
+        first_index: Whole = 0,
+        label: Whole | Sequence[Whole] | None = None,
+        batch: Whole = 64,
         settings: Mapping[str, float] | None = None,
     ) -> Arrays:
         """Samples first_index .. first_index + n - 1 of `seed`, outputs by name, batch axis first.
 
         Sample i is the same alone and in any batch, up to the artifact's reproducibility level.
-        Raises ValueError as draw() does, and for n < 1.
+        Numbers may be numpy's. Raises ValueError as draw() does, and for n or batch < 1.
         """
-        if n < 1:
-            raise ValueError(f"n must be >= 1, got {n}")
+        n, batch, first = whole(n, "n"), whole(batch, "batch"), whole(first_index, "first_index")
+        for name, value in (("n", n), ("batch", batch)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
         parts = []
         for start in range(0, n, batch):
             stop = min(start + batch, n)
-            part = label if label is None or isinstance(label, int) else label[start:stop]
-            indices = range(first_index + start, first_index + stop)
+            part: Any = label if label is None or is_one(label) else label[start:stop]  # type: ignore[index]
+            indices = range(first + start, first + stop)
             parts.append(self.run(signature, self.draw(signature, seed, indices, part, settings)))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
@@ -171,7 +182,7 @@ class Artifact(Contract):
         raise ValueError(f"signature {signature!r} of {self.id} gives no image; take npy")
 
     def vocabulary(self, signature: str = "sample") -> Vocabulary:
-        """That of the first text that a signature gives or takes. Raises ValueError if none."""
+        """Vocabulary of a signature's first text. Raises ValueError if it has none."""
         spec = self.signature(signature)
         for tensor in (*spec.outputs, *spec.inputs):
             if tensor.kind == "text":
@@ -189,7 +200,7 @@ class Artifact(Contract):
         raise ValueError(f"signature {signature!r} of {self.id} gives no text; take npy")
 
     def verify(self) -> dict[str, Reproducibility]:
-        """Replay the reference samples, at once and one by one; measure this machine's level.
+        """Replay the reference samples, in a batch and one by one; measure this machine's level.
 
         Raises ArtifactError if an output is further than tolerance() from its reference.
         """
@@ -205,8 +216,8 @@ class Artifact(Contract):
             except Exception as error:  # onnxruntime raises types without a common base
                 raise ArtifactError(f"{self.id}: references of {name!r}: {error}") from error
             single = {k: np.concatenate([part[k] for part in alone]) for k in together}
-            found = [compare(spec, expected, outputs) for outputs in (together, single)]
-            worst = max(found, key=lambda r: r.max_abs)
+            measured = [compare(spec, expected, outputs) for outputs in (together, single)]
+            worst = max(measured, key=lambda r: r.max_abs)
             allowed = tolerance(spec)
             if not worst.max_abs <= allowed:
                 raise ArtifactError(
@@ -223,44 +234,28 @@ class Artifact(Contract):
         """
         spec = self.signature(signature)
         file = f"references/{signature}.npz"
-        if file not in self._files:
+        if file not in self._references:
             raise ArtifactError(f"{self.id} has no references for signature {signature!r}")
-        try:
-            with np.load(io.BytesIO(self._files[file]), allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-        except Exception as error:  # numpy, zipfile and zlib raise types without a common base
-            raise ArtifactError(f"{self.id}: {file} is no archive of arrays: {error}") from error
         tensors = {f"in/{s.name}": s for s in spec.inputs}
         tensors |= {f"out/{s.name}": s for s in spec.outputs}
-        rows = {len(array) if array.ndim else 0 for array in arrays.values()}
-        promised = {name: (s.shape, s.dtype) for name, s in tensors.items()}
-        found = {name: (a.shape[1:], str(a.dtype)) for name, a in arrays.items()}
-        if promised != found or len(rows) != 1 or 0 in rows:
+        try:
+            arrays = read_references(self._references[file], tensors)
+        except Exception as error:  # numpy, zipfile and zlib raise types without a common base
             raise ArtifactError(
-                f"{self.id}: references of signature {signature!r} do not fit it:"
-                f" {found}, {sorted(rows)} rows, promised {promised}"
-            )
+                f"{self.id}: references of signature {signature!r} do not fit it: {error}"
+            ) from error
         return (
             {s.name: arrays[f"in/{s.name}"] for s in spec.inputs},
             {s.name: arrays[f"out/{s.name}"] for s in spec.outputs},
         )
 
 
-def read_manifest(uri: str) -> Manifest:
-    """The manifest of one artifact folder; its files are not looked at. Raises ArtifactError."""
-    fs, root = fsspec.core.url_to_fs(uri)
-    try:
-        return parse(fs.cat_file(f"{root}/{MANIFEST}"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{uri} is no artifact: it holds no {MANIFEST}") from None
-
-
-def compare(signature: Signature, expected: Arrays, found: Arrays) -> Reproducibility:
-    """How equal two runs of a signature are; max_abs is relative to 1 + |expected|."""
+def compare(signature: Signature, expected: Arrays, outputs: Arrays) -> Reproducibility:
+    """Compare two runs of a signature; max_abs is relative to 1 + |expected|."""
     level: Level = "bit"
     worst = 0.0
     for tensor in signature.outputs:
-        a, b = expected[tensor.name], found[tensor.name]
+        a, b = expected[tensor.name], outputs[tensor.name]
         if a.shape != b.shape:
             return Reproducibility(level="tolerance", max_abs=float("inf"))
         if a.tobytes() == b.tobytes():
@@ -278,38 +273,38 @@ def compare(signature: Signature, expected: Arrays, found: Arrays) -> Reproducib
 
 
 def tolerance(signature: Signature) -> float:
-    """How far outputs may be from their references, as compare() measures it."""
+    """Largest max_abs of compare() at which references count as reproduced."""
     sound = any(tensor.kind == "audio" for tensor in signature.outputs)
     return REPLAY_SOUND if sound else REPLAY_TOLERANCE
 
 
-def _session(name: str, graph: bytes, threads: int) -> ort.InferenceSession:
+def _session(
+    name: str, graph: bytes, weights: Mapping[str, bytes], threads: int, arena: bool
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # A spinning thread steals the core from the replica's event loop and from its neighbours.
+    # A spinning thread takes the core from the replica's event loop and from its neighbours.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    # onnxruntime would recognise other formats, which no check has read.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    if weights:
+        # The bytes that were hashed, not a second read or a file below the working directory.
+        sizes = [len(data) for data in weights.values()]
+        options.add_external_initializers_from_files_in_memory(
+            list(weights), list(weights.values()), sizes
+        )
+    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if not arena:
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        wanted = wanted[1:]
     available = ort.get_available_providers()
     providers = [provider for provider in wanted if provider in available]
     try:
         return ort.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime raises pybind types without a common base
         raise ArtifactError(f"graph {name!r} is not one that onnxruntime loads: {error}") from error
-
-
-def _read(fs: Any, root: str, name: str, file: File) -> bytes:
-    try:
-        data: bytes = fs.cat_file(f"{root}/{name}")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise ArtifactError(f"{root}: file {name!r} of the manifest is missing") from None
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise ArtifactError(
-            f"{root}: {name!r} was altered: {len(data)} bytes with another sha256 than the"
-            f" manifest's ({file.bytes} bytes)"
-        )
-    return data
 
 
 def _check_graph(name: str, signature: Signature, session: ort.InferenceSession) -> None:
@@ -329,45 +324,3 @@ def _check_graph(name: str, signature: Signature, session: ort.InferenceSession)
                 f"the batch axis of {what} {fixed[0]!r} of signature {name!r} is fixed; it must be"
                 " free: export with a dynamic batch"
             )
-
-
-def _check_inputs(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-    expected = {spec.name for spec in signature.inputs}
-    if optional := signature.optional:
-        if not {spec.name for spec in optional} & set(inputs):
-            names = ", ".join(spec.name for spec in optional)
-            raise ValueError(f"inputs must have at least one of {names}, got {sorted(inputs)}")
-        rows = len(next(iter(inputs.values())))
-        inputs = {**inputs, **absent(signature, inputs.keys(), rows)}
-    left_out = {s for s in signature.inputs if s.default is not None and s.name not in inputs}
-    if set(inputs) != expected - {spec.name for spec in left_out}:
-        raise ValueError(f"inputs must be {sorted(expected)}, got {sorted(inputs)}")
-    if left_out:
-        n = len(next(iter(inputs.values()), ()))
-        inputs = {**inputs, **{s.name: setting(s, s.default, n) for s in left_out}}
-    feeds: Arrays = {}
-    sizes = set()
-    for spec in signature.inputs:
-        array = np.asarray(inputs[spec.name])
-        if array.shape[1:] != spec.shape or array.ndim != 1 + len(spec.shape) or not len(array):
-            raise ValueError(
-                f"{spec.name} must have shape (N, {', '.join(map(str, spec.shape))}) with N >= 1,"
-                f" got {array.shape}"
-            )
-        if spec.range is not None and spec.kind in _CHECKED:
-            _check_range(spec, array)
-        feeds[spec.name] = np.ascontiguousarray(array, _NUMPY_TYPES[spec.dtype])
-        sizes.add(len(array))
-    if len(sizes) != 1:
-        raise ValueError(f"inputs must share one batch size, got {sorted(sizes)}")
-    return feeds
-
-
-def _check_range(spec: TensorSpec, array: NDArray[Any]) -> None:
-    assert spec.range is not None
-    low, high = spec.range
-    bad = array[(array < low) | (array > high)]
-    if bad.size:
-        closed = spec.kind in ("setting", "presence")
-        span = f"[{low:g}, {high:g}]" if closed else f"[{low:g}, {high + 1:g})"
-        raise ValueError(f"{spec.name} must be in {span}, got {bad.flat[0]}")

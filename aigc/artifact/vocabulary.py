@@ -1,4 +1,4 @@
-"""Texts <-> token ids: the pieces of a vocabulary, which travel in the manifest."""
+"""Texts <-> token ids; the vocabulary is part of the manifest."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -6,18 +6,30 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc.artifact.preprocessing import TextPreprocessing
+
+BYTE_ORDER_MARK = "\ufeff"
 END = 0
-"""Id that ends a text and fills the rest of its row; what a decoder is first given, too."""
+"""Id that ends a text and fills the rest of its row; also the first input of a decoder."""
+
+
+def cleaned(text: str, reading: TextPreprocessing) -> str:
+    """The characters of a text that become tokens, by the preprocessing."""
+    if reading.line_ends == "lf":
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if reading.byte_order_mark == "dropped":
+        text = text.removeprefix(BYTE_ORDER_MARK)
+    return text.strip() if reading.ends == "stripped" else text
 
 
 class Vocabulary:
     """Pieces by id: characters, or byte pairs in the order in which they were merged.
 
-    vocabulary = Vocabulary(("", "a", "b", "ab"))
-    vocabulary.encode("abb")            # [3, 2]
-    vocabulary.decode([3, 2, 0, 0])     # "abb"
+        vocabulary = Vocabulary(("", "a", "b", "ab"))
+        vocabulary.encode("abb")            # [3, 2]
+        vocabulary.decode([3, 2, 0, 0])     # "abb"
 
-    Raises ValueError for pieces that are not distinct, or where id 0 is not the empty end.
+    Raises ValueError for duplicate pieces, or if id 0 is not the empty end.
     """
 
     def __init__(self, pieces: Sequence[str]) -> None:
@@ -37,9 +49,9 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without its end.
 
-        From single characters on, of all adjacent pairs that are a piece the earliest piece is
-        joined first (Sennrich et al. 2016, arXiv:1508.07909). Raises ValueError for a character
-        that no piece is.
+        Starting from characters, the adjacent pair with the earliest piece is merged first
+        (Sennrich et al. 2016, arXiv:1508.07909). Raises ValueError for a character that is not a
+        piece.
         """
         unknown = sorted(set(text) - self._ids.keys())
         if unknown:
@@ -75,7 +87,7 @@ class Vocabulary:
     def rows(self, texts: Sequence[str], length: int) -> NDArray[np.int64]:
         """(N, length) int64, each text followed by at least one end.
 
-        Raises ValueError for a text that does not fit, or an unknown character.
+        Raises ValueError for a text that is too long, or an unknown character.
         """
         tokens = np.full((len(texts), length), END, np.int64)
         for row, text in enumerate(texts):

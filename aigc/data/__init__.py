@@ -3,14 +3,13 @@
 Files whose name begins with an underscore are what several sources share.
 """
 
-import difflib
 import hashlib
 import logging
 import os
 import pkgutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from math import prod
@@ -20,18 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact.latents import integers
+from aigc.artifact.store import store_errors
 from aigc.config import DataConfig, ModelConfig
+from aigc.data._survey import Survey, first_of
+from aigc.files import expanded
+from aigc.suggest import alternatives
 
 Split = Literal["train", "test"]
 Sample = NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int64]
 Read = tuple[NDArray[Any], NDArray[np.int64], list[str]]
 """Samples (rows, *shape), labels (rows,), and what was said of each row that was skipped."""
 Shapes = dict[str, tuple[int, ...]]
-"""Of what a row of several modalities holds, by modality."""
+"""Shapes of the parts of a row of several modalities, by modality."""
 PAIRED = ("digits3", "paired")
 """Sources of rows of several modalities: `load` is given Shapes."""
 PATHLESS = ("digits", "numbers", "ring", "spoken_digits", "surnames")
 """Sources that read no files."""
+CHOICES = {
+    "column": ("hf", "npz", "parquet"),
+    "member": ("paired", "webdataset"),
+    "range": ("npz",),
+}
+"""Sources that heed a choice of DataConfig."""
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +49,16 @@ class CorruptRow(ValueError):
     """A row that cannot be read; the message names it and says why."""
 
 
+class NoRows(ValueError):
+    """A split without rows; the message names it."""
+
+
 class Source(Protocol):
     """Labelled samples by row number: in memory (`Dataset`), or read when they are due."""
 
     @property
     def name(self) -> str:
-        """Of the data set."""
+        """Name of the data set."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,6 +78,10 @@ class Source(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """Name, count, classes and content hash: what a run was trained on."""
+
+    @property
+    def survey(self) -> Survey:
+        """Facts that the rows do not tell."""
 
 
 @runtime_checkable
@@ -87,14 +104,23 @@ class Dataset:
     """(N,) in [0, len(classes)); zeros without classes."""
     classes: tuple[str, ...]
     vocabulary: tuple[str, ...] = ()
-    """What each token stands for, the end of a text first."""
+    """Text of each token, the end of a text first."""
     skipped: tuple[str, ...] = ()
     """Why rows were replaced by the next readable one, a message for each."""
     origin: Source | None = None
-    """What was read into memory, if anything was. Order and fingerprint are its own, so that what
+    """Source that was read into memory, if any was. Order and fingerprint are its own, so that what
     is held in memory changes no run."""
     sample_rate_hz: int = 0
-    """Of sound."""
+    """Sample rate of sound; 0 for all else."""
+    known: Survey | None = None
+    """Facts of its source."""
+
+    @property
+    def survey(self) -> Survey:
+        """See Source.survey; that of the origin, if there is one."""
+        survey = self.known or Survey()
+        labels = self.labels if self.classes and survey.labels is None else survey.labels
+        return replace(survey, labels=labels)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -137,12 +163,15 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
     Raises ValueError for an unknown source, another shape than the model's, or other classes, and
     CorruptRow while it reads into memory.
     """
+    config = replace(config, path=expanded(config.path).removeprefix("file://"))
     if config.source not in names():
-        near = difflib.get_close_matches(config.source, names(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}"
-        raise ValueError(f"unknown data source {config.source!r}; {hint}")
+        hint = alternatives(config.source, names())
+        raise ValueError(f"unknown data source {config.source!r}{hint}")
     if config.path and config.source in PATHLESS:
         log.warning("data.path %r has no effect: %s reads no files", config.path, config.source)
+    for choice, heeding in CHOICES.items():
+        if getattr(config, choice) and config.source not in heeding:
+            log.warning("data.%s has no effect: %s has no such choice", choice, config.source)
     several = len(model.shapes) > 1
     if several != (config.source in PAIRED):
         cure = f"data {' or '.join(PAIRED)}" if several else "multimodal_vae"
@@ -151,16 +180,23 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
             f" {config.source!r} gives; take {cure}"
         )
     asked = model.shapes if several else model.shape
-    source: Source = import_module(f"{__name__}.{config.source}").load(config, asked, split)
+    module = import_module(f"{__name__}.{config.source}")
+    # Labels that nothing is conditioned on only describe the data, and bad ones are no fault.
+    labelled = {} if config.source in PATHLESS else {"conditional": model.num_classes > 0}
+    with store_errors(config.path):
+        source: Source = module.load(config, asked, split, **labelled)
     if model.num_classes and not source.classes:
         raise ValueError(
             f"num_classes is {model.num_classes}, but data {source.name!r} has no labels;"
-            " set --model.num-classes 0 or take data with labels"
+            f" set {_without_labels(model)} or take data with labels"
         )
     if model.num_classes not in (0, len(source.classes)):
+        without = _without_labels(model)
+        other = " or 0" if without.endswith("classes 0") else f", or {without}"
         raise ValueError(
             f"num_classes is {model.num_classes}, data {source.name!r} has"
-            f" {len(source.classes)} classes; set --model.num-classes {len(source.classes)} or 0"
+            f" {len(source.classes)} classes; set --model.num-classes {len(source.classes)}{other}"
+            f" (the classes are {first_of(source.classes, 5)})"
         )
     num_tokens = len(getattr(source, "vocabulary", ()))
     if model.num_tokens != num_tokens:
@@ -176,8 +212,15 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
     width = 1 if model.modality == "image" else 4
     size = sum(prod(shape) for shape in model.shapes.values())
     if len(source) * size * width <= config.memory_mb * 2**20:
-        return whole(source, config.on_error)
+        with store_errors(config.path):
+            return whole(source, config.on_error)
     return source
+
+
+def _without_labels(model: ModelConfig) -> str:
+    """Flags that make a model one that looks at no labels."""
+    auxiliary = " --model.auxiliary 0" if getattr(model, "auxiliary", 0) else ""
+    return f"--model.num-classes 0{auxiliary}"
 
 
 def read(
@@ -204,17 +247,22 @@ def read(
 
 
 def stopping(reason: str) -> CorruptRow:
-    """What ends a run under `stop`."""
+    """The error that ends a run under `stop`."""
     return CorruptRow(f"{reason}; mend it, or set --data.on-error skip to train without it")
 
 
 def whole(source: Source, on_error: Literal["stop", "skip"] = "stop") -> Dataset:
-    """Read every row into memory, in threads; a bar on stderr after two seconds."""
+    """Read every row into memory, in threads; a bar on stderr after two seconds.
+
+    Raises NoRows for a source without any.
+    """
+    num_rows = len(source)
+    if not num_rows:
+        raise NoRows(f"data {source.name!r} has no row in this split; add more rows")
     if isinstance(source, Dataset):
         return source
     from tqdm import tqdm
 
-    num_rows = len(source)
     first, _, _ = read(source, 0, on_error)
     samples = np.empty((num_rows, *first.shape), first.dtype)
     labels = np.zeros(num_rows, np.int64)
@@ -236,7 +284,8 @@ def whole(source: Source, on_error: Literal["stop", "skip"] = "stop") -> Dataset
             skipped += reasons
             bar.update(min(64, num_rows - bar.n))
     if skipped:
-        log.warning("%d rows of %s replaced: %s", len(skipped), source.name, "; ".join(skipped[:3]))
+        told = "; ".join(skipped[:3])
+        log.warning("%d rows of %s replaced, of %d: %s", len(skipped), source.name, num_rows, told)
     return Dataset(
         name=source.name,
         samples=samples,
@@ -245,6 +294,7 @@ def whole(source: Source, on_error: Literal["stop", "skip"] = "stop") -> Dataset
         vocabulary=getattr(source, "vocabulary", ()),
         skipped=tuple(skipped),
         origin=source,
+        known=getattr(source, "survey", None),
         sample_rate_hz=getattr(source, "sample_rate_hz", 0),
     )
 
@@ -273,7 +323,7 @@ def rows(
     num_rows: int,
     order: Callable[[int, int], NDArray[np.int64]] | None = None,
 ) -> NDArray[np.int64]:
-    """Which rows of the data set are samples start..stop of a run: (stop - start,) int64.
+    """Rows of the data set that are samples start..stop of a run: (stop - start,) int64.
 
     Each epoch is a permutation of its own, `order(seed, epoch)`; a batch may span two epochs, and
     no row is repeated within one.

@@ -25,7 +25,7 @@ SYNCHRONOUS, UTF8, CHARACTER = 2, 1, 1
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """What is said, and how."""
+    """A word and the voice that speaks it."""
 
     text: str
     voice: str

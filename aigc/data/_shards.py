@@ -9,9 +9,8 @@ some ten to some hundred MB.
 """
 
 import hashlib
-import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -20,9 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact.latents import integers
-from aigc.data import Split
-from aigc.data._files import File
-from aigc.data._pictures import Pictures, held_out
+from aigc.data import NoRows, Split
+from aigc.data._content import File
+from aigc.data._files import Listing
+from aigc.data._labels import Column, Labels, classified
+from aigc.data._pictures import Pictures
+from aigc.data._splits import TEST, TRAIN, Splits, held_out, rows_of
+from aigc.data._survey import LeftOut, Survey
 
 OPEN_SHARDS = 2
 """A batch lies in two shards at most, unless shards are smaller than batches."""
@@ -36,7 +39,7 @@ class Shard:
     rows: NDArray[np.int64]
     """(n,) row numbers in the file, ascending."""
     index: Any = None
-    """What else the source knows of the file."""
+    """Further facts of the file that its source needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +48,11 @@ class ShardedPictures(Pictures):
 
     shards: tuple[Shard, ...]
 
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
     @abstractmethod
-    def record(self, shard: Shard, row: int) -> tuple[bytes, Any, str]:
+    def record(self, shard: Shard, row: int) -> tuple[bytes, str]:
         """See Pictures.encoded, for a row of a shard's file."""
 
-    def encoded(self, row: int) -> tuple[bytes, Any, str]:
+    def encoded(self, row: int) -> tuple[bytes, str]:
         """See Pictures.encoded."""
         number = self.shard_of(row)
         shard = self.shards[number]
@@ -82,27 +82,76 @@ def shard_order(seed: int, epoch: int, counts: tuple[int, ...]) -> NDArray[np.in
     return order
 
 
-def of_split(files: Sequence[File], split: Split) -> tuple[list[File], bool]:
-    """The files of a split by their names, and whether their names tell.
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The rows of one split, in shards."""
 
-    They tell if there are files or folders that begin with train, and such that begin with test,
-    or else with val; else every file has rows of both splits.
+    shards: tuple[Shard, ...]
+    files: tuple[File, ...]
+    """Files that may hold rows of the split."""
+    labels: Labels
+    survey: Survey
+
+
+def choose(
+    listing: Listing,
+    splits: Splits,
+    counts: Mapping[File, int],
+    columns: Mapping[File, Column],
+    split: Split,
+    *,
+    conditional: bool,
+    declared: Sequence[str] = (),
+    indices: Mapping[File, Any] | None = None,
+    left_out: Sequence[LeftOut] = (),
+    notes: Sequence[str] = (),
+) -> Chosen:
+    """Rows of the files that `counts` has, by the names of files or about a tenth of each file.
+
+    `columns` holds their labels, or nothing; `indices` what Shard.index is. Raises ValueError as
+    classified() does, and for a split without rows.
     """
-    named = {
-        part: [f for f in files if re.search(rf"(^|/|[-_.]){part}", f.name)]
-        for part in ("train", "test", "val")
-    }
-    test = named["test"] or named["val"]
-    if not named["train"] or not test:
-        return list(files), False
-    return (named["train"] if split == "train" else test), True
+    number = {file: index for index, file in enumerate(listing.files)}
+    files = list(counts)
+    of_file = [_codes(file, counts[file], splits.code(number[file])) for file in files]
+    found = classified(
+        Column.joined([columns[file] for file in files]) if columns else None,
+        np.concatenate(of_file),
+        splits,
+        where=listing.where,
+        conditional=conditional,
+        declared=declared,
+    )
+    if not len(rows := rows_of(found.codes, split)):
+        raise NoRows(f"{listing.where} has no row in its {split} split; add more rows")
+    starts = np.cumsum([0, *counts.values()])
+    shards = [
+        Shard(
+            file=file,
+            rows=rows_of(found.codes[start : start + counts[file]], split),
+            index=indices[file] if indices else None,
+        )
+        for file, start in zip(files, starts[:-1].tolist(), strict=True)
+    ]
+    wanted = TRAIN if split == "train" else TEST
+    labels = found.labels.taken(rows)
+    return Chosen(
+        shards=tuple(shard for shard in shards if len(shard.rows)),
+        files=tuple(file for file in files if splits.code(number[file]) in (wanted, None)),
+        labels=labels,
+        survey=Survey(
+            splits=splits.counts(found.codes),
+            labels=labels.surveyed(),
+            left_out=(*listing.left_out, *splits.beside(listing.names), *left_out),
+            notes=(*listing.notes, *splits.notes, *notes, *found.notes),
+        ),
+    )
 
 
-def pick(file: File, num_rows: int, split: Split, named: bool) -> NDArray[np.int64]:
-    """Rows of a file that are in a split: (n,)."""
-    if named:
-        return np.arange(num_rows)
-    return np.flatnonzero(held_out(file.name, num_rows) == (split == "test"))
+def _codes(file: File, num_rows: int, code: int | None) -> NDArray[np.int8]:
+    if code is not None:
+        return np.full(num_rows, code, np.int8)
+    return np.where(held_out(file.name, num_rows), np.int8(TEST), np.int8(TRAIN))
 
 
 def covered(shards: Sequence[tuple[File, Any]]) -> str:

@@ -1,30 +1,24 @@
-"""What several sources of sound share: resampling, trimming, and crops of the model's length."""
-
-import math
+"""Reading of sound for several sources: clips of the model's rate and length."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact import sound
+from aigc.artifact import audio_files
+from aigc.data import CorruptRow
+
+
+def decode(content: bytes, shape: tuple[int, ...], to_hz: int, where: str) -> NDArray[np.float32]:
+    """A WAV or FLAC -> (1, samples) float32, its channels averaged. Raises CorruptRow naming
+    `where`."""
+    try:
+        return audio_files.row(content, shape, to_hz)
+    except ValueError as error:
+        raise CorruptRow(f"{where} is no whole sound: {error}") from error
 
 
 def clip(wave: NDArray[np.float32], rate_hz: int, to_hz: int, length: int) -> NDArray[np.float32]:
-    """(n,) float32 at one rate -> (1, length) at another, in [-1, 1].
-
-    Its silence, length and peak are those of sound.fitted().
-    """
-    return sound.fitted(resampled(wave, rate_hz, to_hz), to_hz, length)[None]
-
-
-def resampled(wave: NDArray[np.float32], rate_hz: int, to_hz: int) -> NDArray[np.float32]:
-    """(n,) at one rate -> (m,) at another, by a polyphase filter."""
-    if rate_hz == to_hz:
-        return np.asarray(wave, np.float32)
-    from scipy.signal import resample_poly
-
-    shared = math.gcd(rate_hz, to_hz)
-    moved = resample_poly(wave.astype(np.float64), to_hz // shared, rate_hz // shared)
-    return np.asarray(moved, np.float32)
+    """(n,) float32 at one rate -> (1, length) at another, in [-1, 1], as sound.clip() makes it."""
+    return audio_files.clip(wave, rate_hz, to_hz, length)[None]
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:

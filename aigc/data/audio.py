@@ -1,27 +1,33 @@
 """A folder of WAV or FLAC recordings: a sub-folder per class, or none and no labels.
 
-`train/` and `test/` sub-folders are the splits. Else `testing_list.txt` names the test clips, as in
-Speech Commands (Warden 2018, arXiv:1804.03209), whose `_background_noise_` is left out; without it
-about a tenth of the files is the test split, chosen by a hash of the name.
+Folders `train`, `val` and `test`, by any of their names, are the splits. Else `testing_list.txt`
+names the test clips and `validation_list.txt` clips that are held out, as in Speech Commands
+(Warden 2018, arXiv:1804.03209), whose `_background_noise_` is left out; without them about a tenth
+of the files is the test split, chosen by a hash of the name.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact.sound import SUFFIXES, read_sound
+from aigc.artifact.audio_files import SUFFIXES
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, Split, permutation
-from aigc.data._files import File, in_classes, listing, sha256, split_of
-from aigc.data._pictures import in_order
-from aigc.data._sounds import check_shape, clip
+from aigc.data._content import decoded, sha256
+from aigc.data._files import left_out, listing
+from aigc.data._sounds import check_shape, decode
+from aigc.data._splits import Part, Splits, of_folders
+from aigc.data._survey import Survey, first_of
+from aigc.data._tree import tree
 
-TEST_LIST = "testing_list.txt"
+LISTS: dict[Part, str] = {"test": "testing_list.txt", "val": "validation_list.txt"}
+NOISE = "_background_noise_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +39,11 @@ class Recordings:
     shape: tuple[int, ...]
     sample_rate_hz: int
     sha256: str
-    """Of names and contents."""
+    """Hash of names and contents."""
     folder: Path
     files: tuple[tuple[str, str | None], ...]
     """Name relative to the folder and class of each, sorted."""
+    survey: Survey
 
     def __len__(self) -> int:
         return len(self.files)
@@ -46,13 +53,10 @@ class Recordings:
         name, label = self.files[row]
         path = self.folder / name
         try:
-            found = read_sound(path.read_bytes())
+            content = path.read_bytes()
         except OSError as error:
-            raise CorruptRow(f"{path} cannot be read: {error}") from error
-        except ValueError as error:
-            raise CorruptRow(f"{path} is no whole sound: {error}") from error
-        wave = found.samples.mean(0)
-        sample = clip(wave, found.rate_hz, self.sample_rate_hz, self.shape[1])
+            raise CorruptRow(f"{path} cannot be read: {error.strerror}") from error
+        sample = decode(content, self.shape, self.sample_rate_hz, str(path))
         return sample, 0 if label is None else self.classes.index(label)
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -73,10 +77,12 @@ class Recordings:
         }
 
 
-def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Recordings:
+def load(
+    config: DataConfig, shape: tuple[int, ...], split: Split, *, conditional: bool = True
+) -> Recordings:
     """The recordings below `config.path`, brought to `config.sample_rate_hz` and the model's
     length."""
-    folder = Path(config.path)
+    folder = Path(config.path).expanduser()
     if not config.path or not folder.is_dir():
         raise ValueError(
             f"data source audio needs a folder of recordings, {config.path!r} is none;"
@@ -84,38 +90,75 @@ def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Recordings
         )
     check_shape(shape, "audio")
     folder = folder.resolve()
-    files = [file for file in listing(str(folder), SUFFIXES, "audio") if not _noise(file)]
-    labelled, has_splits = in_classes(folder, files, "recordings", "each")
-    listed = _listed(folder)
-    chosen = [
-        file
-        for file in files
-        if file.name in labelled and _split(file.name, has_splits, listed) == split
-    ]
-    if not chosen:
-        raise ValueError(f"{folder} has no recording in its {split} split; add more recordings")
+    found = listing(str(folder), SUFFIXES, "audio", beside=tuple(LISTS.values()))
+    noise = [name for name in found.names if name.startswith(f"{NOISE}/")]
+    found = replace(found, files=tuple(f for f in found.files if f.name not in set(noise)))
+    chosen = tree(
+        found.names,
+        _listed(folder, found.names, of_folders(found.names, str(folder))),
+        found,
+        split,
+        what="recordings",
+        each="each",
+        conditional=conditional,
+        beside=(left_out("recordings of noise alone", noise),) if noise else (),
+    )
+    files = [found.files[row] for row in chosen.rows]
+    classes = chosen.labels.classes
+    labels = [classes[label] if classes else None for label in chosen.labels.indices]
     return Recordings(
         name=folder.name,
-        classes=in_order({label for label in labelled.values() if label is not None}),
+        classes=classes,
         shape=shape,
         sample_rate_hz=config.sample_rate_hz,
-        sha256=sha256(chosen),
+        sha256=sha256(files),
         folder=folder,
-        files=tuple((file.name, labelled[file.name]) for file in chosen),
+        files=tuple(zip((file.name for file in files), labels, strict=True)),
+        survey=chosen.survey,
     )
 
 
-def _noise(file: File) -> bool:
-    return file.name.startswith("_background_noise_/")
+def _listed(folder: Path, names: Sequence[str], splits: Splits) -> Splits:
+    """Splits by the lists in the folder, where its folders do not tell.
+
+    Raises ValueError for a list of which no name is that of a recording.
+    """
+    files = {path.name.lower(): path for path in sorted(folder.glob("*.[tT][xX][tT]"))}
+    lists = {part: files[name] for part, name in LISTS.items() if name in files}
+    if splits.named or not lists:
+        return splits
+    parts: dict[str, Part] = dict.fromkeys(names, "train")
+    notes = list(splits.notes)
+    for part, path in lists.items():
+        entries = _entries(decoded(path.read_bytes(), path.name))
+        gone = [entry for entry in entries if entry not in parts]
+        if gone and len(gone) == len(entries):
+            raise ValueError(
+                f"{path} names no recording of this folder, its first line is {entries[0]!r}; write"
+                " names relative to the folder, such as class/1.wav, or remove the list"
+            )
+        if gone:
+            notes.append(
+                f"{path.name} names {len(gone)} recordings that are not there: {first_of(gone)}"
+            )
+        parts |= {entry: part for entry in entries if entry in parts}
+    if "train" not in parts.values():
+        raise ValueError(
+            f"every recording of {folder} is named by"
+            f" {' or '.join(path.name for path in lists.values())}, so that none is left to train"
+            " on; take some out of the list, or remove it"
+        )
+    spelled: dict[Part, str] = {"train": "train"}
+    spelled |= {part: path.name for part, path in lists.items()}
+    return replace(
+        splits,
+        parts=tuple(parts[name] for name in names),
+        spelled=spelled,
+        notes=tuple(notes),
+    )
 
 
-def _listed(folder: Path) -> frozenset[str] | None:
-    """The names in testing_list.txt, None without it."""
-    path = folder / TEST_LIST
-    return frozenset(path.read_text().split()) if path.is_file() else None
-
-
-def _split(name: str, has_splits: bool, listed: frozenset[str] | None) -> Split:
-    if listed is not None and not has_splits:
-        return "test" if name in listed else "train"
-    return split_of(name, has_splits)
+def _entries(text: str) -> list[str]:
+    """Names of a list, one a line, with / between their parts."""
+    lines = (line.strip().replace("\\", "/").removeprefix("./") for line in text.splitlines())
+    return [line for line in lines if line]

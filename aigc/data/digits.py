@@ -7,6 +7,7 @@ import numpy as np
 
 from aigc.config import DataConfig
 from aigc.data import Dataset, Split, resize
+from aigc.data._survey import Survey
 
 
 def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
@@ -24,4 +25,5 @@ def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
         samples=resize(bunch.images[rows], shape, high=16, name="digits"),
         labels=bunch.target[rows].astype(np.int64),
         classes=tuple(str(name) for name in bunch.target_names),
+        known=Survey(splits={"train": len(train), "test": len(test)}),
     )

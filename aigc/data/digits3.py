@@ -13,6 +13,7 @@ from aigc.artifact.latents import integers
 from aigc.config import DataConfig
 from aigc.data import Dataset, Shapes, Source, Split, digits, idx, scaled, spoken_digits
 from aigc.data._lines import characters, tokenized
+from aigc.data._survey import Survey
 from aigc.data.paired import Pairs
 from aigc.data.spoken_digits import WORDS
 
@@ -27,8 +28,8 @@ class _Parts:
         return scaled(self.sources[modality].read(number)[0])
 
 
-def load(config: DataConfig, shapes: Shapes, split: Split) -> Pairs:
-    """As many rows of each class as the larger of its sets has, images or sounds.
+def load(config: DataConfig, shapes: Shapes, split: Split, *, conditional: bool = True) -> Pairs:
+    """Rows of each class: as many as the larger of its sets has, images or sounds.
 
     Images are those of `digits`, or of the IDX files at `config.path`; sounds need the extra
     `speech`. Raises ValueError for images of other classes than ten digits, or shapes that do not
@@ -58,16 +59,18 @@ def load(config: DataConfig, shapes: Shapes, split: Split) -> Pairs:
     for name in sources:
         for c, count in enumerate(counts):
             rows[name].append(_drawn(np.flatnonzero(labels[name] == c), count, f"{name}/{c}"))
+    row_labels = np.repeat(np.arange(len(WORDS)), counts)
     return Pairs(
         name="digits3",
         shapes=shapes,
         read_part=_Parts(sources),
         parts={name: np.concatenate(numbers) for name, numbers in rows.items()},
-        labels=np.repeat(np.arange(len(WORDS)), counts),
+        labels=row_labels,
         classes=WORDS,
         vocabulary=vocabulary.pieces,
         sample_rate_hz=config.sample_rate_hz,
         sha256="/".join(str(source.fingerprint()["sha256"]) for source in sources.values()),
+        survey=Survey(splits={split: len(row_labels)}, labels=row_labels),
     )
 
 

@@ -1,8 +1,9 @@
 """A data set of Hugging Face's `datasets`, as `save_to_disk` leaves it (extra `hf`).
 
-The picture column is the one of type Image, the labels are of type ClassLabel, or else whole
-numbers in a column called label. Splits are those that the data set has: train, and test or
-validation; a single one has about a tenth of its rows for its test split.
+The picture column is the one of type Image, or of several the one called image, or the one that
+`data.column` names; the labels are of type ClassLabel, or else in a column called label. Splits are
+those that the data set has, by any of their names: train, and test or validation; a single one has
+about a tenth of its rows for its test split.
 """
 
 from dataclasses import dataclass
@@ -14,12 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.config import DataConfig
-from aigc.data import CorruptRow, Split
-from aigc.data._files import listing, sha256
-from aigc.data._pictures import Pictures, classes_of, held_out
+from aigc.data import CorruptRow, NoRows, Split
+from aigc.data._columns import column_of, labels_among, other_labels, picture_among
+from aigc.data._content import sha256
+from aigc.data._files import left_out, listing
+from aigc.data._labels import Column, classified
+from aigc.data._pictures import Pictures
+from aigc.data._splits import TEST, TRAIN, Splits, held_out, of_names, rows_of
+from aigc.data._survey import LeftOut, Survey
 
-LABELS = ("label", "labels", "class", "cls", "target", "fine_label")
-"""Names of label columns that say nothing by their type."""
+_BESIDE = ("dataset_info.json", "state.json", "dataset_dict.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +35,9 @@ class Saved(Pictures):
     part: str
     """Its split's name; empty if it has none."""
     image: str
-    label: str | None
     rows: NDArray[np.int64]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def encoded(self, row: int) -> tuple[bytes, Any, str]:
+    def encoded(self, row: int) -> tuple[bytes, str]:
         """See Pictures.encoded."""
         number = int(self.rows[row])
         record = _open(self.path, self.part, self.image)[number]
@@ -48,70 +49,109 @@ class Saved(Pictures):
             content = picture["bytes"] or Path(picture["path"]).read_bytes()
         except OSError as error:
             raise CorruptRow(f"{where} cannot be read: {error}") from error
-        return content, record[self.label] if self.label else None, where
+        return content, where
 
 
-def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Saved:
+def load(
+    config: DataConfig, shape: tuple[int, ...], split: Split, *, conditional: bool = True
+) -> Saved:
     """The data set in the folder `config.path`. sha256 covers its Arrow files."""
     try:
         import datasets
     except ImportError:
         raise ValueError("data source hf needs datasets; pip install 'aigc[hf]'") from None
-    files = listing(config.path, (".arrow",), "hf")
-    folder = Path(config.path).resolve()
+    files = listing(config.path, (".arrow",), "hf", beside=_BESIDE)
+    folder = Path(config.path).expanduser().resolve()
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever Arrow, JSON or the library itself make of damage
         raise ValueError(f"{folder} is no data set that save_to_disk wrote: {error}") from error
-    part, named = "", False
-    if isinstance(saved, datasets.DatasetDict):
-        test = next((name for name in ("test", "validation") if name in saved), "")
-        named = "train" in saved and test != ""
-        part = test if named and split == "test" else "train"
-        if part not in saved:
-            raise ValueError(f"{folder} has no split train, it has: {', '.join(saved)}")
-        everything = [saved["train"], saved[test]] if named else [saved[part]]
-        saved = saved[part]
-    else:
-        everything = [saved]
-    image, label = _columns(folder, saved)
-    rows = np.arange(len(saved))
-    if not named:
-        rows = np.flatnonzero(held_out("rows", len(saved)) == (split == "test"))
-    content = sha256([f for f in files if not part or f.name.startswith(f"{part}/")])
+    names = list(saved) if isinstance(saved, datasets.DatasetDict) else []
+    splits = of_names(names, str(folder)) if names else of_names(["train"], str(folder))
+    used = [name for name, part in zip(names, splits.parts, strict=False) if part]
+    tables = [saved[name] for name in used] if used else [saved]
+    image, as_before, label = _columns(folder, tables[0], config.column, conditional)
+    codes = _codes(tables, [names.index(name) for name in used] or [0], splits)
+    found = classified(
+        _labels(tables, label),
+        codes,
+        splits,
+        where=str(folder),
+        conditional=conditional,
+        declared=_declared(tables[0], label),
+    )
+    if not len(rows := rows_of(found.codes, split)):
+        raise NoRows(f"{folder} has no row in its {split} split; add more rows")
+    part = splits.name_of(TEST if splits.named and split == "test" else TRAIN) if names else ""
+    first = sum(len(t) for t in tables[: used.index(part)]) if part else 0
+    content = sha256([f for f in files.files if not part or f.name.startswith(f"{part}/")])
+    labels = found.labels.taken(rows)
     return Saved(
         name=folder.name,
-        classes=_classes(everything, label),
         shape=shape,
-        sha256=f"{content}/{split}",
+        sha256=f"{content}/{split}{'' if as_before else f'/{image}'}",
+        labels=labels,
+        survey=Survey(
+            splits=splits.counts(found.codes),
+            labels=labels.surveyed(),
+            left_out=(*files.left_out, *_unused(names, splits)),
+            notes=(*files.notes, *other_labels(label, tables[0].column_names), *found.notes),
+        ),
         path=str(folder),
         part=part,
         image=image,
-        label=label,
-        rows=rows,
+        rows=rows - first,
     )
 
 
-def _columns(folder: Path, saved: Any) -> tuple[str, str | None]:
-    """Names of the picture and the label column."""
+def _columns(
+    folder: Path, saved: Any, wanted: str, conditional: bool
+) -> tuple[str, bool, str | None]:
+    """The picture column, whether it is that of a run of before, and the label column."""
     import datasets
 
     kinds = {name: type(feature) for name, feature in saved.features.items()}
-    image = next((name for name, kind in kinds.items() if kind is datasets.Image), None)
-    if image is None:
+    images = [name for name, kind in kinds.items() if kind is datasets.Image]
+    if not images:
         raise ValueError(f"{folder} has no column of type Image, it has: {', '.join(kinds)}")
-    label = next((name for name, kind in kinds.items() if kind is datasets.ClassLabel), None)
-    return image, label or next((name for name in LABELS if name in kinds), None)
+    image, _ = picture_among(images, wanted, str(folder))
+    typed = [name for name, kind in kinds.items() if kind is datasets.ClassLabel]
+    # Before columns could be chosen, the first was taken, whatever its name.
+    return image, image == images[0], labels_among(typed, list(kinds), str(folder), conditional)
 
 
-def _classes(splits: list[Any], label: str | None) -> tuple[str, ...]:
+def _codes(tables: list[Any], numbers: list[int], splits: Splits) -> NDArray[np.int8]:
+    """TRAIN, TEST or UNUSED of every row of the tables, which are splits by their numbers."""
+    codes = []
+    for table, number in zip(tables, numbers, strict=True):
+        code = splits.code(number)
+        drawn = np.where(held_out("rows", len(table)), np.int8(TEST), np.int8(TRAIN))
+        codes.append(drawn if code is None else np.full(len(table), code, np.int8))
+    return np.concatenate(codes)
+
+
+def _labels(tables: list[Any], label: str | None) -> Column | None:
     if label is None:
-        return ()
-    names = getattr(splits[0].features[label], "names", None)
-    if names:
-        return tuple(names)
-    values = [value for split in splits for value in split[label][:] if value is not None]
-    return classes_of(np.array(values))
+        return None
+    columns = []
+    for table in tables:
+        if label in table.column_names:
+            values = table.select_columns(label).with_format("arrow")[:][label]
+            columns.append(column_of(values, label))
+        else:
+            columns.append(Column.of([None] * len(table)))
+    return Column.joined(columns)
+
+
+def _declared(table: Any, label: str | None) -> tuple[str, ...]:
+    return tuple(getattr(table.features[label], "names", None) or ()) if label else ()
+
+
+def _unused(names: list[str], splits: Splits) -> tuple[LeftOut, ...]:
+    gone = [name for name, part in zip(names, splits.parts, strict=False) if part is None]
+    return (
+        (left_out("splits that are neither of train, test nor validation", gone),) if gone else ()
+    )
 
 
 @lru_cache(maxsize=4)

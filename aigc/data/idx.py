@@ -12,39 +12,73 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.config import DataConfig
-from aigc.data import Dataset, Split, resize
+from aigc.data import Dataset, NoRows, Split, resize
+from aigc.data._labels import Column, classified
+from aigc.data._splits import TEST, TRAIN, Splits, rows_of
+from aigc.data._survey import Survey
 
 _PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 
 
-def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
+def load(
+    config: DataConfig, shape: tuple[int, ...], split: Split, *, conditional: bool = True
+) -> Dataset:
     """`train-*` or `t10k-*` images-idx3-ubyte and labels-idx1-ubyte of the folder `config.path`."""
-    folder = Path(config.path)
+    folder = Path(config.path).expanduser()
     if not config.path or not folder.is_dir():
         raise ValueError(
             f"data source idx needs a folder of IDX files, {config.path!r} is none;"
             " set --data.path DIR"
         )
     images = _read(folder, f"{_PREFIX[split]}-images-idx3-ubyte", axes=3)
-    labels = _read(folder, f"{_PREFIX[split]}-labels-idx1-ubyte", axes=1).astype(np.int64)
-    if len(images) != len(labels):
-        raise ValueError(f"{folder} has {len(images)} {split} images but {len(labels)} labels")
+    labels = {
+        part: _read(folder, _labels(part), axes=1)
+        for part in _PREFIX
+        if part in (split, "train") or _found(folder, _labels(part))
+    }
+    if len(images) != len(labels[split]):
+        raise ValueError(
+            f"{folder} has {len(images)} {split} images but {len(labels[split])} labels"
+        )
+    codes = [np.full(len(labels[p]), TRAIN if p == "train" else TEST, np.int8) for p in labels]
+    splits = Splits(
+        parts=tuple(labels), rests=tuple(labels), spelled={part: part for part in labels}
+    )
+    found = classified(
+        Column.of(np.concatenate([*labels.values()])),
+        np.concatenate(codes),
+        splits,
+        where=str(folder),
+        conditional=conditional,
+    )
+    indices = found.labels.indices[rows_of(found.codes, split)]
     return Dataset(
         name=folder.resolve().name,
         samples=resize(images, shape, high=255, name=folder.name),
-        labels=labels,
-        classes=tuple(str(i) for i in range(int(labels.max()) + 1)),
+        labels=indices,
+        classes=found.labels.classes,
+        known=Survey(splits=splits.counts(found.codes), labels=indices, notes=found.notes),
     )
+
+
+def _labels(split: Split) -> str:
+    return f"{_PREFIX[split]}-labels-idx1-ubyte"
+
+
+def _found(folder: Path, name: str) -> Path | None:
+    """A file of that name, gzipped or not."""
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
 
 
 def _read(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes. Raises ValueError for any other content."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.exists():
-            break
-    else:
+    path = _found(folder, name)
+    if path is None:
         found = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
-        raise ValueError(f"{folder} holds neither {name} nor {name}.gz, it holds: {found}")
+        lacks = NoRows if name.startswith(_PREFIX["test"]) else ValueError
+        other = any(folder.glob("*images-idx3-ubyte*"))
+        cure = f"; rename what is meant by it to {name}, or {name}.gz" if other else ""
+        raise lacks(f"{folder} holds neither {name} nor {name}.gz, it holds: {found}{cure}")
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

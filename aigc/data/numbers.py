@@ -8,12 +8,13 @@ from aigc.artifact.latents import integers
 from aigc.config import DataConfig
 from aigc.data import Dataset, Split
 from aigc.data._lines import characters, tokenized
+from aigc.data._survey import Survey
 
 COUNT = 10_000
 CLASSES = ("ones", "tens", "hundreds", "thousands")
 """The label of a number is how many digits it has, less one."""
 TEST_SHARE = 5
-"""One in so many numbers is held out."""
+"""One number in TEST_SHARE is held out."""
 _SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
@@ -50,7 +51,7 @@ def value(text: str) -> int | None:
 
 
 def valid(text: str) -> bool:
-    """Whether the grammar makes this text: what metrics/text.py asks of a source that can tell."""
+    """Tell if the grammar makes this text, as metrics/text.py asks."""
     return value(text) is not None
 
 
@@ -65,6 +66,8 @@ def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
         rank[rows[np.argsort(random[rows], kind="stable")]] = np.arange(len(rows))
     chosen = np.flatnonzero((rank % TEST_SHARE == 0) == (split == "test"))
     lines = [words(int(number)) for number in chosen]
+    num_test = int((rank % TEST_SHARE == 0).sum())
+    splits = {"train": COUNT - num_test, "test": num_test}
     vocabulary = characters([words(number) for number in range(COUNT)])
     return Dataset(
         name="numbers",
@@ -72,4 +75,5 @@ def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
         labels=label[chosen].astype(np.int64),
         classes=CLASSES,
         vocabulary=vocabulary.pieces,
+        known=Survey(splits=splits),
     )

@@ -7,22 +7,28 @@ A row is a record: a structured array of shape () with a field per modality, and
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact.sound import SUFFIXES as SOUNDS
-from aigc.artifact.sound import read_sound
+from aigc.artifact.audio_files import SUFFIXES as SOUNDS
+from aigc.artifact.preprocessing import TEXT
+from aigc.artifact.vocabulary import cleaned
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, Shapes, Split, permutation, scaled
-from aigc.data._files import File, fetch, listing, sha256, split_of
+from aigc.data._content import File, OutOfReach, fetch, sha256, text_of
+from aigc.data._files import left_out, listing
 from aigc.data._lines import characters
 from aigc.data._pictures import SUFFIXES as PICTURES
-from aigc.data._pictures import decode, in_order
-from aigc.data._sounds import check_shape, clip
+from aigc.data._pictures import decode
+from aigc.data._sounds import check_shape
+from aigc.data._sounds import decode as decode_sound
+from aigc.data._splits import of_folders
+from aigc.data._survey import Survey
+from aigc.data._tree import tree
 
 MASK = "mask/"
 SUFFIXES = {"image": PICTURES, "text": (".txt",), "audio": SOUNDS}
@@ -53,7 +59,8 @@ class Pairs:
     vocabulary: tuple[str, ...]
     sample_rate_hz: int
     sha256: str
-    """Of the parts."""
+    """Hash of the parts."""
+    survey: Survey = field(default_factory=Survey)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,56 +102,62 @@ class _Files:
     files: Sequence[File]
     shapes: Shapes
     tokens: Mapping[int, NDArray[np.int64]]
+    unreadable: Mapping[int, str]
+    """Why there are no tokens of a text."""
     rate_hz: int
 
     def __call__(self, modality: str, number: int) -> NDArray[Any]:
         if modality == "text":
+            if number in self.unreadable:
+                raise CorruptRow(self.unreadable[number])
             return self.tokens[number]
         file, shape = self.files[number], self.shapes[modality]
         try:
             content = fetch(file)
+        except OutOfReach:
+            raise
         except OSError as error:
-            raise CorruptRow(f"{file.name} cannot be read: {error}") from error
+            raise CorruptRow(f"{file.name} cannot be read: {error.strerror or error}") from error
         if modality == "image":
             return scaled(decode(content, shape, file.name))
-        try:
-            found = read_sound(content)
-        except ValueError as error:
-            raise CorruptRow(f"{file.name} is no whole sound: {error}") from error
-        return clip(found.samples.mean(0), found.rate_hz, self.rate_hz, shape[1])
+        return decode_sound(content, shape, self.rate_hz, file.name)
 
 
-def load(config: DataConfig, shapes: Shapes, split: Split) -> Pairs:
+def load(config: DataConfig, shapes: Shapes, split: Split, *, conditional: bool = True) -> Pairs:
     """Files below `config.path` that differ in their suffix alone are a row.
 
-    A sub-folder is a class; `train/` and `test/` folders are the splits, else about a tenth of the
-    rows is the test split, chosen by a hash of the name. Raises ValueError for texts that do not
-    fit, or a split without rows.
+    A sub-folder is a class; folders `train`, `val` and `test`, by any of their names, are the
+    splits, else about a tenth of the rows is the test split, chosen by a hash of the name. Of
+    several pictures of a row `data.member` is the suffix of the one to take. Raises ValueError for
+    texts that do not fit, for two files of one kind in a row, or a split without rows.
     """
     suffixes = {suffix: name for name in shapes for suffix in SUFFIXES[name]}
-    files = listing(config.path, tuple(suffixes), "paired")
-    names = [PurePosixPath(file.name) for file in files]
-    has_splits = {"train", "test"} <= {name.parts[0] for name in names if len(name.parts) > 1}
+    listed = listing(config.path, tuple(suffixes), "paired")
+    files = listed.files
     if "audio" in shapes:
         check_shape(shapes["audio"], "paired")
-    rows: dict[PurePosixPath, dict[str, int]] = {}
-    for number, name in enumerate(names):
-        if not has_splits or name.parts[0] in ("train", "test"):
-            modality = suffixes[name.suffix.lower()]
-            rows.setdefault(name.with_suffix(""), {})[modality] = number
-    texts = {
-        row["text"]: fetch(files[row["text"]]).decode().strip()
-        for row in rows.values()
-        if "text" in row
-    }
+    rows, unchosen = _rows(files, suffixes, config)
+    names = list(rows)
+    splits = of_folders(names, config.path)
+    chosen = tree(
+        names,
+        splits,
+        listed,
+        split,
+        what="rows",
+        each="every row",
+        conditional=conditional,
+        beside=(left_out("pictures with another suffix than data.member", unchosen),)
+        if unchosen
+        else (),
+    )
+    texts, unreadable = _texts(
+        files, [rows[name] for index, name in enumerate(names) if splits.used(index)]
+    )
     vocabulary = characters(["", *texts.values()])
     tokens = vocabulary.rows(list(texts.values()), shapes["text"][0]) if texts else ()
-    classes = in_order({_class(row, has_splits) for row in rows} - {""})
-    chosen = [row for row in rows if split_of(row.as_posix(), has_splits) == split]
-    if not chosen:
-        raise ValueError(f"{config.path} has no row in its {split} split; add more rows")
-    numbers = {name: np.array([rows[row].get(name, -1) for row in chosen]) for name in shapes}
-    used = [files[number] for row in chosen for number in rows[row].values()]
+    taken = [rows[names[row]] for row in chosen.rows]
+    used = [files[number] for row in taken for number in row.values()]
     return Pairs(
         name=PurePosixPath(config.path).name or "paired",
         shapes=shapes,
@@ -152,20 +165,57 @@ def load(config: DataConfig, shapes: Shapes, split: Split) -> Pairs:
             files=files,
             shapes=shapes,
             tokens=dict(zip(texts, tokens, strict=True)),
+            unreadable=unreadable,
             rate_hz=config.sample_rate_hz,
         ),
-        parts=numbers,
-        labels=np.array(
-            [classes.index(_class(row, has_splits)) if classes else 0 for row in chosen], np.int64
-        ),
-        classes=classes,
+        parts={name: np.array([row.get(name, -1) for row in taken]) for name in shapes},
+        labels=chosen.labels.indices,
+        classes=chosen.labels.classes,
         vocabulary=vocabulary.pieces,
         sample_rate_hz=config.sample_rate_hz,
         sha256=sha256(used),
+        survey=chosen.survey,
     )
 
 
-def _class(row: PurePosixPath, has_splits: bool) -> str:
-    """The first sub-folder, behind that of the split; "" without one."""
-    parts = row.parts[1 if has_splits else 0 : -1]
-    return parts[0] if parts else ""
+def _rows(
+    files: Sequence[File], suffixes: Mapping[str, str], config: DataConfig
+) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Number of the file of each modality, by name without suffix; and names of pictures with
+    another suffix than `data.member`. Raises ValueError for two files of one modality in a row."""
+    rows: dict[str, dict[str, int]] = {}
+    unchosen = []
+    member = f".{config.member.lower().lstrip('.')}"
+    if config.member and member not in PICTURES:
+        raise ValueError(f"data.member is {config.member!r}; pictures are {', '.join(PICTURES)}")
+    for number, file in enumerate(files):
+        name = PurePosixPath(file.name)
+        modality, suffix = suffixes[name.suffix.lower()], name.suffix.lower()
+        if config.member and modality == "image" and suffix != member:
+            unchosen.append(file.name)
+            continue
+        row = rows.setdefault(name.with_suffix("").as_posix(), {})
+        if modality in row:
+            first = PurePosixPath(files[row[modality]].name).suffix.lower()
+            chosen = modality == "image" and first != suffix
+            cure = f"set --data.member {suffix[1:]}, or " if chosen else ""
+            raise ValueError(
+                f"{files[row[modality]].name} and {file.name} of {config.path} are both the"
+                f" {modality} of one row; {cure}rename one, or take it away"
+            )
+        row[modality] = number
+    return rows, unchosen
+
+
+def _texts(
+    files: Sequence[File], rows: Sequence[Mapping[str, int]]
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Texts of rows by the numbers of their files, and the reasons for unreadable ones."""
+    texts, unreadable = {}, {}
+    for row in rows:
+        if "text" in row:
+            try:
+                texts[row["text"]] = cleaned(text_of(files[row["text"]]), TEXT)
+            except ValueError as error:
+                unreadable[row["text"]] = str(error)
+    return texts, unreadable

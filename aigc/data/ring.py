@@ -5,9 +5,11 @@ import numpy as np
 from aigc.artifact.latents import labels, normal
 from aigc.config import DataConfig
 from aigc.data import Dataset, Split
+from aigc.data._survey import Survey
 
 MODES = 8
 STD = 0.05
+TRAIN, TEST = 2048, 512
 
 
 def centres() -> np.ndarray:
@@ -22,8 +24,14 @@ def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
         raise ValueError(
             f"data 'ring' gives points of shape (2,), the model wants {shape}; take fc_gan:ring"
         )
-    indices = range(2048) if split == "train" else range(2048, 2560)
+    indices = range(TRAIN) if split == "train" else range(TRAIN, TRAIN + TEST)
     mode = labels(0, indices, MODES)
     points = centres()[mode] + STD * normal(0, indices, (2,), "ring")
     classes = tuple(str(i) for i in range(MODES))
-    return Dataset(name="ring", samples=points.astype(np.float32), labels=mode, classes=classes)
+    return Dataset(
+        name="ring",
+        samples=points.astype(np.float32),
+        labels=mode,
+        classes=classes,
+        known=Survey(splits={"train": TRAIN, "test": TEST}),
+    )

@@ -13,6 +13,7 @@ from aigc.config import DataConfig
 from aigc.data import Dataset, Split, permutation
 from aigc.data._espeak import Word, speak
 from aigc.data._sounds import check_shape, clip
+from aigc.data._survey import Survey
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VOICES = ("en-us", "en-us+m3", "en-gb-scotland")
@@ -21,7 +22,7 @@ WORDS_PER_MINUTE = range(190, 241)
 PITCH_RANGE = 0
 """Monotone: within minutes a small model learns no melody."""
 CLIPS = 130
-"""Of each word in each voice; every fifth is a test clip."""
+"""Clips of each word in each voice; every fifth is a test clip."""
 
 
 def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
@@ -39,6 +40,7 @@ def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
         labels=labels[chosen],
         classes=WORDS,
         sample_rate_hz=config.sample_rate_hz,
+        known=Survey(splits={"train": int((~test).sum()), "test": int(test.sum())}),
     )
 
 

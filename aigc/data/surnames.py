@@ -8,10 +8,12 @@ from aigc.artifact.latents import integers
 from aigc.config import DataConfig
 from aigc.data import Dataset, Split
 from aigc.data._lines import characters, tokenized
+from aigc.data._survey import Survey
 
 TRAIN_SHARE = 5
-"""One in so many is to train on. The others are there to be hit: a model that knows what surnames
-are like writes some that it has never seen."""
+"""One name in TRAIN_SHARE is for training. The others are targets: a model that has learned how
+surnames
+look generates some that it has never seen."""
 
 
 def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
@@ -37,4 +39,5 @@ def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
         labels=np.zeros(len(chosen), np.int64),
         classes=(),
         vocabulary=vocabulary.pieces,
+        known=Survey(splits={"train": num_train, "test": len(lines) - num_train}),
     )

@@ -1,52 +1,97 @@
-"""Lines of text: a file, or a folder of .txt files, of which the sub-folders are the classes."""
+"""Lines of text: a file, or a folder of .txt files, of which the sub-folders are the classes.
+
+Files or folders of splits are known by their names: `train.txt`, `wiki.valid.txt`, `test/a.txt`;
+without them a tenth of the lines, by a fixed draw, is the test.
+"""
 
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from aigc.artifact.latents import integers
+from aigc.artifact.preprocessing import TEXT
+from aigc.artifact.vocabulary import cleaned
 from aigc.config import DataConfig
-from aigc.data import Dataset, Split
-from aigc.data._files import fetch, listing
+from aigc.data import Dataset, NoRows, Split, stopping
+from aigc.data._content import text_of
+from aigc.data._files import left_out, listing
+from aigc.data._labels import Column, classified
 from aigc.data._lines import byte_pairs, characters, tokenized
+from aigc.data._splits import TEST, TRAIN, UNUSED, of_files, rows_of
+from aigc.data._survey import Survey
 
 TEST_SHARE = 10
-"""One in so many lines is held out."""
+"""One line in TEST_SHARE is held out."""
 
 
-def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
-    """Distinct lines that are not blank, in order; a tenth of them, by a fixed draw, is the test.
+def load(
+    config: DataConfig, shape: tuple[int, ...], split: Split, *, conditional: bool = True
+) -> Dataset:
+    """Distinct lines of a split that are not blank, in order.
 
-    The vocabulary is that of both splits: characters, or `data.byte_pairs` pieces. A line that two
-    classes have is of the first. Raises ValueError for files without lines or not in UTF-8.
+    The vocabulary is that of the training and test lines: characters, or `data.byte_pairs` pieces.
+    A line that two classes have is of the first. Raises ValueError for files without lines or not
+    in UTF-8, and for a class of another split that training lacks.
     """
-    found: dict[str, str] = {}
-    for file in listing(config.path, (".txt",), "text"):
+    listed = listing(config.path, (".txt",), "text")
+    splits = of_files(listed.names, exact_folders=True)
+    found: dict[tuple[int | None, str], str] = {}
+    unreadable: list[str] = []
+    for index, file in enumerate(listed.files):
+        if not splits.used(index):
+            continue
+        folder = PurePosixPath(splits.rests[index]).parent
         try:
-            text = fetch(file).decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file.name} is not UTF-8 text: {error}") from error
-        folder = PurePosixPath(file.name).parent
+            text = text_of(file)
+        except ValueError as error:
+            if config.on_error == "stop":
+                raise stopping(str(error)) from error
+            unreadable.append(file.name)
+            continue
         for line in text.splitlines():
-            if line.strip():
-                found.setdefault(line.strip(), folder.as_posix() if folder.name else "")
-    lines = list(found)
-    if len(lines) < 2:
-        raise ValueError(f"{config.path} holds {len(lines)} distinct lines; two are needed")
-    names = tuple(sorted({name for name in found.values() if name}))
-    if names and "" in found.values():
+            if line := cleaned(line, TEXT):
+                key = splits.code(index), line
+                found.setdefault(key, folder.as_posix() if folder.name else "")
+    if len(found) < 2:
+        raise ValueError(f"{config.path} holds {len(found)} distinct lines; two are needed")
+    folders = list(found.values())
+    if any(folders) and "" in folders:
         raise ValueError(f"{config.path} has lines in sub-folders and beside them: no classes")
+    if splits.named:
+        codes = np.array([code for code, _ in found], np.int8)
+    else:
+        order = np.argsort(integers(0, "text", [0], len(found))[0], kind="stable")
+        codes = np.full(len(found), TRAIN, np.int8)
+        codes[order[: max(1, len(found) // TEST_SHARE)]] = TEST
+    classes = classified(
+        Column.of(folders) if any(folders) else None,
+        codes,
+        splits,
+        where=config.path,
+        conditional=conditional,
+    )
+    lines = [line for _, line in found]
+    kept = [line for line, code in zip(lines, classes.codes, strict=True) if code != UNUSED]
     size = config.byte_pairs
-    vocabulary = byte_pairs(lines, size) if size else characters(lines)
-    order = np.argsort(integers(0, "text", [0], len(lines))[0], kind="stable")
-    num_test = max(1, len(lines) // TEST_SHARE)
-    chosen = np.sort(order[:num_test] if split == "test" else order[num_test:])
+    vocabulary = byte_pairs(kept, size) if size else characters(kept)
+    chosen = rows_of(classes.codes, split)
+    if not len(chosen):
+        raise NoRows(f"{config.path} has no line in its {split} split; add more lines")
+    labels = classes.labels.taken(chosen)
+    # The longest of all decides whether they fit, so that both splits do or neither.
+    tokens = tokenized(kept, vocabulary, shape, "text")
+    places = np.cumsum(classes.codes != UNUSED) - 1
+    gone = (left_out("files that cannot be read", unreadable),) if unreadable else ()
     return Dataset(
         name=PurePosixPath(config.path).stem or "text",
-        samples=tokenized(lines, vocabulary, shape, "text")[chosen],
-        labels=np.array(
-            [names.index(found[lines[row]]) if names else 0 for row in chosen], np.int64
-        ),
-        classes=names,
+        samples=tokens[places[chosen]],
+        labels=labels.indices,
+        classes=labels.classes,
         vocabulary=vocabulary.pieces,
+        known=Survey(
+            splits=splits.counts(classes.codes),
+            labels=labels.surveyed(),
+            left_out=(*listed.left_out, *splits.beside(listed.names), *gone),
+            notes=(*listed.notes, *splits.notes, *classes.notes),
+        ),
     )

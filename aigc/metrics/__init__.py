@@ -1,13 +1,14 @@
-"""Metrics of generated samples: functions of (real, generated, features) -> numbers.
+"""Metrics of generated samples, and the registry of what evaluates each modality.
 
-A file named after a modality, with `judge(artifact, train, test, n, seed) -> list[Metric]`, is how
-`aigc evaluate` judges samples of it: the folder is the registry. With
-`side_by_side(artifact, test, seed) -> (H, W, C) uint8` it draws real ones above generated ones, and
-`distance(real) -> Distance` is how quality is measured during training.
+The folder is the registry: a file named after a modality defines
+`evaluate(artifact, train, test, n, seed) -> Evaluation` for `aigc evaluate`,
+`side_by_side(artifact, test, seed) -> (H, W, C) uint8`, a picture of real samples above generated
+ones, and `distance(real) -> Distance | None` for the quality measured during training.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
@@ -21,28 +22,115 @@ from aigc.data import Dataset
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure with what real data scores beside it."""
+    """A value, and the value that real data score."""
 
     name: str
     value: float
     floor: float | None
     """The same metric of the real test split against the real training split."""
     better: str
-    """`higher`, `lower`, or `real` for the nearer to what real data scores; empty where it is there
-    to be compared with."""
+    """Direction of improvement: `higher`, `lower`, or `real` for nearer to the floor; empty for a
+    baseline that other metrics are compared with."""
+    note: str = ""
+    """Reason to doubt the value."""
 
 
-Judge = Callable[[Artifact, Dataset, Dataset, int, int], list[Metric]]
+class TooFewRows(ValueError):
+    """There are fewer rows than a metric needs."""
+
+
+@dataclass(frozen=True)
+class Omitted:
+    """A metric that was not computed."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class Evaluation:
+    """Metrics in the order in which they were computed, and those omitted for too few rows.
+
+    evaluation = Evaluation()
+    evaluation.add("duration_s", lambda: mean(generated), lambda: mean(real), "real")
+    """
+
+    metrics: list[Metric] = field(default_factory=list)
+    omitted: list[Omitted] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(self.metrics)
+
+    def add(
+        self,
+        name: str,
+        value: Callable[[], float],
+        floor: Callable[[], float] | None,
+        better: str,
+        note: str = "",
+    ) -> None:
+        """Compute a metric. TooFewRows from `value` omits it, from `floor` only the floor."""
+        try:
+            measured = _finite(value())
+        except TooFewRows as error:
+            self.omitted.append(Omitted(name, str(error)))
+            return
+        try:
+            real = None if floor is None else _finite(floor())
+        except TooFewRows as error:
+            real, note = None, "; ".join(filter(None, (note, f"no floor: {error}")))
+        self.metrics.append(Metric(name, measured, real, better, note))
+
+    def extend(self, other: "Evaluation") -> None:
+        """Append everything in another evaluation."""
+        self.metrics += other.metrics
+        self.omitted += other.omitted
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise TooFewRows("it is not defined for these rows")
+    return value
+
+
+def mean(values: NDArray[Any], what: str = "test rows") -> float:
+    """The mean of all values (N, ...). Raises TooFewRows, naming `what`, if N is 0."""
+    if not values.size:
+        raise TooFewRows(f"there are no {what}")
+    return float(values.mean())
+
+
+MIN_ACCURACY = 0.8
+"""Share of held-out real rows that a judge, the network behind a metric, must get right."""
+MIN_TEST_ROWS = 30
+"""Fewest held-out rows from which the accuracy of a judge is known."""
+
+
+def reliability_note(correct: NDArray[np.bool_], min_accuracy: float = MIN_ACCURACY) -> str:
+    """Reason to doubt the metrics of a judge, from its correctness on held-out real rows (N,);
+    empty for a reliable one."""
+    if len(correct) < MIN_TEST_ROWS:
+        return (
+            f"the judge is untested: {len(correct)} held-out real rows, {MIN_TEST_ROWS} are needed"
+        )
+    if (share := correct.mean()) < min_accuracy:
+        return (
+            f"weak judge: right of {share:.0%} of held-out real rows, {min_accuracy:.0%} is wanted"
+        )
+    return ""
+
+
+Evaluator = Callable[[Artifact, Dataset, Dataset, int, int], Evaluation]
 Draw = Callable[[Artifact, Dataset, int], NDArray[np.uint8]]
 
 
-def judge_of(modality: str) -> Judge | None:
-    """What judges samples of a modality; None if there is no file for it."""
-    return cast(Judge | None, _of(modality, "judge"))
+def evaluator_of(modality: str) -> Evaluator | None:
+    """The `evaluate` of a modality; None if there is no file for it."""
+    return cast(Evaluator | None, _of(modality, "evaluate"))
 
 
 def drawing_of(modality: str) -> Draw | None:
-    """What draws real samples of a modality above generated ones; None if nothing does."""
+    """The `side_by_side` of a modality; None if it has none."""
     return cast(Draw | None, _of(modality, "side_by_side"))
 
 
@@ -51,38 +139,51 @@ def _of(modality: str, function: str) -> object | None:
     return getattr(import_module(name), function, None) if find_spec(name) else None
 
 
-def a_row_each(
+def matching_rows(
     artifact: Artifact, test: Dataset, seed: int, columns: int = 10
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Held-out samples and the first ones of a seed, `columns` of both, of the same classes."""
-    made, labels = first_samples(artifact, columns, seed)
+    """Held-out samples, and as many generated ones of the same classes: `columns` of both."""
+    generated, labels = first_samples(artifact, columns, seed)
+    if not len(test):
+        return np.zeros_like(generated), generated
     if labels is None:
-        return test.samples[:columns], made
+        return test.samples[:columns], generated
     rows = [np.flatnonzero(test.labels == label) for label in labels]
-    # A class that comes again shows another sample; one without test samples shows none.
+    # A repeated class shows another sample; one without test samples shows an empty one.
     turns = [int((labels[:i] == label).sum()) for i, label in enumerate(labels)]
-    none = np.zeros_like(test.samples[0])
+    empty = np.zeros_like(test.samples[0])
     real = [
-        test.samples[own[turn % len(own)]] if len(own) else none
+        test.samples[own[turn % len(own)]] if len(own) else empty
         for own, turn in zip(rows, turns, strict=True)
     ]
-    return np.stack(real), made
+    return np.stack(real), generated
 
 
-Distance = Callable[[NDArray[Any]], float]
-"""A Fréchet distance of samples, (N, *shape) or records as a data source has them, to real ones."""
+@dataclass(frozen=True)
+class Distance:
+    """Fréchet distance of samples to real ones: (N, *shape), or records as a data source has them.
+
+    distance = Distance(lambda samples: frechet(known, features(samples)))
+    distance(samples)    # lower is better
+    """
+
+    measure: Callable[[NDArray[Any]], float]
+    note: str = ""
+    """Reason to doubt it; empty if its features are reliable on held-out real rows."""
+
+    def __call__(self, samples: NDArray[Any]) -> float:
+        return self.measure(samples)
 
 
 def distance_to(modality: str) -> Callable[[Dataset], Distance | None] | None:
-    """What makes a distance to real samples of a modality, None of data that allow none; None if
-    there is nothing for it."""
+    """The `distance` of a modality, which returns None for too few data; None if it has none."""
     return cast("Callable[[Dataset], Distance | None] | None", _of(modality, "distance"))
 
 
 def first_samples(
     artifact: Artifact, n: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """The first n samples of a seed, classes in turn, and their labels, None without classes."""
+    """The first n samples of a seed, classes in turn, and their labels; None without classes."""
     signature = artifact.signature("sample")
     key = signature.outputs[0].name
     if signature.label is None:

@@ -1,88 +1,118 @@
-"""Sounds judged against real ones, by figures that a whisper or a single voice cannot all pass.
+"""Metrics of sounds, chosen so that neither a whisper nor a single voice scores well in all.
 
-Two classifiers that share neither features nor method, the Fréchet distance of log-mel spectra,
-harmonicity, diversity within a class, duration, and how near samples come to training clips.
+Accuracy under two classifiers that share neither features nor method, the Fréchet distance of
+log-mel spectra, harmonicity, diversity within a class, duration, and distance to training clips.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import Artifact
-from aigc.artifact.codecs import grid
+from aigc.artifact.image_files import grid
 from aigc.data import Dataset
-from aigc.metrics import Distance, Metric, a_row_each, first_samples
+from aigc.metrics import (
+    Distance,
+    Evaluation,
+    TooFewRows,
+    first_samples,
+    matching_rows,
+    mean,
+    reliability_note,
+)
 from aigc.metrics.classifier import NAME, Classifier
-from aigc.metrics.frechet import frechet
+from aigc.metrics.frechet import add_frechet, frechet
 from aigc.metrics.neighbours import copied, nearest
-from aigc.metrics.sound import diversity, duration_s, harmonicity, log_mel, pooled, spectrograms
+from aigc.metrics.sound import (
+    Waves,
+    diversity,
+    duration_s,
+    harmonicity,
+    log_mel,
+    pooled,
+    spectrograms,
+)
 
 QUIETEST = float(np.log(1e-3))
-"""What log_mel() gives for silence."""
+"""Value of log_mel() for silence."""
 SVM = "mfcc_svm"
-"""Support vectors on 13 cepstral coefficients over 16 stretches of time."""
+"""Name of the support vector machine on 13 cepstral coefficients over 16 stretches of time."""
 COEFFICIENTS = 13
 
 
-def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) -> list[Metric]:
-    """Metrics of the first samples of a seed: as many as there are test clips, n at most.
+def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) -> Evaluation:
+    """Metrics of the first samples of a seed: as many as there are test clips, at most n; n if
+    there are no test clips.
 
-    A Fréchet distance shrinks with the number of clips, so that it is fair only between equally
-    many. Both classifiers are trained on `train` alone; without classes there are none.
+    A Fréchet distance shrinks with the number of clips, so only equal numbers are comparable. Both
+    classifiers are trained on `train` alone; without classes there are no accuracies.
     """
-    n = min(n, len(test))
+    n = min(n, len(test) or n)
     rate_hz = artifact.signature("sample").outputs[0].sample_rate_hz
     sounds, labels = first_samples(artifact, n, seed)
-    made, own = sounds[:, 0], np.zeros(n, np.int64) if labels is None else labels
+    generated, own = sounds[:, 0], np.zeros(n, np.int64) if labels is None else labels
     real, held_out = train.samples[:, 0], test.samples[:n, 0]
     mel = {
         name: log_mel(waves, rate_hz)
-        for name, waves in (("made", made), ("real", real), ("test", held_out))
+        for name, waves in (("generated", generated), ("real", real), ("test", held_out))
     }
-    metrics = []
+    evaluation = Evaluation()
     if labels is not None:
-        metrics += _accuracies(mel, own, replace(train, origin=None), test.labels[:n])
-    spread = {
-        "made": diversity(mel["made"], own),
-        "test": diversity(mel["test"], test.labels[:n]),
-    }
-    return [
-        *metrics,
-        Metric(
-            "frechet/log_mel",
-            frechet(pooled(mel["real"]), pooled(mel["made"])),
-            frechet(pooled(mel["real"]), pooled(mel["test"])),
-            "lower",
-        ),
-        Metric("diversity/log_mel", spread["made"], spread["test"], "real"),
-        *(
-            Metric(
-                name, float(of(made, rate_hz).mean()), float(of(held_out, rate_hz).mean()), "real"
-            )
-            for name, of in (("harmonicity", harmonicity), ("duration_s", duration_s))
-        ),
-        *_memorisation(mel),
-    ]
+        evaluation.extend(_accuracies(mel, own, replace(train, origin=None), test.labels[:n]))
+    spectra = {name: pooled(one) for name, one in mel.items()}
+    add_frechet(
+        evaluation, "frechet/log_mel", spectra["real"], spectra["generated"], spectra["test"]
+    )
+    evaluation.add(
+        "diversity/log_mel",
+        lambda: diversity(mel["generated"], own),
+        lambda: diversity(mel["test"], test.labels[:n]),
+        "real",
+    )
+    for name, of in (("harmonicity", harmonicity), ("duration_s", duration_s)):
+        evaluation.add(
+            name,
+            partial(_mean_of, of, generated, rate_hz),
+            partial(_mean_of, of, held_out, rate_hz),
+            "real",
+        )
+    evaluation.extend(_memorisation(mel))
+    return evaluation
 
 
 def side_by_side(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
     """Spectrograms: a row of test clips above a row of the first samples of a seed."""
     rate_hz = artifact.signature("sample").outputs[0].sample_rate_hz
-    rows = a_row_each(artifact, test, seed)
+    rows = matching_rows(artifact, test, seed)
     drawn = [spectrograms(waves[:, 0], rate_hz) for waves in rows]
     return grid(np.concatenate(drawn)[..., None], len(drawn[0]))
 
 
-def _memorisation(mel: dict[str, NDArray[np.float32]]) -> list[Metric]:
-    """Distance to the nearest training clip, and the share of samples that are all but one."""
-    flat = {name: m.reshape(len(m), -1) for name, m in mel.items()}
-    made, test = (float(np.median(nearest(flat[name], flat["real"]))) for name in ("made", "test"))
-    share = {name: copied(flat[name], flat["real"], flat["test"]) for name in ("made", "test")}
-    return [
-        Metric("nearest/log_mel", made, test, "real"),
-        Metric("copied/log_mel", share["made"], share["test"], "lower"),
-    ]
+def _mean_of(of: Callable[[Waves, int], NDArray[Any]], waves: Waves, rate_hz: int) -> float:
+    return mean(of(waves, rate_hz), "test clips")
+
+
+def _memorisation(mel: dict[str, NDArray[np.float32]]) -> Evaluation:
+    """Distance to the nearest training clip, and the share of near copies of one."""
+    flat = {name: m.reshape(len(m), math.prod(m.shape[1:])) for name, m in mel.items()}
+
+    def median(name: str) -> float:
+        if not len(flat[name]):
+            raise TooFewRows("there are no test clips")
+        return float(np.median(nearest(flat[name], flat["real"])))
+
+    def share(name: str) -> float:
+        return copied(flat[name], flat["real"], flat["test"])
+
+    evaluation = Evaluation()
+    evaluation.add("nearest/log_mel", lambda: median("generated"), lambda: median("test"), "real")
+    evaluation.add("copied/log_mel", lambda: share("generated"), lambda: share("test"), "lower")
+    return evaluation
 
 
 def _accuracies(
@@ -90,7 +120,7 @@ def _accuracies(
     labels: NDArray[np.int64],
     train: Dataset,
     test_labels: NDArray[np.int64],
-) -> list[Metric]:
+) -> Evaluation:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
@@ -101,32 +131,59 @@ def _accuracies(
         for name, m in mel.items()
     }
     network = Classifier.trained_on(replace(train, samples=picture["real"]))
-    vectors = make_pipeline(StandardScaler(), SVC(C=10)).fit(_cepstrum(mel["real"]), train.labels)
-    metrics = []
+    vectors = make_pipeline(StandardScaler(), SVC(C=10))
+    if len(np.unique(train.labels)) > 1:
+        vectors.fit(_cepstrum(mel["real"]), train.labels)
+
+    def predict_vectors(which: str) -> NDArray[np.int64]:
+        if len(np.unique(train.labels)) < 2:
+            raise TooFewRows("support vectors need training clips of two classes")
+        cepstrum = _cepstrum(mel[which])
+        return np.asarray(vectors.predict(cepstrum) if len(cepstrum) else [], np.int64)
+
+    evaluation = Evaluation()
     for name, predict in (
-        (NAME, lambda which: network.judge(picture[which]).predicted),
-        (SVM, lambda which: vectors.predict(_cepstrum(mel[which]))),
+        (NAME, lambda which: network.classify(picture[which]).predicted),
+        (SVM, predict_vectors),
     ):
-        value = float((predict("made") == labels).mean())
-        metrics.append(
-            Metric(
-                f"accuracy/{name}", value, float((predict("test") == test_labels).mean()), "higher"
-            )
-        )
-    return metrics
+        _add_accuracy(evaluation, f"accuracy/{name}", predict, labels, test_labels)
+    return evaluation
 
 
-def distance(real: Dataset) -> Distance:
-    """Fréchet, of log-mel spectra pooled over time."""
+def _add_accuracy(
+    evaluation: Evaluation,
+    name: str,
+    predict: Callable[[str], NDArray[np.int64]],
+    labels: NDArray[np.int64],
+    test_labels: NDArray[np.int64],
+) -> None:
+    """Add the accuracy on "generated", with that on "test" as its floor."""
+    try:
+        correct = predict("test") == test_labels
+    except TooFewRows:  # which predict("generated") raises as well
+        correct = np.zeros(0, np.bool_)
+    evaluation.add(
+        name,
+        lambda: mean(predict("generated") == labels),
+        lambda: mean(correct, "test clips"),
+        "higher",
+        reliability_note(correct),
+    )
+
+
+def distance(real: Dataset) -> Distance | None:
+    """Fréchet distance of log-mel spectra pooled over time; None for a single clip."""
+    if len(real) < 2:
+        return None
     rate_hz = real.sample_rate_hz
     features = pooled(log_mel(real.samples[:, 0], rate_hz))
-    return lambda sounds: frechet(features, pooled(log_mel(sounds[:, 0], rate_hz)))
+    return Distance(lambda sounds: frechet(features, pooled(log_mel(sounds[:, 0], rate_hz))))
 
 
 def _cepstrum(mel: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, bands, frames) -> (N, 16 coefficients): means over sixteenths of the time."""
     from scipy.fft import dct
 
-    found = dct(mel, axis=1, norm="ortho")[:, :COEFFICIENTS]
-    pooled = found.reshape(len(mel), COEFFICIENTS, 16, -1).mean(3).reshape(len(mel), -1)
-    return np.asarray(pooled, np.float32)
+    coefficients = dct(mel, axis=1, norm="ortho")[:, :COEFFICIENTS]
+    pooled = coefficients.reshape(len(mel), COEFFICIENTS, 16, mel.shape[2] // 16).mean(3)
+    return np.asarray(pooled.reshape(len(mel), COEFFICIENTS * 16), np.float32)

@@ -1,62 +1,141 @@
-"""Images judged by a classifier of real ones: accuracy, Fréchet distance, recall, precision."""
+"""Metrics of images: accuracy, Fréchet distance, recall and precision under a network.
+
+The network is trained on real images, as a classifier of their labels or, without labels, of
+rotations (metrics/rotation.py); the names of the metrics say which.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import Artifact
-from aigc.artifact.codecs import grid, to_uint8
+from aigc.artifact.image_files import grid, to_uint8
 from aigc.data import Dataset, scaled
-from aigc.metrics import Distance, Metric, a_row_each, first_samples
+from aigc.metrics import (
+    MIN_ACCURACY,
+    Distance,
+    Evaluation,
+    first_samples,
+    matching_rows,
+    mean,
+    reliability_note,
+    rotation,
+)
 from aigc.metrics.classifier import NAME, Classifier
-from aigc.metrics.frechet import frechet
-from aigc.metrics.neighbours import covered
+from aigc.metrics.frechet import add_frechet, frechet
+from aigc.metrics.neighbours import coverage
+from aigc.metrics.rotation import Rotations
+
+Features = NDArray[np.float32]
+
+log = logging.getLogger(__name__)
 
 
-def judge(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) -> list[Metric]:
-    """Metrics of the first n samples of a seed; the classifier is trained on `train` alone."""
+@dataclass(frozen=True)
+class _Network:
+    """A network trained on real images."""
+
+    name: str
+    features: Callable[[Features], Features]
+    """(N, C, H, W) float32 in [-1, 1] -> (N, D)."""
+    correct: Callable[[Dataset], NDArray[np.bool_]]
+    """Real images -> (N,), True where the prediction is right."""
+    min_accuracy: float
+    """Smallest share of held-out images that a reliable network classifies correctly."""
+    classes: Callable[[Features], NDArray[np.int64]] | None = None
+    """(N, C, H, W) -> (N,) class indices; None without labels."""
+
+
+def _trained_on(train: Dataset) -> _Network:
+    if not _labelled(train):
+        rotations = Rotations.trained_on(train)
+        return _Network(
+            name=rotation.NAME,
+            features=rotations.features,
+            correct=lambda real: rotations.correct(scaled(real.samples)),
+            min_accuracy=rotation.MIN_ACCURACY,
+        )
     classifier = Classifier.trained_on(train)
-    held_out = classifier.judge(scaled(test.samples))
-    on_test = float((held_out.predicted == test.labels).mean())
+    return _Network(
+        name=NAME,
+        features=lambda images: classifier.classify(images).features,
+        correct=lambda real: classifier.classify(scaled(real.samples)).predicted == real.labels,
+        min_accuracy=MIN_ACCURACY,
+        classes=lambda images: classifier.classify(images).predicted,
+    )
+
+
+def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int) -> Evaluation:
+    """Metrics of the first n samples of a seed; the network is trained on `train` alone."""
+    network = _trained_on(train)
     images, labels = first_samples(artifact, n, seed)
-    made = classifier.judge(images)
-    real = classifier.judge(scaled(train.samples))
-    metrics = [Metric(f"judge/{NAME}", on_test, None, "higher")]
-    if labels is not None:
-        accuracy = float((made.predicted == labels).mean())
-        metrics.append(Metric(f"accuracy/{NAME}", accuracy, on_test, "higher"))
-    metrics += [
-        Metric(
-            f"frechet/{NAME}",
-            frechet(real.features, made.features),
-            frechet(real.features, held_out.features),
-            "lower",
-        ),
-        Metric(
-            f"recall/{NAME}",
-            covered(held_out.features, made.features),
-            covered(held_out.features, real.features),
+    correct = network.correct(test)
+    note = reliability_note(correct, network.min_accuracy)
+    evaluation = Evaluation()
+    evaluation.add(f"judge/{network.name}", lambda: mean(correct), None, "higher", note)
+    if network.classes is not None and labels is not None:
+        matches = network.classes(images) == labels
+        evaluation.add(
+            f"accuracy/{network.name}", lambda: mean(matches), lambda: mean(correct), "higher", note
+        )
+    real, generated, held_out = (
+        network.features(rows) for rows in (scaled(train.samples), images, scaled(test.samples))
+    )
+    _add_distances(evaluation, network.name, real, generated, held_out, note)
+    return evaluation
+
+
+def _labelled(dataset: Dataset) -> bool:
+    """True if there are at least two classes."""
+    return len(dataset.classes) > 1
+
+
+def _add_distances(
+    evaluation: Evaluation,
+    name: str,
+    real: Features,
+    generated: Features,
+    held_out: Features,
+    note: str,
+) -> None:
+    add_frechet(evaluation, f"frechet/{name}", real, generated, held_out, note)
+    for figure, points, manifold in (
+        ("recall", held_out, generated),
+        ("precision", generated, real),
+    ):
+        evaluation.add(
+            f"{figure}/{name}",
+            partial(coverage, points, manifold),
+            lambda: coverage(held_out, real),
             "higher",
-        ),
-        Metric(
-            f"precision/{NAME}",
-            covered(made.features, real.features),
-            covered(held_out.features, real.features),
-            "higher",
-        ),
-    ]
-    return metrics
+            note,
+        )
 
 
 def distance(real: Dataset) -> Distance | None:
-    """Fréchet, in features of a classifier that is trained on `real`; none without classes."""
-    if not real.classes:
+    """Fréchet distance in features of a network trained on nine tenths of `real`, with a note if
+    the rest finds it unreliable, which is logged, too. None for a single image."""
+    if len(real) < 2:
         return None
-    classifier = Classifier.trained_on(real)
-    features = classifier.judge(real.samples).features
-    return lambda images: frechet(features, classifier.judge(images).features)
+    held_out = np.arange(len(real)) % 10 == 9
+    network = _trained_on(_rows(real, ~held_out))
+    note = reliability_note(network.correct(_rows(real, held_out)), network.min_accuracy)
+    if note:
+        log.warning("quality, frechet/%s: %s", network.name, note)
+    known = network.features(scaled(real.samples))
+    return Distance(lambda images: frechet(known, network.features(images)), note)
+
+
+def _rows(dataset: Dataset, chosen: NDArray[np.bool_]) -> Dataset:
+    samples, labels = dataset.samples[chosen], dataset.labels[chosen]
+    return replace(dataset, samples=samples, labels=labels, origin=None)
 
 
 def side_by_side(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
     """A row of test images above a row of the first samples of a seed."""
-    real, made = a_row_each(artifact, test, seed)
-    return grid(to_uint8(np.concatenate([scaled(real), made]), -1, 1), len(real))
+    real, generated = matching_rows(artifact, test, seed)
+    return grid(to_uint8(np.concatenate([scaled(real), generated]), -1, 1), len(real))

@@ -1,4 +1,4 @@
-"""A character n-gram: what a text model has to be better than."""
+"""A character n-gram, the baseline of text models."""
 
 import math
 from collections import defaultdict
@@ -9,7 +9,7 @@ import numpy as np
 from aigc.artifact.latents import uniform
 
 END = "\0"
-"""Ends every text; so often before it stand for what is before a text."""
+"""End of a text; order - 1 of them stand before its first character."""
 
 
 class NGram:
@@ -21,7 +21,7 @@ class NGram:
 
     ngram = NGram(6, train_texts, alphabet)
     ngram.bits_per_char(test_texts)
-    ngram.sample(seed=0, n=100, most=50)
+    ngram.sample(seed=0, n=100, max_chars=50)
     """
 
     def __init__(self, order: int, texts: Sequence[str], alphabet: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ class NGram:
     def bits(self, texts: Sequence[str]) -> list[float]:
         """-log2 P of each text, its end included."""
         known: dict[tuple[str, str], float] = {}
-        found = []
+        totals = []
         for text in texts:
             padded = END * (self.order - 1) + text + END
             total = 0.0
@@ -58,22 +58,22 @@ class NGram:
                 if key not in known:
                     known[key] = -math.log2(self.probability(*key))
                 total += known[key]
-            found.append(total)
-        return found
+            totals.append(total)
+        return totals
 
     def bits_per_char(self, texts: Sequence[str]) -> float:
         """Cross entropy in bits per character; the end of a text counts as one."""
         return sum(self.bits(texts)) / sum(len(text) + 1 for text in texts)
 
     def share(self, texts: Sequence[str]) -> float:
-        """The share of samples, of ever so many, that are among `texts`."""
+        """Probability that a sample is among `texts`."""
         return math.fsum(2**-bits for bits in self.bits(sorted(set(texts))))
 
-    def sample(self, seed: int, n: int, most: int) -> list[str]:
-        """The first n texts of a seed, at most `most` characters each."""
+    def sample(self, seed: int, n: int, max_chars: int) -> list[str]:
+        """The first n texts of a seed, at most `max_chars` characters each."""
         known: dict[str, np.ndarray] = {}
         texts = []
-        for draws in uniform(seed, range(n), (most,), "ngram"):
+        for draws in uniform(seed, range(n), (max_chars,), "ngram"):
             text = ""
             for draw in draws.tolist():
                 history = (END * (self.order - 1) + text)[len(text) :]
@@ -81,9 +81,9 @@ class NGram:
                     p = [self.probability(history, character) for character in self.alphabet]
                     known[history] = np.cumsum(p)
                 total = known[history]
-                chosen = self.alphabet[int((total <= draw * total[-1]).sum())]
-                if chosen == END:
+                character = self.alphabet[int((total <= draw * total[-1]).sum())]
+                if character == END:
                     break
-                text += chosen
+                text += character
             texts.append(text)
         return texts

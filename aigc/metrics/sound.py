@@ -1,15 +1,17 @@
-"""Figures of sound: log-mel spectra, harmonicity, diversity, duration. Waves are (N, samples)."""
+"""Measures of sound: log-mel spectra, harmonicity, diversity, duration. Waves are (N, samples)."""
 
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc.metrics import TooFewRows
+
 BANDS = 32
 FRAMES = 32
-"""Of a log-mel picture, whatever the length of the clip."""
+"""Frames of a log-mel picture, whatever the length of the clip."""
 LOUD = 0.1
-"""A frame counts as sounding from this share of its clip's loudest frame on, in amplitude."""
+"""Amplitude from which a frame counts as sounding, relative to its clip's loudest frame."""
 PITCH_HZ = (60.0, 500.0)
 
 Waves = NDArray[np.float32]
@@ -28,8 +30,8 @@ def log_mel(waves: Waves, rate_hz: int) -> NDArray[np.float32]:
 
 def pooled(mel: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, bands, frames) -> (N, 8 bands): means over eighths of the time, for Fréchet distances."""
-    means = mel.reshape(*mel.shape[:2], 8, -1).mean(3).reshape(len(mel), -1)
-    return np.asarray(means, np.float32)
+    means = mel.reshape(*mel.shape[:2], 8, mel.shape[2] // 8).mean(3)
+    return np.asarray(means.reshape(len(mel), 8 * mel.shape[1]), np.float32)
 
 
 @lru_cache(maxsize=4)
@@ -55,11 +57,11 @@ def harmonicity(waves: Waves, rate_hz: int) -> NDArray[np.float64]:
     frames = (frames - frames.mean(2, keepdims=True)) * window
     lags = slice(int(rate_hz / PITCH_HZ[1]), int(rate_hz / PITCH_HZ[0]) + 1)
     own = _autocorrelation(window[None])[0]
-    found = _autocorrelation(frames)
-    level = np.sqrt(found[:, :, 0])
+    correlation = _autocorrelation(frames)
+    level = np.sqrt(correlation[:, :, 0])
     loud = level > LOUD * level.max(1, keepdims=True)
-    normal = found / np.maximum(found[:, :, :1], 1e-9) / (own / own[0])
-    # Beyond half of the window little of it overlaps itself, and noise is taken for pitch.
+    normal = correlation / np.maximum(correlation[:, :, :1], 1e-9) / (own / own[0])
+    # At lags beyond half of the window little of it overlaps, and noise looks like pitch.
     lags = slice(lags.start, min(lags.stop, size // 2))
     strongest = normal[:, :, lags].max(2).clip(0, 1)
     weight = loud / np.maximum(loud.sum(1, keepdims=True), 1)
@@ -80,7 +82,12 @@ def duration_s(waves: Waves, rate_hz: int) -> NDArray[np.float64]:
 
 
 def diversity(features: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Mean over classes of the root mean square distance of features (N, ...) from their mean."""
+    """Mean over classes of the root mean square distance of features (N, ...) from their mean.
+
+    Raises TooFewRows unless some class has two rows.
+    """
+    if len(np.unique(labels)) == len(labels):
+        raise TooFewRows(f"no class has two rows to differ, of {len(labels)}")
     flat = features.reshape(len(features), -1)
     spreads = [
         np.sqrt(((own - own.mean(0)) ** 2).sum(1).mean())

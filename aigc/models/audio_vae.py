@@ -1,8 +1,8 @@
-"""VAE of sounds whose decoder draws an envelope, a pitch and harmonics, heard through Griffin-Lim.
+"""VAE of sounds: a decoder to envelope, pitch and harmonics, made audible by Griffin-Lim.
 
-How that is compared with the data is in aigc/voice.py. The prior is a flow that is learned with the
-model, and goes on learning when encoder and decoder are done: a flow lags behind latents that move,
-and samples are then further from sounds than reconstructions are.
+aigc/nn/audio_decoder.py has the decoder and its likelihood. The prior is a flow that is trained
+with the model, and on its own after encoder and decoder are done: a flow lags behind latents that
+move, and its samples are then worse than reconstructions.
 """
 
 import itertools
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.config import DataConfig, OptimizerConfig, TrainConfig, require
-from aigc.flow import Flow
-from aigc.layers import activation, condition
 from aigc.model import Batch, Export, GenerativeModel, Phase
-from aigc.noise import Noise
-from aigc.posterior import bounded
-from aigc.signature import label_spec, latent_spec, sample_spec, vector_spec
-from aigc.spectrogram import LogMagnitude
-from aigc.voice import Decoder, Voice, VoiceConfig
+from aigc.nn.audio_decoder import Decoder, HarmonicSynthesizer, VoiceConfig
+from aigc.nn.flows import Flow
+from aigc.nn.layers import activation, condition, one_hot
+from aigc.nn.posteriors import bounded_log_variance
+from aigc.nn.spectrogram import LogMagnitude
+from aigc.nn.tensor_specs import label_spec, latent_spec, sample_spec, vector_spec
+from aigc.rng import BatchRNG
 
 COLLAPSED = 0.1
-"""KL in nats at which the latent says nothing of a sound."""
+"""KL in nats below which the latent carries no information about a sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +38,24 @@ class Config(VoiceConfig):
     latent: int = 16
     """Number of latent dimensions; even."""
     encoder_widths: tuple[int, ...] = (128, 128, 128)
-    """Channels after each halving of the frames."""
+    """Channels after each halving of the number of frames."""
     hidden: int = 128
-    """Width of the dense layers behind the latent."""
+    """Width of the dense layers after the latent."""
     narrowest: float = -5.0
-    """Log variance of the narrowest posterior, a standard deviation of 0.08: the wider posteriors
-    are, the less the prior can miss."""
+    """Log variance of the narrowest posterior, by default a standard deviation of 0.08: the wider
+    posteriors are, the less the prior can miss."""
     couplings: int = 10
-    """Of the flow that is the prior."""
+    """Number of couplings of the flow that is the prior."""
     prior_width: int = 192
-    """Of the dense layers in each."""
+    """Width of the dense layers in each coupling."""
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
     done: int = 56_000
-    """Samples seen from which on encoder and decoder stay as they are, and only the prior learns;
-    0 for none. Such a batch takes a sixth of the time."""
+    """Samples seen after which encoder and decoder are frozen and only the prior learns, which
+    takes
+    a sixth of the time; 0 for never."""
     decay: int = 20_000
-    """Samples before that over which the learning rate of both falls to nothing."""
+    """Samples before `done` over which the learning rate of both falls to 0."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1.5e-3, betas=(0.9, 0.99))
     )
@@ -87,44 +88,44 @@ class Encoder(nn.Module):
     def forward(self, level: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         moments = self.moments(condition(self.layers(level), label, self.num_classes))
         mu, logvar = moments.chunk(2, 1)
-        return mu, bounded(logvar, self.narrowest)
+        return mu, bounded_log_variance(logvar, self.narrowest)
 
 
-class Drawn(NamedTuple):
-    """What prepare() makes of a batch."""
+class PreparedBatch(NamedTuple):
+    """Result of prepare()."""
 
     level: Tensor
     label: Tensor | None
     z: Tensor
     """(N, latent), drawn from the posterior."""
     log_q: Tensor
-    """(N,) nats, the posterior's density there."""
+    """(N,) nats, the log density of the posterior at z."""
 
 
 class Model(GenerativeModel):
-    """Two phases: reconstruction in three views with KL to the flow, and the flow itself."""
+    """Two phases: reconstruction in three terms with the KL to the flow, and the flow itself."""
 
     family = "vae"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config: Config = config
-        self.voice = Voice(config)
+        self.voice = HarmonicSynthesizer(config)
         self.encoder = Encoder(config)
-        given = config.latent + config.num_classes
-        self.decoder = Decoder(config, given, config.hidden, self.voice.size)
+        inputs = config.latent + config.num_classes
+        self.decoder = Decoder(config, inputs, config.hidden, self.voice.size)
         self.prior = Flow(config.latent, config.num_classes, config.couplings, config.prior_width)
 
     def phases(self) -> tuple[Phase, ...]:
-        """The prior is fitted beside the networks, to what they made of the same batch."""
+        """The networks, and the prior, which is fitted to the latents of the same batch."""
         c, networks = self.config, nn.ModuleList([self.encoder, self.decoder])
         return (
             Phase(name="elbo", module=networks, optimizer=c.optimizer, until=c.done, decay=c.decay),
             Phase(name="prior", module=self.prior, optimizer=c.optimizer),
         )
 
-    def prepare(self, batch: Batch, noise: Noise, due: Collection[str]) -> Drawn:
-        """One draw of the posterior, with the encoder's graph only if that learns."""
+    def prepare(self, batch: Batch, noise: BatchRNG, due: Collection[str]) -> PreparedBatch:
+        """One draw of the posterior, with a gradient to the encoder only if `elbo` is due."""
         config = self.config
         label = batch["label"] if config.num_classes else None
         with torch.no_grad():
@@ -134,19 +135,20 @@ class Model(GenerativeModel):
             mu, logvar = (moment.to(eps.dtype) for moment in self.encoder(level, label))
             z = mu + (0.5 * logvar).exp() * eps
             log_q = -0.5 * (eps.square() + logvar + math.log(2 * math.pi)).sum(1)
-        return Drawn(level, label, z, log_q)
+        return PreparedBatch(level, label, z, log_q)
 
     def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: Drawn
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: PreparedBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Nats per sound; the KL term, estimated by the posterior's one draw, is ramped.
+        """Nats per sound: of `elbo`, reconstruction and the ramped KL; of `prior`, the KL alone.
 
-        Of the prior, the KL alone.
+        The KL is estimated from one draw of the posterior.
         """
         config, (level, label, z, log_q) = self.config, shared
+        classes = one_hot(label, config.num_classes, z.dtype)
         if phase == "prior":
-            return (log_q.detach() - self.prior.log_prob(z.detach(), label)).mean(), {}
-        kl = log_q - self.prior.log_prob(z, label)
+            return (log_q.detach() - self.prior.log_prob(z.detach(), classes)).mean(), {}
+        kl = log_q - self.prior.log_prob(z, classes)
         parameters = self.decoder(condition(z, label, config.num_classes)).to(z.dtype)
         terms = self.voice.nats(parameters, level)
         ramp = min(1.0, noise.samples / config.kl_ramp) if config.kl_ramp else 1.0
@@ -154,7 +156,7 @@ class Model(GenerativeModel):
         return loss, {name: v.mean().detach() for name, v in {**terms, "kl": kl}.items()}
 
     def collapsed(self, values: dict[str, float]) -> str:
-        """Nothing of a sound passes the latent."""
+        """The latent carries no information."""
         kl = values.get("prior/loss")
         if kl is None or abs(kl) > COLLAPSED:
             return ""
@@ -163,8 +165,8 @@ class Model(GenerativeModel):
     def exports(self) -> dict[str, Export]:
         """`sample`, `decode`, `encode` and `reconstruct`."""
         sound, label = sample_spec(self.config), label_spec(self.config)
-        given = vector_spec("latent", self.config.latent)
-        moments = (vector_spec("mu", given.shape[0]), vector_spec("logvar", given.shape[0]))
+        latent = vector_spec("latent", self.config.latent)
+        moments = (vector_spec("mu", latent.shape[0]), vector_spec("logvar", latent.shape[0]))
 
         def export(graph: str, module: nn.Module, first: TensorSpec, *out: TensorSpec) -> Export:
             signature = Signature(graph=graph, inputs=(first, *label), outputs=out)
@@ -172,7 +174,7 @@ class Model(GenerativeModel):
 
         return {
             "sample": export("generator.onnx", _Sample(self), latent_spec(self.config), sound),
-            "decode": export("decoder.onnx", _Decode(self), given, sound),
+            "decode": export("decoder.onnx", _Decode(self), latent, sound),
             "encode": export("encoder.onnx", _Encode(self), sound, *moments),
             "reconstruct": export(
                 "autoencoder.onnx", _Reconstruct(self), sound, replace(sound, name="reconstruction")
@@ -187,17 +189,19 @@ class _Decode(nn.Module):
         self.decoder, self.voice = model.decoder, model.voice
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        given = condition(latent, label, self.num_classes)
-        return self.voice(self.decoder(given))  # type: ignore[no-any-return]
+        inputs = condition(latent, label, self.num_classes)
+        return self.voice(self.decoder(inputs))  # type: ignore[no-any-return]
 
 
 class _Sample(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
+        self.num_classes = model.config.num_classes
         self.prior, self.decode = model.prior, _Decode(model)
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.decode(self.prior(latent, label), label)  # type: ignore[no-any-return]
+        z, _ = self.prior.inverse(latent, one_hot(label, self.num_classes, latent.dtype))
+        return self.decode(z, label)  # type: ignore[no-any-return]
 
 
 class _Encode(nn.Module):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from aigc.config import TrainConfig
-from aigc.layers import Downsampler, Upsampler, condition, upsampling_base
+from aigc.nn.layers import Downsampler, Upsampler, condition, upsampling_base
 from aigc.vae import VAE, VAEConfig
 
 

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from aigc.config import OptimizerConfig, TrainConfig, require
 from aigc.gan import GAN, GANConfig
-from aigc.layers import (
+from aigc.nn.layers import (
     Activation,
+    DiscriminatorHead,
     Downsampler,
     Upsampler,
-    Verdict,
     condition,
     downsampled,
     upsampling_base,
@@ -87,7 +87,7 @@ class Discriminator(nn.Module):
             config.dropout,
             config.spectral_norm,
         )
-        self.verdict = Verdict(
+        self.verdict = DiscriminatorHead(
             self.layers.features, config.num_classes, config.auxiliary > 0, config.spectral_norm
         )
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aigc.config import DataConfig, OptimizerConfig, TrainConfig
 from aigc.gan import GAN, GANConfig
-from aigc.layers import Dense, Verdict, condition
+from aigc.nn.layers import Dense, DiscriminatorHead, condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,9 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(nn.Flatten(), Dense(*widths))
         if config.discriminator_widths:
             self.layers.append(nn.LeakyReLU(0.2))
-        self.verdict = Verdict(widths[-1], config.num_classes, config.auxiliary > 0, False)
+        self.verdict = DiscriminatorHead(
+            widths[-1], config.num_classes, config.auxiliary > 0, False
+        )
 
     def forward(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.verdict(self.layers(x), label)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from aigc.config import TrainConfig
-from aigc.layers import Dense, condition
+from aigc.nn.layers import Dense, condition
 from aigc.vae import VAE, VAEConfig
 
 

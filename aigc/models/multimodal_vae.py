@@ -1,8 +1,8 @@
-"""Image, text and sound of one thing by a VAE whose experts are multiplied: one from another.
+"""VAE of image, text and sound of one thing, for generating any of them from any others.
 
-A product of experts (Wu & Goodman 2018, arXiv:1802.05335) over whichever subset is given says what
-the modalities share; beside it each has latents of its own, of which a flow knows how likely they
-are given what is shared.
+The posterior of the shared latents is a product of experts over the modalities that are given (Wu &
+Goodman 2018, arXiv:1802.05335). Image and sound have private latents beside them, whose density
+given the shared ones is a flow.
 """
 
 import math
@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aigc import losses
 from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.config import DataConfig, Modality, OptimizerConfig, TrainConfig, require
-from aigc.density import Flow, Mixture, moments, product
-from aigc.encoders import POOLED, AudioEncoder, ImageEncoder, TextEncoder, shifted
-from aigc.layers import Dense, Upsampler, upsampling_base
 from aigc.model import Batch, Export, GenerativeModel, Phase
-from aigc.noise import Noise
-from aigc.posterior import bounded
-from aigc.signature import latent_spec, optional_specs, part_spec
-from aigc.spectrogram import LogMagnitude
-from aigc.voice import Decoder, Voice, VoiceConfig
+from aigc.nn import losses
+from aigc.nn.audio_decoder import Decoder, HarmonicSynthesizer, VoiceConfig
+from aigc.nn.encoders import POOLED, AudioEncoder, ImageEncoder, TextEncoder, shifted
+from aigc.nn.flows import Flow, standard_normal_log_prob
+from aigc.nn.layers import Dense, Upsampler, upsampling_base
+from aigc.nn.mixture import Mixture
+from aigc.nn.posteriors import bounded_log_variance, expert_moments, product_of_experts
+from aigc.nn.spectrogram import LogMagnitude
+from aigc.nn.tensor_specs import latent_spec, optional_specs, part_spec
+from aigc.rng import BatchRNG
 
 IMAGE: Final = "image"
 TEXT: Final = "text"
@@ -37,8 +38,9 @@ TURNS = (
     *((1, 1, 0), (1, 0, 1), (0, 1, 1)),
     *((1, 1, 1),) * 2,
 )
-"""Subsets of the modalities that rows are seen through, as often as they are listed: an image alone
-is the hardest to tell."""
+"""Subsets of the modalities that rows are encoded from, each as often as it is listed: an image
+alone
+is the hardest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +58,13 @@ class Config(VoiceConfig):
     latent: int = 12
     """Latent dimensions that the modalities share."""
     private_image: int = 16
-    """Latent dimensions of the image alone; a text has none: what is shared says all of it."""
+    """Latent dimensions of the image alone; a text has none, the shared ones determine it."""
     private_audio: int = 16
     """Latent dimensions of the sound alone."""
     components: int = 40
-    """Gaussians in the density of what is shared."""
+    """Gaussians in the density of the shared latents."""
     flow_layers: int = 6
-    """Couplings in the density of what is private."""
+    """Couplings in the density of the private latents."""
     flow_width: int = 64
     """Hidden units of each coupling."""
     image_widths: tuple[int, ...] = (32, 64)
@@ -72,23 +74,24 @@ class Config(VoiceConfig):
     audio_widths: tuple[int, ...] = (96, 96)
     """Channels of the sound's convolutions, each of stride 2."""
     beta: float = 2.0
-    """Weight of the KL term of what is shared: what costs more there is left to the private."""
+    """Weight of the KL term of the shared latents; a higher one moves information into private
+    ones."""
     image_std: float = 0.15
     """Standard deviation of a pixel given the latents, in units of [-1, 1]."""
     shared_temperature: float = 0.8
-    """By which noise of what is shared is multiplied in samples: between two classes is nothing."""
+    """Factor of the shared noise in samples; below 1 fewer fall between two classes."""
     private_temperature: float = 0.95
-    """By which noise of what is private is multiplied."""
+    """Factor of the private noise in samples."""
     image_weight: float = 1.0
-    """Of the image's share of the loss."""
+    """Weight of the image in the loss."""
     text_weight: float = 10.0
-    """Of the text's share of the loss."""
+    """Weight of the text in the loss."""
     audio_weight: float = 0.3
-    """Of the sound's share of the loss."""
+    """Weight of the sound in the loss."""
     shift: int = 2
-    """Pixels by which the image that is looked at for what is shared is moved, at most."""
+    """Largest shift, in pixels, of the image before its shared latents are encoded."""
     jitter: float = 0.3
-    """Standard deviation of noise on what is looked at for what is shared."""
+    """Standard deviation of noise added before shared latents are encoded."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.99))
     )
@@ -110,12 +113,12 @@ class Config(VoiceConfig):
 
     @property
     def modality(self) -> Modality:
-        """Several."""
+        """`paired`."""
         return "paired"
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of each modality."""
+        """Shape of each modality."""
         return {IMAGE: self.shape, TEXT: (self.tokens,), AUDIO: (1, self.samples)}
 
     @property
@@ -124,13 +127,13 @@ class Config(VoiceConfig):
         return self.vocabulary
 
     @property
-    def known(self) -> int:
-        """Width of what image and sound are made from beside their own latents."""
+    def context(self) -> int:
+        """Width of write()'s second result, which image and sound are decoded from."""
         return self.latent + self.tokens * self.vocabulary
 
 
 class Networks(nn.Module):
-    """All that descends the ELBO."""
+    """All modules trained by the ELBO."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -138,7 +141,7 @@ class Networks(nn.Module):
         written = config.tokens, config.vocabulary
         image = config.shape, config.image_widths, config.hidden
         audio = config.stft, config.audio_widths, config.hidden
-        self.voice = Voice(config)
+        self.voice = HarmonicSynthesizer(config)
         self.shared = nn.ModuleDict(
             {
                 IMAGE: ImageEncoder(*image, 2 * s),
@@ -149,33 +152,48 @@ class Networks(nn.Module):
         self.private = nn.ModuleDict(
             {IMAGE: ImageEncoder(*image, 2 * u_image), AUDIO: AudioEncoder(*audio, 2 * u_audio)}
         )
-        size = config.flow_layers, config.flow_width
         self.flows = nn.ModuleDict(
-            {IMAGE: Flow(u_image, config.known, *size), AUDIO: Flow(u_audio, config.known, *size)}
+            {
+                name: Flow(
+                    size,
+                    config.context,
+                    config.flow_layers,
+                    config.flow_width,
+                    act="leaky_relu",
+                    mirrored=True,
+                )
+                for name, size in ((IMAGE, u_image), (AUDIO, u_audio))
+            }
         )
         widths = config.image_widths[::-1]
         self.image = Upsampler(
-            config.known + u_image, config.shape, widths, (2,) * len(widths), 4, "leaky_relu", False
+            config.context + u_image,
+            config.shape,
+            widths,
+            (2,) * len(widths),
+            4,
+            "leaky_relu",
+            False,
         )
         self.text = Dense(s, config.hidden, config.tokens * config.vocabulary)
-        self.audio = Decoder(config, config.known + u_audio, config.hidden, self.voice.size)
+        self.audio = Decoder(config, config.context + u_audio, config.hidden, self.voice.size)
         self.written = written
 
     def write(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the text (N, tokens, vocabulary), and what all else is made from: s beside
-        the text's probabilities, (N, known)."""
+        """Logits of the text (N, tokens, vocabulary), and s beside the text's probabilities,
+        (N, context), which image and sound are decoded from."""
         logits = self.text(s).to(s.dtype).unflatten(1, self.written)
         return logits, torch.cat([s, logits.softmax(2).flatten(1)], 1)
 
     def flow(self, name: str) -> Flow:
-        """The density of what is private to a modality."""
-        found = self.flows[name]
-        assert isinstance(found, Flow)
-        return found
+        """From standard normal noise to the private latents of a modality."""
+        flow = self.flows[name]
+        assert isinstance(flow, Flow)
+        return flow
 
 
 class Model(GenerativeModel):
-    """Two phases: the negative ELBO, and the density of what is shared."""
+    """Two phases: the negative ELBO, and the density of the shared latents."""
 
     family = "vae"
 
@@ -190,15 +208,15 @@ class Model(GenerativeModel):
         self.register_buffer("subsets", turns, persistent=False)
 
     def phases(self) -> tuple[Phase, ...]:
-        """The density is fitted beside the networks, to what they made of the same batch."""
+        """The networks, and the density, which is fitted to the latents of the same batch."""
         c = self.config
         return (
             Phase(name="elbo", module=self.networks, optimizer=c.optimizer),
             Phase(name="density", module=self.density, optimizer=c.density_optimizer),
         )
 
-    def prepare(self, batch: Batch, noise: Noise, due: Collection[str]) -> Any:
-        """The experts' moments, the spectrograms and which modalities each row has."""
+    def prepare(self, batch: Batch, noise: BatchRNG, due: Collection[str]) -> Any:
+        """The experts' moments, the spectrograms, and the modalities that each row has."""
         config = self.config
         like = batch[IMAGE]
         have = torch.stack([batch[f"mask/{name}"] for name in MODALITIES], 1)
@@ -210,17 +228,19 @@ class Model(GenerativeModel):
             sound = level + config.jitter * noise.normal("jitter/audio", *level.shape[1:])
             shared = self.networks.shared
             seen = {IMAGE: image, TEXT: batch[TEXT], AUDIO: sound}
-            experts = [moments(shared[name](seen[name]).to(like.dtype)) for name in MODALITIES]
+            experts = [
+                expert_moments(shared[name](seen[name]).to(like.dtype)) for name in MODALITIES
+            ]
         return experts, level, have
 
     def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: Any
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See GenerativeModel.loss."""
         experts, level, have = shared
         eps = noise.normal("shared", self.config.latent)
         if phase == "density":
-            mu, logvar = product([(m.detach(), v.detach()) for m, v in experts], have)
+            mu, logvar = product_of_experts([(m.detach(), v.detach()) for m, v in experts], have)
             loss = -self.density.log_prob(mu + (0.5 * logvar).exp() * eps).mean()
             return loss, {}
         return self._elbo(batch, noise, experts, level, have, eps)
@@ -228,7 +248,7 @@ class Model(GenerativeModel):
     def _elbo(
         self,
         batch: Batch,
-        noise: Noise,
+        noise: BatchRNG,
         experts: list[tuple[Tensor, Tensor]],
         level: Tensor,
         have: Tensor,
@@ -237,15 +257,15 @@ class Model(GenerativeModel):
         config, net = self.config, self.networks
         turn = (noise.uniform("subset") * len(self.subsets)).long()
         given = self.subsets.to(eps.dtype)[turn] * have
-        # A row that lacks all of its subset is seen whole.
+        # A row that lacks all of its subset is encoded from all that it has.
         given = torch.where(given.sum(1, keepdim=True) > 0, given, have)
-        mu, logvar = product(experts, given)
+        mu, logvar = product_of_experts(experts, given)
         s = mu + (0.5 * logvar).exp() * eps
         kl = losses.gaussian_kl(mu, logvar)
-        logits, known = net.write(s)
+        logits, context = net.write(s)
         nats = F.cross_entropy(logits.transpose(1, 2), batch[TEXT], reduction="none").sum(1)
-        raw, kl_image = self._drawn(IMAGE, batch[IMAGE], known, noise)
-        parameters, kl_audio = self._drawn(AUDIO, level, known, noise)
+        raw, kl_image = self._reconstruct(IMAGE, batch[IMAGE], context, noise)
+        parameters, kl_audio = self._reconstruct(AUDIO, level, context, noise)
         sound = net.voice.nats(parameters, level)
         parts = {
             IMAGE: kl_image - losses.gaussian_log_likelihood(raw, batch[IMAGE], config.image_std),
@@ -260,28 +280,31 @@ class Model(GenerativeModel):
         metrics = kls | {"text": nats} | sound
         return total.mean(), {k: v.mean().detach() for k, v in metrics.items()}
 
-    def _drawn(self, name: str, x: Tensor, known: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """What the posterior of a modality's own latents is decoded to, and its KL term, (N,)."""
+    def _reconstruct(
+        self, name: str, x: Tensor, context: Tensor, noise: BatchRNG
+    ) -> tuple[Tensor, Tensor]:
+        """A modality decoded from a draw of its private posterior, and the KL term of it, (N,)."""
         net = self.networks
-        mu, raw = net.private[name](x).to(known.dtype).chunk(2, 1)
-        logvar = bounded(raw)
+        mu, raw = net.private[name](x).to(context.dtype).chunk(2, 1)
+        logvar = bounded_log_variance(raw)
         eps = noise.normal(f"private/{name}", mu.shape[1])
         u = mu + (0.5 * logvar).exp() * eps
         log_q = -0.5 * (eps.square() + logvar + math.log(2 * math.pi)).sum(1)
-        drawn = getattr(net, name)(torch.cat([known, u], 1)).to(known.dtype)
-        return drawn, log_q - net.flow(name).log_prob(u, known)
+        decoded = getattr(net, name)(torch.cat([context, u], 1)).to(context.dtype)
+        noise_of_u, log_det = net.flow(name).inverse(u, context)
+        return decoded, log_q - (log_det + standard_normal_log_prob(noise_of_u))
 
     def exports(self) -> dict[str, Export]:
         """`sample` and `translate`."""
         config = self.config
         size = config.latent + config.private_image + config.private_audio
         noise = replace(latent_spec(config), shape=(size,))
-        chosen = TensorSpec(name="component", kind="uniform", dtype="float32", shape=(1,))
+        component = TensorSpec(name="component", kind="uniform", dtype="float32", shape=(1,))
         specs = [part_spec(config, name) for name in MODALITIES]
         given = [tensor for spec in specs for tensor in optional_specs(spec)]
-        made = tuple(replace(spec, name=f"new_{spec.name}") for spec in specs)
-        sample = Signature(graph="sample.onnx", inputs=(noise, chosen), outputs=tuple(specs))
-        translate = Signature(graph="translate.onnx", inputs=(*given, noise), outputs=made)
+        outputs = tuple(replace(spec, name=f"new_{spec.name}") for spec in specs)
+        sample = Signature(graph="sample.onnx", inputs=(noise, component), outputs=tuple(specs))
+        translate = Signature(graph="translate.onnx", inputs=(*given, noise), outputs=outputs)
         return {
             "sample": Export(module=_Sample(self), signature=sample),
             "translate": Export(module=_Translate(self), signature=translate),
@@ -289,7 +312,7 @@ class Model(GenerativeModel):
 
 
 class _Decode(nn.Module):
-    """What is shared, and noise for what is private, to all three."""
+    """Shared latents, and noise for private ones, to all three modalities."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -299,12 +322,12 @@ class _Decode(nn.Module):
         config, net = self.config, self.networks
         sizes = [config.latent, config.private_image, config.private_audio]
         eps = torch.split(noise, sizes, 1)
-        logits, known = net.write(s)
+        logits, context = net.write(s)
         heat = config.private_temperature
-        u_image = net.flow(IMAGE)(heat * eps[1], known)
-        u_audio = net.flow(AUDIO)(heat * eps[2], known)
-        image = net.image(torch.cat([known, u_image], 1)).clamp(-1, 1)
-        sound = net.voice(net.audio(torch.cat([known, u_audio], 1)))
+        u_image, _ = net.flow(IMAGE)(heat * eps[1], context)
+        u_audio, _ = net.flow(AUDIO)(heat * eps[2], context)
+        image = net.image(torch.cat([context, u_image], 1)).clamp(-1, 1)
+        sound = net.voice(net.audio(torch.cat([context, u_audio], 1)))
         return image, logits.argmax(2), sound
 
 
@@ -339,9 +362,9 @@ class _Translate(nn.Module):
         config = self.decode.config
         seen = (image, text, self.seen(audio))
         pairs = zip(MODALITIES, seen, strict=True)
-        experts = [moments(self.shared[name](x)) for name, x in pairs]
+        experts = [expert_moments(self.shared[name](x)) for name, x in pairs]
         given = torch.stack([image_given, text_given, audio_given], 1)
-        mu, logvar = product(experts, given)
+        mu, logvar = product_of_experts(experts, given)
         s = mu + (0.5 * logvar).exp() * latent[:, : config.latent]
         return self.decode(s, latent)  # type: ignore[no-any-return]
 

@@ -16,11 +16,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 from aigc.artifact.manifest import Signature
 from aigc.config import DataConfig, TrainConfig, require
 from aigc.gan import GAN, GANConfig
-from aigc.layers import Verdict, activation, check_positive, condition
 from aigc.model import Batch, Export
-from aigc.noise import Noise
-from aigc.signature import label_spec, latent_spec, sample_spec
-from aigc.spectrogram import STFT, GriffinLim, check_griffin_lim, check_waveform
+from aigc.nn.layers import DiscriminatorHead, activation, check_positive, condition
+from aigc.nn.spectrogram import STFT, GriffinLim, check_griffin_lim, check_waveform
+from aigc.nn.tensor_specs import label_spec, latent_spec, sample_spec
+from aigc.rng import BatchRNG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,10 @@ class Config(GANConfig):
     floor: float = 1e-3
     """Magnitudes below, as a share of full scale, count as silence."""
     iterations: int = 2
-    """Of Griffin-Lim, in the graph that is served. Each one multiplies what rounding changes: two
-    keep a sample within 1e-5 alone and in any batch."""
+    """Iterations of Griffin-Lim in the exported graph. Each one amplifies rounding errors: with
+    two, a sample is the same within 1e-5 alone and in any batch."""
     momentum: float = 0.5
-    """Of Griffin-Lim."""
+    """Momentum of Griffin-Lim."""
     generator_widths: tuple[int, ...] = (256, 256, 192, 128)
     """Channels at the fewest frames, and after each doubling of them."""
     style: int = 96
@@ -127,7 +127,7 @@ class Discriminator(nn.Module):
             channels = c_out
         features = channels * stft.frames // 2 ** (len(widths) - 1)
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        self.verdict = Verdict(
+        self.verdict = DiscriminatorHead(
             features, config.num_classes, config.auxiliary > 0, config.spectral_norm
         )
 
@@ -147,18 +147,18 @@ class Model(GAN):
     def __init__(self, config: Config) -> None:
         super().__init__(config, Generator(config), Discriminator(config))
 
-    def prepare(self, batch: Batch, noise: Noise, due: Collection[str]) -> Any:
+    def prepare(self, batch: Batch, noise: BatchRNG, due: Collection[str]) -> Any:
         """The batch's own spectrograms beside the fakes and their labels."""
         return self._seen(batch), super().prepare(batch, noise, due)
 
     def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: Any
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See GenerativeModel.loss."""
         seen, fakes = shared
         return super().loss(phase, seen, noise, fakes)
 
-    def distributions(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def distributions(self, batch: Batch, noise: BatchRNG) -> dict[str, Tensor]:
         """Logits of the discriminator on real and fake."""
         seen, (fake, label) = self.prepare(batch, noise, ())
         return {

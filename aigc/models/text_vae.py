@@ -1,4 +1,4 @@
-"""Sequence VAE (Bowman et al. 2016, arXiv:1511.06349): texts of tokens, written one by one."""
+"""Sequence VAE (Bowman et al. 2016, arXiv:1511.06349): texts of tokens, generated one by one."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,33 +11,34 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.artifact.vocabulary import END
 from aigc.config import DataConfig, Modality, ModelConfig, OptimizerConfig, TrainConfig, require
-from aigc.layers import condition
 from aigc.model import Batch, Export, GenerativeModel, Phase
-from aigc.noise import Noise
-from aigc.posterior import Blurred, Learned, Posterior
-from aigc.signature import (
+from aigc.nn.autoregressive import AutoregressiveModule
+from aigc.nn.layers import condition
+from aigc.nn.posteriors import FixedNoisePosterior, LearnedPosterior, Posterior
+from aigc.nn.tensor_specs import (
     label_spec,
     latent_spec,
     setting_spec,
     text_spec,
+    token_sampling_specs,
     token_spec,
     vector_spec,
-    writing_specs,
 )
-from aigc.stepped import Stepped
+from aigc.rng import BatchRNG
 
 ACTIVE = 0.01
 """Variance of a posterior mean over texts above which a latent dimension counts as in use."""
 
 COLLAPSED = 0.1
-"""KL in nats at which the latent says nothing of a text."""
+"""KL in nats below which the latent carries no information about a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ModelConfig):
-    """Convolutions read a text, a GRU writes it; what keeps the latent in use.
+    """A convolutional encoder, a GRU decoder, and measures against posterior collapse.
 
-    The posteriors of aigc/posterior.py: Learned where `blur` is 0, else Blurred.
+    The posterior (aigc/nn/posteriors.py) is LearnedPosterior if `blur` is 0, else
+    FixedNoisePosterior.
     """
 
     shape: tuple[int, ...] = (44,)
@@ -49,28 +50,28 @@ class Config(ModelConfig):
     embedding: int = 32
     """Width of a token's embedding."""
     width: int = 256
-    """Of the GRU that writes."""
+    """Width of the decoder's GRU."""
     encoder_widths: tuple[int, ...] = (64, 128)
-    """Channels of the convolutions that read, each of stride 2."""
+    """Channels of the encoder's convolutions, each of stride 2."""
     word_dropout: float = 0.0
-    """Share of the tokens hidden from the GRU in training, so that it must ask the latent."""
+    """Share of the tokens hidden from the GRU in training, so that it must use the latent."""
     dropout: float = 0.0
-    """Share of what the GRU gives that is dropped in training, the same for all of a text's tokens
-    (Gal & Ghahramani 2016, arXiv:1512.05287)."""
+    """Share of the GRU's outputs dropped in training, the same for all tokens of a text (Gal &
+    Ghahramani 2016, arXiv:1512.05287)."""
     kl_floor: float = 4.0
-    """Free bits: below so many nats per text the KL term costs nothing more."""
+    """Free bits: nats per text below which the KL term costs nothing."""
     kl_ramp: int = 20_000
     """Samples seen over which the weight of the KL term grows from 0 to 1."""
     blur: float = 0.0
-    """Noise in the latents that texts are sampled from: the standard deviation, 0 to learn one."""
+    """Standard deviation of the noise in latents that texts are sampled from; 0 to learn it."""
     clear: float = 0.35
-    """Noise in the latents that texts are encoded to and decoded from, where `blur` is not 0."""
+    """Standard deviation of the noise in encoded latents, if `blur` is not 0."""
     spread: float = 1.0
-    """Factor of the latents that texts are sampled from, where a caller gives none and `blur` is
-    not 0: below 1 fewer of the rare (as the temperature of Kingma & Dhariwal 2018,
-    arXiv:1807.03039, section 5)."""
+    """Default factor of the latents that texts are sampled from, if `blur` is not 0: below 1 rare
+    texts become fewer (as the temperature of Kingma & Dhariwal 2018, arXiv:1807.03039, section
+    5)."""
     temperature: float = 1.0
-    """Of sampling, where a caller gives none."""
+    """Default temperature of sampling."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=2e-3, betas=(0.9, 0.99))
     )
@@ -105,7 +106,7 @@ class Config(ModelConfig):
 
 
 class Encoder(nn.Module):
-    """Convolutions over the whole row: (N, L) int64, labels -> (N, outputs)."""
+    """Convolutions over the whole row: tokens (N, L) int64, labels (N,) -> (N, outputs)."""
 
     def __init__(self, config: Config, outputs: int) -> None:
         super().__init__()
@@ -125,33 +126,33 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A GRU that is given the latent beside every token, and begins at the end of no text."""
+    """A GRU with the latent as input beside every token; the token before the first is an end."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.num_classes, self.hidden = config.num_classes, config.vocabulary
         self.blurred = config.blur > 0
-        # One more than the vocabulary: what stands for a token that is hidden.
+        # One more than the vocabulary: the last row stands for a hidden token.
         self.embedding = nn.Embedding(config.vocabulary + 1, config.embedding)
-        given = config.embedding + config.latent + config.num_classes + self.blurred
-        self.gru = nn.GRU(given, config.width, batch_first=True)
+        inputs = config.embedding + config.latent + config.num_classes + self.blurred
+        self.gru = nn.GRU(inputs, config.width, batch_first=True)
         self.logits = nn.Linear(config.width, config.vocabulary)
 
-    def given(self, z: Tensor, label: Tensor | None, blur: Tensor | None) -> Tensor:
-        """What is beside every token: z: (N, latent), label and blur (N,) -> (N, ...)."""
-        known = condition(z, label, self.num_classes)
-        return known if blur is None else torch.cat([known, blur[:, None].to(z.dtype)], 1)
+    def context(self, z: Tensor, label: Tensor | None, blur: Tensor | None) -> Tensor:
+        """The input beside every token. z: (N, latent), label and blur: (N,) -> (N, ...)."""
+        context = condition(z, label, self.num_classes)
+        return context if blur is None else torch.cat([context, blur[:, None].to(z.dtype)], 1)
 
     def forward(
-        self, known: Tensor, before: Tensor, lengths: Tensor, kept: Tensor | None = None
+        self, context: Tensor, before: Tensor, lengths: Tensor, kept: Tensor | None = None
     ) -> PackedSequence:
-        """Logits of each text's next tokens: of its tokens alone, which are half of the rows.
+        """Logits of the next tokens, packed: padding, which is half of the rows, is not computed.
 
-        known: (N, ...) as given() has it, before: (N, L) int64, lengths: (N,) on the CPU; what the
-        GRU gives is multiplied by kept: (N, width).
+        context: (N, ...) of context(); before: (N, L) int64, the previous tokens; lengths: (N,) on
+        the CPU; kept: (N, width), the dropout mask of the GRU's outputs.
         """
-        known = known[:, None].expand(-1, before.shape[1], -1)
-        h, _ = self.gru(packed(torch.cat([self.embedding(before), known], 2), lengths))
+        context = context[:, None].expand(-1, before.shape[1], -1)
+        h, _ = self.gru(packed(torch.cat([self.embedding(before), context], 2), lengths))
         x = h.data
         if kept is not None:
             x = x * packed(kept[:, None].expand(-1, before.shape[1], -1), lengths).data
@@ -167,9 +168,9 @@ class Model(GenerativeModel):
         super().__init__()
         self.config: Config = config
         self.posterior: Posterior = (
-            Blurred(config.latent, config.blur, config.clear)
+            FixedNoisePosterior(config.latent, config.blur, config.clear)
             if config.blur
-            else Learned(config.latent, config.kl_floor, config.kl_ramp)
+            else LearnedPosterior(config.latent, config.kl_floor, config.kl_ramp)
         )
         self.encoder, self.decoder = Encoder(config, self.posterior.outputs), Decoder(config)
 
@@ -178,14 +179,14 @@ class Model(GenerativeModel):
         return (Phase(name="elbo", module=self, optimizer=self.config.optimizer),)
 
     def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: Any
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the posterior makes of the texts' likelihoods and of its own KL, nats per text."""
+        """The posterior's objective of the texts' likelihoods, in nats per text."""
         config, text = self.config, batch["text"]
         label = batch["label"] if config.num_classes else None
         eps = noise.normal("posterior", config.latent)
         raw = self.encoder(text, label).to(eps.dtype)
-        mu, logvar, blur = self.posterior.drawn_from(raw, noise)
+        mu, logvar, blur = self.posterior.training_moments(raw, noise)
         z = mu + (0.5 * logvar).exp() * eps
         before = F.pad(text[:, :-1], (1, 0), value=END)
         if config.word_dropout:
@@ -193,33 +194,33 @@ class Model(GenerativeModel):
             before = before.masked_fill(hidden, self.decoder.hidden)
         kept = None
         if config.dropout:
-            drawn = noise.uniform("dropout", config.width)
-            kept = (drawn >= config.dropout).to(z.dtype) / (1 - config.dropout)
+            uniform = noise.uniform("dropout", config.width)
+            kept = (uniform >= config.dropout).to(z.dtype) / (1 - config.dropout)
         lengths = written(text).sum(1).cpu()
-        logits = self.decoder(self.decoder.given(z, label, blur), before, lengths, kept)
-        each = F.cross_entropy(
+        logits = self.decoder(self.decoder.context(z, label, blur), before, lengths, kept)
+        token_nats = F.cross_entropy(
             logits.data.to(z.dtype), packed(text, lengths).data, reduction="none"
         )
-        nats = pad_packed_sequence(logits._replace(data=each), batch_first=True)[0].sum(1)
+        nats = pad_packed_sequence(logits._replace(data=token_nats), batch_first=True)[0].sum(1)
         loss, metrics = self.posterior.objective(nats, mu, logvar, noise)
         active = (mu.detach().var(0, correction=0) > ACTIVE).sum().to(nats.dtype)
         return loss, {name: x.detach() for name, x in metrics.items()} | {"active_units": active}
 
     def collapsed(self, values: dict[str, float]) -> str:
-        """Nothing of a text passes the latent: the decoder has become a model of language alone."""
+        """The decoder ignores the latent: it has become a language model."""
         kl, active = values.get("elbo/kl"), values.get("elbo/active_units")
         if kl is None or active is None:
             return ""
-        told = values.get("elbo/told", kl)
-        if min(kl, told) > COLLAPSED and active >= 1:
+        used = min(kl, values.get("elbo/information_gain", kl))
+        if used > COLLAPSED and active >= 1:
             return ""
         return (
-            f"posterior collapse: KL {kl:.2g} nats, of which the decoder uses {min(kl, told):.2g},"
+            f"posterior collapse: KL {kl:.2g} nats, of which the decoder uses {used:.2g},"
             f" {active:.2g} latent dimensions in use; raise kl_floor, kl_ramp or word_dropout"
         )
 
     def exports(self) -> dict[str, Export]:
-        """`step` is the decoder's graph, which `sample` and `decode` run; and `encode`."""
+        """`sample` and `decode`, which run the graph of `step` token by token, and `encode`."""
         config, label = self.config, label_spec(self.config)
         latent = vector_spec("latent", config.latent)
         state, logits = vector_spec("state", config.width), vector_spec("logits", config.vocabulary)
@@ -234,31 +235,31 @@ class Model(GenerativeModel):
             inputs=(latent, state, token_spec(config), *clear, *label),
             outputs=(logits, replace(state, name="next_state")),
         )
-        noise, heat, *limits = writing_specs(config)
+        noise, heat, *limits = token_sampling_specs(config)
         settings = (replace(heat, default=config.temperature), *limits)
-        chosen = {"blur": config.blur, "spread": config.spread}
-        blurred = tuple(replace(spec, default=chosen[spec.name]) for spec in clear)
+        defaults = {"blur": config.blur, "spread": config.spread}
+        blurred = tuple(replace(spec, default=defaults[spec.name]) for spec in clear)
         module = (_BlurredStep if config.blur else _Step)(self.decoder)
 
-        def by_steps(*inputs: TensorSpec) -> Export:
+        def autoregressive(*inputs: TensorSpec) -> Export:
             text = (text_spec(config),)
             signature = Signature(graph=step.graph, inputs=inputs, outputs=text, step="step")
-            return Export(module=Stepped(signature, step, module), signature=signature)
+            return Export(module=AutoregressiveModule(signature, step, module), signature=signature)
 
         moments = (vector_spec("mu", config.latent), vector_spec("logvar", config.latent))
         encode = Signature(
             graph="encoder.onnx", inputs=(text_spec(config), *label), outputs=moments
         )
         return {
-            "sample": by_steps(latent_spec(config), *label, noise, *settings, *blurred),
-            "decode": by_steps(latent, *label, limits[-1], *clear),
+            "sample": autoregressive(latent_spec(config), *label, noise, *settings, *blurred),
+            "decode": autoregressive(latent, *label, limits[-1], *clear),
             "encode": Export(module=_Encode(self), signature=encode),
             "step": Export(module=module, signature=step),
         }
 
 
 class _Step(nn.Module):
-    """One token of the decoder: what its GRU computes at one position."""
+    """The decoder at one position."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
@@ -268,12 +269,12 @@ class _Step(nn.Module):
         self, latent: Tensor, state: Tensor, token: Tensor, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """latent: (N, latent), state: (N, width), token: (N,) int64."""
-        return self.step(self.decoder.given(latent, label, None), state, token)
+        return self.step(self.decoder.context(latent, label, None), state, token)
 
-    def step(self, known: Tensor, state: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and the next state, of what is beside the token and the state before."""
+    def step(self, context: Tensor, state: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and the next state. context: (N, ...), state: (N, width), token: (N,)."""
         decoder, gru = self.decoder, self.decoder.gru
-        x = torch.cat([decoder.embedding(token), known], 1)
+        x = torch.cat([decoder.embedding(token), context], 1)
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         w_ih, w_hh, b_ih, b_hh = (gru.get_parameter(name) for name in names)
         h = torch.gru_cell(x, state, w_ih, w_hh, b_ih, b_hh)
@@ -291,8 +292,8 @@ class _BlurredStep(_Step):
         label: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See _Step; blur, spread: (N,)."""
-        known = self.decoder.given(spread[:, None] * latent, label, blur)
-        return self.step(known, state, token)
+        context = self.decoder.context(spread[:, None] * latent, label, blur)
+        return self.step(context, state, token)
 
 
 class _Encode(nn.Module):
@@ -305,12 +306,12 @@ class _Encode(nn.Module):
 
 
 def packed(x: Tensor, lengths: Tensor) -> PackedSequence:
-    """(N, L, ...) without what is behind each row's length: (N,) int64 on the CPU."""
+    """(N, L, ...) without padding; lengths: (N,) int64 on the CPU."""
     return pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
 
 
 def written(text: Tensor) -> Tensor:
-    """(N, L) int64 -> (N, L) bool: the tokens of each text and its first end."""
+    """(N, L) int64 -> (N, L) bool: True for the tokens of each text and its first end."""
     ended = (text == END).int()
     return (ended.cumsum(1) - ended) == 0
 
@@ -329,7 +330,7 @@ def numbers() -> TrainConfig:
 
 
 def names() -> TrainConfig:
-    """Surnames, of which most were never seen in training; three minutes of one core."""
+    """Surnames, most of whose samples do not occur in training; three minutes of one core."""
     run = numbers()
     return replace(
         run,

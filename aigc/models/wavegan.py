@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from aigc.config import DataConfig, OptimizerConfig, TrainConfig, require
 from aigc.gan import GAN, GANConfig
-from aigc.layers import Verdict, activation, check_positive, condition
 from aigc.model import Batch
-from aigc.noise import Noise
-from aigc.spectrogram import check_waveform
+from aigc.nn.layers import DiscriminatorHead, activation, check_positive, condition
+from aigc.nn.spectrogram import check_waveform
+from aigc.rng import BatchRNG
 
 KERNEL = 25
 STRIDE = 4
@@ -91,17 +91,17 @@ class Discriminator(nn.Module):
             for c_in, c_out in itertools.pairwise((1, *widths))
         )
         self.activation = activation("leaky_relu")
-        self.verdict = Verdict(
+        self.verdict = DiscriminatorHead(
             widths[-1] * (config.shape[1] // STRIDE ** len(widths)),
             config.num_classes,
             config.auxiliary > 0,
             False,
         )
         self.shuffle = config.shuffle
-        self._noise: Noise | None = None
+        self._noise: BatchRNG | None = None
 
     @contextmanager
-    def shuffled(self, noise: Noise) -> Iterator[None]:
+    def shuffled(self, noise: BatchRNG) -> Iterator[None]:
         """Meanwhile layers are moved by what `noise` draws for every row; else by nothing."""
         self._noise = noise if self.shuffle else None
         try:
@@ -116,7 +116,7 @@ class Discriminator(nn.Module):
                 x = phase_shuffle(x, self._moves(self._noise, layer, len(x)), self.shuffle)
         return self.verdict(x.flatten(1), label)  # type: ignore[no-any-return]
 
-    def _moves(self, noise: Noise, layer: int, rows: int) -> Tensor:
+    def _moves(self, noise: BatchRNG, layer: int, rows: int) -> Tensor:
         """(rows,) in [-shuffle, shuffle]: real and fake rows each have their own."""
         parts = range(rows // noise.size)
         drawn = [noise.integers(f"shuffle/{layer}/{i}", 2 * self.shuffle + 1) for i in parts]
@@ -144,7 +144,7 @@ class Model(GAN):
         super().__init__(config, Generator(config), Discriminator(config))
 
     def loss(
-        self, phase: str, batch: Batch, noise: Noise, shared: Any
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See GenerativeModel.loss."""
         with self.discriminator.shuffled(noise):

@@ -19,16 +19,17 @@ class Check:
     sources: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR|FILE|-")
     ] = (".",)
-    """What to check, several together as one set: a folder with a kustomization (rendered by
+    """Manifests to check, several together as one set: a folder with a kustomization (rendered by
     kustomize or kubectl, whichever is installed), another folder (its YAML and JSON files), a file,
     or - for stdin."""
     external: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND/NAME")] = ()
-    """What exists outside of the set and may be named, such as Secret/registry or Secret/tls-*.
-    Pods that selectors may mean go by their labels: Pod/app=gateway,tier=front. In the manifests
-    the annotation aigc/external: "Secret/registry, ..." says the same for the object that bears it.
-    What every cluster has needs no declaration, nor does an optional reference, nor what KubeRay,
-    prometheus-operator, KServe, cert-manager, external-secrets and sealed-secrets make. A Secret
-    whose content may stand in the manifests says why in the annotation aigc/plain-text."""
+    """Objects that exist outside of the set and may be referred to, such as Secret/registry or
+    Secret/tls-*. Pods that selectors may select are declared by their labels:
+    Pod/app=gateway,tier=front. In the manifests, the annotation aigc/external: "Secret/registry,
+    ..." does the same for one object. No declaration is needed for objects that every cluster has,
+    for optional references, and for objects created by KubeRay, prometheus-operator, KServe,
+    cert-manager, external-secrets and sealed-secrets. The annotation aigc/plain-text gives the
+    reason why the content of a Secret may be in the manifests."""
     skip: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RULE")] = ()
     """Rules or families of rules to leave out, such as images or images/pinned."""
     json: bool = False
@@ -45,23 +46,34 @@ def command(argv: list[str]) -> int:
         return 2
     wish = tyro.cli(Check, args=rest, prog="aigc k8s check", description=_description())
     try:
-        manifests = Manifests(render.manifests(wish.sources), wish.external)
-        found, skipped = check(manifests, wish.skip)
+        documents, unreadable = render.collect(wish.sources)
+        manifests = Manifests(documents, wish.external)
+        findings, skipped, failed = check(manifests, wish.skip)
     except ValueError as error:
-        print(f"aigc k8s check: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
-    for each in found:
+    for each in findings:
         print(json.dumps(asdict(each)) if wish.json else each)
     for name, reason in skipped.items():
-        print(f"aigc k8s check: rule {name} was skipped: {reason}", file=sys.stderr)
-    objects = len(manifests.all)
-    print(f"{objects} objects, {len(found)} findings", file=sys.stderr)
-    return 1 if found else 0
+        _complain(f"rule {name} was skipped: {reason}")
+    for name, reason in failed.items():
+        _complain(f"rule {name} failed on these manifests, which is a mistake of it: {reason}")
+    for message in unreadable:
+        _complain(message)
+    summary = f"{len(manifests.all)} objects, {len(findings)} findings"
+    if unreadable:
+        summary += f", {len(unreadable)} not read: what is there may be found missing elsewhere"
+    print(summary, file=sys.stderr)
+    return 2 if unreadable or failed else int(bool(findings))
+
+
+def _complain(message: str) -> None:
+    print(f"aigc k8s check: {message}", file=sys.stderr)
 
 
 def _description() -> str:
     lines = (f"  {name:<30} {_first_line(rule)}" for name, rule in rules().items())
-    status = "Exit status 0: nothing found, 1: findings, 2: not checked."
+    status = "Exit status 0: nothing found, 1: findings, 2: not all of it could be checked."
     return "\n".join([Check.__doc__ or "", "", status, "", "Rules:", *lines])
 
 

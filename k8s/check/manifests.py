@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from k8s.check.clusters import Cluster, Job, clusters, jobs
-from k8s.check.objects import Object, Objects, table, tables, word
-from k8s.check.pods import Pods, all_pods
+from k8s.check import operators
+from k8s.check.labels import Labelled
+from k8s.check.objects import Object, Objects, get_mapping, get_string, iter_mappings
+from k8s.check.pods import PodTemplate, all_pods
+from k8s.check.ray_clusters import Cluster, Job, clusters, generated_secret, jobs
 from k8s.check.services import Service, services
 
 
@@ -14,7 +16,7 @@ class Manifests(Objects):
     """Objects, and what Kubernetes and its operators would make of them."""
 
     @cached_property
-    def pods(self) -> list[Pods]:
+    def pods(self) -> list[PodTemplate]:
         return all_pods(self)
 
     @cached_property
@@ -29,23 +31,62 @@ class Manifests(Objects):
     def jobs(self) -> list[Job]:
         return list(jobs(self))
 
-    def pods_in(self, namespace: str) -> list[Pods]:
-        return [pods for pods in self.pods if pods.owner.namespace == namespace]
+    @cached_property
+    def labelled_pods(self) -> Labelled[PodTemplate]:
+        return Labelled((pods.owner.namespace, pods.labels, pods) for pods in self.pods)
+
+    @cached_property
+    def labelled_services(self) -> Labelled[Service]:
+        return Labelled((each.namespace, each.labels, each) for each in self.services)
+
+    @cached_property
+    def _pods_of(self) -> dict[int, list[PodTemplate]]:
+        found: dict[int, list[PodTemplate]] = {}
+        for pods in self.pods:
+            found.setdefault(id(pods.owner), []).append(pods)
+        return found
+
+    def pods_of(self, owner: Object) -> list[PodTemplate]:
+        """Pods that are made of an object of the set."""
+        return self._pods_of.get(id(owner), [])
+
+    @cached_property
+    def _service_names(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for each in self.services:
+            found.setdefault(each.namespace, []).append(each.name)
+        return found
+
+    def service_names(self, namespace: str) -> list[str]:
+        """Names of the Services of a namespace, those that operators make among them."""
+        return self._service_names.get(namespace, [])
+
+    @cached_property
+    def generated_secrets(self) -> set[tuple[str, str]]:
+        """(namespace, name) of the Secrets that operators make."""
+        names = {
+            (cluster.owner.namespace, secret)
+            for cluster in self.clusters
+            if (secret := generated_secret(cluster))
+        }
+        return names | set(operators.secrets(self))
 
     def variable(self, by: Object, container: Mapping[str, Any], name: str) -> str | None:
         """A container's environment variable, as far as the set says what it is."""
-        for _, each in tables(container, "env"):
+        for _, each in iter_mappings(container, "env"):
             if each.get("name") == name:
-                named = table(each, "valueFrom", "configMapKeyRef")
-                found = self.find("ConfigMap", word(named, "name"), by.namespace)
-                data = table(found.document, "data") if found else {}
-                return word(each, "value") or word(data, word(named, "key")) or None
-        for _, each in reversed(tables(container, "envFrom")):  # the last one wins
-            prefix = word(each, "prefix")
-            found = self.find("ConfigMap", word(each, "configMapRef", "name"), by.namespace)
-            data = table(found.document, "data") if found else {}
+                named = get_mapping(each, "valueFrom", "configMapKeyRef")
+                found = self.find("ConfigMap", get_string(named, "name"), by.namespace)
+                data = get_mapping(found.document, "data") if found else {}
+                return (
+                    get_string(each, "value") or get_string(data, get_string(named, "key")) or None
+                )
+        for _, each in reversed(iter_mappings(container, "envFrom")):  # the last one wins
+            prefix = get_string(each, "prefix")
+            found = self.find("ConfigMap", get_string(each, "configMapRef", "name"), by.namespace)
+            data = get_mapping(found.document, "data") if found else {}
             if name.startswith(prefix) and name.removeprefix(prefix) in data:
-                return word(data, name.removeprefix(prefix))
+                return get_string(data, name.removeprefix(prefix))
         return None
 
     def outside(self, kind: str, by: Object) -> list[Mapping[str, str]]:

@@ -1,17 +1,19 @@
-"""Objects as rendered: typed access that survives whatever stands in them."""
+"""Objects as rendered, with typed access that tolerates malformed content."""
 
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 ANNOTATION = "aigc/external"
-"""On an object: what it refers to that is made elsewhere, as "Kind/name, Kind/name"."""
+"""Annotation of an object with its references to objects outside of the set: "Kind/name,
+Kind/name"."""
 
 _GROUPS = {
     **dict.fromkeys(("ConfigMap", "Secret", "Service", "ServiceAccount", "Pod", "Namespace"), ""),
-    **dict.fromkeys(("PersistentVolumeClaim", "ReplicationController"), ""),
+    **dict.fromkeys(("PersistentVolumeClaim", "ReplicationController", "LimitRange"), ""),
     **dict.fromkeys(("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"), "apps"),
     **dict.fromkeys(("Job", "CronJob"), "batch"),
     **dict.fromkeys(("Ingress", "NetworkPolicy"), "networking.k8s.io"),
@@ -20,11 +22,11 @@ _GROUPS = {
     "Alertmanager": "monitoring.coreos.com",
     "InferenceService": "serving.kserve.io",
 }
-"""API group of kinds that rules ask for: others have a Service and an Ingress too."""
+"""API group of the kinds that rules look for; other groups have a Service and an Ingress too."""
 
 
-def dig(value: Any, *path: str | int) -> Any:
-    """What stands at a path, or None where the path ends early."""
+def get_path(value: Any, *path: str | int) -> Any:
+    """The value at a path, or None if the path ends early."""
     for step in path:
         if isinstance(step, int):
             there = isinstance(value, list) and step < len(value)
@@ -36,39 +38,39 @@ def dig(value: Any, *path: str | int) -> Any:
     return value
 
 
-def table(value: Any, *path: str | int) -> Mapping[str, Any]:
-    """The mapping at a path; an empty one if something else stands there."""
-    found = dig(value, *path)
-    return found if isinstance(found, Mapping) else {}
+def get_mapping(value: Any, *path: str | int) -> Mapping[str, Any]:
+    """The mapping at a path; an empty one for other values."""
+    member = get_path(value, *path)
+    return member if isinstance(member, Mapping) else {}
 
 
-def rows(value: Any, *path: str | int) -> list[Any]:
-    """The list at a path; an empty one if something else stands there."""
-    found = dig(value, *path)
-    return found if isinstance(found, list) else []
+def get_list(value: Any, *path: str | int) -> list[Any]:
+    """The list at a path; an empty one for other values."""
+    member = get_path(value, *path)
+    return member if isinstance(member, list) else []
 
 
-def tables(value: Any, *path: str | int) -> list[tuple[int, Mapping[str, Any]]]:
-    """(index, mapping) of the list at a path."""
-    return [(i, each) for i, each in enumerate(rows(value, *path)) if isinstance(each, Mapping)]
+def iter_mappings(value: Any, *path: str | int) -> list[tuple[int, Mapping[str, Any]]]:
+    """(index, mapping) of the mappings in the list at a path."""
+    return [(i, each) for i, each in enumerate(get_list(value, *path)) if isinstance(each, Mapping)]
 
 
-def word(value: Any, *path: str | int) -> str:
-    """The string at a path; "" if something else stands there."""
-    found = dig(value, *path)
-    return found if isinstance(found, str) else ""
+def get_string(value: Any, *path: str | int) -> str:
+    """The string at a path; "" for other values."""
+    member = get_path(value, *path)
+    return member if isinstance(member, str) else ""
 
 
-def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def iter_strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """(path, string) of every string below a value."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, Mapping):
         for key, below in value.items():
-            yield from strings(below, f"{path}.{key}" if path else str(key))
+            yield from iter_strings(below, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list):
         for index, below in enumerate(value):
-            yield from strings(below, f"{path}[{index}]")
+            yield from iter_strings(below, f"{path}[{index}]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,42 +79,50 @@ class Object:
 
     document: Mapping[str, Any]
 
-    @property
+    @cached_property
     def kind(self) -> str:
-        return word(self.document, "kind")
+        return get_string(self.document, "kind")
 
-    @property
+    @cached_property
     def group(self) -> str:
         """API group; "" for the core one."""
-        return word(self.document, "apiVersion").rpartition("/")[0]
+        return get_string(self.document, "apiVersion").rpartition("/")[0]
 
-    @property
+    @cached_property
     def name(self) -> str:
-        return word(self.document, "metadata", "name")
+        """The name; with generateName only its beginning is known."""
+        metadata = get_mapping(self.document, "metadata")
+        beginning = get_string(metadata, "generateName")
+        return get_string(metadata, "name") or (f"{beginning}<generated>" if beginning else "")
 
     @property
+    def is_generated(self) -> bool:
+        """True if the API server generates the end of the name."""
+        return not get_string(self.document, "metadata", "name")
+
+    @cached_property
     def namespace(self) -> str:
-        """Without one an object lands where it is applied, `default` unless told otherwise."""
-        return word(self.document, "metadata", "namespace") or "default"
+        """The namespace; without one `default`, where kubectl applies it unless another is set."""
+        return get_string(self.document, "metadata", "namespace") or "default"
 
-    @property
+    @cached_property
     def labels(self) -> Mapping[str, Any]:
-        return table(self.document, "metadata", "labels")
+        return get_mapping(self.document, "metadata", "labels")
 
-    @property
+    @cached_property
     def annotations(self) -> Mapping[str, Any]:
-        return table(self.document, "metadata", "annotations")
+        return get_mapping(self.document, "metadata", "annotations")
 
-    @property
+    @cached_property
     def spec(self) -> Mapping[str, Any]:
-        return table(self.document, "spec")
+        return get_mapping(self.document, "spec")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
 
 
 class Objects:
-    """All objects of the set, and what is declared to exist outside of it.
+    """All objects of the set, and those declared to exist outside of it.
 
     external: "Kind/name" patterns such as "Secret/aigc-*".
     """
@@ -121,6 +131,16 @@ class Objects:
         self, documents: Iterable[Mapping[str, Any]], external: Iterable[str] = ()
     ) -> None:
         self.all = tuple(Object(document) for document in documents)
+        self._of_kind: dict[str, list[Object]] = {}
+        self._named: dict[tuple[str, str, str], Object] = {}
+        self._names: dict[tuple[str, str], list[str]] = {}
+        self._namespaces: dict[tuple[str, str], list[str]] = {}
+        for each in self.all:
+            if each.group == _GROUPS.get(each.kind, each.group):
+                self._of_kind.setdefault(each.kind, []).append(each)
+                self._named.setdefault((each.kind, each.namespace, each.name), each)
+                self._names.setdefault((each.kind, each.namespace), []).append(each.name)
+                self._namespaces.setdefault((each.kind, each.name), []).append(each.namespace)
         self.external = tuple(external)
         for pattern in self.external:
             if not all(pattern.partition("/")):
@@ -130,21 +150,20 @@ class Objects:
         return iter(self.all)
 
     def of_kind(self, *kinds: str) -> list[Object]:
-        """Objects of these kinds, as Kubernetes and the operators this knows mean them."""
-        return [
-            each
-            for each in self.all
-            if each.kind in kinds and each.group == _GROUPS.get(each.kind, each.group)
-        ]
+        """Objects of these kinds in the API groups of Kubernetes and of the known operators."""
+        return [each for kind in kinds for each in self._of_kind.get(kind, ())]
 
     def find(self, kind: str, name: str, namespace: str) -> Object | None:
         """The object of this name, or None."""
-        there = (each for each in self.of_kind(kind) if each.name == name)
-        return next((each for each in there if each.namespace == namespace), None)
+        return self._named.get((kind, namespace, name))
 
     def names(self, kind: str, namespace: str) -> list[str]:
         """Names of a kind's objects in a namespace."""
-        return [each.name for each in self.of_kind(kind) if each.namespace == namespace]
+        return self._names.get((kind, namespace), [])
+
+    def namespaces(self, kind: str, name: str) -> list[str]:
+        """Namespaces that have an object of this name."""
+        return self._namespaces.get((kind, name), [])
 
     def declared(self, kind: str, by: Object) -> list[str]:
         """Name patterns of a kind that exists outside: by flag, or by the referring object."""
@@ -154,5 +173,5 @@ class Objects:
         return [name for own, _, name in parts if own == kind]
 
     def is_external(self, kind: str, name: str, by: Object) -> bool:
-        """Whether it is declared to exist outside of the set."""
+        """True if it is declared to exist outside of the set."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.declared(kind, by))

@@ -1,4 +1,5 @@
-"""What well-known operators make of their custom resources: selectors and references may mean it.
+"""Objects that well-known operators create from custom resources; selectors and references may
+refer to them.
 
 prometheus-operator (makeSelectorLabels in its pkg/), KServe, cert-manager, external-secrets,
 sealed-secrets and the Secrets Store CSI driver; only names, labels and ports, by their own docs.
@@ -7,7 +8,7 @@ sealed-secrets and the Secrets Store CSI driver; only names, labels and ports, b
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from k8s.check.objects import Object, Objects, table, tables, word
+from k8s.check.objects import Object, Objects, get_mapping, get_string, iter_mappings
 
 _MONITORING = {"Prometheus": ("prometheus", 9090), "Alertmanager": ("alertmanager", 9093)}
 
@@ -23,17 +24,17 @@ def pods(objects: Objects) -> Iterator[tuple[Object, str, dict[str, str], Mappin
             f"operator.{name}.io/name": owner.name,
             name: owner.name,
         }
-        given = table(owner.spec, "podMetadata", "labels")
+        pod_labels = get_mapping(owner.spec, "podMetadata", "labels")
         ports = [{"name": "web", "containerPort": port}]
         ports.append({"name": "reloader-web", "containerPort": 8080})
         spec = {
             **{key: owner.spec[key] for key in _OF_THE_POD if key in owner.spec},
             "containers": [{"name": name, "ports": ports}],
         }
-        yield owner, "spec", labels | {str(k): str(v) for k, v in given.items()}, spec
+        yield owner, "spec", labels | {str(k): str(v) for k, v in pod_labels.items()}, spec
     for owner in objects.of_kind("InferenceService"):
         for component in ("predictor", "transformer", "explainer"):
-            if described := table(owner.spec, component):
+            if described := get_mapping(owner.spec, component):
                 name = f"{owner.name}-{component}"
                 labels = {
                     "serving.kserve.io/inferenceservice": owner.name,
@@ -41,7 +42,7 @@ def pods(objects: Objects) -> Iterator[tuple[Object, str, dict[str, str], Mappin
                     "app": f"isvc.{name}",
                 }
                 labels |= {str(k): str(v) for k, v in owner.labels.items()}
-                labels |= {str(k): str(v) for k, v in table(described, "labels").items()}
+                labels |= {str(k): str(v) for k, v in get_mapping(described, "labels").items()}
                 yield owner, f"spec.{component}", labels, described
 
 
@@ -55,7 +56,7 @@ def services(objects: Objects) -> Iterator[tuple[Object, str, dict[str, str], di
         yield owner, f"{name}-operated", {f"operated-{name}": "true"}, {"web": port}
     for owner in objects.of_kind("InferenceService"):
         for component in ("predictor", "transformer", "explainer"):
-            if table(owner.spec, component):
+            if get_mapping(owner.spec, component):
                 yield owner, f"{owner.name}-{component}", {}, {"http": 80}
 
 
@@ -63,16 +64,16 @@ def secrets(objects: Objects) -> Iterator[tuple[str, str]]:
     """(namespace, name) of Secrets that operators make."""
     for owner in objects:
         if owner.kind == "Certificate":
-            yield owner.namespace, word(owner.spec, "secretName")
+            yield owner.namespace, get_string(owner.spec, "secretName")
         elif owner.kind == "SealedSecret":
             yield owner.namespace, owner.name
         elif owner.kind == "ExternalSecret":
-            yield owner.namespace, word(owner.spec, "target", "name") or owner.name
+            yield owner.namespace, get_string(owner.spec, "target", "name") or owner.name
         elif owner.kind == "SecretProviderClass":
-            for _, each in tables(owner.spec, "secretObjects"):
-                yield owner.namespace, word(each, "secretName")
+            for _, each in iter_mappings(owner.spec, "secretObjects"):
+                yield owner.namespace, get_string(each, "secretName")
         elif owner.kind == "Ingress" and any(
             "cert-manager.io/" in key for key in owner.annotations
         ):
-            for _, each in tables(owner.spec, "tls"):
-                yield owner.namespace, word(each, "secretName")
+            for _, each in iter_mappings(owner.spec, "tls"):
+                yield owner.namespace, get_string(each, "secretName")

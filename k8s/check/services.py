@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from k8s.check import operators
-from k8s.check.clusters import clusters, generated_services
-from k8s.check.objects import Object, Objects, tables, word
+from k8s.check.objects import Object, Objects, get_string, iter_mappings
+from k8s.check.ray_clusters import clusters, generated_services
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -18,29 +18,29 @@ class Service:
     namespace: str
     labels: Mapping[str, str]
     ports: Mapping[str, int]
-    """By name; a port without one goes by its number."""
+    """Ports by name, or by number for those without one."""
 
     def has(self, port: object) -> bool:
-        """Whether it has a port of this name or number."""
+        """True if it has a port of this name or number."""
         return isinstance(port, str | int) and port in {*self.ports, *self.ports.values()}
 
 
 def services(objects: Objects) -> list[Service]:
     """All Services."""
-    found = []
+    services = []
     for own in objects.of_kind("Service"):
         ports = {
-            word(each, "name") or str(each["port"]): each["port"]
-            for _, each in tables(own.spec, "ports")
+            get_string(each, "name") or str(each["port"]): each["port"]
+            for _, each in iter_mappings(own.spec, "ports")
             if isinstance(each.get("port"), int)
         }
         labels = {str(key): str(value) for key, value in own.labels.items()}
-        found.append((own, own.name, labels, ports))
+        services.append((own, own.name, labels, ports))
     for cluster in clusters(objects):
         for name, labels, ports in generated_services(cluster):
-            found.append((cluster.owner, name, labels, ports))
-    found += operators.services(objects)
+            services.append((cluster.owner, name, labels, ports))
+    services += operators.services(objects)
     return [
         Service(owner=owner, name=name, namespace=owner.namespace, labels=labels, ports=ports)
-        for owner, name, labels, ports in found
+        for owner, name, labels, ports in services
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 RUNBOOKS = "docs/operations.md"
-"""Where the alerts are explained; the rules say the same."""
+"""Base URL of the runbooks of alerts; the rules have the same."""
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 GREEN, YELLOW, RED, BLUE = "green", "#EAB839", "red", "blue"
@@ -17,7 +17,7 @@ GREEN, YELLOW, RED, BLUE = "green", "#EAB839", "red", "blue"
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """What one panel shows."""
+    """One panel of a dashboard."""
 
     title: str
     description: str
@@ -28,7 +28,7 @@ class Panel:
     kind: Literal["stat", "timeseries"] = "timeseries"
     width: int = 8
     thresholds: tuple[tuple[float, str], ...] = ()
-    """From which value on which colour; below the first it is green, or blue if there is none."""
+    """Lower bounds of colours by value; below the first it is green, or blue without any."""
     falling: bool = False
     """Low is bad: below the first threshold it is red."""
     stacked: bool = False
@@ -77,7 +77,7 @@ def graph(
 
 
 def as_json(dashboard: Dashboard) -> dict[str, Any]:
-    """What Grafana 10 or newer imports."""
+    """The dashboard as JSON for Grafana 10 or newer."""
     panels: list[dict[str, Any]] = []
     top = 0
     for number, row in enumerate(dashboard.rows):

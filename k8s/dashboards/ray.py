@@ -1,4 +1,4 @@
-"""What both dashboards show of the Ray cluster below."""
+"""Panels about the Ray cluster, shared by both dashboards."""
 
 from k8s.dashboards.grafana import Row, graph
 

@@ -45,7 +45,7 @@ SAMPLING = Dashboard(
                     "Alerts of sampling and of Ray; docs/operations.md says what each means.",
                     "short",
                     firing(
-                        "Aigc(Error|Latency|NoReady|Saturated|Queue|Requests|References"
+                        "Aigc(Error|Latency|NoReady|Saturated|Queue|Requests|References|Metrics"
                         "|Replicas|Keys|Gcs|Scrape).*"
                     ),
                     thresholds=((1, RED),),
@@ -215,7 +215,8 @@ SAMPLING = Dashboard(
                 graph(
                     "Starts and refusals",
                     "Replicas started, artifacts and keys files refused, per hour. Alerts:"
-                    " AigcReplicasRestarting, AigcReferencesFailed, AigcKeysRefused.",
+                    " AigcReplicasRestarting, AigcReferencesFailed, AigcKeysRefused,"
+                    " AigcMetricsLost.",
                     "short",
                     (f"sum(increase(aigc_replica_starts_total{{{OF_NAMESPACE}}}[1h]))", "starts"),
                     (
@@ -226,6 +227,7 @@ SAMPLING = Dashboard(
                         f"sum(increase(aigc_refused_keys_total{{{OF_NAMESPACE}}}[1h]))",
                         "keys refused",
                     ),
+                    (f"max(aigc_metrics_lost{{{OF_NAMESPACE}}})", "metrics lost"),
                 ),
             ),
         ),

@@ -1,1 +1,1 @@
-"""Who may ask, and how much: keys, budgets over all replicas, and retries that cost nothing."""
+"""API keys, sample budgets that hold over all replicas, and free retries."""

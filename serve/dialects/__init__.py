@@ -1,1 +1,1 @@
-"""What clients speak: each translates its words into an Ask of serve.sampling, and back."""
+"""Former name of serve.protocols: kept for Serve configs that name serve.dialects.protobuf."""

@@ -109,28 +109,38 @@ function showError(error) {
 
 const EXTENSIONS = {image: "png", audio: "wav"};
 
+// One word for a shell, whatever is in it: names come from artifacts, which strangers may have made.
+const quoted = (text) => `'${`${text}`.replaceAll("'", "'\\''")}'`;
+const word = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? `${text}` : quoted(text));
+
+// The value of an option; joined to it where it would pass for an option itself.
+const option = (name, value) => `${name}${`${value}`.startsWith("-") ? "=" : " "}${word(value)}`;
+
 function showCommands(body) {
   // Commands are copied around: the key itself stays out of them.
   const key = sessionStorage.getItem(KEY) ? ` -H "Authorization: Bearer $AIGC_KEY"` : "";
   const kind = shown[0].image !== undefined ? "png" : "json";
+  const url = word(`${base}/v1/samples`);
   if (body.inputs) {
     const {signature} = chosen();
+    // A text may begin with what -F takes for a file, or hold what it takes for a media type.
+    const field = (name, value) => ` --form-string ${word(name)}=${quoted(value)}`;
     const fields = Object.entries({...body, format: "json", inputs: undefined})
-      .filter(([, value]) => value !== undefined).map(([name, value]) => ` -F ${name}=${value}`);
+      .filter(([, value]) => value !== undefined)
+      .map(([name, value]) => field(name, typeof value === "object" ? JSON.stringify(value) : value));
     const parts = Object.entries(body.inputs).map(([name, value]) => {
       const {kind} = signature.inputs.find((i) => i.name === name);
-      // A text may begin with what -F takes for a file.
-      return kind === "text" ? ` --form-string ${name}='${value.replaceAll("'", "'\\''")}'` : ` -F ${name}=@${name}.${EXTENSIONS[kind]}`;
+      return kind === "text" ? field(name, value) : ` -F ${word(`${name}=@${kind}.${EXTENSIONS[kind]}`)}`;
     });
-    at("curl").textContent = `curl ${base}/v1/samples${key} -o samples.json${fields.join("")}${parts.join("")}`;
+    at("curl").textContent = `curl ${url}${key} -o samples.json${fields.join("")}${parts.join("")}`;
   } else {
-    at("curl").textContent = `curl ${base}/v1/samples${key} -o samples.${kind} -d '${JSON.stringify(body)}'`;
+    at("curl").textContent = `curl ${url}${key} -o samples.${kind} -d ${word(JSON.stringify(body))}`;
   }
-  const parts = ["aigc sample", base, `--model ${body.model}`];
-  if (body.signature) parts.push(`--signature ${body.signature}`);
+  const parts = ["aigc sample", word(base), option("--model", body.model)];
+  if (body.signature) parts.push(option("--signature", body.signature));
   parts.push(`-n ${body.n}`, `--seed ${body.seed}`);
   if (body.label !== undefined) parts.push(`--label ${body.label}`);
-  if (body.settings) parts.push("--settings", ...Object.entries(body.settings).map((pair) => pair.join(" ")));
+  if (body.settings) parts.push("--settings", ...Object.entries(body.settings).map((pair) => pair.map(word).join(" ")));
   if (kind === "png") parts.push("--format grid");
   at("aigc").textContent = parts.join(" ");
   at("aigc").parentElement.hidden = Boolean(body.inputs);

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +160,22 @@ def test_an_index_that_does_not_fit_is_refused(index: int) -> None:
     with pytest.raises(ValueError, match=rf"index must be in \[0, 2\^63\), got {index}"):
         latents.normal(0, [0, index], (1,))
     assert latents.normal(0, [0], (1,)).tobytes().hex() == "35ccb9be"  # no state is left behind
+
+
+@pytest.mark.parametrize(
+    "seven", [7.0, np.int64(7), np.uint8(7), np.float32(7), np.array(7), np.array(7.0)]
+)
+def test_a_number_of_numpys_is_a_number(seven: Any) -> None:
+    expected = latents.normal(7, [7, 2], (3,))
+    assert np.array_equal(latents.normal(seven, [seven, np.int16(2)], (3,)), expected)
+    assert np.array_equal(latents.normal([seven, 7], np.array([7, 2]), (3,)), expected)
+    assert np.array_equal(latents.normal(np.array([7, 7]), [7, 2.0], (3,)), expected)
+
+
+@pytest.mark.parametrize("value", [2.5, float("nan"), float("inf"), 2.0**53, "7", None, [7], 1j])
+def test_what_is_no_whole_number_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="n must be a whole number, got"):
+        latents.whole(value, "n")
 
 
 def test_eight_threads_get_what_one_gets() -> None:

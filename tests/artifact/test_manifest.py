@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from aigc.artifact import ArtifactError
 from aigc.artifact.manifest import FORMAT_VERSION, Manifest, digest, parse, seal
+from aigc.artifact.preprocessing import ImagePreprocessing
+from tests.fixtures.make import ARTIFACT
 
 Document = dict[str, Any]
 
@@ -39,6 +41,32 @@ def optional(document: Document, **changes: Any) -> Document:
     inputs.append(flag | changes)
     inputs.append(inputs[0] | {"name": "hint", "kind": "vector", "presence": "given"})
     return document
+
+
+def reading(document: Document, **preprocessing: Any) -> Document:
+    """An image that is given, and how it is read."""
+    image = {"name": "hint", "kind": "image", "dtype": "float32", "shape": [1, 8, 8]}
+    image["preprocessing"] = preprocessing
+    document["signatures"]["sample"]["inputs"].append(image)
+    return document
+
+
+@pytest.mark.process
+def test_how_an_input_is_read_survives_a_round_trip(document: Document) -> None:
+    crop = ImagePreprocessing(resampling="lanczos")
+    data = resealed(document, lambda d: reading(d, **msgspec.to_builtins(crop)))
+    manifest = parse(data)
+    assert manifest.signatures["sample"].inputs[-1].preprocessing == crop
+    assert json.loads(msgspec.json.encode(manifest)) == json.loads(data)
+
+
+def test_an_artifact_of_before_says_nothing_of_it_and_keeps_its_digest(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(ARTIFACT, folder)
+    before = parse((folder / "manifest.json").read_bytes())
+    specs = before.signatures["sample"].inputs
+    assert all(spec.preprocessing is msgspec.UNSET for spec in specs)
+    assert seal(folder, before).digest == before.digest
 
 
 def test_an_optional_input_has_a_flag(document: Document) -> None:
@@ -125,6 +153,10 @@ def test_a_path_outside_the_artifact_is_refused_even_under_a_valid_digest(
         ),
         (lambda d: optional(d, name="other"), "have the presences .*'given'.*, its inputs"),
         (lambda d: optional(d, range=None), "presence 'given' .* is no number from 0 to 1"),
+        (lambda d: reading(d, kind="image", fit="squeeze"), "Invalid enum value 'squeeze'"),
+        (lambda d: reading(d, kind="image", sharpen=1), "unknown field `sharpen`"),
+        (lambda d: reading(d, kind="audio"), "'hint' .* has a preprocessing of another kind"),
+        (lambda d: reading(d, kind="audio", peak=2), "<= 1"),
         (lambda d: d.pop("training"), "training"),
         (lambda d: d.update(metrics=[1]), "metrics"),
     ],

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -144,6 +145,7 @@ def test_a_reference_off_by_a_rounding_is_within_tolerance(copy: Path) -> None:
     assert 0 < measured.max_abs <= 1.1e-5
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("off", [5e-4, 5e-3])
 def test_a_sound_may_be_further_off_than_an_image(off: float, joined: Path, tmp_path: Path) -> None:
     """Few sounds are off by more than most, for finding phases multiplies what rounding does."""
@@ -332,3 +334,36 @@ def test_every_signature_has_sixteen_references(artifact: Artifact) -> None:
     inputs, outputs = artifact.references("sample")
     assert {k: v.shape for k, v in inputs.items()} == {"latent": (16, 4), "label": (16,)}
     assert {k: v.shape for k, v in outputs.items()} == {"image": (16, 1, 8, 8)}
+
+
+def test_numbers_of_numpys_are_numbers(artifact: Artifact) -> None:
+    expected = artifact.sample(seed=2, n=4, first_index=1, label=3, batch=3)["image"]
+    found = artifact.sample(
+        seed=np.int64(2),
+        n=np.int32(4),
+        first_index=np.array(1),
+        label=np.uint8(3),
+        batch=np.int8(3),
+    )
+    assert np.array_equal(found["image"], expected)
+    floats = artifact.sample(seed=2.0, n=4.0, first_index=1.0, label=np.full(4, 3.0), batch=3)
+    assert np.array_equal(floats["image"], expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"n": 2.5}, "n must be a whole number, got 2.5"),
+        ({"n": np.array([4, 4])}, "n must be a whole number"),
+        ({"n": np.int64(0)}, "n must be >= 1, got 0"),
+        ({"batch": 0}, "batch must be >= 1, got 0"),
+        ({"seed": np.float32(0.5)}, "seed must be a whole number"),
+        ({"first_index": "one"}, "first_index must be a whole number, got 'one'"),
+        ({"label": np.int64(12)}, r"label must be in \[0, 10\), got 12"),
+    ],
+)
+def test_what_is_no_whole_number_is_refused(
+    asked: dict[str, Any], message: str, artifact: Artifact
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        artifact.sample(**{"seed": 0, **asked})

@@ -14,7 +14,7 @@ import pytest
 
 from aigc.artifact import Artifact, ArtifactError, Store
 from aigc.artifact.manifest import parse, seal
-from aigc.artifact.store import locate
+from aigc.artifact.store import SCHEMES, check_location, locate
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -124,7 +124,7 @@ def test_what_is_no_artifact_is_said_to_be_none(store: Store, build: Build, wher
 def test_an_interrupted_upload_is_no_version_and_may_be_repeated(
     written: int, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection breaks after so many of the claim and the five files."""
+    """The connection breaks after `written` of the claim and the five files."""
     folder, store = build("digits", "1"), Store(f"memory://{uuid.uuid4().hex}")
     upload, left = store._fs.pipe_file, iter(range(written))
 
@@ -242,3 +242,141 @@ def test_two_publishers_of_one_version_do_not_mix(build: Build) -> None:
     store.publish(folder)
     assert store.versions("digits") == ["1"]
     assert not store._fs.exists(claim)
+
+
+NAMES = (
+    "1",
+    "1.0",
+    "007",
+    "latest",
+    "manifest.json",
+    "model.sig",
+    "publishing",
+    "a.b-c_d",
+    "x" * 64,
+)
+"""Names that look like versions, files of artifacts or objects of the store."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_can_be_exported_is_found(store: Store, build: Build, name: str) -> None:
+    for version in ("1", "2"):
+        store.publish(build(name, version))
+    store.publish(build("digits", "1"))
+    assert store.names() == sorted(["digits", name])
+    for where in (name, f"{name}@2", f"{name}/2"):
+        opened = Artifact.open(f"{store.uri}/{where}", verify=False)
+        assert opened.id == f"{name}@2"
+    assert locate(f"{store.uri}/{name}/1").endswith(f"/{name}/1")
+    assert Artifact.open(f"{store.uri}/digits", verify=False).id == "digits@1"
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "A", "ä", "١", "a b", "a/b", "a@1", "-a", "x" * 65, "²"]
+)
+def test_a_name_that_is_none_is_refused_before_it_is_exported(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="artifact name must be"):
+        Store(tmp_path).check_free(name, "1")
+
+
+@pytest.mark.parametrize("version", ["", "v1", "1.", "١", "1.2.3.4.5", "1" * 10, "latest", "²"])
+def test_a_version_that_is_none_is_refused(version: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="version must be whole numbers"):
+        Store(tmp_path).check_free("digits", version)
+
+
+def test_a_number_that_is_no_name_here_is_a_version_that_is_missing(
+    store: Store, build: Build
+) -> None:
+    store.publish(build("digits", "1"))
+    with pytest.raises(ArtifactError, match="digits/7 is no artifact: it holds no manifest"):
+        locate(f"{store.uri}/digits/7")
+
+
+def test_versions_and_names_may_be_links(tmp_path: Path, build: Build) -> None:
+    """A new version may be put in place by renaming a link."""
+    elsewhere = Store(tmp_path / "elsewhere")
+    elsewhere.publish(build("digits", "1"))
+    elsewhere.publish(build("faces", "3"))
+    root = tmp_path / "store"
+    (root / "digits").mkdir(parents=True)
+    (root / "digits" / "1").symlink_to(tmp_path / "elsewhere" / "digits" / "1")
+    (root / "faces").symlink_to("../elsewhere/faces")
+    (root / "digits" / "2").symlink_to("nowhere")
+    (root / "digits" / "3").symlink_to(root / "digits" / "3")
+    (root / "file").symlink_to(root / "digits" / "1" / "manifest.json")
+    store = Store(root)
+    assert store.names() == ["digits", "faces"]
+    assert store.versions("digits") == ["1"]
+    assert Artifact.open(root / "digits").id == "digits@1"
+    assert Artifact.open(root / "faces@3", verify=False).id == "faces@3"
+    (tmp_path / "linked").symlink_to(root)
+    assert locate(tmp_path / "linked" / "faces").endswith("/faces/3")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "artifacts/digits",
+        "/data/artifacts/digits@3",
+        "$AIGC_STORE/digits/1",
+        "file:///data/digits/1",
+        "s3://models/digits/3",
+        "gs://models/digits",
+        "az://models/digits",
+        "abfss://models@account.dfs.core.windows.net/digits",
+        "a:b/digits",
+    ],
+)
+def test_folders_and_object_stores_are_places_of_artifacts(uri: str) -> None:
+    check_location(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://10.0.0.1/x",
+        "https://example.org/x",
+        "HTTP://10.0.0.1/x",
+        "S3://models/digits",
+        "reference::/file.json",
+        "reference::s3://models/refs.json",
+        "simplecache::http://10.0.0.1/x",
+        "filecache::s3://models/digits",
+        "blockcache::s3://models/digits",
+        "zip://digits::http://10.0.0.1/x.zip",
+        "s3://models::http://10.0.0.1/x",
+        "/data/digits::http://10.0.0.1/x",
+        "dir::http://10.0.0.1/",
+        "data:,x",
+        "data:application/json;base64,e30=",
+        "ftp://10.0.0.1/x",
+        "sftp://10.0.0.1/x",
+        "ssh://10.0.0.1/x",
+        "smb://10.0.0.1/x",
+        "github://org:repo@main/x",
+        "git://x",
+        "hf://org/x",
+        "hdfs://10.0.0.1/x",
+        "webhdfs://10.0.0.1/x",
+        "memory://x",
+        "generic://http://10.0.0.1/x",
+        "local://x",
+        " http://10.0.0.1/x",
+        "://x",
+        "s3 ://x",
+    ],
+)
+def test_nothing_else_is_not_even_in_a_chain(uri: str) -> None:
+    with pytest.raises(ArtifactError, match="artifact must be a folder, s3://, gs:// or az://"):
+        check_location(uri)
+
+
+def test_every_protocol_that_fsspec_knows_is_refused_but_those() -> None:
+    from fsspec.registry import known_implementations
+
+    for protocol in {*known_implementations, "generic"}:
+        for uri in (f"{protocol}://x/y", f"{protocol}::/x", f"simplecache::{protocol}://x"):
+            if uri.partition("://")[0] not in SCHEMES:
+                with pytest.raises(ArtifactError):
+                    check_location(uri)

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from aigc.run import Run
+from aigc.training.run import Run
 from tests.cluster.runs import DIGITS, TOTAL, finish, start
 
 TOKEN = secrets.token_hex(32)
@@ -45,7 +45,7 @@ class Nodes:
         raylet.wait(10)
 
     def drain(self, node: Any) -> None:
-        """What a pod's end or a spot instance's notice looks like to Ray."""
+        """Drain a node, as Ray sees the end of a pod or the notice of a spot instance."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
         command += ["--address", self.address, "--node-id", node.node_id]
         command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
@@ -58,7 +58,7 @@ class Nodes:
 
 
 def raylet_pid(node: Any) -> int:
-    """Of a node of the cluster."""
+    """Process id of the raylet of a node."""
     return int(node.all_processes["raylet"][0].process.pid)
 
 

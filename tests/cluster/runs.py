@@ -11,10 +11,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from aigc import checkpoint
-from aigc.run import Run
+from aigc.training import checkpoint
+from aigc.training.run import Run
 
-TOTAL, INTERVAL = 6400, 1600
+TOTAL, INTERVAL = 19_200, 4800
 DIGITS = [
     *("dcgan:digits", "--workers", "2", "--samples", str(TOTAL), "--threads", "1"),
     *("--checkpoint-interval", str(INTERVAL), "--report-interval", "320"),
@@ -75,7 +75,7 @@ def reported(run: Run) -> int:
 
 def state(run: Run) -> dict[str, Tensor]:
     """Every tensor of its newest checkpoint."""
-    return checkpoint.tensors(run.trained())
+    return checkpoint.tensors(run.load_state())
 
 
 def assert_bit_equal(a: Run, b: Run) -> None:

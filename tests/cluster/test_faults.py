@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from aigc.run import Run
+from aigc.training.run import Run
 from tests.cluster.conftest import Nodes, raylet_pid
 from tests.cluster.runs import (
     DIGITS,
@@ -56,11 +56,12 @@ def test_signals_stop_with_a_checkpoint_and_leave_no_process(
 ) -> None:
     run = Run(tmp_path / "run")
     stops = [0]
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGTERM, signal.SIGHUP):
         process = start(tmp_path, "run", *DIGITS, *(["--resume"] if stops[-1] else []))
         wait_until_beyond(run, stops[-1] + 640, process)
         started = family(process)
-        os.kill(process.pid, number)
+        # A terminal that is closed tells all that it started; `start` makes them a group.
+        (os.killpg if number == signal.SIGHUP else os.kill)(process.pid, number)
         _, stderr = finish(process)
         stopped = run.facts()["samples"]
         assert stops[-1] + 640 < stopped < TOTAL
@@ -120,8 +121,8 @@ def test_deaths_of_nodes_do_not_use_up_a_run_s_starts(nodes: Nodes) -> None:
     from ray.train.v2._internal.execution.failure_handling import FailureDecision
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    from cluster import board
-    from cluster.failure import ProgressPolicy
+    from cluster import coordinator
+    from cluster.failure_policy import ProgressPolicy
 
     @ray.remote(num_cpus=1)
     class Worker:
@@ -147,7 +148,7 @@ def test_deaths_of_nodes_do_not_use_up_a_run_s_starts(nodes: Nodes) -> None:
     node = nodes.add()
     ray.init(nodes.address, log_to_driver=False)
     try:
-        policy = ProgressPolicy(board.create())
+        policy = ProgressPolicy(coordinator.create())
         worker = Worker.remote()
         assert ray.get(worker.ready.remote())
         died = failed(worker.end)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aigc.models.multimodal_vae import Config
-from aigc.run import Run
+from aigc.training.run import Run
 from tests.cluster.runs import DIGITS, TOTAL, finish, start, state
 from tests.data.rows import TINY, written
 from tests.data.test_sources import idx
@@ -45,7 +45,7 @@ def test_texts_resume_bit_equal_on_two_workers(tmp_path: Path) -> None:
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_rows_that_lack_something_are_shared_by_two_workers(tmp_path: Path) -> None:
+def test_two_workers_train_on_rows_with_missing_parts(tmp_path: Path) -> None:
     data = written(tmp_path / "data", "audio")
     flags = ["multimodal_vae:digits3", "--data.source", "paired", "--data.path", data.path]
     flags += ["--data.sample-rate-hz", str(data.sample_rate_hz), "--precision", "float64"]

@@ -1,4 +1,4 @@
-"""The same few pictures written in every form that a source reads."""
+"""A few pictures written in every format that a source reads."""
 
 import io
 import json
@@ -103,7 +103,7 @@ _STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def parquet(path: Path, rows: list[Row]) -> None:
-    """As Hugging Face writes it, without the names of the classes."""
+    """A file as Hugging Face writes it, without class names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {
         "image": pa.array([{"bytes": c, "path": None} for c, _ in rows], _STRUCT),

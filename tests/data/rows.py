@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from aigc.artifact import sound
-from aigc.artifact.codecs import png
+from aigc.artifact import audio_files
+from aigc.artifact.image_files import png
 from aigc.config import DataConfig, Modality, ModelConfig, TrainConfig
 from aigc.models.multimodal_vae import Config
 from tests.fixtures.make import config as tiny_run
@@ -19,7 +19,7 @@ WORDS = ("one", "two")
 
 @dataclass(frozen=True, kw_only=True)
 class Paired(ModelConfig):
-    """As a model of three modalities asks."""
+    """The config of a model of three modalities."""
 
     text: int = 4
 
@@ -50,7 +50,7 @@ def written(folder: Path, missing: str = "") -> DataConfig:
         files = {
             "image": (f"{number}.png", png(image)),
             "text": (f"{number}.txt", f"{WORDS[number % 2]}\n".encode()),
-            "audio": (f"{number}.wav", sound.wav(wave.astype(np.int16)[:, None], RATE_HZ)),
+            "audio": (f"{number}.wav", audio_files.wav(wave.astype(np.int16)[:, None], RATE_HZ)),
         }
         for modality, (name, content) in files.items():
             if number % 4 != 1 or modality != missing:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc.artifact import Store, sound
+from aigc.artifact import Store, audio_files
+from aigc.commands.export import export
 from aigc.config import DataConfig, TrainConfig
-from aigc.export import export
 from aigc.models import spectrogram_gan
 
 CLASSES = ("down", "up")
@@ -26,7 +26,7 @@ def recordings(folder: Path, count: int = 20) -> DataConfig:
         for i in range(count):
             rate_hz, channels = (16000, 2) if i % 3 == 2 else (8000, 1)
             samples = tone(200 + 10 * i + 1000 * label, 600 * rate_hz // 8000, rate_hz, channels)
-            (folder / name / f"{i:03}.wav").write_bytes(sound.wav(samples, rate_hz))
+            (folder / name / f"{i:03}.wav").write_bytes(audio_files.wav(samples, rate_hz))
     return DataConfig(source="audio", path=str(folder))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aigc import data
-from aigc.artifact import sound
+from aigc.artifact import audio_files
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import CorruptRow
 from tests.data.sounds import CLASSES, SHAPE, recordings, tone
@@ -43,7 +43,7 @@ def test_another_rate_makes_another_data_set(tmp_path: Path) -> None:
 def test_speech_commands_names_its_test_clips(tmp_path: Path) -> None:
     recordings(tmp_path)
     (tmp_path / "_background_noise_").mkdir()
-    (tmp_path / "_background_noise_" / "hum.wav").write_bytes(sound.wav(tone(50), 8000))
+    (tmp_path / "_background_noise_" / "hum.wav").write_bytes(audio_files.wav(tone(50), 8000))
     (tmp_path / "testing_list.txt").write_text("up/003.wav\ndown/007.wav\n")
     config = DataConfig(source="audio", path=str(tmp_path))
     test, train = (data.load(config, MODEL, split) for split in ("test", "train"))
@@ -66,8 +66,8 @@ def test_flac_is_read_as_wav_is(tmp_path: Path) -> None:
     names = sorted(p.name for p in (tmp_path / "down").iterdir())
     for name in names:
         path = tmp_path / "down" / name
-        found = sound.read_sound(path.read_bytes())
-        written = sound.flac(sound.to_pcm16(found.samples), found.rate_hz)
+        found = audio_files.read_sound(path.read_bytes())
+        written = audio_files.flac(audio_files.to_pcm16(found.samples), found.rate_hz)
         path.write_bytes(written)  # the name says wav: what counts is the content
     assert np.array_equal(data.load(config, MODEL).read(0)[0], before)
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_no_sound_is_a_corrupt_row_that_names_it(
 def test_a_long_recording_is_cut_and_silence_stays_silent(tmp_path: Path) -> None:
     config = recordings(tmp_path, 12)
     for path in (tmp_path / "up").iterdir():
-        path.write_bytes(sound.wav(np.zeros((9000, 1), np.int16), 8000))
+        path.write_bytes(audio_files.wav(np.zeros((9000, 1), np.int16), 8000))
     source = data.load(config, MODEL)
     samples, labels = data.gather(source, range(len(source)), "stop")
     assert (samples[labels == CLASSES.index("up")] == 0).all()
@@ -110,6 +110,73 @@ def test_what_does_not_fit_is_refused_with_the_cure(
 
 def test_recordings_beside_folders_are_refused(tmp_path: Path) -> None:
     config = recordings(tmp_path)
-    (tmp_path / "loose.wav").write_bytes(sound.wav(tone(300), 8000))
+    (tmp_path / "loose.wav").write_bytes(audio_files.wav(tone(300), 8000))
     with pytest.raises(ValueError, match=r"beside them, such as loose\.wav"):
         data.load(config, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [
+        ("my clip {}.wav", "up/my clip {}.wav"),
+        ("{}.wav", "up\\{}.wav"),
+        ("{}.wav", "./up/{}.wav  "),
+        ("été {}.wav", "up/été {}.wav"),
+    ],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "bom"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_names_of_a_list_are_found_as_they_are_written(
+    names: str, written: str, mark: str, end: str, tmp_path: Path
+) -> None:
+    (tmp_path / "up").mkdir()
+    for number in range(8):
+        wave = audio_files.wav(tone(200 + number, 64), 8000)
+        (tmp_path / "up" / names.format(number)).write_bytes(wave)
+    listed = end.join(written.format(number) for number in range(3))
+    (tmp_path / "testing_list.txt").write_bytes(f"{mark}{listed}{end}".encode())
+    config = DataConfig(source="audio", path=str(tmp_path))
+    model = ModelConfig(shape=(1, 64))
+    assert [len(data.load(config, model, split)) for split in ("train", "test")] == [5, 3]
+    assert data.load(config, model).survey.splits == {"train": 5, "testing_list.txt": 3}
+
+
+def test_names_of_a_list_that_match_nothing_are_told(tmp_path: Path) -> None:
+    config = recordings(tmp_path, 8)
+    (tmp_path / "testing_list.txt").write_text("up/003.wav\nup/gone.wav\ndown/Gone.wav\n")
+    source = data.load(config, MODEL)
+    assert len(source) == 15
+    assert (
+        "testing_list.txt names 2 recordings that are not there: up/gone.wav, down/Gone.wav"
+        in source.survey.notes
+    )
+    (tmp_path / "testing_list.txt").write_text("right/0.wav\n")
+    with pytest.raises(ValueError, match="names no recording of this folder, its first line is"):
+        data.load(config, MODEL)
+    (tmp_path / "testing_list.txt").write_bytes("café/0.wav".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"testing_list\.txt is not UTF-8 text.*iconv -f latin1"):
+        data.load(config, MODEL)
+
+
+def test_validation_clips_of_speech_commands_are_held_out(tmp_path: Path) -> None:
+    config = recordings(tmp_path, 8)
+    (tmp_path / "_background_noise_").mkdir()
+    (tmp_path / "_background_noise_" / "hum.wav").write_bytes(audio_files.wav(tone(50), 8000))
+    (tmp_path / "testing_list.txt").write_text("up/000.wav\ndown/001.wav\n")
+    (tmp_path / "validation_list.txt").write_text("up/002.wav\n")
+    train, test = (data.load(config, MODEL, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (13, 2)
+    assert train.survey.splits["validation_list.txt"] == 1
+    [noise] = train.survey.left_out
+    assert (noise.count, noise.first) == (1, ("_background_noise_/hum.wav",))
+
+
+def test_lists_are_known_in_any_case_and_leave_something_to_train_on(tmp_path: Path) -> None:
+    config, model = recordings(tmp_path, 8), MODEL
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.wav"))
+    (tmp_path / "Testing_List.TXT").write_text(names[0])
+    assert len(data.load(config, model, "test")) == 1
+    assert not data.load(config, model).survey.left_out
+    (tmp_path / "Testing_List.TXT").write_text("\n".join(names))
+    with pytest.raises(ValueError, match=r"every recording .* is named by Testing_List\.TXT, so"):
+        data.load(config, model)

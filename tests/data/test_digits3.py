@@ -21,6 +21,7 @@ def rows(of: np.ndarray) -> set[bytes]:
     return {row.tobytes() for row in of}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_part_is_of_the_class_of_its_row_and_all_of_the_split_are_used(
     split: data.Split,

@@ -8,7 +8,7 @@ import pytest
 
 from aigc import data
 from aigc.config import DataConfig
-from aigc.data import CorruptRow
+from aigc.data import CorruptRow, paired
 from tests.data.rows import PAIRED, SHAPES, WORDS, written
 
 
@@ -73,3 +73,41 @@ def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
     model = replace(PAIRED, num_classes=0)
     with pytest.raises(ValueError, match="has no row in its test split; add more rows"):
         data.load(config, model, "test")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"], ids=["none", "lf", "crlf"])
+def test_byte_order_marks_and_ends_of_lines_are_no_text(
+    encoding: str, end: str, tmp_path: Path
+) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_bytes(f"on{end}etw{end}".encode(encoding))
+    shapes = {"text": (9,)}
+    source = paired.load(DataConfig(source="paired", path=str(tmp_path)), shapes, "train")
+    assert set(source.vocabulary) == {"", *"onetw", *("\n" if end else "")}
+
+
+def test_a_text_that_cannot_be_read_is_a_row_by_its_name(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_text("onetw")
+    (tmp_path / "0.txt").write_bytes("été".encode("latin-1"))
+    (tmp_path / "1.txt").unlink()
+    (tmp_path / "1.txt").symlink_to("/nowhere/1.txt")
+    config = DataConfig(source="paired", path=str(tmp_path))
+    model = replace(PAIRED, num_classes=0, text=6)
+    message = r"\.txt (is not UTF-8 text|cannot be read).*set --data.on-error skip"
+    with pytest.raises(CorruptRow, match=message):
+        data.load(config, model)
+    held = data.load(replace(config, on_error="skip"), model)
+    assert isinstance(held, data.Dataset)
+    assert 0 < len(held.skipped) <= 2
+
+
+def test_rows_beside_folders_of_classes_are_refused_by_name(tmp_path: Path) -> None:
+    config = written(tmp_path)
+    for place in ("train/README.txt", "test/one/deeper/x.txt"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("one")
+    message = r"rows in sub-folders and beside them, such as train/README; put every row"
+    with pytest.raises(ValueError, match=message):
+        data.load(config, PAIRED)

@@ -1,4 +1,4 @@
-"""The same rows from every source; order by shards; corrupt rows stop the run or are replaced."""
+"""Every source gives the same rows; order by shards; corrupt rows stop the run or are replaced."""
 
 import logging
 import pickle
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from aigc import data
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import CorruptRow, Source, read, rows, whole
-from aigc.data._pictures import held_out
 from aigc.data._shards import shard_order
+from aigc.data._splits import held_out
 from tests.data.pictures import KINDS, SHAPE, picture, pictures, png, tar, write
 
 MODEL = ModelConfig(shape=SHAPE, num_classes=3)

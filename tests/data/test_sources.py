@@ -57,7 +57,7 @@ def dtype(config: DataConfig, modality: str) -> type[np.generic]:
 
 
 def parts(split: Dataset, model: ModelConfig) -> dict[str, np.ndarray]:
-    """What rows hold, by modality."""
+    """Parts of rows, by modality."""
     several = split.samples.dtype.names is not None
     return {name: split.samples[name] if several else split.samples for name in model.shapes}
 
@@ -97,6 +97,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, 
     return DataConfig(source=name), models.get(name, IMAGE)
 
 
+@pytest.mark.process
 def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> None:
     config, model = source
     train, test = (whole(data.load(config, model, split)) for split in ("train", "test"))
@@ -118,6 +119,9 @@ def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> 
                 assert images.max() <= 1
                 assert images.min() < -0.9  # the whole range is in use
                 assert images.max() > 0.9
+        assert len(split) in split.survey.splits.values()
+        if split.classes:
+            assert np.array_equal(split.survey.labels, split.labels)
         sample, label = split.read(1)
         assert np.array_equal(sample, split.samples[1])
         assert label == split.labels[1]
@@ -227,6 +231,10 @@ def half_zipped(path: Path) -> None:
         (half_zipped, "no whole gzip file"),
         (badly_zipped, "no whole gzip file"),
         (Path.unlink, "holds neither train-images-idx3-ubyte nor"),
+        (
+            lambda path: path.rename(path.with_name(f"emnist-letters-{path.name}")),
+            "rename what is meant by it to train-images-idx3-ubyte, or",
+        ),
     ],
 )
 def test_a_broken_idx_file_is_refused(

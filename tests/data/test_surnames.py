@@ -11,6 +11,7 @@ from aigc.data import surnames
 CONFIG = DataConfig(source="surnames")
 
 
+@pytest.mark.process
 def test_every_surname_is_in_one_split() -> None:
     pytest.importorskip("names")
     texts = []

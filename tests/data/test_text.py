@@ -12,11 +12,11 @@ import pytest
 from aigc import models
 from aigc.artifact import Artifact, Store
 from aigc.artifact.vocabulary import Vocabulary
+from aigc.commands.evaluate import evaluate
+from aigc.commands.export import export
 from aigc.config import DataConfig
 from aigc.data import Dataset, text
 from aigc.data._lines import byte_pairs
-from aigc.evaluate import evaluate
-from aigc.export import export
 from aigc.metrics import text as metrics_text
 from aigc.models import text_vae
 from tests.fixtures import make
@@ -75,6 +75,16 @@ def test_what_does_not_fit_is_refused(
     (tmp_path / "cats.txt").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load(tmp_path, length=length)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_byte_order_marks_and_ends_of_lines_are_no_text(
+    encoding: str, end: str, tmp_path: Path
+) -> None:
+    (tmp_path / "cats.txt").write_bytes(end.join([*TEXTS, ""]).encode(encoding))
+    train, test = load(tmp_path), load(tmp_path, "test")
+    assert sorted(decoded(train) + decoded(test)) == sorted(TEXTS)
 
 
 @tokenizers

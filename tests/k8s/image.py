@@ -20,17 +20,14 @@ def stages() -> dict[str, str]:
     return {part.split()[3]: part for part in parts}
 
 
-def build(folder: Path, target: str, more: str = "") -> Path:
+def build(folder: Path, target: str) -> Path:
     """Copy and run what the stage of a target copies and runs; its interpreter.
-
-    `more`: constraints beside the Dockerfile's own, one a line.
 
     Commands other than pip, and the stage that it starts from, are left to the real builder, but
     for what both targets copy first.
     """
     source, environment = folder / "src", folder / "venv"
     source.mkdir(parents=True)
-    (folder / "more.txt").write_text(more)
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     for line in (stages()["build"] + stages()[f"build-{target}"]).splitlines():
         instruction, _, rest = line.partition(" ")
@@ -39,7 +36,7 @@ def build(folder: Path, target: str, more: str = "") -> Path:
             for name in names:
                 _copy(ROOT / name, (source / at / name) if at.endswith("/") else source / at)
         elif instruction == "RUN" and rest.startswith("pip "):
-            command = f"{environment}/bin/python -m {rest} -c {folder / 'more.txt'}"
+            command = f"{environment}/bin/python -m {rest}"
             subprocess.run(["sh", "-euc", command], cwd=source, check=True, stdout=sys.stderr)
     return environment / "bin" / "python"
 

@@ -152,6 +152,8 @@ class Pod:
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", str(script)),
         ]
         with self.log(name).open("ab") as log:
+            # As runc does: what is at the other end of a container's stderr is its user's.
+            os.fchown(log.fileno(), self.spec["securityContext"].get("runAsUser", 0), -1)
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         self._started[name] = process
         return process
@@ -326,7 +328,9 @@ def image_environment() -> dict[str, str]:
 
 def _haproxy_of_the_image() -> list[str]:
     """What the Dockerfile's last stage runs."""
-    line = re.findall(r"^RUN (mkdir .* && python -m serve\.haproxy .*)$", _dockerfile(), re.M)
+    line = re.findall(
+        r"^RUN (mkdir .* && python -m serve\.local\.haproxy .*)$", _dockerfile(), re.M
+    )
     return [f"PYTHONPATH={ROOT} sh -euc {shlex.quote(line[0])}"]
 
 

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from aigc.artifact import Store
-from aigc.exporter import ExporterConfig
-from serve import haproxy
-from serve.access import keys
+from aigc.prometheus_exporter import ExporterConfig
+from serve.access import api_keys
+from serve.hosting.desired_models import parse_desired, resolve_store
+from serve.local import haproxy
 from serve.settings import parse
-from serve.switching import located, parse_target
 from tests.k8s.rendered import (
     K8S,
     ROOT,
@@ -55,21 +55,24 @@ def test_ray_is_the_same_in_the_manifests_their_images_and_the_pins(
     assert images <= {f"aigc-serve:{tag}", f"aigc-train:{tag}", "redis:7.4.6"}
     assert f"aigc-serve:{tag} " in DOCKERFILE
     assert f"aigc-train:{tag} " in DOCKERFILE
-    assert f"ray[default]=={ray}" in DOCKERFILE
+    for image in ("serve", "train"):
+        locked = (ROOT / "requirements" / f"{image}.txt").read_text()
+        assert re.findall(r"^ray==(\S+)", locked, re.MULTILINE) == [ray]
 
 
 def test_pods_are_told_what_aigc_serve_tells_its_processes(
     rendered: Rendered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serve import machine
+    from aigc import watchdog
+    from serve.local import ray_machine
 
     monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]})
-    run = machine.new_run()
+    run = ray_machine.new_run()
     try:
-        machine.set_environment(run, most_replicas=8)
+        ray_machine.set_environment(run, most_replicas=8)
         alone = {k: v for k, v in os.environ.items() if k.startswith("RAY_")}
     finally:
-        machine.end(run, [])
+        watchdog.end_run(run.folder)
     pods_have = environment(rendered.objects("base"), "sampling-environment")
     of_the_machine = {
         # Ports and paths, so that several runs stand side by side; in a pod Ray's own are free.
@@ -88,7 +91,7 @@ def test_pods_are_told_what_aigc_serve_tells_its_processes(
 def test_the_image_has_the_proxy_that_pods_are_told_of(rendered: Rendered) -> None:
     pods_have = environment(rendered.objects("base"), "sampling-environment")
     path = pods_have["RAY_SERVE_HAPROXY_BINARY_PATH"]
-    assert f"python -m serve.haproxy {path}\n" in DOCKERFILE
+    assert f"python -m serve.local.haproxy {path}\n" in DOCKERFILE
     assert int(pods_have["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) == haproxy.CLIENT_S
 
 
@@ -115,12 +118,12 @@ def test_the_serve_config_is_what_the_application_takes(
     (app,) = config["applications"]
     settings = parse(app["args"])
     monkeypatch.setenv("AIGC_STORE", told(objects, worker)["AIGC_STORE"])
-    target = located(parse_target(app["deployments"][0]["user_config"]))
+    target = resolve_store(parse_desired(app["deployments"][0]["user_config"]))
     ours = application(replace(settings, artifacts=target.artifacts))
     assert {k: app[k] for k in ("name", "route_prefix", "import_path")} == {
         k: ours[k] for k in ("name", "route_prefix", "import_path")
     }
-    assert [d["name"] for d in app["deployments"]] == [*settings.all_pools]
+    assert [d["name"] for d in app["deployments"]] == [*settings.pools_by_name]
     assert all(re.search(r"/\d+$", uri) for uri in target.artifacts)
     deployment = build(app["args"])._bound_deployment
     assert deployment.name == "default"
@@ -268,7 +271,7 @@ def test_the_ingress_takes_what_the_server_takes(rendered: Rendered) -> None:
 
 def test_the_door_is_locked_until_somebody_makes_a_key() -> None:
     text = (K8S / "base" / "keys.toml").read_text()
-    (only,) = keys.parse(text, "keys.toml").all
+    (only,) = api_keys.parse(text, "keys.toml").all
     assert only.name == "nobody"
     assert only.scopes == {"sample"}
     password = (K8S / "base" / "redis-password.env").read_text()

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from aigc.artifact import Artifact
-from aigc.run import Run
+from aigc.training.run import Run
 from tests.k8s.kuberay import RayCluster
 from tests.k8s.pod import Network
 from tests.k8s.rendered import Rendered

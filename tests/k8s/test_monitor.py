@@ -22,13 +22,26 @@ pytestmark = pytest.mark.process
 REPLICA = """
 import sys, time
 from pathlib import Path
-from aigc import exporter
+from aigc.prometheus_values import register_process
 from serve.metrics import Metrics
-alive = exporter.announce(Path(sys.argv[1]))
+alive = register_process(Path(sys.argv[1]))
 Metrics().replicas.set(3)
 print("there", flush=True)
 time.sleep(300)
 """
+
+
+OTHER_PORT = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    while True:
+        connection, _ = server.accept()
+        connection.recv(1 << 16)
+        connection.sendall(bytes.fromhex({answer!r}))
+        connection.close()
+"""
+"""A port of `aigc train` that is none for metrics, as those by which its workers meet."""
 
 
 @pytest.fixture
@@ -39,7 +52,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     Path(folder).mkdir()
     commands = [
         [sys.executable, "-c", REPLICA, folder],
-        [sys.executable, "-m", "aigc.exporter", "--dir", folder, "--port", "0"],
+        [sys.executable, "-m", "aigc.prometheus_exporter", "--dir", folder, "--port", "0"],
     ]
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -63,8 +76,25 @@ def run(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_what_runs_here_is_found(address: str) -> None:
+def test_finds_the_exporters_of_this_machine(address: str) -> None:
     assert Target(address=address, app="sampling") in monitor.find()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"\x00\x80\xc3\xfe\n", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nai"]
+)
+def test_passes_over_ports_that_speak_no_http(address: str, answer: bytes) -> None:
+    program = OTHER_PORT.format(answer=answer.hex())
+    command = [sys.executable, "-c", program, "aigc.cli", "train"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        try:
+            targets = monitor.find()
+        finally:
+            process.kill()
+    assert Target(address=address, app="sampling") in targets
+    assert f"127.0.0.1:{port}" not in {target.address for target in targets}
 
 
 @pytest.mark.skipif(

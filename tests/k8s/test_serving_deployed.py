@@ -6,6 +6,8 @@ write to, keys are asked for, and a full queue is told of.
 
 import asyncio
 import io
+import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from aigc.artifact import Artifact
-from tests.bench.artifacts import untrained
+from benchmarks.artifacts import untrained
 from tests.k8s.kuberay import GCS, PROXY, RAYLET, RayCluster, new_key, passes, redis
 from tests.k8s.load import Load
 from tests.k8s.pod import Network, Pod, until
@@ -120,6 +122,32 @@ def test_who_has_a_key_gets_the_artifact_s_samples_and_nobody_else(
     assert [each.status_code for each in refused] == [401, 401]
 
 
+def test_what_a_replica_logs_is_in_its_pod_s_log_and_in_ray_s_files(deployed: Deployed) -> None:
+    keys = mount(deployed.worker) / "keys.toml"
+    good = keys.read_text()
+    keys.write_text("[[key]]\nname = 'broken'\n")
+    try:
+        log = deployed.worker.log("ray-worker")
+        text = "a changed keys file is refused"
+        until(lambda: text in log.read_text(), 60, lambda: log.read_text()[-3000:])
+    finally:
+        keys.write_text(good)
+    (line, *_) = [x for x in log.read_text().splitlines() if text in x]
+    record = json.loads(line)
+    assert (record["level"], record["logger"]) == ("ERROR", "serve.ingress")
+    found = deployed.worker.execute(
+        "ray-worker", ["grep", "-rlF", line, "/tmp/ray/session_latest/logs"]
+    )
+    assert re.search(r"/worker-\S+\.err$", found.stdout.strip()), found
+
+
+def mount(worker: Pod) -> Path:
+    """Where the Secret of keys lies on this machine."""
+    folder = worker._volumes["keys"]
+    assert isinstance(folder, Path)
+    return folder
+
+
 def test_the_dashboard_wants_the_token(deployed: Deployed) -> None:
     url = f"{deployed.cluster.dashboard}/api/serve/applications/"
     assert httpx.get(url, timeout=30).status_code == 401
@@ -152,6 +180,28 @@ def test_the_sidecar_counts_what_it_cannot_see(deployed: Deployed) -> None:
     sidecar = deployed.worker.execute("metrics", ["ps", "-eo", "args"]).stdout
     assert "aigc metrics" in sidecar
     assert "ray" not in sidecar
+
+
+def test_workers_come_to_the_head_at_the_ports_of_the_policy_alone(deployed: Deployed) -> None:
+    deployed.ask(deployed.key, n=4)
+    head, workers = deployed.cluster.head, {worker.ip for worker in deployed.cluster.workers}
+    listed = head.execute("ray-head", ["ss", "-Htna"]).stdout.splitlines()
+    columns = [line.split() for line in listed]
+    listening = {_port(local) for state, _, _, local, *_ in columns if state == "LISTEN"}
+    came = {
+        _port(local)
+        for state, _, _, local, peer, *_ in columns
+        if state == "ESTAB"
+        and peer.rpartition(":")[0].removeprefix("[::ffff:").strip("[]") in workers
+        if _port(local) in listening
+    }
+    assert 6379 in came
+    assert came <= {6379, 6380, 6381, *range(11000, 12000)}
+    assert {6380, 6381, 8265} <= listening
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def test_nobody_has_rights_or_writes_to_the_root(deployed: Deployed) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aigc.exporter import ENVIRONMENT as METRICS
+from aigc.prometheus_exporter import ENVIRONMENT as METRICS
 from tests.k8s.rendered import (
     Rendered,
     combinations,
@@ -98,7 +98,8 @@ def test_the_flags_of_the_entrypoint_exist(name: str, rendered: Rendered) -> Non
     pytest.importorskip("torch")
     import tyro
 
-    from aigc import export, models
+    from aigc import models
+    from aigc.commands import export
     from cluster.train import Options
 
     (job,) = (o["spec"] for o in rendered.objects(name) if o["kind"] == "RayJob")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.artifacts import untrained
+from benchmarks.artifacts import untrained
 from tests.k8s.kuberay import RayCluster, new_key
 from tests.k8s.load import Load
 from tests.k8s.pod import Network

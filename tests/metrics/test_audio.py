@@ -7,10 +7,10 @@ import pytest
 
 from aigc import data
 from aigc.artifact import Artifact
-from aigc.artifact.codecs import read_png
+from aigc.artifact.image_files import read_png
+from aigc.commands.evaluate import draw, evaluate
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import Dataset
-from aigc.evaluate import draw, evaluate
 from aigc.metrics import audio
 from tests.data.sounds import SHAPE, sealed
 
@@ -52,15 +52,18 @@ def test_an_artifact_of_sound_is_evaluated_and_real_sounds_score_their_floor(
     tones: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, folder = tones
-    found = {metric.name: metric for metric in evaluate(artifact, n=50)}
-    assert list(found) == NAMES
+    figures = evaluate(artifact, n=50)
+    found = {metric.name: metric for metric in figures}
+    # The test split has one clip of each class, which have none to differ from.
+    assert [left_out.name for left_out in figures.omitted] == ["diversity/log_mel"]
+    assert list(found) == [name for name in NAMES if name != "diversity/log_mel"]
     assert found["accuracy/cnn64"].floor == found["accuracy/mfcc_svm"].floor == 1
     assert found["frechet/log_mel"].floor is not None
     assert found["frechet/log_mel"].value > 1.5 * found["frechet/log_mel"].floor
     train, test = splits(folder)
     # In the place of generated ones, the test clips themselves.
     monkeypatch.setattr(audio, "first_samples", lambda *_: (test.samples, test.labels))
-    for metric in audio.judge(artifact, train, test, len(test), 0):
+    for metric in audio.evaluate(artifact, train, test, len(test), 0):
         assert metric.floor is not None
         assert metric.value == pytest.approx(metric.floor, rel=1e-6), metric.name
 
@@ -83,7 +86,7 @@ def test_a_class_taken_for_another_is_counted(
     artifact, folder = tones
     train, test = splits(folder)
     monkeypatch.setattr(audio, "first_samples", lambda *_: (test.samples, 1 - test.labels))
-    found = {m.name: m.value for m in audio.judge(artifact, train, test, len(test), 0)}
+    found = {m.name: m.value for m in audio.evaluate(artifact, train, test, len(test), 0)}
     assert np.allclose([found["accuracy/cnn64"], found["accuracy/mfcc_svm"]], 0)
 
 
@@ -94,7 +97,7 @@ def test_training_clips_in_the_place_of_samples_are_found_to_be_copies(
     train, test = splits(folder)
     n = len(test)
     monkeypatch.setattr(audio, "first_samples", lambda *_: (train.samples[:n], train.labels[:n]))
-    found = {m.name: m for m in audio.judge(artifact, train, test, n, 0)}
+    found = {m.name: m for m in audio.evaluate(artifact, train, test, n, 0)}
     assert found["copied/log_mel"].value == 1
     assert found["nearest/log_mel"].value < 0.01 < (found["nearest/log_mel"].floor or 0)
 

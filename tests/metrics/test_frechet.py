@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from aigc.metrics.frechet import frechet, gaussian_frechet
+from aigc.metrics import Evaluation, TooFewRows
+from aigc.metrics.frechet import add_frechet, frechet, gaussian_frechet
 
 
 @pytest.mark.parametrize(("mu", "s1", "s2"), [(0.0, 1.0, 1.0), (3.0, 1.0, 2.0), (-1.0, 0.5, 4.0)])
@@ -37,4 +38,19 @@ def test_equal_sets_are_at_zero_even_when_a_feature_is_constant() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="features must be"):
+        frechet(np.zeros((5, 2)), np.zeros((5, 3)))
+    with pytest.raises(TooFewRows, match="two rows on each side, got 1 and 5"):
         frechet(np.zeros((1, 3)), np.zeros((5, 3)))
+
+
+@pytest.mark.parametrize(("shift", "told"), [(0.0, False), (0.01, False), (9.0, True)])
+def test_what_scores_like_real_rows_is_said(shift: float, told: bool) -> None:
+    real, held_out = np.random.default_rng(3).normal(size=(2, 100, 4))
+    made = held_out + shift
+    figures = Evaluation()
+    add_frechet(figures, "frechet/x", real, made, held_out, "weak")
+    (metric,) = figures
+    assert metric.value == frechet(real, made)
+    assert metric.floor == frechet(real, held_out)
+    near = "; not told from real data: 100 real rows score about the same"
+    assert metric.note == "weak" + ("" if told else near)

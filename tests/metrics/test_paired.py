@@ -10,15 +10,15 @@ import pytest
 from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, Manifest
-from aigc.artifact.codecs import grid, to_uint8
-from aigc.artifact.contract import Contract
-from aigc.artifact.session import read_manifest
+from aigc.artifact.folder import read_manifest
+from aigc.artifact.image_files import grid, to_uint8
+from aigc.artifact.sampling_inputs import ArtifactSpec
 from aigc.artifact.vocabulary import Vocabulary
+from aigc.commands.evaluate import evaluate
 from aigc.data import Dataset
 from aigc.data.paired import record
-from aigc.evaluate import evaluate
-from aigc.metrics import Metric
-from aigc.metrics.paired import distance, judge, side_by_side
+from aigc.metrics import Metric, paired
+from aigc.metrics.paired import distance, side_by_side
 from tests.data.rows import RATE_HZ, SHAPES, WORDS
 
 pytestmark = pytest.mark.process
@@ -59,7 +59,7 @@ def split(seed: int, n: int) -> Dataset:
 TRAIN, TEST = split(0, 60), split(1, 24)
 
 
-class Imitated(Contract):
+class Imitated(ArtifactSpec):
     """Gives what `change` makes of the test rows: those that it is given parts of, or the first."""
 
     def __init__(self, manifest: Manifest, change: Callable[[Rows], Rows]) -> None:
@@ -94,7 +94,7 @@ def judged(joined: Path) -> Callable[[Callable[[Rows], Rows]], dict[str, Metric]
 
     def of(change: Callable[[Rows], Rows]) -> dict[str, Metric]:
         imitated: Any = Imitated(manifest, change)
-        return {m.name: m for m in judge(imitated, TRAIN, TEST, 100, 0)}
+        return {m.name: m for m in paired.evaluate(imitated, TRAIN, TEST, 100, 0)}
 
     return of
 
@@ -199,13 +199,20 @@ def test_rows_that_lack_something_are_left_out(joined: Path) -> None:
     lacking = TEST.samples.copy()
     lacking["mask/audio"][::3], lacking["audio"][::3] = 0, 0
     some = replace(TEST, samples=lacking)
-    found = {m.name: m.value for m in judge(imitated, TRAIN, some, 100, 0)}
+    found = {m.name: m.value for m in paired.evaluate(imitated, TRAIN, some, 100, 0)}
     assert {value for name, value in found.items() if name.startswith("coherence")} == {1}
     lacking["mask/audio"] = 0
     with pytest.raises(
         ValueError, match=r"'rows' has no classes, or no row with all of mask/image"
     ):
-        judge(imitated, TRAIN, some, 100, 0)
+        paired.evaluate(imitated, some, TEST, 100, 0)
+    found_without = paired.evaluate(imitated, TRAIN, some, 24, 0)
+    assert {m.name for m in found_without} >= {"coherence/joint", "frechet/joint>image"}
+    assert {m.floor for m in found_without if m.name.startswith(("coherence", "frechet"))} == {None}
+    assert {o.name for o in found_without.omitted} == {
+        f"coherence/{given}"
+        for given in ("image", "text", "audio", "image+text", "image+audio", "text+audio")
+    }
 
 
 def test_an_artifact_is_evaluated(joined: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figures of sound on sounds whose figures are known."""
+"""Evaluation of sound on sounds whose figures are known."""
 
 import numpy as np
 import pytest

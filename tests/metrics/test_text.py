@@ -1,4 +1,4 @@
-"""Figures of texts, on texts whose figures are known by hand."""
+"""Evaluation of texts, on texts whose figures are known by hand."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 
 from aigc.config import DataConfig
 from aigc.data import numbers
-from aigc.metrics.text import blurred, distance, ngrams, overlap, pairs, self_bleu, share
+from aigc.metrics.text import distance, ngrams, overlap, pairs, self_bleu, share, with_noise
 
 
 def test_shares() -> None:
@@ -49,10 +49,10 @@ def test_overlap_counts_ngrams_that_training_texts_have() -> None:
 def test_a_posterior_is_blurred_by_adding_noise_and_keeping_the_variance() -> None:
     code = np.array([[1.0, -1.0], [1.2, -0.7483315]], np.float32)  # |mu|² = 2
     clear = math.sqrt(1 - 0.3**2) * code, np.full((2, 2), 2 * math.log(0.3), np.float32)
-    mu, logvar = blurred(*clear, 0.3, 0.8)
+    mu, logvar = with_noise(*clear, 0.3, 0.8)
     assert mu == pytest.approx(0.6 * code, abs=1e-6)
     assert np.exp(logvar) == pytest.approx(0.64, abs=1e-6)
-    same = blurred(*clear, 0.3, 0.3)
+    same = with_noise(*clear, 0.3, 0.3)
     assert same[0] == pytest.approx(clear[0])
     assert same[1] == pytest.approx(clear[1])
 

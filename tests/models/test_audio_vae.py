@@ -1,4 +1,5 @@
-"""What the contract does not ask: where pitch and reconstruction come from, and collapse."""
+"""audio_vae beyond the model contract: terms of the loss, pitch, reconstruction, resume,
+collapse."""
 
 import copy
 import itertools
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from aigc import checkpoint, models
+from aigc import models
 from aigc.data import Dataset
 from aigc.models import audio_vae
-from aigc.noise import Noise
-from aigc.train import Event, TrainState, train
-from tests.test_harmonics import voice
+from aigc.rng import BatchRNG
+from aigc.training import checkpoint
+from aigc.training.loop import PeriodicAction, TrainState, train
+from tests.nn.test_harmonics import voice
 
 SMALL = audio_vae.Config(
     latent=4,
@@ -34,7 +36,7 @@ def batch(n: int = 4) -> dict[str, torch.Tensor]:
 
 def terms(model: audio_vae.Model, sounds: dict[str, torch.Tensor], samples: int = 0) -> dict:
     n = len(sounds["audio"])
-    noise = Noise(0, samples, n, 0, n, sounds["audio"])
+    noise = BatchRNG(0, samples, n, 0, n, sounds["audio"])
     loss, found = model.loss("elbo", sounds, noise, model.prepare(sounds, noise, {"elbo"}))
     return {"loss": loss.item()} | {name: value.item() for name, value in found.items()}
 
@@ -59,13 +61,14 @@ def test_a_posterior_is_never_narrower_than_what_the_prior_can_follow() -> None:
     assert logvar.max() <= 0
 
 
+@pytest.mark.process
 def test_a_few_steps_bring_every_term_down_and_the_pitch_into_the_decoder() -> None:
     torch.manual_seed(0)
     model, sounds = audio_vae.Model(SMALL), batch()
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     before = terms(model, sounds)
     for step in range(100):
-        noise = Noise(0, step, 4, 0, 4, sounds["audio"])
+        noise = BatchRNG(0, step, 4, 0, 4, sounds["audio"])
         optimizer.zero_grad()
         shared = model.prepare(sounds, noise, {"elbo"})
         model.loss("elbo", sounds, noise, shared)[0].backward()
@@ -102,7 +105,7 @@ def test_the_prior_goes_on_when_the_networks_are_done_and_a_resumed_run_is_bit_e
             checkpoint.save(tmp_path, checkpoint.snapshot(state, {"wall_seconds": 0}), keep=1)
 
     whole = TrainState(config)
-    train(config, whole, source, [Event(4, note)])
+    train(config, whole, source, [PeriodicAction(4, note)])
     full = preset.model.optimizer.learning_rate
     shares = [1, 1, 0.5, 0, 0, 0]
     assert [rates for _, rates in seen] == [[full * share, full] for share in shares]

@@ -1,4 +1,4 @@
-"""What is shared and what is private: the algebra of experts, flow and mixture; exact resume."""
+"""multimodal_vae beyond the model contract: missing modalities, terms of the loss, exact resume."""
 
 import copy
 from collections.abc import Callable
@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from aigc import checkpoint, data
+from aigc import data
 from aigc.artifact import Artifact
 from aigc.config import TrainConfig
-from aigc.density import moments, product
-from aigc.feed import Feed
 from aigc.models.multimodal_vae import MODALITIES, Model
-from aigc.noise import Noise
-from aigc.run import Run
-from aigc.train import TrainState, train
+from aigc.nn.posteriors import expert_moments, product_of_experts
+from aigc.rng import BatchRNG
+from aigc.training import checkpoint
+from aigc.training.dataloader import BatchLoader
+from aigc.training.loop import TrainState, train
+from aigc.training.run import Run
 from tests.data.rows import TINY, run
 from tests.fixtures.make import write_run
-from tests.test_train import Half
+from tests.training.small_runs import Half
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def model() -> Model:
 def batch_of(config: TrainConfig) -> dict[str, Tensor]:
     source = data.load(config.data, config.model)
     like = torch.zeros((), dtype=torch.float32)
-    return next(Feed(config, source, rank=0, world=1, start=0, like=like))
+    return next(BatchLoader(config, source, rank=0, world_size=1, start=0, like=like))
 
 
 def translate(model: Model, changes: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -72,7 +73,7 @@ def test_what_a_row_lacks_changes_no_loss(tmp_path: Path, model: Model) -> None:
     unmasked = {**filled, "mask/audio": torch.ones_like(batch["mask/audio"])}
     found = []
     for given in (batch, filled, unmasked):
-        noise = Noise(0, 0, config.batch, 0, config.batch, batch["image"])
+        noise = BatchRNG(0, 0, config.batch, 0, config.batch, batch["image"])
         shared = model.prepare(given, noise, {"elbo", "density"})
         found.append([model.loss(p, given, noise, shared)[0].item() for p in ("elbo", "density")])
     assert found[0] == found[1]
@@ -85,8 +86,8 @@ def test_a_graph_hears_what_training_hears(model: Model) -> None:
     wave, noise = torch.rand(3, 1, TINY.samples) - 0.5, torch.randn(3, TINY.latent + 8)
     unseen = {"image_given": torch.zeros(3), "text_given": torch.zeros(3)}
     found = translate(model, {**unseen, "audio": wave, "latent": noise})
-    expert = moments(model.networks.shared["audio"](TINY.stft.log_magnitude(wave)))
-    mu, logvar = product([expert], torch.ones(3, 1))
+    expert = expert_moments(model.networks.shared["audio"](TINY.stft.log_magnitude(wave)))
+    mu, logvar = product_of_experts([expert], torch.ones(3, 1))
     with torch.no_grad():
         s = mu + (0.5 * logvar).exp() * noise[:, : TINY.latent]
         image, text, _ = module.decode(s, noise)  # type: ignore[operator]
@@ -96,7 +97,7 @@ def test_a_graph_hears_what_training_hears(model: Model) -> None:
 
 def elbo(model: Model, batch: dict[str, Tensor], samples: int = 0) -> tuple[Tensor, dict]:
     n = len(batch["image"])
-    noise = Noise(0, samples, n, 0, n, batch["image"])
+    noise = BatchRNG(0, samples, n, 0, n, batch["image"])
     return model.loss("elbo", batch, noise, model.prepare(batch, noise, {"elbo"}))
 
 
@@ -122,6 +123,7 @@ def test_what_is_private_is_never_narrower_than_its_flow_can_follow(
     assert elbo(model, batch)[1][f"kl_{name}"] < 4 * 0.5 * 7 + 20
 
 
+@pytest.mark.process
 def test_a_few_steps_bring_down_what_a_sound_costs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, batch = Model(TINY), batch_of(run(tmp_path))
@@ -141,7 +143,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     whole = write_run(tmp_path / "whole", config)
     write_run(tmp_path / "parts", replace(config, samples=32))
     parts = write_run(tmp_path / "parts", config)
-    one, other = (checkpoint.tensors(Run(r.folder).trained()) for r in (whole, parts))
+    one, other = (checkpoint.tensors(Run(r.folder).load_state()) for r in (whole, parts))
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
     assert [path.name for path in (whole.folder / "grids").iterdir()] == ["000000000064.png"]
 
@@ -151,11 +153,11 @@ def test_losses_and_gradients_of_two_workers_add_up_to_those_of_one(tmp_path: Pa
     source = data.load(config.data, config.model)
     halves = [Half(0), Half(1)]
     for half in halves:
-        train(config, TrainState(config), source, sync=half)
+        train(config, TrainState(config), source, group=half)
     alone = TrainState(config)
     like = next(alone.model.parameters())
-    batch = next(Feed(config, source, rank=0, world=1, start=0, like=like))
-    noise = Noise(config.seed, 0, 15, 0, 15, like)
+    batch = next(BatchLoader(config, source, rank=0, world_size=1, start=0, like=like))
+    noise = BatchRNG(config.seed, 0, 15, 0, 15, like)
     shared = alone.model.prepare(batch, noise, {"elbo", "density"})
     # The second phase does not follow the first one's step: it takes what was prepared before.
     for number, phase in enumerate(alone.phases):

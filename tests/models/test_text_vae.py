@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aigc import losses
 from aigc.model import Batch
 from aigc.models import text_vae
 from aigc.models.text_vae import Config, Model, written
-from aigc.noise import Noise
+from aigc.nn import losses
+from aigc.rng import BatchRNG
 
 ROWS = 6
 SMALL = Config(
@@ -32,7 +32,7 @@ def batch() -> Batch:
 def figures(config: Config, samples: int = 0, **changes: Tensor) -> dict[str, float]:
     torch.manual_seed(0)
     model = Model(config)
-    noise = Noise(1, samples, ROWS, 0, ROWS, next(model.parameters()))
+    noise = BatchRNG(1, samples, ROWS, 0, ROWS, next(model.parameters()))
     noise._key = "1/0"  # the same draws whatever has been seen
     loss, metrics = model.loss("elbo", batch() | changes, noise, None)
     return {"loss": loss.item(), **{name: value.item() for name, value in metrics.items()}}
@@ -60,7 +60,7 @@ def test_dropped_outputs_change_the_loss_and_nothing_that_is_exported() -> None:
     assert figures(dropped)["loss"] != figures(SMALL)["loss"]
     assert Model(dropped).exports().keys() == Model(SMALL).exports().keys()
     decoder, text = Model(SMALL).decoder, batch()["text"]
-    given = decoder.given(torch.ones(ROWS, 3), None, None), text, written(text).sum(1)
+    given = decoder.context(torch.ones(ROWS, 3), None, None), text, written(text).sum(1)
     whole, halved, nothing = (
         decoder(*given, torch.full((ROWS, 8), kept)).data - decoder.logits.bias
         for kept in (1.0, 0.5, 0.0)
@@ -74,12 +74,12 @@ def test_what_is_behind_the_end_of_a_text_changes_no_loss() -> None:
     """Only tokens go through the GRU; the sum is that over whole rows."""
     torch.manual_seed(0)
     model = Model(SMALL).double()
-    noise = Noise(1, 0, ROWS, 0, ROWS, next(model.parameters()))
+    noise = BatchRNG(1, 0, ROWS, 0, ROWS, next(model.parameters()))
     text = batch()["text"]
     _, found = model.loss("elbo", {"text": text}, noise, None)
     z = noise.normal("posterior", 3)
     mu, logvar = model.posterior.moments(model.encoder(text, None))
-    known = model.decoder.given(mu + (0.5 * logvar).exp() * z, None, None)[:, None]
+    known = model.decoder.context(mu + (0.5 * logvar).exp() * z, None, None)[:, None]
     before = F.pad(text[:, :-1], (1, 0))
     x = torch.cat([model.decoder.embedding(before), known.expand(-1, 8, -1)], 2)
     nats = F.cross_entropy(
@@ -140,9 +140,11 @@ def test_a_latent_that_says_nothing_is_called_collapsed(
 
 
 def test_a_kl_that_is_fixed_and_not_used_is_called_collapsed() -> None:
-    used = {"elbo/kl": 4.1, "elbo/active_units": 32.0, "elbo/told": 9.0}
+    used = {"elbo/kl": 4.1, "elbo/active_units": 32.0, "elbo/information_gain": 9.0}
     assert Model(BLURRED).collapsed(used) == ""
-    assert "of which the decoder uses 0.05" in Model(BLURRED).collapsed(used | {"elbo/told": 0.05})
+    assert "of which the decoder uses 0.05" in Model(BLURRED).collapsed(
+        used | {"elbo/information_gain": 0.05}
+    )
 
 
 @pytest.mark.parametrize(

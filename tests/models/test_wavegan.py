@@ -5,7 +5,7 @@ import torch
 
 from aigc.models import wavegan
 from aigc.models.wavegan import phase_shuffle
-from aigc.noise import Noise
+from aigc.rng import BatchRNG
 
 SMALL = wavegan.Config(latent=8, widths=(16, 8), shape=(1, 256))
 
@@ -25,7 +25,7 @@ def test_the_discriminator_is_shuffled_by_noise_in_a_loss_and_nowhere_else() -> 
     assert torch.equal(plain, model.discriminator(x, None)[0])
 
     def shuffled(samples: int) -> torch.Tensor:
-        with model.discriminator.shuffled(Noise(0, samples, 4, 0, 4, x)):
+        with model.discriminator.shuffled(BatchRNG(0, samples, 4, 0, 4, x)):
             return model.discriminator(x, None)[0]
 
     assert torch.equal(shuffled(0), shuffled(0))
@@ -37,9 +37,9 @@ def test_the_discriminator_is_shuffled_by_noise_in_a_loss_and_nowhere_else() -> 
 def test_a_row_is_shuffled_alike_whoever_has_it() -> None:
     torch.manual_seed(0)
     model, x = wavegan.Model(SMALL), torch.randn(4, 1, 256)
-    with model.discriminator.shuffled(Noise(0, 0, 4, 0, 4, x)):
+    with model.discriminator.shuffled(BatchRNG(0, 0, 4, 0, 4, x)):
         whole = model.discriminator(x, None)[0]
-    with model.discriminator.shuffled(Noise(0, 0, 4, 2, 4, x)):
+    with model.discriminator.shuffled(BatchRNG(0, 0, 4, 2, 4, x)):
         part = model.discriminator(x[2:], None)[0]
     assert torch.allclose(whole[2:], part, atol=1e-6)
 

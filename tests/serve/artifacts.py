@@ -4,13 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc.artifact import Signature, Store, TensorSpec, latents, steps
+from aigc.artifact import Signature, Store, TensorSpec, autoregressive, latents
 from aigc.artifact.manifest import Manifest, Parity, Reproducibility, Training, seal
+from aigc.artifact.preprocessing import default_for
+from aigc.artifact.runtime import ort
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LATENT = TensorSpec(name="latent", kind="latent", dtype="float32", shape=(16,))
@@ -50,16 +52,18 @@ def publish(
     seed: int,
     classes: tuple[str, ...] = CLASSES,
     ballast: int = 0,
+    known: int = len(CLASSES),
 ) -> str:
     """A class-conditional generator of 8 x 8 images, an encoder, and a signature of numbers.
 
-    `classes`: ten of them. `ballast`: bytes of weights that nothing uses.
+    `classes`: ten of them. `ballast`: bytes of weights that nothing uses. Samples of a class from
+    `known` on make the graph fail.
     """
     label = replace(LABEL, classes=classes)
     random = np.random.default_rng(seed)
     weights = {
         "w": random.normal(0, 0.4, (16, 64)).astype(np.float32),
-        "classes": random.normal(0, 0.6, (10, 64)).astype(np.float32),
+        "classes": random.normal(0, 0.6, (10, 64)).astype(np.float32)[:known],
         "shape": np.array([-1, 1, 8, 8], np.int64),
     }
     signatures = {
@@ -97,7 +101,7 @@ def publish(
     inputs: dict[str, dict[str, Any]] = {
         "sample": {
             "latent": latents.normal(0, range(16), (16,)),
-            "label": latents.labels(0, range(16), 10),
+            "label": latents.labels(0, range(16), 10) % known,
         },
         "encode": {"image": latents.normal(0, range(16), (1, 8, 8))},
         "numbers": {"latent": latents.normal(0, range(16), (16,))},
@@ -173,7 +177,7 @@ def publish_sounds(store: Store, folder: Path, name: str) -> str:
 def publish_translator(store: Store, folder: Path, name: str) -> str:
     """Image, text and sound from one another; each output depends on all that is given."""
     random = np.random.default_rng(8)
-    image = replace(IMAGE, presence="image_given")
+    image = replace(IMAGE, presence="image_given", preprocessing=default_for("image"))
     text = TensorSpec(
         name="text",
         kind="text",
@@ -182,15 +186,19 @@ def publish_translator(store: Store, folder: Path, name: str) -> str:
         range=(0, len(LETTERS) - 1),
         vocabulary=LETTERS,
         presence="text_given",
+        preprocessing=default_for("text"),
     )
-    audio = replace(SOUND, name="audio", presence="audio_given")
+    audio = replace(SOUND, name="audio", presence="audio_given", preprocessing=default_for("audio"))
     flags = [
         TensorSpec(
             name=f"{one.name}_given", kind="presence", dtype="float32", shape=(), range=(0, 1)
         )
         for one in (image, text, audio)
     ]
-    new = [replace(one, name=f"new_{one.name}", presence="") for one in (image, text, audio)]
+    new = [
+        replace(one, name=f"new_{one.name}", presence="", preprocessing=msgspec.UNSET)
+        for one in (image, text, audio)
+    ]
     signature = Signature(
         graph="translate.onnx", inputs=(image, text, audio, *flags, LATENT), outputs=tuple(new)
     )
@@ -390,7 +398,7 @@ def _refer(folder: Path, signatures: dict[str, Signature]) -> None:
                 feeds[spec.name] = random.integers(0, int(spec.range[1]) + 1, (8, *spec.shape))
         if signature.step:
             step = signatures[signature.step]
-            outputs = steps.whole(signature, step, lambda f: run("step.onnx", f), feeds)
+            outputs = autoregressive.generate(signature, step, lambda f: run("step.onnx", f), feeds)
         else:
             outputs = run(signature.graph, feeds)
         arrays = {f"in/{k}": v for k, v in feeds.items()}

@@ -92,6 +92,6 @@ def served(store: Path, metrics_dir: Path) -> Iterator[Listening]:
 def gate(served: Listening) -> Iterator[Gate]:
     models = served.replica._models
     assert models is not None
-    gate = Gate(models.all[0].lanes["sample"], served.replica._batcher)
+    gate = Gate(models.all[0].runners["sample"], served.replica._batcher)
     yield gate
     gate.open.set()

@@ -10,10 +10,11 @@ from typing import Any
 
 import uvicorn
 
-from serve.access.allowance import Take
-from serve.batching import Batcher
-from serve.lane import SignatureLane
-from serve.replica import Replica
+from serve.access.rate_ledger import Take
+from serve.batching.batcher import Batcher
+from serve.hosting.runner import SignatureRunner
+from serve.ingress import IngressReplica
+from serve.ingress_servers import replace_http
 from serve.settings import Settings
 
 
@@ -22,7 +23,7 @@ class Listening:
     """A replica that is served, by a thread of its own."""
 
     url: str
-    replica: Replica
+    replica: IngressReplica
     loop: asyncio.AbstractEventLoop
 
     def run(self, coroutine: Any) -> Any:
@@ -48,8 +49,9 @@ def listening(
     made: list[Any] = []
 
     async def main() -> None:
-        replica = Replica(settings, "replica-7", None, take_budget)
+        replica = IngressReplica(settings, "replica-7", None, take_budget)
         await replica.configure({"artifacts": references})
+        replace_http()
         config = uvicorn.Config(
             replica.application, port=0, ws="none", lifespan="off", log_level="warning"
         )
@@ -78,7 +80,7 @@ def listening(
 class Gate:
     """Stands before a lane: lets so many batches through and holds the rest, or fails them."""
 
-    def __init__(self, lane: SignatureLane, batcher: Batcher) -> None:
+    def __init__(self, lane: SignatureRunner, batcher: Batcher) -> None:
         batcher._inline_s = 0.0  # what is held must hold the thread, not the event loop
         self.batches = 0
         self.free = 10**9

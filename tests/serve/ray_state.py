@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from tests.serve.queueing import Policy, Pool
+from tests.serve.batching.queueing import Policy, Pool
 
 with warnings.catch_warnings():
     # Ray 2.60 declares its schemas with arguments that pydantic has deprecated.

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.autoscaling import Memory, Report, Scaling, decide, demand_of, read
-from tests.serve.queueing import Machine, Pool, Replica, by_work, phases, raw_metrics
+from serve.autoscaling import LoadReport, PolicyState, Scaling, decide, demand_of, read
+from tests.serve.batching.queueing import Machine, Pool, Replica, by_work, phases, raw_metrics
 
 SCALING = Scaling(downscale_delay_s=30.0)
 BIG = Machine().batch_s * 4 + 256 * Machine().sample_s
@@ -165,8 +165,8 @@ def test_a_trickle_keeps_one_replica() -> None:
 def test_the_formula() -> None:
     scaling = Scaling(target_busy=0.5, target_work_s=2.0)
     reports = [
-        Report(taken_s=0, work_s=3.0, busy=0.25, shed=1.0),
-        Report(taken_s=9, work_s=1.0, busy=1.0, shed=0.0),
+        LoadReport(taken_s=0, work_s=3.0, busy=0.25, shed=1.0),
+        LoadReport(taken_s=9, work_s=1.0, busy=1.0, shed=0.0),
     ]
     assert demand_of(scaling, reports) == pytest.approx((0.25 + 1.0 + 1.0) / 0.5 + 4.0 / 2.0)
     assert demand_of(scaling, []) == 0
@@ -176,9 +176,9 @@ def test_more_is_started_when_it_was_needed_for_all_of_the_delay() -> None:
     scaling = Scaling(upscale_delay_s=3.0, average_s=0.0)
 
     def targets(shares: list[float]) -> list[int]:
-        memory, target, found = Memory(), 1, []
+        memory, target, found = PolicyState(), 1, []
         for second, busy in enumerate(shares):
-            report = Report(taken_s=second, work_s=0.0, busy=busy, shed=0.0)
+            report = LoadReport(taken_s=second, work_s=0.0, busy=busy, shed=0.0)
             target, memory = decide(
                 scaling,
                 memory,
@@ -195,10 +195,10 @@ def test_more_is_started_when_it_was_needed_for_all_of_the_delay() -> None:
 
 
 def test_a_demand_after_none_is_taken_as_it_is_and_then_averaged() -> None:
-    def report(second: float, work_s: float) -> dict[str, Report]:
-        return {"one": Report(taken_s=second, work_s=work_s, busy=0.0, shed=0.0)}
+    def report(second: float, work_s: float) -> dict[str, LoadReport]:
+        return {"one": LoadReport(taken_s=second, work_s=work_s, busy=0.0, shed=0.0)}
 
-    memory = Memory()
+    memory = PolicyState()
     for second, work_s in enumerate((0.0, 4.0, 1.0)):
         _, memory = decide(
             SCALING,
@@ -217,10 +217,10 @@ def test_a_demand_after_none_is_taken_as_it_is_and_then_averaged() -> None:
 
 def test_clocks_of_other_machines_do_not_matter() -> None:
     """A replica an hour behind is as fresh as one an hour ahead, while it goes on reporting."""
-    memory, target = Memory(), 1
+    memory, target = PolicyState(), 1
     for second in range(60):
-        reports: Mapping[str, Report] = {
-            name: Report(taken_s=second + skew, work_s=0.0, busy=1.0, shed=0.0)
+        reports: Mapping[str, LoadReport] = {
+            name: LoadReport(taken_s=second + skew, work_s=0.0, busy=1.0, shed=0.0)
             for name, skew in (("behind", -3600.0), ("ahead", 3600.0))
         }
         target, memory = decide(
@@ -230,12 +230,12 @@ def test_clocks_of_other_machines_do_not_matter() -> None:
 
 
 def test_a_clock_set_back_starts_the_delays_anew() -> None:
-    memory = Memory()
-    idle = {"one": Report(taken_s=1.0, work_s=0.0, busy=0.0, shed=0.0)}
+    memory = PolicyState()
+    idle = {"one": LoadReport(taken_s=1.0, work_s=0.0, busy=0.0, shed=0.0)}
     target, memory = decide(SCALING, memory, now_s=1e9, target=4, low=1, high=8, reports=idle)
     changed_s = []
     for second in range(100):
-        idle = {"one": Report(taken_s=2.0 + second, work_s=0.0, busy=0.0, shed=0.0)}
+        idle = {"one": LoadReport(taken_s=2.0 + second, work_s=0.0, busy=0.0, shed=0.0)}
         new, memory = decide(
             SCALING, memory, now_s=float(second), target=target, low=1, high=8, reports=idle
         )
@@ -251,7 +251,7 @@ def test_series_of_ray_are_read_by_their_newest_points() -> None:
         report = {"work_s": time_s / 10, "busy": 0.5, "shed_s": shed_s}
         replica.points.append((time_s, report))
     found = read(["one", "other"], raw_metrics([replica]))
-    assert found == {"one": Report(taken_s=4.0, work_s=0.4, busy=0.5, shed=1.5), "other": None}
+    assert found == {"one": LoadReport(taken_s=4.0, work_s=0.4, busy=0.5, shed=1.5), "other": None}
     replica.points[:] = replica.points[:1]
     one = read(["one"], raw_metrics([replica]))["one"]
     assert one is not None
@@ -274,13 +274,13 @@ def test_whatever_is_said_the_target_is_bounded_and_turns_seldom(
     start: int,
 ) -> None:
     high = max(1, low + room)
-    target, memory, now_s = min(max(start, low), high), Memory(), 0.0
+    target, memory, now_s = min(max(start, low), high), PolicyState(), 0.0
     changes = []
     for seconds, replicas, repeat in moments:
         now_s += seconds
         reports = {
             str(number): report
-            and Report(
+            and LoadReport(
                 taken_s=0.0 if repeat == 0 else now_s,
                 busy=report[0],
                 work_s=report[1],

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 
 from serve.autoscaling import Scaling
-from tests.serve.queueing import Pool, by_work, phases
+from tests.serve.batching.queueing import Pool, by_work, phases
 from tests.serve.ray_state import by_requests, through_ray
 
 with warnings.catch_warnings():

@@ -29,7 +29,7 @@ QUICK = json.dumps({"scaling": {"downscale_delay_s": 3, "average_s": 1, "target_
 def scaled(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One or two replicas of tiny@1 that come and go sooner than by default."""
     arguments = [f"{store}/tiny@1", "--replicas", "1..2"]
-    module = ("tests.bench.scaled_server", QUICK)
+    module = ("benchmarks.scaled_server", QUICK)
     with server(tmp_path_factory.mktemp("scaled"), *arguments, module=module) as running:
         running.wait_until_ready()
         yield running

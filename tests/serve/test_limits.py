@@ -11,13 +11,13 @@ import httpx
 import pytest
 
 from aigc.artifact import ArtifactError
-from serve.http import HTTPError
-from serve.replica import Replica
+from serve.errors import HTTPError
+from serve.hosting.desired_models import DesiredModels, DesiredModelsStore
+from serve.ingress import IngressReplica
+from serve.request_body import BodyReader
 from serve.settings import Limits, Settings
-from serve.slow import Patience
-from serve.switching import Config, Target
-from tests.serve.dialects.test_native import Client, running
 from tests.serve.listening import Listening, listening, settled
+from tests.serve.protocols.native.test_routes import Client, running
 
 DEEP = 10_000
 
@@ -25,17 +25,18 @@ DEEP = 10_000
 @pytest.fixture
 def client(store: Path, metrics_dir: Path) -> Iterator[Client]:
     """A replica that has every route, the admin's too."""
-    target = Target(artifacts=(f"{store}/tiny@1",))
+    target = DesiredModels(artifacts=(f"{store}/tiny@1",))
 
-    async def read() -> Target:
-        return target
+    async def read() -> tuple[DesiredModels, str]:
+        return target, ""
 
-    async def write(target: Target) -> None:
+    async def swap(version: str, target: DesiredModels) -> bool:
         raise ArtifactError("nothing is to change here")
 
     settings = Settings(metrics_dir=str(metrics_dir), admin_without_key=True)
     with running(
-        lambda: Replica(settings, "replica-7", Config(read=read, write=write)), f"{store}/tiny@1"
+        lambda: IngressReplica(settings, "replica-7", DesiredModelsStore(read=read, swap=swap)),
+        f"{store}/tiny@1",
     ) as client:
         yield client
 
@@ -94,6 +95,7 @@ def impatient(store: Path, metrics_dir: Path) -> Iterator[Listening]:
 PATHS = ("/v1/samples", "/v1/images/generations", "/v2/models/tiny/infer", "/v1/verify")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("path", PATHS)
 def test_who_sends_a_byte_now_and_then_is_cut_off_while_others_are_served(
     path: str, impatient: Listening
@@ -134,33 +136,33 @@ def test_who_sends_a_byte_now_and_then_is_cut_off_while_others_are_served(
     assert in_progress.samples[0].value == 0
 
 
-def reading(limit_s: float, *waits_s: float) -> tuple[asyncio.Task[bytes], Patience]:
+def reading(limit_s: float, *waits_s: float) -> tuple[asyncio.Task[bytes], BodyReader]:
     """A body of single bytes, each after a wait."""
-    patience = Patience(limit_s)
+    reader = BodyReader(limit_s)
     messages = iter(waits_s)
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(next(messages))
         return {"type": "http.request", "body": b"x", "more_body": True}
 
-    return asyncio.create_task(patience.read({"headers": []}, receive, 100)), patience
+    return asyncio.create_task(reader.read({"headers": []}, receive, 100)), reader
 
 
 def test_who_hangs_up_is_not_told_that_it_was_late() -> None:
     async def scenario() -> None:
-        task, patience = reading(10, 10)
+        task, reader = reading(10, 10)
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert patience._until_s == {}
+        assert reader._deadlines_s == {}
 
     asyncio.run(scenario())
 
 
 def test_each_has_its_own_time_and_late_ones_leave_nothing() -> None:
     async def scenario() -> None:
-        patience = Patience(0.2)
+        reader = BodyReader(0.2)
 
         async def never() -> dict[str, Any]:
             await asyncio.Event().wait()
@@ -171,7 +173,7 @@ def test_each_has_its_own_time_and_late_ones_leave_nothing() -> None:
         async def late(after_s: float) -> None:
             await asyncio.sleep(after_s)
             with pytest.raises(HTTPError) as refused:
-                await patience.read({"headers": []}, never, 100)
+                await reader.read({"headers": []}, never, 100)
             assert refused.value.status == 408
             cut.append(after_s)
             await asyncio.sleep(0)  # nothing is cancelled that comes after
@@ -179,7 +181,7 @@ def test_each_has_its_own_time_and_late_ones_leave_nothing() -> None:
         await asyncio.gather(late(0.1), late(0))  # nobody comes after them and winds the clock
         await late(0.01)
         assert cut == [0, 0.1, 0.01]
-        assert patience._until_s == {}
-        assert patience._timer is None
+        assert reader._deadlines_s == {}
+        assert reader._timer is None
 
     asyncio.run(scenario())

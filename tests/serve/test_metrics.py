@@ -13,22 +13,22 @@ import httpx
 import orjson
 import pytest
 
-from aigc import exporter
+from aigc import prometheus_exporter, scrape
 from aigc.artifact import ArtifactError
-from serve.access.allowance import at_hand
-from serve.access.budget import Ledger
-from serve.access.keys import New, entry_text
+from serve.access.api_keys import CreateKey, key_entry
+from serve.access.rate_ledger import Ledger
+from serve.access.rate_limiter import in_process
+from serve.ingress import IngressReplica
 from serve.metrics import Metrics
-from serve.replica import Replica
 from serve.settings import Limits, Settings
 from tests.serve.artifacts import WORDS_LENGTH
-from tests.serve.dialects.test_native import Client, running
 from tests.serve.listening import Gate, Listening
+from tests.serve.protocols.native.test_routes import Client, running
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "serving.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "serving-reference.md"
 ALICE, BOB = "aigc_secret_of_alice", "aigc_secret_of_bob"
-KEYS = entry_text(New(action="new", name="alice", samples_per_s=10.0, burst=20), ALICE)
-KEYS += "\n" + entry_text(New(action="new", name="bob"), BOB)
+KEYS = key_entry(CreateKey(action="new", name="alice", samples_per_s=10.0, burst=20), ALICE)
+KEYS += "\n" + key_entry(CreateKey(action="new", name="bob"), BOB)
 
 Values = dict[tuple[str, ...], float]
 
@@ -63,7 +63,9 @@ def client(metrics_dir: Path, keys: Path) -> Iterator[Client]:
         price_per_replica_hour=3600.0,
         limits=Limits(max_n=100, max_queue=100),
     )
-    with running(lambda: Replica(settings, "replica-7", None, at_hand(Ledger()))) as client:
+    with running(
+        lambda: IngressReplica(settings, "replica-7", None, in_process(Ledger()))
+    ) as client:
         yield client
 
 
@@ -73,7 +75,9 @@ def draw(client: Client, n: int, secret: str = BOB, **fields: Any) -> httpx.Resp
     return client.request("POST", "/v1/samples", json=body, headers=headers)
 
 
-def test_every_metric_moves(client: Client, store: Path, words: str, keys: Path) -> None:
+def test_every_metric_moves(
+    client: Client, store: Path, words: str, keys: Path, metrics_dir: Path
+) -> None:
     replica, seen = client.replica, defaultdict[str, set[tuple[float, ...]]](set)
 
     def look() -> Values:
@@ -86,7 +90,7 @@ def test_every_metric_moves(client: Client, store: Path, words: str, keys: Path)
     async def held() -> None:
         """One request in the graph and one in the queue."""
         assert replica._models is not None
-        gate = Gate(replica._models.all[0].lanes["sample"], replica._batcher)
+        gate = Gate(replica._models.all[0].runners["sample"], replica._batcher)
         gate.free = 0
         asked = [asyncio.create_task(ask(client, BOB, 3))]
         while gate.batches != 1:
@@ -114,9 +118,15 @@ def test_every_metric_moves(client: Client, store: Path, words: str, keys: Path)
     assert draw(client, 20, ALICE).status_code == 429
     client.run(refused_load())
     keys.write_text("[[key]")
+    metrics_dir.rename(metrics_dir.with_name("elsewhere"))
+    metrics_dir.write_text("no folder")
     client.run(replica.tend())
     found = look()
+    assert total(found, "aigc_metrics_lost") == 1
     assert total(found, "aigc_cost_total") > 0
+    metrics_dir.unlink()
+    client.run(replica.tend())
+    assert total(look(), "aigc_metrics_lost") == 0
     replica.close()
     look()
     still = {name for name, snapshots in seen.items() if len(snapshots) == 1}
@@ -191,12 +201,12 @@ def test_refused_samples_have_their_reason(served: Listening) -> None:
 
     batcher = served.replica._batcher
     assert shed() == {}
-    batcher._max_queue = 5
+    batcher.admission.max_queue = 5
     assert ask(6) == 503
     assert shed() == {"reason=overloaded": 6}
-    batcher._max_queue = 8192
+    batcher.admission.max_queue = 8192
     assert served.replica._models is not None
-    lane = served.replica._models.all[0].lanes["sample"]
+    lane = served.replica._models.all[0].runners["sample"]
     run = lane.run
     lane.run = lambda inputs: (time.sleep(0.1), run(inputs))[1]  # type: ignore[method-assign]
     assert ask(4) == 200
@@ -252,9 +262,12 @@ async def ask(client: Client, secret: str, n: int = 1, **fields: Any) -> int:
         ],
     }
     sent: list[Any] = []
+    received = [{"type": "http.request", "body": body}]
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
+        if not received:  # a client that waits: who watches it must not be kept busy
+            await asyncio.Event().wait()
+        return received.pop()
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -263,6 +276,7 @@ async def ask(client: Client, secret: str, n: int = 1, **fields: Any) -> int:
     return int(sent[0]["status"])
 
 
+@pytest.mark.process
 def test_ten_thousand_requests_add_no_series(
     client: Client, store: Path, metrics_dir: Path
 ) -> None:
@@ -284,7 +298,16 @@ def test_ten_thousand_requests_add_no_series(
     before = values(client.replica._metrics).keys()
     assert client.run(crowd(2000)) == {200, 401, 404, 429}
     assert values(client.replica._metrics).keys() == before
-    assert b"made-up" not in exporter.render(metrics_dir)
+    assert b"made-up" not in prometheus_exporter.render(metrics_dir)
+
+
+def test_the_serving_port_gives_the_format_that_is_asked_for(served: Listening) -> None:
+    url = f"{served.url}/metrics"
+    assert httpx.get(url).headers["content-type"] == scrape.TEXT
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+    answer = httpx.get(url, headers={"accept": accept})
+    assert answer.headers["content-type"] == scrape.OPENMETRICS
+    assert answer.text.endswith("# EOF\n")
 
 
 def test_the_document_lists_every_metric_as_it_is() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import servers
-from tests.bench.artifacts import untrained
-from tests.bench.serving_limits import overload_of
+from benchmarks import servers
+from benchmarks.artifacts import untrained
+from benchmarks.serving_limits import overload_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -1,7 +1,9 @@
 """The page in a real browser: keys, sounds that play, and one thing from another."""
 
 import base64
+import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from aigc.artifact import codecs, sound
-from serve.access.allowance import at_hand
-from serve.access.budget import Ledger
-from serve.access.keys import New, entry_text
+from aigc.artifact import audio_files, image_files
+from serve.access.api_keys import CreateKey, key_entry
+from serve.access.rate_ledger import Ledger
+from serve.access.rate_limiter import in_process
 from serve.settings import Settings
 from tests.serve.listening import Listening, listening, settled
 
@@ -20,6 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 ALICE, METRICS = "aigc_secret_of_alice", "aigc_secret_of_m"
 
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the page was not rendered"),
     pytest.mark.timeout(120),
 ]
@@ -31,11 +34,11 @@ def guarded(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     folder = tmp_path_factory.mktemp("guarded")
     keys = folder / "keys.toml"
     keys.write_text(
-        entry_text(New(action="new", name="alice", samples_per_s=0.01, burst=20), ALICE)
-        + entry_text(New(action="new", name="m", scope=("metrics",)), METRICS)
+        key_entry(CreateKey(action="new", name="alice", samples_per_s=0.01, burst=20), ALICE)
+        + key_entry(CreateKey(action="new", name="m", scope=("metrics",)), METRICS)
     )
     settings = Settings(metrics_dir=str(folder), keys=str(keys))
-    with listening(settings, f"{store}/tiny@1", take_budget=at_hand(Ledger())) as served:
+    with listening(settings, f"{store}/tiny@1", take_budget=in_process(Ledger())) as served:
         yield served
 
 
@@ -149,6 +152,7 @@ def test_sounds_are_seen_played_and_saved(
     browser_page.select_option("#n", "4")
     tiles = browser_page.locator("#grid .play")
     browser_page.get_by_label("play sample 3 class Two").wait_for()
+    browser_page.wait_for_function("document.querySelectorAll('#grid .play').length === 4")
     assert tiles.count() == 4
     assert browser_page.locator("#grid img").count() == 0
     drawn = "b => b.firstChild.getContext('2d').getImageData(0, 0, 240, 240).data.some(v => v)"
@@ -187,7 +191,7 @@ def test_what_is_drawn_typed_and_said_becomes_the_rest(page: tuple[Any, Listenin
     assert browser_page.locator("#grid li .words").inner_text() != ""
     assert browser_page.locator("#grid li .play").count() == 1
     assert list(sent[-1]["inputs"]) == ["image"]
-    drawing, _ = codecs.read_png(base64.b64decode(sent[-1]["inputs"]["image"]))
+    drawing, _ = image_files.read_png(base64.b64decode(sent[-1]["inputs"]["image"]))
     assert drawing.shape[:2] == (128, 128)
     assert drawing.max() == 255
 
@@ -199,7 +203,7 @@ def test_what_is_drawn_typed_and_said_becomes_the_rest(page: tuple[Any, Listenin
     browser_page.click("#record")  # it ends by itself
     browser_page.locator("#heard .play").wait_for()
     browser_page.locator("#curl").get_by_text("audio.wav").wait_for()
-    said = sound.read_sound(base64.b64decode(sent[-1]["inputs"]["audio"]))
+    said = audio_files.read_sound(base64.b64decode(sent[-1]["inputs"]["audio"]))
     assert said.samples.shape[1] > said.rate_hz
     assert set(sent[-1]["inputs"]) == {"image", "text", "audio"}
     browser_page.click("#clear")
@@ -265,5 +269,60 @@ def test_a_recording_is_not_ended_by_the_one_before(page: tuple[Any, Listening])
     browser_page.locator("#record.recording").wait_for()
     browser_page.locator("#record:not(.recording)").wait_for()
     settled(lambda: len([body for body in sent if body.get("inputs")]) == 2)
-    said = sound.read_sound(base64.b64decode(sent[-1]["inputs"]["audio"]))
+    said = audio_files.read_sound(base64.b64decode(sent[-1]["inputs"]["audio"]))
     assert said.samples.shape[1] > 1.4 * said.rate_hz
+
+
+HOSTILE = """-it's "$(touch pwned)" `touch pwned` $HOME; touch pwned & \\ !x *\n-d @/etc/passwd"""
+
+
+def words_of(command: str, tmp_path: Path) -> list[str]:
+    """The arguments that a shell gives to the program of a command line."""
+    folder = tmp_path / "shell"
+    folder.mkdir(exist_ok=True)
+    defined = 'curl() { printf \'%s\\0\' "$@"; }; aigc() { curl "$@"; }\n'
+    ran = subprocess.run(
+        ["/bin/bash", "-c", defined + command], cwd=folder, capture_output=True, timeout=10
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert not [*folder.iterdir()]
+    return ran.stdout.decode().split("\0")[:-1]
+
+
+def test_commands_hold_names_of_strangers_as_they_are(
+    page: tuple[Any, Listening], tmp_path: Path
+) -> None:
+    browser_page, served = page
+    models = httpx.get(f"{served.url}/v1/models").json()
+    for model in models["data"]:
+        for name, signature in [*model["signatures"].items()]:
+            model["signatures"][f"{name}{HOSTILE}"] = signature
+    browser_page.route("**/v1/models", lambda route: route.fulfill(json=models))
+
+    def answer(route: Any) -> None:
+        body = route.request.post_data_json
+        body["signature"] = body.get("signature", "sample").removesuffix(HOSTILE)
+        route.continue_(post_data=json.dumps(body))
+
+    browser_page.route("**/v1/samples", answer)
+    browser_page.reload()
+    browser_page.locator("#model option").nth(1).wait_for(state="attached")
+
+    browser_page.select_option("#model", "voices@1")
+    browser_page.select_option("#signature", f"sample{HOSTILE}")
+    browser_page.locator("#curl").get_by_text("touch pwned").wait_for()
+    given = words_of(browser_page.text_content("#curl"), tmp_path)
+    assert given[:2] == [f"{served.url}/v1/samples", "-o"]
+    assert json.loads(given[given.index("-d") + 1])["signature"] == f"sample{HOSTILE}"
+    given = words_of(browser_page.text_content("#aigc"), tmp_path)
+    assert given[:2] == ["sample", served.url]
+    assert given[given.index("--signature") + 1] == f"sample{HOSTILE}"
+
+    browser_page.select_option("#model", "translator@1")
+    browser_page.select_option("#signature", f"translate{HOSTILE}")
+    browser_page.fill("#text", "badge")
+    browser_page.press("#text", "Tab")
+    browser_page.locator("#curl").get_by_text("--form-string text='badge'").wait_for()
+    given = words_of(browser_page.text_content("#curl"), tmp_path)
+    assert f"signature=translate{HOSTILE}" in given
+    assert given[given.index(f"signature=translate{HOSTILE}") - 1] == "--form-string"

@@ -18,8 +18,8 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-from aigc.artifact import Artifact, Store, codecs
-from serve.deploy import command as deploy
+from aigc.artifact import Artifact, Store, image_files
+from serve.hosting.deploy import command as deploy
 from tests.serve.artifacts import publish
 from tests.serve.test_server import Server, server, title
 
@@ -83,7 +83,7 @@ def test_samples_of_both_pools_are_those_of_their_artifacts(
         asked = {"model": model, "prompt": "three", "n": 1, "seed": 7}
         image = httpx.post(f"{pools.url}/v1/images/generations", json=asked, timeout=60)
         one = opened.uint8("sample", opened.sample(seed=7, n=1, label=3))[0]
-        found, _ = codecs.read_png(base64.b64decode(image.json()["data"][0]["b64_json"]))
+        found, _ = image_files.read_png(base64.b64decode(image.json()["data"][0]["b64_json"]))
         assert np.array_equal(found, one)
         inferred = httpx.post(
             f"{pools.url}/v2/models/{model}/infer",
@@ -135,7 +135,8 @@ def test_a_pool_scales_to_zero_and_a_request_wakes_it(pools: Server, other: Arti
     assert len(large(pools)) == 1
 
 
-def test_no_request_fails_when_the_pools_replica_is_killed(pools: Server, other: Artifact) -> None:
+def test_only_what_a_killed_replica_had_begun_fails(pools: Server, other: Artifact) -> None:
+    """It may have died of it, so nobody runs it again; what comes after waits for the next one."""
     assert npy(pools).status_code == 200
     stop = threading.Event()
 
@@ -148,19 +149,24 @@ def test_no_request_fails_when_the_pools_replica_is_killed(pools: Server, other:
 
     with ThreadPoolExecutor(4) as threads:
         asking = [threads.submit(ask, number) for number in range(4)]
-        time.sleep(1)
-        (victim,) = large(pools)
-        victim.send_signal(signal.SIGKILL)
-        with suppress(psutil.Error):
-            victim.wait(10)
-        until(lambda: large(pools) and large(pools)[0].pid != victim.pid)
-        until(lambda: npy(pools).status_code == 200)
-        time.sleep(1)
-        stop.set()
+        try:
+            time.sleep(3)  # one that was leaving when they began is gone by then
+            until(lambda: len(large(pools)) == 1)
+            (victim,) = large(pools)
+            victim.send_signal(signal.SIGKILL)
+            with suppress(psutil.Error):
+                victim.wait(10)
+            until(lambda: large(pools) and large(pools)[0].pid != victim.pid)
+            until(lambda: npy(pools).status_code == 200)
+            time.sleep(1)
+        finally:
+            stop.set()
         answers = [answer for each in asking for answer in each.result()]
     assert len(answers) > 20
-    assert {status for status, _ in answers} == {200}
-    assert len({content for _, content in answers}) == 1
+    assert len({content for status, content in answers if status == 200}) == 1
+    lost = [content for status, content in answers if status != 200]
+    assert len(lost) <= 4, "at most one of each client was under way"
+    assert all(b'"pool_unavailable"' in content for content in lost)
 
 
 def test_a_version_is_deployed_into_the_other_pool(

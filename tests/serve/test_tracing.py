@@ -17,12 +17,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from serve import tracing
-from serve.run import ServeConfig, prepare
-from serve.sampling import Sampler
+from serve.cli import prepare
+from serve.options import ServeConfig
+from serve.sampler import Sampler
 from serve.settings import Limits, Settings
 from tests.ports import free_port
-from tests.serve.dialects.test_native import Client, serving
 from tests.serve.listening import Gate, Listening, listening, settled
+from tests.serve.protocols.native.test_routes import Client, serving
 
 EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -124,7 +125,7 @@ def test_who_hangs_up_ends_the_span(
     traced: Listening, memory: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert traced.replica._models is not None
-    gate = Gate(traced.replica._models.all[0].lanes["sample"], traced.replica._batcher)
+    gate = Gate(traced.replica._models.all[0].runners["sample"], traced.replica._batcher)
     gate.free = 1
     body = {"model": "tiny", "n": 40, "format": "ndjson"}
     with httpx.stream("POST", f"{traced.url}/v1/samples", json=body) as answer:
@@ -155,7 +156,7 @@ def test_what_fails_is_an_error_without_its_stack(
     traced: Listening, memory: InMemorySpanExporter
 ) -> None:
     assert traced.replica._models is not None
-    Gate(traced.replica._models.all[0].lanes["sample"], traced.replica._batcher).fails_at = 1
+    Gate(traced.replica._models.all[0].runners["sample"], traced.replica._batcher).fails_at = 1
     assert ask(traced).status_code == 500
     request, _ = request_of(memory)
     assert not request.status.is_ok
@@ -203,7 +204,7 @@ def test_requests_that_share_a_batch_keep_their_own_traces(
 
 def test_off_it_is_not_even_imported() -> None:
     code = (
-        "import sys, serve.replica, serve.run;"
+        "import sys, serve.ingress, serve.cli;"
         "assert not [m for m in sys.modules if m.startswith('opentelemetry')], sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -218,7 +219,6 @@ def _parts(client: Client) -> dict[str, Any]:
     replica = client.replica
     return {
         "models": lambda: None,
-        "batcher": replica._batcher,
         "metrics": replica._metrics,
         "limits": Limits(),
         "replica": "replica-7",

@@ -5,12 +5,26 @@ of a rule is family/function, its first docstring line says what it finds.
 """
 
 import pkgutil
+import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
 
 from k8s.check.finding import Finding, Skipped
 from k8s.check.manifests import Manifests
+
+
+class Outcome(NamedTuple):
+    """Findings, and the rules that could not be applied."""
+
+    findings: list[Finding]
+    skipped: dict[str, str]
+    """Reasons by rule: what is not installed."""
+    failed: dict[str, str]
+    """Reasons by rule: an error of the rule itself."""
+
 
 Rule = Callable[[Manifests], Iterator[Finding]]
 
@@ -29,21 +43,25 @@ def rules() -> dict[str, Rule]:
     }
 
 
-def check(manifests: Manifests, skip: Collection[str] = ()) -> tuple[list[Finding], dict[str, str]]:
-    """What is wrong, in the order of the rules, and why which rules could not be applied.
+def check(manifests: Manifests, skip: Collection[str] = ()) -> Outcome:
+    """Findings in the order of the rules, and the rules that could not be applied.
 
-    skip: names of rules and families. Raises ValueError for one that there is not.
+    skip: names of rules and families. Raises ValueError for an unknown one.
     """
     unknown = set(skip) - set(rules()) - set(families())
     if unknown:
         there = ", ".join([*families(), *rules()])
         raise ValueError(f"unknown rule {min(unknown)!r}; there are: {there}")
-    found, skipped = [], {}
+    outcome = Outcome([], {}, {})
     for name, rule in rules().items():
         if name in skip or name.partition("/")[0] in skip:
             continue
         try:
-            found += [replace(each, rule=name) for each in rule(manifests)]
+            outcome.findings.extend(replace(each, rule=name) for each in rule(manifests))
         except Skipped as reason:
-            skipped[name] = str(reason)
-    return found, skipped
+            outcome.skipped[name] = str(reason)
+        except Exception as error:  # one rule's mistake hides what the others find from nobody
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(at.filename).name}:{at.lineno}"
+            outcome.failed[name] = f"{type(error).__name__}: {error!s:.200} ({where})"
+    return outcome

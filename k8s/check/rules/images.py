@@ -1,15 +1,18 @@
 """Images: pinned, the same all over a Ray cluster, and of the Ray version that is stated."""
 
+import fnmatch
 import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires
 
-from k8s.check.clusters import Cluster
 from k8s.check.finding import Finding, finding
 from k8s.check.manifests import Manifests
-from k8s.check.objects import word
-from k8s.check.serve_document import OURS, applications
+from k8s.check.objects import get_string
+from k8s.check.ray_clusters import Cluster
+from k8s.check.ray_serve_config import OURS, applications
 
+BY_DIGEST = "aigc/images"
+"""Annotation of an object whose images must go by digest: "digest", or "digest except redis"."""
 _MOVING = ("latest", "nightly", "main", "master", "dev", "edge", "stable")
 """Tags under which another image may lie tomorrow."""
 _RAY_REPOSITORY = re.compile(r"(^|/)ray(-ml|-llm|-deps)?$")
@@ -27,14 +30,35 @@ def pinned(manifests: Manifests) -> Iterator[Finding]:
                 continue
             _, tag = split(image)
             if not tag:
-                said = "has no tag, which means latest"
+                message = "has no tag, which means latest"
             elif tag in _MOVING or tag.startswith("nightly"):
-                said = f"has the tag {tag}, under which another one may lie tomorrow"
+                message = f"has the tag {tag}, under which another one may lie tomorrow"
             else:
                 continue
             yield finding(
-                pods.owner, f"{path}.image", f"{image} {said}; give a version, or a digest"
+                pods.owner, f"{path}.image", f"{image} {message}; give a version, or a digest"
             )
+
+
+def digests(manifests: Manifests) -> Iterator[Finding]:
+    """An image goes by a tag in an object that wants digests (annotation aigc/images: digest)."""
+    for pods in manifests.pods:
+        wish = str(pods.owner.annotations.get(BY_DIGEST, "")).split()
+        if wish[:1] != ["digest"]:
+            continue
+        excepted = [name.strip(",") for name in wish[1:] if name != "except"]
+        for path, container in pods.containers:
+            image = get_string(container, "image")
+            repository, _ = split(image)
+            meant = any(fnmatch.fnmatchcase(repository, pattern) for pattern in excepted)
+            if image and "@sha256:" not in image and not meant:
+                yield finding(
+                    pods.owner,
+                    f"{path}.image",
+                    f"{image} has no digest, which the annotation {BY_DIGEST} asks for: another"
+                    " image may be pushed under its tag. Say which one is meant: `kustomize edit"
+                    f" set image {repository}={image}@sha256:...` (python -m k8s.pin tells it)",
+                )
 
 
 def split(image: str) -> tuple[str, str]:
@@ -48,11 +72,11 @@ def split(image: str) -> tuple[str, str]:
 def one_per_cluster(manifests: Manifests) -> Iterator[Finding]:
     """Images of one cluster that differ: head and workers must be the same Ray and Python."""
     for cluster in manifests.clusters:
-        head = word(cluster.head.container, "image")
+        head = get_string(cluster.head.container, "image")
         ray = {f"{group.container_path}.image" for group in cluster.groups}
-        for pods in manifests.pods if head else ():
-            for at, container in pods.containers if pods.owner is cluster.owner else ():
-                image, path = word(container, "image"), f"{at}.image"
+        for pods in manifests.pods_of(cluster.owner) if head else ():
+            for at, container in pods.containers:
+                image, path = get_string(container, "image"), f"{at}.image"
                 if image and (_differ(image, head) if path in ray else _apart(image, head)):
                     yield finding(
                         cluster.owner,
@@ -63,14 +87,14 @@ def one_per_cluster(manifests: Manifests) -> Iterator[Finding]:
 
 
 def _differ(image: str, head: str) -> bool:
-    """Whether they are not the same but for GPUs."""
+    """True if the images differ in more than GPU support."""
     return _essence(image) != _essence(head)
 
 
 def _apart(image: str, head: str) -> bool:
-    """Whether an image beside Ray's, a sidecar's or a submitter's, is another tag of the head's.
+    """True if an image beside Ray's, a sidecar's or a submitter's, is another tag of the head's.
 
-    Of Ray's own images the version counts: who submits a job talks HTTP, in whatever Python.
+    Of Ray's own images only the version counts: a submitter talks HTTP, with any Python.
     """
     repository, _ = split(image)
     if _RAY_REPOSITORY.search(repository):
@@ -79,7 +103,7 @@ def _apart(image: str, head: str) -> bool:
 
 
 def _essence(image: str) -> str:
-    """What must be equal: an image without what makes it one for GPUs or CPUs only."""
+    """The part of an image that must be equal: without its suffix for GPUs or CPUs."""
     repository, tag = split(image)
     if "@" in image:
         return image
@@ -89,9 +113,9 @@ def _essence(image: str) -> str:
 def ray_version(manifests: Manifests) -> Iterator[Finding]:
     """rayVersion is not what the image's tag says; KubeRay goes by it."""
     for cluster in manifests.clusters:
-        stated = word(cluster.spec, "rayVersion")
+        stated = get_string(cluster.spec, "rayVersion")
         for group in cluster.groups:
-            image = word(group.container, "image")
+            image = get_string(group.container, "image")
             tagged = ray_of(image)
             if stated and tagged and stated != tagged:
                 yield finding(
@@ -117,7 +141,7 @@ def ours(manifests: Manifests) -> Iterator[Finding]:
     """A cluster that runs this project's code has another Ray than the project is pinned to."""
     pin = pinned_ray()
     for cluster in manifests.clusters:
-        stated = word(cluster.spec, "rayVersion")
+        stated = get_string(cluster.spec, "rayVersion")
         if pin and stated and stated != pin and _runs_ours(manifests, cluster):
             yield finding(
                 cluster.owner,
@@ -146,4 +170,4 @@ def _runs_ours(manifests: Manifests, cluster: Cluster) -> bool:
     return any(served) or any(trained)
 
 
-RULES = (pinned, one_per_cluster, ray_version, ours)
+RULES = (pinned, digests, one_per_cluster, ray_version, ours)

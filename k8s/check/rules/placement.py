@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from k8s.check.clusters import Group
 from k8s.check.finding import Finding, finding
 from k8s.check.manifests import Manifests
-from k8s.check.objects import Object, dig, rows, table, tables
-from k8s.check.pods import Pods
-from k8s.check.serve_document import OURS, applications, deployments
+from k8s.check.objects import Object, get_list, get_mapping, get_path, iter_mappings
+from k8s.check.pods import PodTemplate
+from k8s.check.ray_clusters import Group
+from k8s.check.ray_serve_config import OURS, applications, deployments
 
 _GPU_KEYS = ("nvidia.com/", "amd.com/gpu", "gpu.intel.com/", "cloud.google.com/gke-accelerator")
 _SPOT = {
@@ -34,8 +34,8 @@ def gpu_quantities(manifests: Manifests) -> Iterator[Finding]:
     """GPUs are requested without a limit, or another number than the limit."""
     for pods in manifests.pods:
         for path, container in pods.containers:
-            limits = gpus(table(container, "resources", "limits"))
-            for name, asked in gpus(table(container, "resources", "requests")).items():
+            limits = gpus(get_mapping(container, "resources", "limits"))
+            for name, asked in gpus(get_mapping(container, "resources", "requests")).items():
                 if asked != limits.get(name):
                     yield finding(
                         pods.owner,
@@ -86,12 +86,12 @@ def ray_gpus(manifests: Manifests) -> Iterator[Finding]:
     for cluster in manifests.clusters:
         for group in cluster.groups:
             promised = str(group.start_params.get("num-gpus", "0"))
-            given = _given(group)
-            if promised not in ("0", given):
+            limit = _given(group)
+            if promised not in ("0", limit):
                 yield finding(
                     cluster.owner,
                     f"{group.path}.rayStartParams.num-gpus",
-                    f"is {promised}, and the container's GPU limit is {given}: Ray would place work"
+                    f"is {promised}, and the container's GPU limit is {limit}: Ray would place work"
                     " on GPUs that are not there, or not on some that are. Leave it out: KubeRay"
                     " takes it from the limit",
                 )
@@ -114,48 +114,50 @@ def gpu_replicas(manifests: Manifests) -> Iterator[Finding]:
 def _gpus_of_replicas(owner: Object) -> Iterator[tuple[str, Any]]:
     for path, deployment in deployments(owner):
         below = "ray_actor_options.num_gpus"
-        yield f"{path}.{below}", dig(deployment, *below.split("."))
+        yield f"{path}.{below}", get_path(deployment, *below.split("."))
     for path, application in applications(owner):
         if application.get("import_path") in OURS:
-            args = table(application, "args")
+            args = get_mapping(application, "args")
             yield f"{path}.args.gpus", args.get("gpus")
-            for name, pool in table(args, "pools").items():
-                yield f"{path}.args.pools.{name}.gpus", dig(pool, "gpus")
+            for name, pool in get_mapping(args, "pools").items():
+                yield f"{path}.args.pools.{name}.gpus", get_path(pool, "gpus")
 
 
 def _given(group: Group) -> str:
-    limits = gpus(table(group.container, "resources", "limits"))
+    limits = gpus(get_mapping(group.container, "resources", "limits"))
     return next(iter(limits.values()), "0")
 
 
-def _has_gpu(pods: Pods) -> bool:
-    claims = bool(rows(pods.spec, "resourceClaims"))  # devices that are not counted as resources
+def _has_gpu(pods: PodTemplate) -> bool:
+    claims = bool(
+        get_list(pods.spec, "resourceClaims")
+    )  # devices that are not counted as resources
     return claims or any(
-        gpus(table(container, "resources", field))
+        gpus(get_mapping(container, "resources", field))
         for _, container in pods.containers
         for field in ("limits", "requests")
     )
 
 
-def _who(pods: Pods) -> str:
+def _who(pods: PodTemplate) -> str:
     return {"pod": "it", "head": "the head", "worker": "this group"}.get(pods.role, "the submitter")
 
 
-def _wishes(pods: Pods) -> Iterator[tuple[str, str, str | None]]:
+def _wishes(pods: PodTemplate) -> Iterator[tuple[str, str, str | None]]:
     """(path, key, value) of every toleration and node label of a pod; value None for any."""
-    for index, each in tables(pods.spec, "tolerations"):
+    for index, each in iter_mappings(pods.spec, "tolerations"):
         value = each.get("value") if each.get("operator") != "Exists" else None
         yield f"{pods.path}.tolerations[{index}]", str(each.get("key") or ""), value
-    for key, value in table(pods.spec, "nodeSelector").items():
+    for key, value in get_mapping(pods.spec, "nodeSelector").items():
         yield f"{pods.path}.nodeSelector['{key}']", key, str(value)
     needed = "requiredDuringSchedulingIgnoredDuringExecution"
     path = f"affinity.nodeAffinity.{needed}.nodeSelectorTerms"
-    for i, term in tables(pods.spec, *path.split(".")):
-        for j, each in tables(term, "matchExpressions"):
+    for i, term in iter_mappings(pods.spec, *path.split(".")):
+        for j, each in iter_mappings(term, "matchExpressions"):
             at = f"{pods.path}.{path}[{i}].matchExpressions[{j}]"
             if each.get("operator") in ("In", "Exists"):
-                for value in rows(each, "values") or [None]:
-                    yield at, str(each.get("key") or "unnamed"), dig([value], 0)
+                for value in get_list(each, "values") or [None]:
+                    yield at, str(each.get("key") or "unnamed"), get_path([value], 0)
 
 
 RULES = (gpu_quantities, gpu_nodes, spot_nodes, ray_gpus, gpu_replicas)

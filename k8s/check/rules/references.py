@@ -1,14 +1,12 @@
-"""What is named must be there: in the set, made by the cluster, or declared to exist outside."""
+"""Referenced objects must exist: in the set, created by the cluster, or declared outside."""
 
 import re
 from collections.abc import Iterator
 
-from k8s.check import operators
-from k8s.check.clusters import generated_secret
-from k8s.check.finding import Finding, finding, there_are
+from k8s.check.finding import Finding, finding, list_known
 from k8s.check.manifests import Manifests
-from k8s.check.objects import table, tables, word
-from k8s.check.referring import Reference, references
+from k8s.check.objects import get_mapping, get_string, iter_mappings
+from k8s.check.reference_finder import Reference, references
 
 _MADE_BY_THE_CLUSTER = {
     ("ConfigMap", "kube-root-ca.crt"),
@@ -16,7 +14,7 @@ _MADE_BY_THE_CLUSTER = {
     ("ServiceAccount", "default"),
     ("Service", "kubernetes"),
 }
-"""In every namespace."""
+"""Objects that exist in every namespace."""
 _TARGETS = ("ConfigMap", "Secret", "PersistentVolumeClaim", "ServiceAccount")
 _CLUSTER_WIDE = ("ClusterRole",)
 
@@ -59,12 +57,12 @@ def _missing(manifests: Manifests, reference: Reference) -> Iterator[Finding]:
     if reference.optional or _is_there(manifests, reference):
         return
     there = _names(manifests, kind, reference.namespace)
-    elsewhere = [each.namespace for each in manifests.of_kind(kind) if each.name == name]
+    elsewhere = manifests.namespaces(kind, name)
     hint = f"; there is one in namespace {elsewhere[0]}" if elsewhere else ""
     yield finding(
         reference.by,
         reference.path,
-        f"no {kind} {name!r} in namespace {reference.namespace}; {there_are(there, name)}{hint}."
+        f"no {kind} {name!r} in namespace {reference.namespace}; {list_known(there, name)}{hint}."
         f" Add it, or declare it: --external {kind}/{name}",
     )
 
@@ -73,7 +71,7 @@ def _names(manifests: Manifests, kind: str, namespace: str) -> list[str]:
     if kind in _CLUSTER_WIDE:
         return [each.name for each in manifests.of_kind(kind)]
     if kind == "Service":
-        return [each.name for each in manifests.services if each.namespace == namespace]
+        return manifests.service_names(namespace)
     return manifests.names(kind, namespace)
 
 
@@ -81,31 +79,22 @@ def _is_there(manifests: Manifests, reference: Reference) -> bool:
     kind, name, namespace = reference.kind, reference.name, reference.namespace
     if name in _names(manifests, kind, namespace) or (kind, name) in _MADE_BY_THE_CLUSTER:
         return True
-    if kind == "Secret" and (namespace, name) in _generated_secrets(manifests):
+    if kind == "Secret" and (namespace, name) in manifests.generated_secrets:
         return True
     if kind == "PersistentVolumeClaim" and _of_stateful_set(manifests, name, namespace):
         return True
     return manifests.is_external(kind, name, reference.by)
 
 
-def _generated_secrets(manifests: Manifests) -> set[tuple[str, str]]:
-    made = {
-        (cluster.owner.namespace, secret)
-        for cluster in manifests.clusters
-        if (secret := generated_secret(cluster))
-    }
-    return made | set(operators.secrets(manifests))
-
-
 def _of_stateful_set(manifests: Manifests, claim: str, namespace: str) -> bool:
     """TEMPLATE-SET-NUMBER is a claim that a StatefulSet makes."""
-    made = (
-        f"{word(template, 'metadata', 'name')}-{owner.name}"
+    generated = (
+        f"{get_string(template, 'metadata', 'name')}-{owner.name}"
         for owner in manifests.of_kind("StatefulSet")
         if owner.namespace == namespace
-        for _, template in tables(owner.spec, "volumeClaimTemplates")
+        for _, template in iter_mappings(owner.spec, "volumeClaimTemplates")
     )
-    return re.sub(r"-\d+$", "", claim) in made
+    return re.sub(r"-\d+$", "", claim) in generated
 
 
 def keys(manifests: Manifests) -> Iterator[Finding]:
@@ -115,13 +104,13 @@ def keys(manifests: Manifests) -> Iterator[Finding]:
         if found is None or reference.optional:
             continue
         fields = ("data", "binaryData", "stringData")
-        there = [key for field in fields for key in table(found.document, field)]
+        there = [key for field in fields for key in get_mapping(found.document, field)]
         for path, key in reference.keys:
             if key and key not in there:
                 yield finding(
                     reference.by,
                     path,
-                    f"{found.kind} {found.name} has no key {key!r}; {there_are(there, key)}",
+                    f"{found.kind} {found.name} has no key {key!r}; {list_known(there, key)}",
                 )
 
 
@@ -129,13 +118,13 @@ def mounts(manifests: Manifests) -> Iterator[Finding]:
     """A container mounts a volume that its pod has not."""
     for pods in manifests.pods:
         for path, container in pods.containers:
-            for index, mount in tables(container, "volumeMounts"):
-                name = word(mount, "name")
+            for index, mount in iter_mappings(container, "volumeMounts"):
+                name = get_string(mount, "name")
                 if name not in pods.volumes:
                     yield finding(
                         pods.owner,
                         f"{path}.volumeMounts[{index}].name",
-                        f"the pod has no volume {name!r}; {there_are(pods.volumes, name)}",
+                        f"the pod has no volume {name!r}; {list_known(pods.volumes, name)}",
                     )
 
 
@@ -144,7 +133,7 @@ def duplicates(manifests: Manifests) -> Iterator[Finding]:
     seen = set()
     for each in manifests:
         identity = (each.group, each.kind, each.namespace, each.name)
-        if identity in seen:
+        if identity in seen and not each.is_generated:
             yield finding(
                 each,
                 "metadata.name",

@@ -9,25 +9,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from k8s.check.clusters import Cluster, Group
 from k8s.check.finding import Finding, finding
 from k8s.check.manifests import Manifests
-from k8s.check.objects import dig, rows, tables, word
-from k8s.check.serve_document import OURS, applications
+from k8s.check.objects import get_list, get_path, get_string, iter_mappings
+from k8s.check.ray_clusters import Cluster, Group
+from k8s.check.ray_serve_config import OURS, applications
 
 GRACE_S = 30
-"""Of a pod that states none."""
+"""Grace period of a pod that states none."""
 DELETION_DELAY_S = 60
-"""KubeRay keeps the old cluster of a RayService so long after traffic has moved."""
+"""Time for which KubeRay keeps the old cluster of a RayService after traffic has moved."""
 GRACEFUL_S = 20.0
 """Ray Serve's graceful_shutdown_timeout_s; serve.app:build sets its own."""
 OUR_GRACEFUL_S = 30.0
 DRAINING_S = 30.0
-"""How long Ray's proxy and, behind HAProxy, its replica take requests while they drain
+"""Time for which Ray's proxy and, behind HAProxy, its replica accept requests while they drain
 (ray/serve/_private/constants.py of 2.60)."""
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 DRAIN_S = 30.0
-"""On SIGTERM `ray start` drains its node for so long, then ends it (ray/_private/node.py)."""
+"""Time for which `ray start` drains its node on SIGTERM before it ends (ray/_private/node.py)."""
 
 
 def hooks(manifests: Manifests) -> Iterator[Finding]:
@@ -54,12 +54,12 @@ def draining(manifests: Manifests) -> Iterator[Finding]:
             drained = max(times.finishing, times.drain or 0.0)
             needed = times.hook + drained
             if _grace(group.pod) <= needed:
-                said = f"{times}" if drained == times.finishing else f"Ray drains {drained:g} s"
+                message = f"{times}" if drained == times.finishing else f"Ray drains {drained:g} s"
                 yield finding(
                     cluster.owner,
                     f"{group.pod_path}.terminationGracePeriodSeconds",
                     f"is {_stated(group.pod)}, and must be more than {needed:g}: preStop sleeps"
-                    f" {times.hook:g} s, then {said}",
+                    f" {times.hook:g} s, then {message}",
                 )
 
 
@@ -83,9 +83,9 @@ def upgrades(manifests: Manifests) -> Iterator[Finding]:
     """The old cluster of a RayService is deleted while its pods still have time to finish."""
     for cluster in manifests.clusters:
         owner = cluster.owner
-        if owner.kind != "RayService" or dig(owner.spec, "upgradeStrategy", "type") == "None":
+        if owner.kind != "RayService" or get_path(owner.spec, "upgradeStrategy", "type") == "None":
             continue
-        delay = dig(owner.spec, "rayClusterDeletionDelaySeconds")
+        delay = get_path(owner.spec, "rayClusterDeletionDelaySeconds")
         longest = max((_grace(group.pod) for group in _serving(cluster)), default=0)
         if (delay if isinstance(delay, int) else DELETION_DELAY_S) <= longest:
             stated = delay if isinstance(delay, int) else f"{DELETION_DELAY_S} (the default)"
@@ -99,21 +99,21 @@ def upgrades(manifests: Manifests) -> Iterator[Finding]:
 
 def sleep_of(container: Mapping[str, Any]) -> float:
     """Seconds that the preStop hook of a container sleeps, 0 without one."""
-    hook = dig(container, "lifecycle", "preStop")
-    seconds = dig(hook, "sleep", "seconds")
+    hook = get_path(container, "lifecycle", "preStop")
+    seconds = get_path(hook, "sleep", "seconds")
     if isinstance(seconds, int):
         return float(seconds)
-    command = " ".join(map(str, rows(hook, "exec", "command")))
+    command = " ".join(map(str, get_list(hook, "exec", "command")))
     return sum(float(found) for found in re.findall(r"\bsleep\s+(\d+(?:\.\d+)?)", command))
 
 
 def _grace(pod: Mapping[str, Any]) -> int:
-    stated = dig(pod, "terminationGracePeriodSeconds")
+    stated = get_path(pod, "terminationGracePeriodSeconds")
     return stated if isinstance(stated, int) else GRACE_S
 
 
 def _stated(pod: Mapping[str, Any]) -> str:
-    given = isinstance(dig(pod, "terminationGracePeriodSeconds"), int)
+    given = isinstance(get_path(pod, "terminationGracePeriodSeconds"), int)
     return f"{_grace(pod)}{'' if given else ' (the default)'}"
 
 
@@ -126,7 +126,7 @@ def _serving(cluster: Cluster) -> list[Group]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Times:
-    """What happens to a pod of a RayService, in seconds."""
+    """Phases in the termination of a pod of a RayService, in seconds."""
 
     hook: float
     graceful: float
@@ -174,7 +174,7 @@ def _graceful(cluster: Cluster, group: Group) -> float:
     longest = []
     for _, application in applications(cluster.owner):
         default = OUR_GRACEFUL_S if application.get("import_path") in OURS else GRACEFUL_S
-        listed = [each for _, each in tables(application, "deployments")]
+        listed = [each for _, each in iter_mappings(application, "deployments")]
         # A deployment that states none has the default; one that is not listed does too.
         stated = [each.get("graceful_shutdown_timeout_s", default) for each in listed]
         longest += [float(each) for each in stated or [default] if isinstance(each, int | float)]
@@ -182,8 +182,8 @@ def _graceful(cluster: Cluster, group: Group) -> float:
 
 
 def _drains(cluster: Cluster) -> bool:
-    """Whether its Ray drains a node on SIGTERM, as 2.60 does."""
-    version = [int(part) for part in re.findall(r"\d+", word(cluster.spec, "rayVersion"))]
+    """True if its Ray drains a node on SIGTERM, as 2.60 does."""
+    version = [int(part) for part in re.findall(r"\d+", get_string(cluster.spec, "rayVersion"))]
     return version >= [2, 60]
 
 

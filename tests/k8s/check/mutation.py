@@ -24,19 +24,19 @@ WHOLE: list[dict[str, Any]] = list(
     yaml.safe_load_all((Path(__file__).parent / "whole.yaml").read_text())
 )
 GONE = object()
-"""In place of a value: the key is removed."""
+"""A value that stands for the removal of the key."""
 _STEP = re.compile(r"\[(\d+)\]|\['([^']+)'\]|\.?([^.\[]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mutation:
-    """What is changed in which object, and the one finding that must come of it."""
+    """A change of one object, and the one finding that it must cause."""
 
     rule: str
     object: str
     """Kind/name of what is changed."""
     path: str
-    """Of what is changed; below spec.serveConfigV2 within its text."""
+    """Path of the change; below spec.serveConfigV2 within its text."""
     value: Any
     found: str = ""
     """Path of the finding where it is another than what is changed."""
@@ -50,9 +50,9 @@ class Mutation:
 
 
 def findings(documents: list[dict[str, Any]], *external: str) -> list[Finding]:
-    """What all rules say of a set; none may be skipped."""
-    found, skipped = check(Manifests(documents, external))
-    assert skipped == {}
+    """Findings of all rules on a set; no rule may be skipped."""
+    found, skipped, failed = check(Manifests(documents, external))
+    assert (skipped, failed) == ({}, {})
     return found
 
 
@@ -91,7 +91,7 @@ def set_at(document: dict[str, Any], path: str, value: Any) -> None:
 
 
 def holds(mutation: Mutation) -> None:
-    """Exactly the one finding comes of a mutation."""
+    """Assert that a mutation causes exactly its one finding."""
     documents = broken(mutation)
     found = findings(documents)
     assert len(found) == 1, "\n".join(map(str, found))

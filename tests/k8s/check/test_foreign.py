@@ -17,8 +17,22 @@ JOB = "spec.jobTemplate.spec.template.spec"
 PREDICTOR = "spec.predictor.containers[0]"
 MARKET = "spec.serveConfigV2.applications[0].deployments[1]"
 
+BARE = [
+    ("clusters/authentication", "RayCluster", "spec.authOptions"),
+    *(
+        (
+            "clusters/memory_limits",
+            "RayCluster",
+            f"spec.{group}.containers[0].resources.limits.memory",
+        )
+        for group in (HEAD, WORKER)
+    ),
+]
+"""A cluster that asks for no token, and sizes itself by its nodes."""
+
 EXPECTED: dict[str, list[tuple[str, str, str]]] = {
     "rayservice": [
+        ("clusters/authentication", "RayService", "spec.rayClusterConfig.authOptions"),
         # Options of Ray 2.9 that were renamed: what they say has been without effect since.
         ("serve_config/schema", "RayService", f"{MARKET}.max_concurrent_queries"),
         (
@@ -38,8 +52,20 @@ EXPECTED: dict[str, list[tuple[str, str, str]]] = {
             f"spec.rayClusterConfig.{WORKER}.terminationGracePeriodSeconds",
         ),
     ],
-    "rayjob": [],
+    # Nobody asks for a token, and Ray sizes itself by the node.
+    "rayjob": [
+        ("clusters/authentication", "RayJob", "spec.rayClusterSpec.authOptions"),
+        *(
+            (
+                "clusters/memory_limits",
+                "RayJob",
+                f"spec.rayClusterSpec.{group}.template.spec.containers[0].resources.limits.memory",
+            )
+            for group in ("headGroupSpec", "workerGroupSpecs[0]", "workerGroupSpecs[1]")
+        ),
+    ],
     "raycluster": [
+        *BARE,
         ("images/pinned", "RayCluster", f"spec.{HEAD}.containers[0].image"),
         # Workers of 2.46.0, the head of whatever is the latest.
         ("images/one_per_cluster", "RayCluster", f"spec.{WORKER}.containers[0].image"),
@@ -60,6 +86,7 @@ EXPECTED: dict[str, list[tuple[str, str, str]]] = {
         ("selectors/network_policies", "NetworkPolicy", "spec.ingress[0].from[2].podSelector"),
     ],
     "redis": [
+        *BARE,
         # The key of the config map has a hyphen.
         ("references/keys", "RayCluster", f"spec.{HEAD}.volumes[1].configMap.items[0].key"),
         # The same password three times.
@@ -68,6 +95,7 @@ EXPECTED: dict[str, list[tuple[str, str, str]]] = {
         ("secrets/arguments", "ConfigMap", "data['redis.conf']"),
     ],
     "monitoring": [
+        *BARE,
         # The head declares as-metrics only.
         ("ports/pod_monitors", "PodMonitor", "spec.podMetricsEndpoints[2].port"),
         ("references/secrets", "Prometheus", "spec.secrets[0]"),
@@ -108,5 +136,5 @@ def test_every_set_has_its_expectation() -> None:
 def test_declared_to_be_outside_only_the_mistakes_are_left() -> None:
     external = ("Secret/*", "PersistentVolumeClaim/data", "Pod/app=notebook")
     manifests = Manifests(render.manifests([str(FOLDER / "raycluster.yaml")]), external)
-    found, _ = check(manifests, skip=["images"])
+    found, *_ = check(manifests, skip=["clusters", "images"])
     assert [each.rule for each in found] == ["placement/spot_nodes", "ports/backends"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from k8s.check.labels import matches, nearest, shown
+from k8s.check.labels import closest_selector, format_selector, matches
 
 LABELS = {"app": "web", "tier": "front"}
 
@@ -29,11 +29,11 @@ def expression(key: str, operator: str, *values: str) -> dict[str, object]:
 )
 def test_matching(selector: dict[str, object], said: str, match: bool) -> None:
     assert matches(selector, LABELS) == match
-    assert shown(selector) == said
+    assert format_selector(selector) == said
 
 
 def test_the_nearest_is_shown() -> None:
     others = {"app": "redis"}, LABELS, {"tier": "front"}
     selector = {"matchLabels": {"app": "web", "tier": "back", "zone": "a"}}
-    assert nearest(selector, [*others]) == "the closest has app=web, tier=front, no zone"
-    assert nearest(selector, []) == "there is none at all"
+    assert closest_selector(selector, [*others]) == "the closest has app=web, tier=front, no zone"
+    assert closest_selector(selector, []) == "there is none at all"

@@ -3,12 +3,12 @@
 from typing import Any
 
 from k8s.check.manifests import Manifests
-from k8s.check.pods import Pods
+from k8s.check.pods import PodTemplate
 
 CONTAINER = {"name": "a", "image": "a:1", "ports": [{"name": "http", "containerPort": 80}]}
 
 
-def pods(kind: str, group: str, spec: dict[str, Any], name: str = "x") -> list[Pods]:
+def pods(kind: str, group: str, spec: dict[str, Any], name: str = "x") -> list[PodTemplate]:
     document = {
         "apiVersion": f"{group}/v1" if group else "v1",
         "kind": kind,

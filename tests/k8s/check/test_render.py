@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from aigc.strict_yaml import documents
 from k8s.check import render
-from k8s.check.strict import documents
 
 MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\n"
 
@@ -85,7 +85,7 @@ def test_stdin_and_lists_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         '[{"kind": "Pod", "metadata": {"name": "a"}}, {"kind": "Pod", "metadata": {"name": "b"}}]'
     )
     text = f'{{"apiVersion": "v1", "kind": "List", "items": {items}}}'
-    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     assert names("-") == ["a", "b"]
 
 

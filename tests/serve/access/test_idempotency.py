@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.access.budget import MAX_FREE_RETRIES, Policy
+from serve.access.api_keys import Key
+from serve.access.charge import Charge
 from serve.access.idempotency import KEEP_S, MAX_ATTEMPTS, Attempt, Idempotency
-from serve.access.keys import Key
-from serve.http import HTTPError
+from serve.access.rate_ledger import MAX_FREE_RETRIES, Policy
+from serve.errors import HTTPError
 from serve.settings import MAX_SEED
 
 PATH = "/v1/samples"
@@ -53,17 +54,23 @@ def attempt(
     return found
 
 
+def is_free(replica: Idempotency, attempt: Attempt) -> bool:
+    """Whether it is a retry that shares what was paid."""
+    return bool(replica.charges(attempt))
+
+
 def test_without_the_header_there_is_no_attempt(replica: Idempotency) -> None:
     assert replica.attempt(ALICE, None, PATH, BODY) is None
 
 
 def test_every_replica_draws_the_same_seed_for_the_same_request(replica: Idempotency) -> None:
     first = attempt(replica)
-    replica.charged(first)
+    replica.remember(first, [Charge()])
     retry, elsewhere = attempt(replica), attempt(Idempotency())
     assert first.seed == retry.seed == elsewhere.seed
     assert first.charge == retry.charge == elsewhere.charge
-    assert (first.free, retry.free, elsewhere.free) == (False, True, False)
+    assert is_free(replica, retry)
+    assert not is_free(Idempotency(), elsewhere)
 
 
 def test_a_seed_is_what_it_was_in_the_last_release() -> None:
@@ -109,40 +116,47 @@ def test_a_header_that_is_no_key_is_refused(replica: Idempotency, header: bytes)
 
 
 def test_a_key_comes_with_one_request(replica: Idempotency, clock: Clock) -> None:
-    replica.charged(attempt(replica))
+    replica.remember(attempt(replica), [Charge()])
     for path, body in ((PATH, b"{}"), ("/v1/images/generations", BODY)):
         with pytest.raises(HTTPError) as caught:
             replica.attempt(ALICE, b"order-1", path, body)
         assert (caught.value.status, caught.value.code) == (422, "idempotency_key_reused")
-    assert not attempt(replica, key=BOB, body=b"{}").free, "another's key of the same name"
+    another = attempt(replica, key=BOB, body=b"{}")
+    assert not is_free(replica, another), "another's key of the same name"
     clock.now_s = KEEP_S
-    assert not attempt(replica, body=b"{}").free, "long ago"
+    assert not is_free(replica, attempt(replica, body=b"{}")), "long ago"
 
 
 def test_what_was_not_paid_for_is_not_free(replica: Idempotency) -> None:
     attempt(replica)  # refused with 429, say
-    assert not attempt(replica).free
-    replica.charged(attempt(replica))
-    replica.forget(attempt(replica))  # nothing was drawn, and its samples were given back
-    assert not attempt(replica).free
+    assert not is_free(replica, attempt(replica))
+    charges = [Charge()]
+    replica.remember(attempt(replica), charges)
+    replica.forget(attempt(replica), [])  # of another attempt at the same time
+    assert is_free(replica, attempt(replica))
+    replica.forget(attempt(replica), charges)  # nothing was drawn, its samples were given back
+    assert not is_free(replica, attempt(replica))
 
 
 def test_so_many_retries_are_free_and_no_more(replica: Idempotency) -> None:
-    found = []
-    for _ in range(MAX_FREE_RETRIES + 3):
-        found.append(attempt(replica))
-        replica.charged(found[-1])
-    free = [one.free for one in found]
+    found = [attempt(replica) for _ in range(MAX_FREE_RETRIES + 3)]  # all at once
+    free = []
+    for one in found:
+        charges = replica.charges(one)
+        free.append(bool(charges))
+        if charges == []:
+            charges.append(Charge())
+            replica.remember(one, charges)
     assert free == [False, *[True] * MAX_FREE_RETRIES, False, False]
     assert len({one.seed for one in found}) == 1
 
 
 def test_memory_ends_with_time_and_with_number(replica: Idempotency, clock: Clock) -> None:
     for i in range(MAX_ATTEMPTS + 10):
-        replica.charged(attempt(replica, b"%d" % i))
+        replica.remember(attempt(replica, b"%d" % i), [Charge()])
     assert len(replica._entries) == MAX_ATTEMPTS
-    assert not attempt(replica, b"0").free
-    assert attempt(replica, b"10").free
+    assert not is_free(replica, attempt(replica, b"0"))
+    assert is_free(replica, attempt(replica, b"10"))
     clock.now_s = KEEP_S
-    assert not attempt(replica, b"10").free
+    assert not is_free(replica, attempt(replica, b"10"))
     assert not replica._entries

@@ -7,14 +7,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve import worker
-from serve.access.allowance import at_hand
-from serve.access.budget import Ledger
-from serve.access.keys import KeyFile, New, entry_text
-from serve.replica import Replica
+from serve.access.api_keys import CreateKey, KeyFile, key_entry
+from serve.access.rate_ledger import Ledger
+from serve.access.rate_limiter import in_process
+from serve.hosting import pool_worker
+from serve.ingress import IngressReplica
 from serve.settings import Settings
-from tests.serve.dialects.test_native import Client, running
 from tests.serve.listening import listening, settled
+from tests.serve.protocols.native.test_routes import Client, running
 
 OLD, NEW = "aigc_secret_old", "aigc_secret_new"
 
@@ -22,7 +22,9 @@ OLD, NEW = "aigc_secret_old", "aigc_secret_new"
 def written(path: Path, *entries: tuple[str, str, float | None]) -> None:
     """A keys file put in place at once, as a Secret of Kubernetes is."""
     text = "\n".join(
-        entry_text(New(action="new", name=name, samples_per_s=rate, burst=20 if rate else None), s)
+        key_entry(
+            CreateKey(action="new", name=name, samples_per_s=rate, burst=20 if rate else None), s
+        )
         for name, s, rate in entries
     )
     fresh = path.with_suffix(".new")
@@ -41,7 +43,7 @@ def keys(tmp_path: Path) -> Path:
 def client(store: Path, metrics_dir: Path, keys: Path) -> Iterator[Client]:
     settings = Settings(metrics_dir=str(metrics_dir), keys=str(keys))
     with running(
-        lambda: Replica(settings, "replica-7", None, at_hand(Ledger())), f"{store}/tiny@1"
+        lambda: IngressReplica(settings, "replica-7", None, in_process(Ledger())), f"{store}/tiny@1"
     ) as client:
         yield client
 
@@ -83,7 +85,7 @@ def test_a_broken_file_is_refused_once_and_the_old_keys_stay(
         client.run(client.replica.tend())
     assert status(client, OLD) == 200
     assert refused(client) == 1
-    (record,) = [r for r in caplog.records if r.name == "serve.replica"]
+    (record,) = [r for r in caplog.records if r.name == "serve.ingress"]
     assert record.getMessage().startswith("a changed keys file is refused; the old keys stay")
     written(keys, ("new", NEW, None))
     client.run(client.replica.tend())
@@ -113,7 +115,7 @@ def test_a_file_that_did_not_change_is_not_read_again(keys: Path) -> None:
 def test_a_running_replica_takes_it_up_by_itself(
     store: Path, metrics_dir: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "TEND_S", 0.05)
+    monkeypatch.setattr(pool_worker, "TEND_S", 0.05)
     settings = Settings(metrics_dir=str(metrics_dir), keys=str(keys))
     with listening(settings, f"{store}/tiny@1") as served:
 

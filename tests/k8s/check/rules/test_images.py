@@ -36,6 +36,22 @@ MUTATIONS = [
         says="busybox has no tag",
     ),
     Mutation(
+        rule="images/digests",
+        object="Deployment/web",
+        path="metadata.annotations",
+        value={"aigc/images": "digest"},
+        found=WEB,
+        says="example.com/web:1.4.2 has no digest, which the annotation aigc/images asks for",
+    ),
+    Mutation(
+        rule="images/digests",
+        object="StatefulSet/redis",
+        path="metadata.annotations",
+        value={"aigc/images": "digest except busybox, example.com/*"},
+        found=WEB,
+        says="`kustomize edit set image redis=redis:7.4.2@sha256:...`",
+    ),
+    Mutation(
         rule="images/one_per_cluster",
         object="RayService/sampling",
         path=WORKER,
@@ -129,6 +145,22 @@ def test_a_sidecar_of_the_same_code_has_the_same_image() -> None:
         "images/one_per_cluster",
         f"{pod}.initContainers[0].image",
     )
+
+
+@pytest.mark.parametrize(
+    ("wish", "image"),
+    [
+        ("digest", f"example.com/web:1.4.2@sha256:{'0' * 64}"),
+        ("digest except busybox, example.com/*", "example.com/web:1.4.2"),
+        ("tag", "example.com/web:1.4.2"),
+    ],
+)
+def test_whoever_wants_digests_may_except_some(wish: str, image: str) -> None:
+    documents = deepcopy(WHOLE)
+    web = one(documents, "Deployment/web")
+    set_at(web, "metadata.annotations", {"aigc/images": wish})
+    set_at(web, WEB, image)
+    assert findings(documents) == []
 
 
 def test_a_digest_pins_and_gpus_may_have_their_own_variant() -> None:

@@ -162,9 +162,10 @@ def test_a_gpu_may_come_as_a_device_or_a_share_of_one() -> None:
     documents = deepcopy(WHOLE)
     job = one(documents, "RayJob/training")
     set_at(job, f"{CPUS}.tolerations[0]", GPU_TAINT)
-    set_at(job, f"{CPUS}.containers[0].resources", {"limits": {"nvidia.com/mig-1g.5gb": 1}})
+    limits = {"memory": "4Gi", "nvidia.com/mig-1g.5gb": 1}
+    set_at(job, f"{CPUS}.containers[0].resources", {"limits": limits})
     assert findings(documents) == []
-    set_at(job, f"{CPUS}.containers[0].resources", GONE)
+    del limits["nvidia.com/mig-1g.5gb"]
     assert len(findings(documents)) == 1
     set_at(job, f"{CPUS}.resourceClaims", [{"name": "gpu", "resourceClaimTemplateName": "gpu"}])
     assert findings(documents) == []

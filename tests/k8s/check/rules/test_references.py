@@ -1,4 +1,4 @@
-"""What is named must be there."""
+"""Referenced objects must exist."""
 
 from copy import deepcopy
 

@@ -7,11 +7,42 @@ from typing import Any
 import pytest
 
 from k8s.check.rules.secrets import is_secret_name
-from serve.access.keys import New, entry_text
+from serve.access.api_keys import CreateKey, key_entry
 from tests.k8s.check.mutation import WHOLE, Mutation, findings, holds, one, set_at
 
 WEB = "spec.template.spec.containers[0]"
 MUTATIONS = [
+    Mutation(
+        rule="secrets/environment",
+        object="ConfigMap/settings",
+        path="data.SESSION_SECRET",
+        value="hunter2",
+        found="data['SESSION_SECRET']",
+        says="SESSION_SECRET stands here in plain text",
+    ),
+    Mutation(
+        rule="secrets/environment",
+        object="RayService/sampling",
+        path="spec.serveConfigV2.applications[1].runtime_env.env_vars.HF_TOKEN",
+        value="hf_abc",
+        says="HF_TOKEN stands here in plain text",
+    ),
+    Mutation(
+        rule="secrets/environment",
+        object="RayJob/training",
+        path="spec.runtimeEnvYAML",
+        value="env_vars: {WANDB_API_KEY: abc}",
+        found="spec.runtimeEnvYAML.env_vars.WANDB_API_KEY",
+        says="WANDB_API_KEY stands here in plain text",
+    ),
+    Mutation(
+        rule="secrets/environment",
+        object="StatefulSet/redis",
+        path=f"{WEB}.env[1]",
+        value={"name": "PIN_PASSWORD", "value": 12345},
+        found=f"{WEB}.env[1].value",
+        says="PIN_PASSWORD stands here in plain text",
+    ),
     Mutation(
         rule="secrets/environment",
         object="Deployment/web",
@@ -105,6 +136,8 @@ MEANT: list[tuple[str, str, Any]] = [
     ("Deployment/web", f"{WEB}.env[2]", {"name": "TLS_KEY", "value": "/etc/tls/tls.key"}),
     ("Deployment/web", f"{WEB}.env[2]", {"name": "TOKENIZERS_PARALLELISM", "value": "x"}),
     ("Deployment/web", f"{WEB}.env[2]", {"name": "PASSWORD_FILE", "value": "x"}),
+    ("Deployment/web", f"{WEB}.env[2]", {"name": "TLS_SECRET", "value": "redis-password"}),
+    ("Deployment/web", f"{WEB}.env[2]", {"name": "EOS_TOKEN", "value": "</s>"}),
     ("Deployment/web", f"{WEB}.args[3]", "redis://:$(REDIS_PASSWORD)@redis:6379"),
     ("Deployment/web", f"{WEB}.args[3]", "http://example.com:8080/@x"),
     ("StatefulSet/redis", f"{WEB}.args", ["sh", "-c", 'redis-server --requirepass "$PASSWORD"']),
@@ -129,7 +162,7 @@ def test_what_only_looks_like_a_secret_is_none(object: str, path: str, value: An
 
 
 def test_a_keys_file_holds_hashes_only() -> None:
-    entry = entry_text(New(action="new", name="alice"), "aigc_secret")
+    entry = key_entry(CreateKey(action="new", name="alice"), "aigc_secret")
     documents = deepcopy(WHOLE)
     secret = one(documents, "Secret/redis-password")
     secret["data"]["keys.toml"] = base64.encodebytes(entry.encode()).decode()
@@ -139,12 +172,35 @@ def test_a_keys_file_holds_hashes_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["PASSWORD", "PGPASSWORD", "db_password", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"]
+    "name",
+    [
+        *("PASSWORD", "PGPASSWORD", "db_password", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "KEY"),
+        *("SECRET_KEY_BASE", "DB_PASS", "MYSQL_PWD", "dbPassword", "apiToken", "api-key", "TOKEN"),
+        *("GITHUB_TOKEN_RW", "PASSWORD_2", "OPENAI_API_KEY", "JWT_SECRET_PROD", "APIKEY", "PASSWD"),
+        *("RAY_AUTH_TOKEN", "AZURE_CLIENT_SECRET", "GOOGLE_CREDENTIALS", "ENCRYPTION_KEY_V2"),
+    ],
 )
 def test_names_of_secrets(name: str) -> None:
     assert is_secret_name(name)
 
 
-@pytest.mark.parametrize("name", ["SSH_PUBLIC_KEY", "KEYS", "MONKEY", "MAX_TOKENS", "SORT_KEY"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("SSH_PUBLIC_KEY", "KEYS", "MONKEY", "MAX_TOKENS", "SORT_KEY", "KEYSPACE", "AIGC_KEYS"),
+        *("TLS_KEY_FILE", "TOKEN_PATH", "SECRET_NAME", "PASSWORD_TTL", "TOKEN_BUCKET", "PWD"),
+        *(
+            "OLDPWD",
+            "KEY_COLUMN",
+            "EOS_TOKEN",
+            "PAD_TOKEN",
+            "CACHE_KEY",
+            "TOKENIZER",
+            "PASSTHROUGH",
+        ),
+        *("KEYBOARD", "SECRETARY", "COMPASS", "TOKEN_LIMIT", "SECRET_ROTATION_DAYS", "BYPASS"),
+        *("AWS_ACCESS_KEY_ID", "RAY_AUTH_TOKEN_PATH", "HOT_KEY", "KEY_VAULT_URL"),
+    ],
+)
 def test_names_of_no_secrets(name: str) -> None:
     assert not is_secret_name(name)

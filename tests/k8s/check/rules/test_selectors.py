@@ -169,7 +169,7 @@ MEANT: list[tuple[str, str, Any]] = [
         },
     ),
 ]
-"""What looks as if nothing had the labels, but KubeRay, Kubernetes or another namespace has."""
+"""Selectors whose pods KubeRay, Kubernetes or another namespace provides."""
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)

@@ -33,6 +33,27 @@ def mistake(rule: str, path: str, value: Any, says: str, found: str = "") -> Mut
 
 
 MUTATIONS = [
+    Mutation(
+        rule="serve_config/import_path",
+        object="RayService/sampling",
+        path="spec.serveConfigV2.applications[0].import_path",
+        value="serve.app:bild",
+        says="serve.app of this project has no 'bild'; there are: ",
+    ),
+    Mutation(
+        rule="serve_config/import_path",
+        object="RayService/sampling",
+        path="spec.serveConfigV2.applications[0].import_path",
+        value="serve.apps:build",
+        says="this project has no module serve.apps; there are: ",
+    ),
+    Mutation(
+        rule="serve_config/import_path",
+        object="RayService/sampling",
+        path="spec.serveConfigV2.applications[1].import_path",
+        value="sreve.app:build",
+        says="is not this project's application; did you mean 'serve.app:build'?",
+    ),
     mistake(
         "schema",
         f"{OTHER}.max_ongoing_request",
@@ -155,7 +176,7 @@ MUTATIONS = [
         "application",
         f"{OURS}.deployments[1].user_config",
         GONE,
-        "pool 'large' is told of no artifact",
+        "pool 'large' has no artifact",
         f"{OURS}.deployments",
     ),
 ]
@@ -264,3 +285,38 @@ def test_what_may_be_of_several_types_is_one_finding() -> None:
     (found,) = [each for each in findings(documents) if each.rule == "serve_config/schema"]
     assert found.path == f"{OTHER}.num_replicas"
     assert found.message == "Input should be greater than 0, or: Input should be a valid string"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["serve.app:build", "serve.app.build", "serve:app", "other.app:build", "app:app", "serve"],
+)
+def test_what_is_ours_and_there_or_not_ours_is_no_mistake(path: str) -> None:
+    documents = deepcopy(WHOLE)
+    service = one(documents, "RayService/sampling")
+    set_at(service, "spec.serveConfigV2.applications[1].import_path", path)
+    assert [each for each in findings(documents) if each.rule == "serve_config/import_path"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("serve.app:bild", "did you mean 'build'?"),
+        ("serve.app.bild", "did you mean 'build'?"),
+        ("serve.ap:build", "did you mean 'app'?"),
+        ("serve.access.charges:Charge", "did you mean 'charge'?"),
+        ("serve.app.build:x", "no module serve.app.build"),
+        ("aigc.prometheus_exporter:cmmand", "did you mean 'command'?"),
+        ("serve.app:", "has no 'attribute'"),
+        ("serve/app:build", "did you mean 'serve.app:build'?"),
+    ],
+)
+def test_what_was_meant_is_said(path: str, says: str) -> None:
+    documents = deepcopy(WHOLE)
+    service = one(documents, "RayService/sampling")
+    set_at(service, "spec.serveConfigV2.applications[1].import_path", path)
+    (found,) = [each for each in findings(documents) if each.rule == "serve_config/import_path"]
+    assert says in found.message
+    brought = {"working_dir": "https://example.com/code.zip"}
+    set_at(service, "spec.serveConfigV2.applications[1].runtime_env", brought)
+    assert [each for each in findings(documents) if each.rule == "serve_config/import_path"] == []

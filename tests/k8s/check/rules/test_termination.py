@@ -1,4 +1,4 @@
-"""What is to happen before a pod is killed must fit in its time."""
+"""Steps before a pod is killed must fit into its grace period."""
 
 import warnings
 from copy import deepcopy

@@ -1,0 +1,162 @@
+"""Recreates a file from its provenance and compares it with the original.
+
+    file = read_file(data)                                  # ValueError for neither image nor sound
+    output = file.output(artifact.signature("sample"))
+    samples = recreate(artifact, file.provenance, output)
+    file.compare(samples, artifact.signature("sample"), "bit").equal
+
+The provenance is a claim that anybody can write into a file; equal samples prove it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc.artifact import audio_files, image_files
+from aigc.artifact.image_files import Provenance
+from aigc.artifact.manifest import Level, Signature, TensorSpec
+from aigc.artifact.sampling_inputs import is_picture
+from aigc.artifact.session import Artifact, tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A file beside its recreation."""
+
+    difference: int | None
+    """Largest difference of two values, in levels; None if the sizes differ."""
+    allowed: int
+    """Largest difference of an equal file, in levels."""
+    unit: str
+    """Name of one value: pixel or sample."""
+    levels: int
+    """Largest difference that two values can have."""
+
+    @property
+    def equal(self) -> bool:
+        """The artifact made the file."""
+        return self.difference is not None and self.difference <= self.allowed
+
+    def describe(self) -> str:
+        """The comparison in a few words, such as `every pixel is equal`."""
+        if self.difference is None:
+            return "its size differs"
+        if self.difference == 0:
+            return f"every {self.unit} is equal"
+        if self.equal:
+            return f"every {self.unit} is within {self.difference} of {self.levels} levels"
+        return f"a {self.unit} differs by {self.difference} of {self.levels} levels"
+
+
+class ImageFile:
+    """An image file and its provenance. Raises ValueError for data that is not an image.
+
+    The pixels are decoded again for the comparison, since they may be thousands of times the file.
+    """
+
+    kind, unit, collection, levels = "image", "pixel", "grid", 255
+
+    def __init__(self, data: bytes, max_pixels: int = image_files.MAX_PIXELS) -> None:
+        self._data = data
+        self._max_pixels = max_pixels
+        _, self.provenance = image_files.read_image(data, max_pixels)
+
+    def output(self, signature: Signature) -> TensorSpec:
+        """The output of a signature that the file holds. Raises ValueError: `gives no image`."""
+        spec = next(filter(is_picture, signature.outputs), None)
+        if spec is None:
+            raise ValueError("gives no image")
+        return spec
+
+    def compare(self, samples: NDArray[Any], signature: Signature, level: Level) -> Comparison:
+        """Compare with (n, H, W, C) uint8. Pixels must be equal, whatever the level."""
+        assert self.provenance is not None
+        pixels, _ = image_files.read_image(self._data, self._max_pixels)
+        difference = image_files.difference(image_files.tile(samples, self.provenance), pixels)
+        return Comparison(difference=difference, allowed=0, unit=self.unit, levels=self.levels)
+
+
+class AudioFile:
+    """A sound file and its provenance. Raises ValueError for data that is not a sound."""
+
+    kind, unit, collection, levels = "sound", "sample", "sequence", 2 * audio_files.FULL_SCALE
+
+    def __init__(self, data: bytes, max_samples: int = audio_files.MAX_SAMPLES) -> None:
+        self._data = data
+        self._max_samples = max_samples
+        sound = audio_files.read_sound(data, max_samples)
+        self.provenance, self._rate_hz = sound.provenance, sound.rate_hz
+
+    def output(self, signature: Signature) -> TensorSpec:
+        """The output of a signature that the file holds. Raises ValueError: `gives no sound`."""
+        spec = next((spec for spec in signature.outputs if spec.kind == "audio"), None)
+        if spec is None or spec.sample_rate_hz != self._rate_hz:
+            raise ValueError("gives no sound" + (f" of {self._rate_hz} Hz" if spec else ""))
+        return spec
+
+    def compare(self, samples: NDArray[Any], signature: Signature, level: Level) -> Comparison:
+        """Compare with (n, samples, channels) int16, one clip after the other.
+
+        Another machine may differ by the tolerance of an artifact whose level is `tolerance`.
+        """
+        sound = audio_files.read_sound(self._data, self._max_samples)
+        return Comparison(
+            difference=audio_files.difference(
+                np.concatenate([*samples]), audio_files.to_pcm16(sound.samples)
+            ),
+            allowed=audio_files.allowed_difference(level, tolerance(signature)),
+            unit=self.unit,
+            levels=self.levels,
+        )
+
+
+def read_file(
+    data: bytes,
+    max_pixels: int = image_files.MAX_PIXELS,
+    max_samples: int = audio_files.MAX_SAMPLES,
+) -> ImageFile | AudioFile:
+    """A PNG, WebP, JPEG, WAV or FLAC. Raises ValueError for any other, and for a larger file."""
+    if audio_files.is_sound(data[:12]):
+        return AudioFile(data, max_samples)
+    return ImageFile(data, max_pixels)
+
+
+def check_columns(provenance: Provenance) -> None:
+    """Raise ValueError unless a grid of its samples can have its columns."""
+    if not 0 <= provenance.columns <= provenance.n:
+        raise ValueError(f"a grid of {provenance.n} has no {provenance.columns} columns")
+
+
+def recreate(artifact: Artifact, provenance: Provenance, output: TensorSpec) -> NDArray[Any]:
+    """Draw a file's samples again: (n, H, W, C) uint8, or (n, samples, channels) int16 of a sound.
+
+    `output` is that of the provenance's signature. Raises ValueError for a provenance that the
+    signature cannot have had.
+    """
+    name = provenance.signature
+    if provenance.to_seed is None:
+        outputs = artifact.sample(
+            name,
+            seed=provenance.seed,
+            n=provenance.n,
+            first_index=provenance.index,
+            label=provenance.asked(),
+            settings=provenance.settings,
+        )
+    else:
+        inputs = artifact.draw_between(
+            name,
+            provenance.seed,
+            provenance.to_seed,
+            provenance.n,
+            index=provenance.index,
+            label=provenance.label,
+            to_label=provenance.to_label,
+            settings=provenance.settings,
+        )
+        outputs = artifact.run(name, inputs)
+    if output.kind == "image":
+        return artifact.uint8(name, outputs)
+    return audio_files.to_pcm16(outputs[output.name])

@@ -1,0 +1,184 @@
+"""Options of `aigc sample`, its samples, and the files that it writes."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+from urllib.parse import quote
+
+import tyro
+from numpy.typing import NDArray
+
+from aigc import files, http_client
+from aigc.artifact import image_files
+from aigc.artifact.image_files import fits_png
+from aigc.files import expanded
+
+Format = Literal["png", "wav", "flac", "grid", "txt", "npy", "json"]
+_KINDS: dict[Format | None, str] = {"grid": "image", "wav": "audio", "flac": "audio", "txt": "text"}
+"""Kind of output that a format is for; only outputs of that kind are written then."""
+MAX_NAME = 100
+"""Most characters of an output's name in the name of a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Generate samples with an artifact, or with a server."""
+
+    source: tyro.conf.Positional[str]
+    """Artifact (folder, STORE/NAME, STORE/NAME@VERSION) or URL of a server."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 16
+    """Number of samples."""
+    seed: int | None = None
+    """Seed; drawn and printed if not given."""
+    first_index: int = 0
+    """Index of the first sample within the seed."""
+    label: tuple[int, ...] = ()
+    """Classes, taken in turn; drawn from the seed if not given."""
+    model: str = ""
+    """Model to ask a server for; its only one if not given."""
+    signature: str = ""
+    """Signature to call; sample if not given."""
+    format: Format | None = None
+    """png: a file per image and a grid, a wav per sound, a line per text; grid; wav, flac: a file
+    per sound; txt: a line per text; npy: one array; json: numbers or texts. The default is png, or
+    npy for images of more channels than a PNG has (4)."""
+    settings: dict[str, float] = field(default_factory=dict)
+    """Settings of the signature, such as temperature 0.7."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Inputs of the signature by name: a file for an image or a sound, or a text, such as image
+    seven.png; the default signature is translate then."""
+    out: str = "samples"
+    """Folder to write to."""
+    trust: str = ""
+    """File of public keys (PEM): refuse an artifact that none of them signed. The default is
+    AIGC_TRUST."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= 1_000_000:
+            raise ValueError(f"n must be in [1, 1000000], got {self.n}")
+        if self.trust and self.source.startswith(("http://", "https://")):
+            raise ValueError(
+                "--trust is for artifacts; a server checks its own: aigc serve --trust"
+            )
+        if not self.signature:
+            object.__setattr__(self, "signature", "translate" if self.inputs else "sample")
+
+    def labels(self, start: int, stop: int) -> list[int] | None:
+        """The requested classes of samples start..stop; None if drawn."""
+        if not self.label:
+            return None
+        return [self.label[i % len(self.label)] for i in range(start, stop)]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated samples and their origin."""
+
+    artifact: str
+    digest: str
+    seed: int
+    arrays: NDArray[Any]
+    """Images: (N, H, W, C) uint8. Texts: (N,) strings. Other outputs, and images that do not fit
+    into a PNG: (N, ...) float32."""
+    files: tuple[bytes, ...]
+    """A PNG per image, a WAV or FLAC per sound, with provenance; empty for other outputs."""
+    suffix: str = "png"
+    """Suffix of the files; npy for images that do not fit into a PNG."""
+    others: tuple["Samples", ...] = ()
+    """Other outputs of the same samples."""
+    name: str = ""
+    """Name of an output other than the first."""
+
+
+class Output(Protocol):
+    """An output of a signature, by a manifest or by a server."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+
+
+AnyOutput = TypeVar("AnyOutput", bound=Output)
+
+
+def selected(outputs: Sequence[AnyOutput], form: Format | None) -> list[AnyOutput]:
+    """The outputs that a format is for; all of them if it is for none."""
+    return [output for output in outputs if output.kind == _KINDS.get(form)] or [*outputs]
+
+
+def joined(samples: Iterable[Samples], outputs: Sequence[Output]) -> Samples:
+    """Samples of several outputs as one: those of the first, with the others below it by name."""
+    first, *others = samples
+    named = zip(others, outputs[1:], strict=True)
+    return replace(first, others=tuple(replace(other, name=output.name) for other, output in named))
+
+
+def check_picture(options: Options, kind: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a picture format of images with more channels than a PNG has."""
+    if options.format in ("png", "grid") and kind == "image" and not fits_png(shape[0]):
+        raise ValueError(
+            f"{options.format} holds 1 to 4 channels, signature {options.signature!r} gives images"
+            f" of {shape[0]}; take npy or json"
+        )
+
+
+def read_input_file(kind: str, value: str) -> bytes | str:
+    """The content of an image or sound file; other values as they are."""
+    return Path(value).read_bytes() if kind in ("image", "audio") else value
+
+
+def write(options: Options, samples: Samples) -> Path:
+    """Write samples below options.out. Returns the file, or the folder if each sample has one."""
+    folder = Path(expanded(options.out))
+    folder.mkdir(parents=True, exist_ok=True)
+    first, last = options.first_index, options.first_index + options.n - 1
+    for other in samples.others:
+        write(options, other)
+    name = f"-{quote(samples.name, safe='')}" if samples.name else ""  # a server chooses the name
+    if len(name) > MAX_NAME:
+        raise ValueError(
+            f"output {http_client.quoted(samples.name)!r} is too long a name for a file"
+        )
+    stem = f"{samples.artifact.replace('@', '-')}{name}-seed{samples.seed}"
+    path = folder / f"{stem}-{first}..{last}"
+    if options.format is None and samples.suffix == "npy":
+        shape = samples.arrays.shape
+        print(f"images of {shape[1:]} are no pictures: written as npy of {shape}", file=sys.stderr)
+    if options.format == "npy" or (options.format is None and samples.suffix == "npy"):
+        return _write(path.with_name(f"{path.name}.npy"), image_files.npy(samples.arrays))
+    if options.format == "txt" and samples.arrays.dtype.kind != "U":
+        raise ValueError(f"{samples.artifact} gives no texts; take another format than txt")
+    if samples.arrays.dtype.kind == "U" and options.format != "json":
+        lines = "".join(f"{line}\n" for line in samples.arrays.tolist())
+        return _write(path.with_name(f"{path.name}.txt"), lines.encode())
+    if options.format == "json" or not samples.files:
+        document = {"model": samples.artifact, "seed": samples.seed, "first_index": first}
+        text = json.dumps(document | {"samples": samples.arrays.tolist()})
+        return _write(path.with_name(f"{path.name}.json"), text.encode())
+    if samples.suffix != "png":
+        return _write_each(folder, stem, first, samples)
+    first_one = image_files.read_png(samples.files[0])[1]
+    columns = min(10, len(samples.files)) if len(samples.files) % 10 == 0 else 0
+    provenance = first_one and replace(
+        first_one, label=None, n=len(samples.files), labels=options.label, columns=columns
+    )
+    picture = image_files.png(image_files.grid(samples.arrays, columns), provenance)
+    grid = _write(path.with_name(f"{path.name}.png"), picture)
+    if options.format == "grid":
+        return grid
+    return _write_each(folder, stem, first, samples)
+
+
+def _write_each(folder: Path, stem: str, first: int, samples: Samples) -> Path:
+    for index, data in enumerate(samples.files, first):
+        _write(folder / f"{stem}-{index}.{samples.suffix}", data)
+    return folder
+
+
+def _write(path: Path, data: bytes) -> Path:
+    files.write(path, data)
+    return path

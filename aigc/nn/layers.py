@@ -1,0 +1,303 @@
+"""Blocks that two or more models share."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
+
+from aigc.config import require
+
+Activation = Literal["relu", "leaky_relu"]
+
+
+class _KeepsLayout(nn.Module):
+    """Mixin of an activation: its gradient has the memory layout of its output.
+
+    Flattening and convolutions of one channel return gradients in another layout, and with two
+    layouts the backward pass of an activation takes four times as long.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = super().forward(input)
+        laid_out = output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last)
+        if laid_out and output.requires_grad and not torch.compiler.is_compiling():
+            output.register_hook(_channels_last)  # type: ignore[no-untyped-call]
+        return output
+
+
+def _channels_last(gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
+
+
+class _ReLU(_KeepsLayout, nn.ReLU):
+    pass
+
+
+class _LeakyReLU(_KeepsLayout, nn.LeakyReLU):
+    pass
+
+
+def activation(name: Activation) -> nn.Module:
+    """relu, or leaky_relu with slope 0.2 (Radford et al. 2016, section 3)."""
+    return _ReLU() if name == "relu" else _LeakyReLU(0.2)
+
+
+def condition(x: Tensor, label: Tensor | None, num_classes: int) -> Tensor:
+    """x: (N, D) -> (N, D + num_classes): the class one-hot beside it; x itself without classes."""
+    classes = one_hot(label, num_classes, x.dtype)
+    return x if classes is None else torch.cat([x, classes], 1)
+
+
+def one_hot(label: Tensor | None, num_classes: int, dtype: torch.dtype) -> Tensor | None:
+    """label: (N,) -> (N, num_classes); None without classes."""
+    if num_classes == 0:
+        return None
+    assert label is not None
+    return F.one_hot(label, num_classes).to(dtype)
+
+
+def upsampling_base(
+    shape: tuple[int, ...], widths: tuple[int, ...], strides: tuple[int, ...], kernel: int
+) -> tuple[int, int]:
+    """Height and width at which transposed convolutions start in order to end at `shape`.
+
+    Raises ValueError naming the field and a fix if no size does.
+    """
+    check_image(shape)
+    check_positive("widths", widths)
+    check_positive("strides", strides)
+    factor = math.prod(strides)
+    require(
+        len(widths) == len(strides) > 0,
+        f"widths and strides must have one entry per transposed convolution, got {len(widths)}"
+        f" widths {widths} and {len(strides)} strides {strides}",
+    )
+    require(
+        shape[1] % factor == 0 and shape[2] % factor == 0,
+        f"shape {shape} is not reached: strides {strides} multiply by {factor}, so height and width"
+        f" must be multiples of {factor}; take {factor * max(1, round(shape[1] / factor))}",
+    )
+    for stride in strides:
+        require(
+            kernel >= stride and ((kernel - stride) % 2 == 0 or stride > 1),
+            f"kernel {kernel} with stride {stride} cannot keep the size exact;"
+            f" take kernel {stride + 2 - stride % 2 + 1 if stride == 1 else stride + 2}",
+        )
+    return shape[1] // factor, shape[2] // factor
+
+
+def check_image(shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `shape` is (C, H, W)."""
+    require(
+        len(shape) == 3,
+        f"shape must be (C, H, W): a convolution takes batches of rank 4, {shape} gives rank"
+        f" {len(shape) + 1}; take for example (1, 28, 28), or a fully connected model",
+    )
+
+
+def check_positive(name: str, sizes: tuple[int, ...]) -> None:
+    """Raise ValueError naming the field unless all `sizes` are > 0."""
+    require(all(size > 0 for size in sizes), f"{name} must all be > 0, got {sizes}")
+
+
+def downsampled(
+    shape: tuple[int, ...], widths: tuple[int, ...], kernel: int
+) -> tuple[int, int, int]:
+    """(C, H, W) after one convolution of stride 2 per width.
+
+    Raises ValueError naming the field and a fix if nothing would be left.
+    """
+    check_image(shape)
+    check_positive("widths", widths)
+    require(kernel > 0, f"kernel must be > 0, got {kernel}")
+    _, height, width = shape
+    for _ in widths:
+        spare = 2 * ((kernel - 1) // 2) - kernel
+        require(
+            height + spare >= 0 and width + spare >= 0,
+            f"shape {shape} is too small for {len(widths)} halvings, widths {widths}, with kernel"
+            f" {kernel}; take fewer widths",
+        )
+        height, width = (height + spare) // 2 + 1, (width + spare) // 2 + 1
+    return (*widths[-1:], height, width) if widths else shape  # type: ignore[return-value]
+
+
+class Upsampler(nn.Sequential):
+    """Dense layer to (widths[0], h, w), then one transposed convolution per stride, to logits.
+
+    (N, features) -> (N, *shape), with BatchNorm (optional) and activation between the layers.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        shape: tuple[int, ...],
+        widths: tuple[int, ...],
+        strides: tuple[int, ...],
+        kernel: int,
+        act: Activation,
+        batch_norm: bool,
+    ) -> None:
+        height, width = upsampling_base(shape, widths, strides, kernel)
+        layers: list[nn.Module] = [
+            nn.Linear(features, widths[0] * height * width, bias=not batch_norm),
+            _Pixels(1, (widths[0], height, width)),
+        ]
+        outputs = (*widths[1:], shape[0])
+        for i, (c_in, c_out, stride) in enumerate(zip(widths, outputs, strides, strict=True)):
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(c_in))
+            layers.append(activation(act))
+            spare = (kernel - stride) % 2
+            last = i == len(strides) - 1
+            layers.append(
+                (_ToOneChannel if c_out == 1 else nn.ConvTranspose2d)(
+                    c_in,
+                    c_out,
+                    kernel,
+                    stride,
+                    padding=(kernel - stride + spare) // 2,
+                    output_padding=spare,
+                    bias=last or not batch_norm,
+                )
+            )
+        super().__init__(*layers)
+
+
+class _Pixels(nn.Unflatten):
+    """Rows to images in the memory layout of the weights that follow, so no layer converts."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        images: Tensor = super().forward(input)
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+class _ToOneChannel(nn.ConvTranspose2d):
+    """A transposed convolution to one channel, on the CPU as a matrix product and a fold.
+
+    oneDNN computes channels in blocks, which one channel leaves mostly unused. Exported and
+    compiled graphs, and GPUs, run the convolution itself.
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        plain = (
+            input.device.type != "cpu"
+            or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled("cpu")
+        )
+        if plain or output_size is not None:
+            return super().forward(input, output_size)
+        n, c_in, height, width = input.shape
+        rows = input.permute(0, 2, 3, 1).reshape(n, height * width, c_in)
+        patches = (rows @ self.weight.reshape(c_in, -1)).transpose(1, 2)
+        padding = self.padding
+        assert not isinstance(padding, str)
+        size = tuple(
+            (side - 1) * s - 2 * p + k + spare
+            for side, s, p, k, spare in zip(
+                (height, width),
+                self.stride,
+                padding,
+                self.kernel_size,
+                self.output_padding,
+                strict=True,
+            )
+        )
+        image = F.fold(patches, size, self.kernel_size, padding=padding, stride=self.stride)
+        return image if self.bias is None else image + self.bias[:, None, None]
+
+
+class Downsampler(nn.Module):
+    """Strided convolutions, flattened, then a dense layer: (N, *shape) -> (N, features)."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        widths: tuple[int, ...],
+        kernel: int,
+        hidden: int,
+        dropout: float,
+        spectral: bool,
+    ) -> None:
+        super().__init__()
+        wrap = spectral_norm if spectral else _plain
+        layers: list[nn.Module] = []
+        channels = shape[0]
+        for c_out in widths:
+            layers += [
+                wrap(nn.Conv2d(channels, c_out, kernel, 2, padding=(kernel - 1) // 2)),
+                activation("leaky_relu"),
+            ]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            channels = c_out
+        layers.append(nn.Flatten())
+        self.features = math.prod(downsampled(shape, widths, kernel))
+        if hidden:
+            layers += [wrap(nn.Linear(self.features, hidden)), nn.LeakyReLU(0.2)]
+            self.features = hidden
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, *shape) in [-1, 1] -> (N, features)."""
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+class Dense(nn.Sequential):
+    """Fully connected layers with LeakyReLU between them: (N, sizes[0]) -> (N, sizes[-1])."""
+
+    def __init__(self, *sizes: int) -> None:
+        layers: list[nn.Module] = []
+        for c_in, c_out in itertools.pairwise(sizes):
+            layers += [nn.LeakyReLU(0.2)] if layers else []
+            layers.append(nn.Linear(c_in, c_out))
+        super().__init__(*layers)
+
+
+class DiscriminatorHead(nn.Module):
+    """Head of a discriminator: real-or-fake logit, with projection and auxiliary class head.
+
+    Projection: Miyato & Koyama 2018, arXiv:1802.05637, eq. 3. Auxiliary head: Odena et al. 2017,
+    arXiv:1610.09585.
+    """
+
+    def __init__(self, features: int, num_classes: int, auxiliary: bool, spectral: bool) -> None:
+        super().__init__()
+        wrap = spectral_norm if spectral else _plain
+        self.logit = wrap(nn.Linear(features, 1))
+        self.projection = wrap(nn.Embedding(num_classes, features)) if num_classes else None
+        self.classes = wrap(nn.Linear(features, num_classes)) if auxiliary else None
+
+    def forward(self, h: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """h: (N, features), label: (N,) -> logits (N,), class logits (N, num_classes) or None."""
+        logits = self.logit(h)[:, 0]
+        if self.projection is not None:
+            assert label is not None
+            logits = logits + (self.projection(label) * h).sum(1)
+        return logits, None if self.classes is None else self.classes(h)
+
+
+@contextmanager
+def frozen_power_iteration(model: nn.Module, frozen: bool) -> Iterator[None]:
+    """Keep the vectors of spectral norms: a batch in parts iterates once, like a whole one.
+
+    A no-op unless `frozen`.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _SpectralNorm)] if frozen else []
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    return module

@@ -1,0 +1,101 @@
+"""Description of a run without training it: `aigc train ... --dry-run`."""
+
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from aigc import data
+from aigc.config import TrainConfig
+from aigc.data import Source
+from aigc.data_report import facts
+from aigc.rng import BatchRNG
+from aigc.training.dataloader import batch_of
+from aigc.training.loop import TrainState
+
+
+def describe(config: TrainConfig) -> str:
+    """The resolved config, the data, memory, and each network's layers with shapes and parameters.
+
+    Runs one batch of two samples through every phase, so shapes that do not fit show here.
+    """
+    dataset = data.load(config.data, config.model)
+    state = TrainState(config)
+    like = next(state.model.parameters())
+    rows = (0, 1 % len(dataset))
+    batch = batch_of(dataset, rows, config.model.modality, like, config.data.on_error)
+    shapes: dict[str, tuple[int, ...]] = {}
+    hooks = [
+        module.register_forward_hook(_note(shapes, name))
+        for name, module in state.model.named_modules()
+        if {child for child, _ in module.named_children()} <= {"parametrizations"}
+        and "parametrizations" not in name
+    ]
+    noise = BatchRNG(config.seed, 0, 2, 0, 2, like)
+    shared = state.model.prepare(batch, noise, {phase.name for phase in state.phases})
+    for phase in state.phases:
+        state.model.loss(phase.name, batch, noise, shared)
+    for hook in hooks:
+        hook.remove()
+    lines = [json.dumps(config.to_json(), indent=1), ""]
+    lines += [*facts.lines(facts.facts(config.data, dataset)), ""]
+    for name, network in state.model.named_children():
+        lines.append(f"{name}: {_count(network):,} parameters")
+        below = {k: v for k, v in shapes.items() if k.startswith(f"{name}.")}
+        lines += [_layer(state.model, k, v) for k, v in below.items()]
+    activations = sum(_size(shape) // shape[0] for shape in shapes.values())
+    lines += ["", _memory(config, state, activations, dataset)]
+    return "\n".join(lines)
+
+
+def _note(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        first = (
+            output[0] if isinstance(output, tuple) else output
+        )  # a GRU returns its state as well
+        if isinstance(first, torch.Tensor):
+            shapes[name] = tuple(first.shape)
+
+    return hook
+
+
+def _layer(model: nn.Module, name: str, shape: tuple[int, ...]) -> str:
+    module = model.get_submodule(name)
+    rest = ", ".join(map(str, shape[1:]))
+    # The name from torch.nn, also for subclasses that compute the same in another way.
+    torchs = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn"))
+    kind = next(torchs).__name__.removeprefix("Parametrized")
+    return f"  {name:<34}{kind:<18}(N, {rest}){_count(module):>12,}"
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _memory(config: TrainConfig, state: TrainState, activations: int, source: Source) -> str:
+    """Weights, gradients, two Adam moments and the average; activations twice (real and fake);
+    data as held in memory, a byte for each value of a picture."""
+    width = 8 if config.precision == "float64" else 4
+    weights = _count(state.model) * 4 * width + _count(state.ema) * width
+    batch = 2 * activations * config.batch * width
+    samples = len(source) * data.read(source, 0, config.data.on_error)[0].nbytes
+    mib = 2**20
+    data_size = f"{samples / mib:.1f} MiB data ({len(source):,} samples)"
+    held = (
+        f" + {data_size}"
+        if isinstance(source, data.Dataset)
+        else f"; {data_size} are read when due"
+    )
+    return (
+        f"estimated memory of one worker that takes the whole batch: {weights / mib:.1f} MiB"
+        f" weights and optimizers + {batch / mib:.1f} MiB activations of {config.batch} samples"
+        f"{held}"
+    )

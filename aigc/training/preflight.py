@@ -1,0 +1,139 @@
+"""Trial of a new training on two rows, before it starts.
+
+    for warning in rehearse(config, source): ...
+
+Tries the losses of every phase, the snapshot of a checkpoint, samples as grids and `aigc sample`
+write them, every exported signature, and the test data of evaluation. It uses a model of its own
+and restores the random generator, so training is not affected.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from aigc import data
+from aigc.artifact import image_files
+from aigc.artifact.sampling_inputs import is_picture
+from aigc.config import TrainConfig
+from aigc.data import PATHLESS, Source
+from aigc.metrics import distance_to, evaluator_of
+from aigc.model import GenerativeModel
+from aigc.rng import BatchRNG
+from aigc.training import checkpoint
+from aigc.training.dataloader import batch_of
+from aigc.training.loop import TrainState
+from aigc.training.quality import generate
+from aigc.training.run import load_initial_weights
+
+ROWS = 2
+
+
+def rehearse(config: TrainConfig, source: Source) -> list[str]:
+    """Warnings about features that will not work although training does.
+
+    Raises ValueError if the run would be useless: the model cannot take the data or the initial
+    weights, or its samples cannot be written to files. Raises CorruptRow.
+    """
+    with torch.random.fork_rng(devices=[]), _one_thread():
+        state = TrainState(config, "cpu")
+        if config.init_from:
+            load_initial_weights(state, config.init_from)
+        with _prefix_errors("no batch of this data can be trained on"):
+            _losses(config, state, source)
+        with _prefix_errors("no checkpoint can be made of this model"):
+            checkpoint.snapshot(state, {})
+        model = state.ema_model()
+        with _prefix_errors("no samples can be drawn from this model"):
+            _draw_samples(model)
+    return [
+        *_channel_warnings(config),
+        *_quality_warnings(config),
+        *_evaluation_warnings(config, source),
+    ]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one torch thread: two rows take less time than starting several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _prefix_errors(what: str) -> Iterator[None]:
+    """Turn any error into a ValueError that begins with `what`."""
+    try:
+        yield
+    except data.CorruptRow:
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{what}: {kind}{message[:500]}") from error
+
+
+def _losses(config: TrainConfig, state: TrainState, source: Source) -> None:
+    """Compute the loss and the gradients of every phase on the first rows."""
+    like = next(state.model.parameters())
+    rows = [row % len(source) for row in range(ROWS)]
+    batch = batch_of(source, rows, config.model.modality, like, config.data.on_error)
+    noise = BatchRNG(config.seed, 0, ROWS, 0, ROWS, like)
+    shared = state.model.prepare(batch, noise, {phase.name for phase in state.phases})
+    for phase in state.phases:
+        loss, _ = state.model.loss(phase.name, batch, noise, shared)
+        parameters = list(phase.module.parameters())
+        torch.autograd.grad(loss, parameters, retain_graph=True)
+
+
+def _draw_samples(model: GenerativeModel) -> None:
+    """Draw samples, and encode images as PNG, alone and as a grid."""
+    samples = generate(model, range(ROWS), torch.arange(ROWS))
+    for spec in model.exports()["sample"].signature.outputs:
+        if is_picture(spec):
+            low, high = spec.range or (-1.0, 1.0)
+            images = image_files.to_uint8(samples[spec.name], low, high)
+            image_files.png(images[0])
+            image_files.png(image_files.grid(images))
+
+
+def _channel_warnings(config: TrainConfig) -> Iterator[str]:
+    for key, shape in config.model.shapes.items():
+        if key == "image" and not image_files.fits_png(shape[0]):
+            yield (
+                f"images of {shape[0]} channels are not pictures (grey, grey and alpha, RGB and"
+                " RGBA are): samples will be arrays of numbers, and grids and `--picture` are left"
+                " out"
+            )
+
+
+def _quality_warnings(config: TrainConfig) -> Iterator[str]:
+    modality = config.model.modality
+    if config.evaluate_interval and distance_to(modality) is None:
+        yield f"--evaluate-interval has no effect: nothing measures the quality of {modality}"
+
+
+def _evaluation_warnings(config: TrainConfig, source: Source) -> Iterator[str]:
+    """Warnings about missing test rows, which `aigc evaluate` compares with."""
+    if evaluator_of(config.model.modality) is None or config.data.source in PATHLESS:
+        return
+    survey = getattr(getattr(source, "origin", None) or source, "survey", None)
+    if survey is not None and survey.splits:
+        lacks = sum(rows > 0 for rows in survey.splits.values()) < 2
+    else:
+        try:
+            lacks = not len(data.load(replace(config.data, memory_mb=0), config.model, "test"))
+        except Exception as error:  # any error of the test data; training does not need them
+            message = " ".join(str(error).split()) or type(error).__name__
+            yield f"`aigc evaluate` will not work on this data; its test rows: {message}"
+            return
+    if lacks:
+        yield (
+            f"`aigc evaluate` will have nothing to compare with: data {source.name!r} has no test"
+            " rows; training is not affected"
+        )

@@ -1,0 +1,64 @@
+"""Quality measured during training: quality.jsonl of a run, a line per measurement.
+
+A checkpoint is written before its quality is measured, and never changes afterwards: its rating is
+the line with its samples. `quality` in its trainer.json is the last measurement before it, of the
+state after `quality_samples` samples.
+"""
+
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from aigc.files import append_line, read_lines
+
+QUALITY = "quality.jsonl"
+
+
+def append_quality(run: Path, samples: int, quality: float, note: str = "") -> None:
+    """Append the quality of the state after `samples`, and the reason to doubt it if there is one.
+
+    Raises OSError, and then appends nothing.
+    """
+    entry: dict[str, Any] = {"samples": samples, "quality": quality}
+    append_line(run / QUALITY, entry | ({"note": note} if note else {}))
+
+
+def last_note(run: Path) -> str:
+    """Reason to doubt the last quality measured; empty if there is none."""
+    entries = _entries(run)
+    return str(entries[-1].get("note", "")) if entries else ""
+
+
+def read_quality(run: Path) -> dict[int, float]:
+    """Quality by samples seen, in the order of measurement; malformed lines are left out."""
+    return {
+        entry["samples"]: float(entry["quality"])
+        for entry in _entries(run)
+        if isinstance(entry.get("samples"), int) and is_quality(entry.get("quality"))
+    }
+
+
+def _entries(run: Path) -> list[dict[str, Any]]:
+    """Whole lines of quality.jsonl; [] if it cannot be read."""
+    with suppress(OSError):
+        return read_lines(run / QUALITY)
+    return []
+
+
+def own_quality(checkpoint: Path, facts: dict[str, Any], known: dict[int, float]) -> float | None:
+    """Quality of a checkpoint's own state; None if it was never measured.
+
+    `facts` is its trainer.json, `known` the result of read_quality(). In a trainer.json without
+    `quality_samples`, as earlier versions wrote it, `quality` is that of its own samples.
+    """
+    samples, quality = int(checkpoint.name), facts.get("quality")
+    if samples in known:
+        return known[samples]
+    own = facts.get("quality_samples", samples) == samples
+    return float(quality) if own and is_quality(quality) else None  # type: ignore[arg-type]
+
+
+def is_quality(value: Any) -> bool:
+    """True of a finite number; other values cannot be compared."""
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,317 @@
+"""Checkpoints, quality, reports and pictures of a run while it trains, written by rank 0.
+
+Nothing here changes what is trained, and nothing here ends a run: what cannot be computed or
+written is left out with a warning.
+"""
+
+import datetime
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aigc.artifact import image_files
+from aigc.artifact.sampling_inputs import is_picture
+from aigc.config import TrainConfig
+from aigc.data import Source
+from aigc.files import append_line, write
+from aigc.rng import BatchRNG
+from aigc.training import checkpoint, tensorboard
+from aigc.training.dataloader import batch_of
+from aigc.training.loop import PeriodicAction
+from aigc.training.metric_buffer import Values
+from aigc.training.quality import Quality, generate
+from aigc.training.quality_log import append_quality, is_quality, last_note
+from aigc.training.run_context import RunContext, RunReport
+from aigc.training.run_folder import CHECKPOINTS, GRIDS, METRICS
+from aigc.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+HISTOGRAM_ROWS = 64
+WAIT_S = 5.0
+"""Maximum time that a checkpoint waits for the report of its samples to be published with it."""
+
+
+class Reporter:
+    """Writes metrics, grids, quality and checkpoints into the run's folder. Rank 0 only.
+
+    reporter = Reporter(context, config, source, clock)
+    train(config, state, source, periodic_actions(config, reporter))
+    reporter.close()
+    """
+
+    def __init__(
+        self, context: RunContext, config: TrainConfig, source: Source, clock: "RunClock"
+    ) -> None:
+        self.context, self.config, self.source, self.clock = context, config, source, clock
+        self.folder = context.folder
+        self.mark = (time.monotonic(), clock.samples)
+        """Time and samples of the last report."""
+        self.quality, self.quality_samples = clock.quality, clock.quality_samples
+        self.quality_note = last_note(self.folder)
+        self.skipped = 0.0
+        self.collapsed = False
+        self.failing: set[str] = set()
+        self.last_snapshot = -1
+        """Samples of the last snapshot."""
+        self.reported = threading.Event()
+        """Set unless a report of the last snapshot's samples is still to come."""
+        self.fingerprint = source.fingerprint()
+        self.event_file = tensorboard.EventFile(self.folder, clock.samples)
+        self.evaluator = Quality(config, source)
+        self.writer = checkpoint.Writer(
+            self.folder / CHECKPOINTS, config.keep_checkpoints, self._publish
+        )
+
+    def _publish(self, path: Path) -> None:
+        """Publish a checkpoint that is whole on the disk, with the report of its samples."""
+        self.reported.wait(WAIT_S)
+        self.context.publish(path)
+        self.clock.saved = time.monotonic()  # a checkpoint that could not be published is not saved
+
+    @contextmanager
+    def _continue_without(self, what: str) -> Iterator[None]:
+        """Turn an error in the block into a warning, once until `what` works again."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self.failing:
+                message = " ".join(str(error).split()) or type(error).__name__
+                log.warning("training goes on without %s: %s", what, message)
+            self.failing.add(what)
+        else:
+            self.failing.discard(what)
+
+    def report(self, state: TrainState, values: Values) -> None:
+        """Write a line of metrics.jsonl and TensorBoard scalars, and pass the report on."""
+        now, (then, samples) = time.monotonic(), self.mark
+        self.mark = now, state.samples
+        elapsed = max(now - then, 1e-9)
+        batches = (state.samples - samples) / self.config.batch
+        self.skipped += values.pop("data/skipped") * batches
+        waited = values.pop("data/wait_s") * batches
+        reason = state.model.collapsed(values)
+        if reason and not self.collapsed:
+            log.warning("after %d samples: %s", state.samples, reason)
+        self.collapsed = bool(reason)
+        if self.quality is not None:
+            values["quality/frechet"] = self.quality
+        report = RunReport(
+            state.samples,
+            round((state.samples - samples) / elapsed, 2),
+            round(self.clock.wall_seconds(), 3),
+            values,
+            self._host(waited / elapsed),
+            self.quality_samples,
+            self.quality_note,
+        )
+        with self._continue_without("the report in metrics.jsonl"):
+            append_line(self.folder / METRICS, asdict(report))
+        with self._continue_without("TensorBoard's report"):
+            self.event_file.add(state.samples, tensorboard.scalars(values | report.host))
+        self.reported.set()
+        with self._continue_without("the report to whoever watches"):
+            self.context.on_report(report)
+
+    def _host(self, waited: float) -> dict[str, float]:
+        host = {
+            "workers": float(self.clock.workers),
+            "data_wait": round(waited, 4),
+            "rows_skipped": self.skipped,
+            "checkpoint_age_s": round(time.monotonic() - self.clock.saved, 1),
+            "checkpoint_failures": float(self.writer.failures),
+            "restarts": float(self.clock.restarts),
+            "rollbacks": float(self.clock.rollbacks),
+            "work_lost_samples": float(self.clock.lost_samples),
+        }
+        if self.config.price_per_worker_hour:
+            host["cost"] = round(self.cost(), 6)
+        return host
+
+    def cost(self) -> float:
+        """Cost of the run so far, over all restarts."""
+        return self.clock.worker_seconds() / 3600 * self.config.price_per_worker_hour
+
+    def grid(self, state: TrainState, values: Values) -> None:
+        """Write a picture of samples, and histograms of the model's outputs on real rows."""
+        with self._continue_without("the grid of samples"):
+            if is_picture(state.model.exports()["sample"].signature.outputs[0]):
+                folder = self.folder / GRIDS
+                folder.mkdir(exist_ok=True)
+                picture = sample_grid(state)
+                write(folder / f"{state.samples:012d}.png", image_files.png(picture))
+                self.event_file.add(state.samples, [tensorboard.picture("samples", picture)])
+        with self._continue_without("the histograms"):
+            outputs = distributions(self.config, state, self.source)
+            if outputs:
+                summaries = [tensorboard.histogram(name, x) for name, x in outputs.items()]
+                self.event_file.add(state.samples, summaries)
+
+    def evaluate(self, state: TrainState, values: Values) -> None:
+        """Measure the quality of the averaged weights.
+
+        The state is saved first: a measurement takes long and may end the process.
+        """
+        self.checkpoint(state, values)
+        self.writer.wait()
+        with self._continue_without("the measurement of quality"):
+            quality = self.evaluator.measure(state.ema_model())
+            if quality is None:
+                return
+            if not is_quality(quality):
+                raise ArithmeticError(f"it is {quality} of the state after {state.samples} samples")
+            self.quality, self.quality_samples = quality, state.samples
+            self.quality_note = self.evaluator.note
+            append_quality(self.folder, state.samples, quality, self.quality_note)
+
+    def checkpoint(self, state: TrainState, values: Values) -> None:
+        """Take a snapshot, unless there is one of these samples already; a thread writes it."""
+        if self.last_snapshot == state.samples:
+            return
+        self.last_snapshot = state.samples
+        # Before `reported` is cleared for this snapshot: the writer may still wait for the last
+        # one's. It also keeps at most one snapshot in memory.
+        self.writer.finish()
+        if self._reports(state.samples):
+            self.reported.clear()
+        else:
+            self.reported.set()
+        facts: dict[str, Any] = {
+            "data": self.fingerprint,
+            "environment": checkpoint.environment(),
+            "wall_seconds": round(self.clock.wall_seconds(), 3),
+            "worker_seconds": round(self.clock.worker_seconds(), 3),
+            "workers": self.clock.workers,
+            "rollbacks": self.clock.rollbacks,
+        }
+        if self.quality is not None:
+            facts |= {"quality": self.quality, "quality_samples": self.quality_samples}
+        if self.config.price_per_worker_hour:
+            facts["cost"] = round(self.cost(), 6)
+        self.writer.put(checkpoint.snapshot(state, facts))
+
+    def _reports(self, samples: int) -> bool:
+        """True if a report is due at `samples`."""
+        interval = self.config.report_interval
+        if not interval:
+            return False
+        crossed = samples // interval > (samples - self.config.batch) // interval
+        return crossed or samples >= self.config.samples
+
+    def close(self) -> None:
+        """Wait for the writer. Raises OSError if the last checkpoint could not be written."""
+        self.reported.set()
+        self.writer.close()
+
+
+class NullReporter:
+    """Reporter of the other ranks: writes nothing."""
+
+    def checkpoint(self, state: TrainState, values: Values) -> None:
+        """Do nothing."""
+
+    def evaluate(self, state: TrainState, values: Values) -> None:
+        """Do nothing."""
+
+    def report(self, state: TrainState, values: Values) -> None:
+        """Do nothing."""
+
+    def grid(self, state: TrainState, values: Values) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def periodic_actions(
+    config: TrainConfig, reporter: Reporter | NullReporter
+) -> list[PeriodicAction]:
+    """The actions of a run for the loop, with the same schedule on every rank.
+
+    The checkpoint comes first: a later action that fails or takes long costs no training.
+    """
+    c = config
+    return [
+        PeriodicAction(c.checkpoint_interval, reporter.checkpoint),
+        PeriodicAction(
+            c.evaluate_interval,
+            reporter.evaluate,
+            at_end=c.evaluate_interval > 0,
+            when_stopped=False,
+        ),
+        PeriodicAction(c.report_interval, reporter.report, at_end=c.report_interval > 0),
+        PeriodicAction(c.grid_interval, reporter.grid, at_end=c.grid_interval > 0),
+    ]
+
+
+class RunClock:
+    """Time, quality and restarts of a run, counted over all starts of the workers."""
+
+    def __init__(self, facts: dict[str, Any], workers: int) -> None:
+        """`facts` is trainer.json of the checkpoint resumed from, {} for a new run."""
+        self.workers = workers
+        self.samples: int = facts.get("samples", 0)
+        self.quality: float | None = None
+        self.quality_samples: int | None = None
+        if is_quality(facts.get("quality")):
+            self.quality = facts["quality"]
+            self.quality_samples = facts.get("quality_samples", self.samples)
+        self.restarts = self.rollbacks = self.lost_samples = 0
+        self.saved = time.monotonic()
+        self._begun = time.monotonic()
+        self._wall: float = facts.get("wall_seconds", 0.0)
+        self._worker: float = facts.get("worker_seconds", self._wall * facts.get("workers", 1))
+
+    def take_up(self, measured: dict[int, float]) -> None:
+        """Take over the last quality measured, which may be that of the checkpoint itself."""
+        if measured:
+            self.quality_samples, self.quality = list(measured.items())[-1]
+
+    def wall_seconds(self) -> float:
+        """Duration of training, over all restarts."""
+        return self._wall + time.monotonic() - self._begun
+
+    def worker_seconds(self) -> float:
+        """Wall seconds times workers, over all restarts."""
+        return self._worker + (time.monotonic() - self._begun) * self.workers
+
+
+def start_record(samples: int, workers: int, lost_samples: int) -> dict[str, Any]:
+    """Entry of history.jsonl for a start of the workers."""
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "samples": samples,
+        "workers": workers,
+        "work_lost_samples": lost_samples,
+        "environment": checkpoint.environment(),
+    }
+
+
+def distributions(config: TrainConfig, state: TrainState, source: Source) -> dict[str, Any]:
+    """The model's outputs on some real rows, by name, for histograms; the state stays as it is."""
+    like = next(state.model.parameters())
+    size = min(HISTOGRAM_ROWS, len(source))
+    batch = batch_of(source, range(size), config.model.modality, like, "skip")
+    noise = BatchRNG(config.seed, 0, size, 0, size, like)
+    state.model.eval()
+    try:
+        with torch.no_grad():
+            outputs = state.model.distributions(batch, noise)
+    finally:
+        state.model.train()
+    return {name: value.float().cpu().numpy() for name, value in outputs.items()}
+
+
+def sample_grid(state: TrainState, columns: int = 10, per_row: int = 8) -> np.ndarray:
+    """Samples of the averaged model, a column per class: (H, W, C) uint8."""
+    n = columns * per_row
+    images, *_ = generate(state.ema_model(), range(n), torch.arange(n) % columns).values()
+    return image_files.grid(image_files.to_uint8(images, -1, 1), columns)

@@ -1,0 +1,293 @@
+"""A run: its folder, and the training that fills it."""
+
+import datetime
+import json
+import logging
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load
+from torch import Tensor
+
+from aigc import models
+from aigc.artifact import Artifact
+from aigc.artifact.manifest import WEIGHTS
+from aigc.artifact.store import filesystem, store_errors
+from aigc.config import TrainConfig, require
+from aigc.data import Source
+from aigc.data_report import facts as data_facts
+from aigc.files import append_line, expanded, read_lines, read_text, write
+from aigc.training import checkpoint, run_folder
+from aigc.training.dataloader import Stream
+from aigc.training.loop import (
+    Diverged,
+    Outcome,
+    ProcessGroup,
+    SingleProcess,
+    TrainState,
+    train,
+)
+from aigc.training.malloc import keep_freed_memory
+from aigc.training.object_store import ObjectStore, is_remote, local_folder
+from aigc.training.quality_log import QUALITY, read_quality
+from aigc.training.reporter import (
+    NullReporter,
+    Reporter,
+    RunClock,
+    periodic_actions,
+    start_record,
+)
+from aigc.training.run_context import RunContext
+from aigc.training.run_folder import CHECKPOINTS, CONFIG, HISTORY, METRICS
+from aigc.training.step import barrier
+
+MAX_ROLLBACKS = 5
+"""Largest number of rollbacks to the same checkpoint; each halves the learning rates."""
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """A run's folder.
+
+    run = Run("runs/digits")
+    run.create(config)
+    train_run(RunContext(store=NullStore(run.folder)), config, source)
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.checkpoints = self.folder / CHECKPOINTS
+
+    @classmethod
+    def open(cls, reference: str) -> "Run":
+        """Open a run by its folder, or by its URI on an object store, from which it is copied.
+
+        The copy is not in the folder where `aigc train` of this machine may work on the run.
+        """
+        reference = expanded(reference)
+        if not is_remote(reference):
+            return cls(reference)
+        store = ObjectStore(reference, local_folder(reference, "looks"))
+        store.pull()
+        run = cls(store.folder)
+        for pruned in run.checkpoints.glob("*.unpublished"):
+            shutil.rmtree(pruned)
+        return run
+
+    @property
+    def exists(self) -> bool:
+        """True once a run was begun here."""
+        return (self.folder / CONFIG).exists()
+
+    def create(self, config: TrainConfig) -> None:
+        """Create the folder and write its config; changes of a run's config go into its history."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.exists:
+            old, new = self.config().flat(), config.flat()
+            changed = {k: [old.get(k), v] for k, v in new.items() if old.get(k) != v}
+            if changed:
+                self.note({"event": "config", "changed": changed})
+        text = json.dumps(config.to_json(), indent=1) + "\n"
+        write(self.folder / CONFIG, text.encode())
+
+    def config(self) -> TrainConfig:
+        """Config that the run was begun or last resumed with. Raises ValueError without one."""
+        path = self.folder / CONFIG
+        try:
+            document = json.loads(read_text(path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"{self.folder} is not a run: it has no config.json") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged: no JSON: {error}") from None
+        if not isinstance(document, dict) or not isinstance(document.get("preset"), str):
+            raise ValueError(f"{path} is damaged: it names no preset")
+        try:
+            model = models.load(document["preset"].partition(":")[0])
+            return TrainConfig.from_json(document, model.Config)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+    def history(self) -> list[dict[str, Any]]:
+        """Entries of history.jsonl, oldest first."""
+        return read_lines(self.folder / HISTORY)
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Starts of the workers in the history."""
+        return [entry for entry in self.history() if "event" not in entry]
+
+    def note(self, entry: dict[str, Any]) -> None:
+        """Append to history.jsonl."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        append_line(self.folder / HISTORY, {"time": now} | entry)
+
+    def check_resume(self, config: TrainConfig) -> None:
+        """Raise ValueError naming the fields that may not change on resume but did."""
+        old, new = self.config().fixed(), config.fixed()
+        changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in old if old[k] != new.get(k)]
+        if changed:
+            raise ValueError(
+                f"{self.folder} cannot resume with another {'; '.join(changed)};"
+                " give the old values or another --name"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """trainer.json of the newest checkpoint. Raises ValueError without a checkpoint."""
+        return run_folder.trainer(self._newest())
+
+    def load_state(self) -> TrainState:
+        """State of the newest checkpoint. Raises ValueError without a checkpoint."""
+        path = self._newest()
+        state = TrainState(self.config(), "cpu")
+        checkpoint.load(path, state)
+        return state
+
+    def _newest(self) -> Path:
+        path = run_folder.newest(self.checkpoints)
+        if path is None:
+            raise ValueError(f"{self.folder} has no whole checkpoint yet; train it first")
+        return path
+
+
+def train_run(
+    context: RunContext,
+    config: TrainConfig,
+    source: Source,
+    group: ProcessGroup | None = None,
+    stream: Stream | None = None,
+) -> Outcome:
+    """Train one worker's share of a run from its newest checkpoint on; rank 0 writes the folder.
+
+    `group` defaults to this process alone, on the CPU. `stream` replaces the loader of `source`.
+    Raises Diverged; ValueError if the run was begun on other data; OSError if the last checkpoint
+    cannot be written.
+    """
+    keep_freed_memory()
+    run, group = Run(context.folder), group or SingleProcess()
+    lost_samples = context.lost_samples
+    if group.rank == 0:
+        data_facts.write_facts(run.folder, data_facts.facts(config.data, source))
+    tries, begun_at = 0, None
+    while True:
+        state = TrainState(config, group.device)
+        facts = _begin(run, config, source, group, state)
+        if begun_at is not None:
+            tries = tries + 1 if state.samples == begun_at else 1
+        begun_at = state.samples
+        clock = RunClock(facts, group.world_size)
+        clock.rollbacks = facts.get("rollbacks", 0) + tries
+        if tries:
+            state.rate_scale *= 0.5**tries
+        reporter: Reporter | NullReporter = NullReporter()
+        if group.rank == 0:
+            _start(run, clock, lost_samples)
+            lost_samples = 0  # a rollback does not lose them again
+            reporter = Reporter(context, config, source, clock)
+        try:
+            actions = periodic_actions(config, reporter)
+            return train(config, state, source, actions, group, context.stop, stream)
+        except Diverged as error:
+            if config.on_divergence == "stop" or tries >= MAX_ROLLBACKS:
+                reporter.close()
+                barrier(group)  # the first worker to raise may end the others while they write
+                raise
+            log.warning("%s; going back to the last checkpoint with half the learning rate", error)
+            if group.rank == 0:
+                with suppress(OSError):  # a full disk must not end a run that can go on
+                    run.note({"event": "rollback", "at": state.samples, "reason": str(error)})
+        finally:
+            reporter.close()
+
+
+def _begin(
+    run: Run, config: TrainConfig, source: Source, group: ProcessGroup, state: TrainState
+) -> dict[str, Any]:
+    """Load the newest checkpoint, or the initial weights; returns trainer.json or {}."""
+    barrier(group)  # rank 0 may still be writing
+    path = run_folder.newest(run.checkpoints)
+    if path is None:
+        if config.init_from:
+            load_initial_weights(state, config.init_from)
+        return {}
+    facts = checkpoint.load(path, state)
+    _check_same(facts, source, group)
+    return facts
+
+
+def _start(run: Run, clock: RunClock, lost_samples: int) -> None:
+    """Bring the folder to the samples of the checkpoint, and note a start of the workers."""
+    checkpoint.tidy(run.checkpoints, clock.samples)
+    run_folder.truncate(run.folder / METRICS, clock.samples)
+    run_folder.truncate(run.folder / QUALITY, clock.samples)
+    clock.take_up(read_quality(run.folder))
+    run.note(start_record(clock.samples, clock.workers, lost_samples))
+    starts = run.starts()
+    clock.restarts = len(starts) - 1
+    clock.lost_samples = sum(start.get("work_lost_samples", 0) for start in starts)
+
+
+def load_initial_weights(state: TrainState, reference: str) -> None:
+    """Overwrite the model and its average; optimizers and counters stay new.
+
+    `reference` is a run (folder or URI) or an artifact (folder, STORE/NAME, STORE/NAME@VERSION).
+    Raises ValueError if it holds no weights, or those of another model.
+    """
+    fs, path = filesystem(reference)
+    with store_errors(reference):
+        is_run = fs.exists(f"{path}/{CONFIG}")
+    weights = _run_weights(reference) if is_run else _artifact_weights(reference)
+    own = state.model.state_dict()
+    odd = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    odd += [name for name in weights if name not in own]
+    require(
+        not odd,
+        f"{reference} is of another model than this run: {odd[0] if odd else ''} differs;"
+        " give the model the same sizes",
+    )
+    state.model.load_state_dict(weights)
+    state.ema.load_state_dict(state.model.averaged().state_dict())
+
+
+def _run_weights(reference: str) -> dict[str, Tensor]:
+    return dict(Run.open(reference).load_state().ema_model().state_dict())
+
+
+def _artifact_weights(reference: str) -> dict[str, Tensor]:
+    artifact = Artifact.open(reference, verify=False)
+    require(
+        WEIGHTS in artifact.manifest.files,
+        f"{artifact.id} carries no weights to train on; export it with --weights,"
+        " or start from its run",
+    )
+    return load(artifact.read(WEIGHTS))
+
+
+def _check_same(facts: dict[str, Any], source: Source, group: ProcessGroup) -> None:
+    """Raise ValueError for other data than `facts` name; another name alone is not other data.
+
+    Warns on rank 0 if the environment differs, which ends bit-exactness.
+    """
+    old, new = facts["data"], source.fingerprint()
+    other = [
+        f"{key} {_shown(old.get(key))}, now {_shown(new.get(key))}"
+        for key in (old | new)
+        if key != "name" and old.get(key) != new.get(key)
+    ]
+    if other:
+        raise ValueError(
+            f"the run was begun on data {old.get('name')!r} with {'; '.join(other)};"
+            " resume with the same data or train under another --name"
+        )
+    was = facts["environment"] | {"workers": facts["workers"]}
+    now = checkpoint.environment() | {"workers": group.world_size}
+    changed = {key: (was.get(key), now[key]) for key in now if was.get(key) != now[key]}
+    if changed and group.rank == 0:
+        log.warning("resumed, but no longer bit-exact: %s", changed)
+
+
+def _shown(value: Any) -> str:
+    """A value of a fingerprint, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

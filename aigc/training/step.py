@@ -1,0 +1,191 @@
+"""One batch: gradients of every phase that is due, over parts and workers, and the steps."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aigc.config import TrainConfig
+from aigc.data import share
+from aigc.model import Batch
+from aigc.nn.layers import frozen_power_iteration
+from aigc.rng import BatchRNG, reseed
+from aigc.training.state import TrainState
+
+StepMetrics = list[tuple[list[str], Tensor]]
+"""Names and values of a batch's losses and metrics, each phase's in one tensor on the device."""
+
+
+class ProcessGroup(Protocol):
+    """The workers of a run, as the loop uses them."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    """Device of this worker."""
+
+    def all_reduce(self, flat: Tensor) -> None:
+        """Replace `flat` by its sum over all workers, in place."""
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite `tensors` with those of rank 0, in place."""
+
+    def convert_sync_batch_norm(self, model: nn.Module) -> None:
+        """Have BatchNorm take its statistics over all workers."""
+
+
+class SingleProcess:
+    """A process group of one."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def all_reduce(self, flat: Tensor) -> None:
+        """Do nothing."""
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Do nothing."""
+
+    def convert_sync_batch_norm(self, model: nn.Module) -> None:
+        """Do nothing: the only worker has the whole batch."""
+
+
+def barrier(group: ProcessGroup) -> None:
+    """Wait until all workers are here."""
+    group.all_reduce(torch.zeros(1, device=group.device))
+
+
+def like_in_memory(value: Tensor, like: Tensor) -> Tensor:
+    """`value` in the memory layout of `like`: fused optimizers walk through both in step."""
+    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
+
+
+class Step:
+    """All phases that are due on one batch."""
+
+    def __init__(self, config: TrainConfig, state: TrainState, group: ProcessGroup) -> None:
+        self.config, self.state, self.group = config, state, group
+        self.like = next(state.model.parameters())
+        first, last = share(config.batch, group.rank, group.world_size)
+        size = config.micro_batch or last - first
+        self.spans = [(at, min(at + size, last)) for at in range(first, last, size)]
+        self.first = first
+        self.parameters = [list(phase.module.parameters()) for phase in state.phases]
+        self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+        if config.precision == "bfloat16":
+            device = self.like.device.type
+            self.autocast = lambda: torch.autocast(device, torch.bfloat16)
+        # 1 from the first batch on that is not finite: the optimizers then take no step, without
+        # the host having to read it.
+        self.bad = torch.zeros((), device=self.like.device)
+        if config.sync_batch_norm:
+            group.convert_sync_batch_norm(state.model)
+        if config.compile:
+            for network in state.model.children():
+                network.compile(dynamic=False)
+
+    def __call__(self, batch: Batch, extra: dict[str, float]) -> StepMetrics:
+        """Take the steps; returns losses and metrics.
+
+        `extra` are values of this worker that are summed over all of them.
+        """
+        state = self.state
+        seen = state.batches, state.samples
+        due = [i for i, phase in enumerate(state.phases) if phase.due(*seen)]
+        phases = {state.phases[i].name for i in due}
+        # With one span all phases share what prepare() returned. Several mean that memory is
+        # short, so each phase prepares its own, span by span.
+        whole = self._prepare(batch, 0, phases, self.rank_key("prepare")) if self.single else None
+        report = []
+        for i in due:
+            phase, optimizer = state.phases[i], state.optimizers[i]
+            gradients, named = self._gradients(batch, i, whole)
+            named |= {name: self.like.new_full((), value) for name, value in extra.items()}
+            extra = {}
+            gradients, values = self._reduce(gradients, named)
+            torch.maximum(self.bad, (~values.isfinite().all()).float(), out=self.bad)
+            optimizer.found_inf = self.bad  # type: ignore[attr-defined]
+            for parameter, gradient in zip(self.parameters[i], gradients, strict=True):
+                parameter.grad = like_in_memory(gradient, parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+            names = [name if "/" in name else f"{phase.name}/{name}" for name in named]
+            report.append(([*names, f"{phase.name}/gradient_norm"], values))
+        return report
+
+    @property
+    def single(self) -> bool:
+        """True if the worker's rows go through the networks at once."""
+        return len(self.spans) == 1
+
+    def rank_key(self, purpose: str) -> str:
+        """Seed key for draws that cannot be indexed by sample, such as Dropout's masks."""
+        return f"{self.config.seed}/{self.state.samples}/{purpose}/{self.group.rank}"
+
+    def _noise(self, number: int) -> BatchRNG:
+        span = self.spans[number]
+        return BatchRNG(self.config.seed, self.state.samples, self.config.batch, *span, self.like)
+
+    def _part(self, batch: Batch, number: int) -> Batch:
+        if self.single:
+            return batch
+        start, stop = (at - self.first for at in self.spans[number])
+        return {key: value[start:stop] for key, value in batch.items()}
+
+    def _prepare(self, batch: Batch, number: int, due: set[str], key: str) -> Any:
+        reseed(key, self.like.device)
+        with self.autocast():
+            return self.state.model.prepare(self._part(batch, number), self._noise(number), due)
+
+    def _gradients(
+        self, batch: Batch, i: int, whole: Any
+    ) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+        """This worker's share of a phase's gradients and metrics; the shares sum to the means."""
+        phase, model = self.state.phases[i], self.state.model
+        total: Sequence[Tensor] = ()
+        sums: dict[str, Tensor] = {}
+        for number, (start, stop) in enumerate(self.spans):
+            key = self.rank_key(f"{phase.name}/{number}" if number else phase.name)
+            with frozen_power_iteration(model, number > 0):
+                shared = whole
+                if not self.single:
+                    shared = self._prepare(batch, number, {phase.name}, f"{key}/prepare")
+                reseed(key, self.like.device)
+                with self.autocast():
+                    loss, metrics = model.loss(
+                        phase.name, self._part(batch, number), self._noise(number), shared
+                    )
+                weight = (stop - start) / self.config.batch
+                # Only this phase's gradients: a generator step does not compute the others'.
+                own = torch.autograd.grad(
+                    loss if weight == 1 else loss * weight, self.parameters[i]
+                )
+            if number:
+                torch._foreach_add_(list(total), own)
+            else:
+                total = [g.contiguous() for g in own] if not self.single else own
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                sums[name] = sums.get(name, 0) + value * weight
+        return total, sums
+
+    def _reduce(
+        self, gradients: Sequence[Tensor], named: dict[str, Tensor]
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Sums over the workers by one flat all-reduce of fixed layout, parameters in order.
+
+        The norm of the gradients is appended to the values.
+        """
+        values = torch.stack([*named.values()])
+        if self.group.world_size > 1:
+            flat = torch.cat([*(g.flatten() for g in gradients), values])
+            self.group.all_reduce(flat)
+            sizes = [gradient.numel() for gradient in gradients]
+            *parts, values = torch.split(flat, [*sizes, len(named)])
+            gradients = [p.view_as(g) for p, g in zip(parts, gradients, strict=True)]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+        return gradients, torch.cat([values, norm[None]])

@@ -1,0 +1,254 @@
+"""Inputs of a request beside its seed: images, sounds and texts, in JSON or as a form.
+
+    curl http://localhost:8000/v1/samples -F model=digits3 -F image=@seven.png -F outputs=audio \\
+        -F format=wav -o seven.wav
+
+In JSON, `inputs` holds them by name: files as base64, texts as they are. check_inputs() refuses
+what can be refused unread; transform() charges the key, reads the inputs and runs the signature.
+"""
+
+import base64
+import binascii
+import io
+import itertools
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, parse_form
+
+from aigc.artifact import TensorSpec, user_inputs
+from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact.user_inputs import MAX_PIXELS
+from serve.errors import HTTPError
+from serve.hosting.models import HostedModel
+from serve.hosting.runner import SignatureRunner
+from serve.protocols import text_codec
+from serve.request_context import RequestContext
+from serve.sampler import Sampler
+from serve.sampling_request import SamplingRequest
+
+ENCODE, DECODE, RECONSTRUCT, TRANSLATE = "encode", "decode", "reconstruct", "translate"
+
+Inputs = dict[str, str | list[str | float | list[float]]]
+"""By input: one value for all samples, or a list with one per sample; a vector is a list itself."""
+
+MULTIPART = b"multipart/form-data"
+MAX_PARTS = 32
+"""Maximum number of parts of a form."""
+
+_FILES = ("image", "audio")
+"""Kinds of inputs that are files."""
+
+
+def num_samples(inputs: Inputs, n: int | None) -> int:
+    """Number of samples: the length of the lists of inputs. Raises HTTPError 400."""
+    if not inputs:
+        message = "inputs must name at least one input, got none"
+        raise HTTPError(400, "inputs_count", message, param="inputs")
+    lengths = {name: len(value) for name, value in inputs.items() if _is_list(value)}
+    asked = lengths if n is None else {"n": n, **lengths}
+    if len(set(asked.values())) > 1:
+        lengths_found = ", ".join(f"{name[:60]} {length}" for name, length in asked.items())
+        message = f"lists of inputs hold one for each of n samples, got {lengths_found}"
+        raise HTTPError(400, "inputs_count", message, param="inputs")
+    return next(iter(asked.values()), 1)
+
+
+def is_composed(hosted: HostedModel, signature: str) -> bool:
+    """True if the signature stands for two of the model: encode, then decode."""
+    runners = hosted.runners
+    return (
+        signature == RECONSTRUCT and signature not in runners and runners.keys() >= {ENCODE, DECODE}
+    )
+
+
+def check_inputs(request: SamplingRequest, names: Collection[str], has_seed: bool = False) -> None:
+    """Raise HTTPError 400 unless the named inputs complete the request.
+
+    A label is not drawn beside inputs, and a seed must have an effect.
+    """
+    runner, spec = request.runner, request.runner.spec
+    if has_seed and not runner.draws_noise:
+        message = "seed has no effect: the inputs leave nothing to draw"
+        raise HTTPError(400, "no_effect", message, param="seed")
+    takes = _accepted_inputs(runner)
+    if unknown := [name for name in names if name not in takes]:
+        message = (
+            f"signature {runner.name!r} of {runner.artifact.id} takes no input"
+            f" {unknown[0][:60]!r}, it takes: {', '.join(takes) or 'none'}"
+        )
+        raise HTTPError(400, "unknown_input", message, param="inputs")
+    missing = [one.name for one in takes.values() if not one.presence and one.name not in names]
+    if spec.label is not None and request.params.label is None:
+        missing = [spec.label.name, *missing]
+    if missing:
+        message = (
+            f"signature {runner.name!r} of {runner.artifact.id} needs {missing[0]} beside its"
+            " inputs: it is not drawn"
+        )
+        raise HTTPError(400, "signature_needs_input", message, param=missing[0])
+
+
+def check_decoding(request: SamplingRequest) -> None:
+    """check_inputs() for run_decoder()."""
+    check_inputs(request, [_latent_input(request.runner)])
+
+
+async def transform(
+    sampler: Sampler, request: SamplingRequest, inputs: Inputs, context: RequestContext
+) -> tuple[SamplingRequest, Arrays]:
+    """Run a signature on checked inputs: the request with its inputs, and the outputs.
+
+    A key pays for images and sounds once they are read, even if one is malformed.
+    Raises HTTPError 400, 429 or 503.
+    """
+    files = any(
+        spec.kind in _FILES and name in inputs
+        for name, spec in _accepted_inputs(request.runner).items()
+    )
+
+    def read() -> tuple[SamplingRequest, Arrays]:
+        if files:
+            context.access.keep()  # reading is work, even of a malformed file
+        return _read_inputs(request, inputs)
+
+    request, arrays = await sampler.read(request.n, request.runner, context, MAX_PIXELS, read)
+    return request, await sampler.infer(
+        request.runner, arrays, context, request.params.stopping_criterion
+    )
+
+
+async def run_encoder(
+    sampler: Sampler, request: SamplingRequest, inputs: Inputs, context: RequestContext
+) -> tuple[SamplingRequest, NDArray[np.float32]]:
+    """transform() by an encoder, whose first output is the posterior's means: (n, latent)."""
+    request, outputs = await transform(sampler, request, inputs, context)
+    return request, outputs[request.runner.spec.outputs[0].name]
+
+
+async def run_decoder(
+    sampler: Sampler, request: SamplingRequest, codes: NDArray[np.float32], context: RequestContext
+) -> tuple[SamplingRequest, Arrays]:
+    """Run a decoder on latents, (n, latent). Raises HTTPError 400, 429 or 503."""
+    request, arrays = _complete(request, {_latent_input(request.runner): codes})
+    return request, await sampler.infer(
+        request.runner, arrays, context, request.params.stopping_criterion
+    )
+
+
+def _read_inputs(request: SamplingRequest, inputs: Inputs) -> tuple[SamplingRequest, Arrays]:
+    """Decodes files, so it belongs in a thread. Raises HTTPError 400."""
+    takes = _accepted_inputs(request.runner)
+    return _complete(
+        request, {name: _rows(takes[name], value, request.n) for name, value in inputs.items()}
+    )
+
+
+def _complete(request: SamplingRequest, rows: Arrays) -> tuple[SamplingRequest, Arrays]:
+    """The request with its inputs, for the provenance, and all arrays of its signature."""
+    runner, params = request.runner, request.params
+    try:
+        drawn = runner.artifact.draw(
+            runner.name, params.seed, params.indices, params.label, params.settings, given=rows
+        )
+    except ValueError as error:
+        raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
+    return request.with_inputs(rows), drawn
+
+
+def _accepted_inputs(runner: SignatureRunner) -> dict[str, TensorSpec]:
+    """Inputs that a request may contain, by name."""
+    return {one.name: one for one in runner.spec.inputs if one.kind in user_inputs.KINDS}
+
+
+def _latent_input(runner: SignatureRunner) -> str:
+    """Name of a decoder's input for the encoder's output."""
+    return next(one.name for one in runner.spec.inputs if one.kind == "vector")
+
+
+def _is_list(value: Any) -> bool:
+    """True for a list of one value per sample."""
+    return isinstance(value, list) and (not value or not isinstance(value[0], int | float))
+
+
+def _rows(spec: TensorSpec, value: Any, n: int) -> NDArray[Any]:
+    """An input of n samples, (n, *shape)."""
+    each = value if _is_list(value) else [value]
+    if spec.kind == "text" and all(isinstance(one, str) for one in each):
+        rows = text_codec.encode_texts(spec, each, spec.name)
+    else:
+        try:
+            rows = np.stack(
+                [
+                    user_inputs.read_input(
+                        spec, _file(spec.name, one) if spec.kind in _FILES else one, len(each)
+                    )
+                    for one in each
+                ]
+            )
+        except ValueError as error:
+            raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
+    return np.broadcast_to(rows, (n, *spec.shape))
+
+
+def _file(name: str, value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError(f"input {name!r} must be a file as base64, got {type(value).__name__}")
+    _, comma, behind = value.partition(",")
+    data = behind if comma and value.startswith("data:") else value
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"input {name!r} must be a file as base64, and is not base64") from None
+
+
+def decode_form(body: bytes, content_type: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
+    """A form as the JSON of the same request: `fields` by name, all other parts below `inputs`.
+
+    `outputs` may be repeated or joined by commas; `settings` are JSON. Raises HTTPError 400.
+    """
+    document: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    parts = itertools.count()
+
+    def take(part: Field | File, value: str) -> None:
+        name = (part.field_name or b"").decode("utf-8", "replace")
+        if next(parts) >= MAX_PARTS:
+            raise ValueError(f"it has more than {MAX_PARTS} parts")
+        if name == "outputs":
+            document.setdefault(name, []).extend(value.split(","))
+        elif name in document or name in inputs:
+            raise ValueError(f"{name[:60]!r} comes twice")
+        elif name == "settings":
+            document[name] = _settings(value)
+        elif name in fields and name != "inputs":
+            document[name] = value
+        else:
+            inputs[name] = value
+
+    def file(part: File) -> None:
+        part.file_object.seek(0)
+        take(part, base64.b64encode(part.file_object.read()).decode())
+
+    def field(part: Field) -> None:
+        take(part, (part.value or b"").decode())
+
+    try:
+        if not body.rstrip().endswith(b"--"):  # the parser accepts that
+            raise ValueError("it is cut off: its closing boundary is missing")
+        parse_form({"Content-Type": content_type}, io.BytesIO(body), field, file)
+    except (FormParserError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        message = f"the form cannot be read: {error}"
+        raise HTTPError(400, "malformed_body", message) from None
+    return {**document, **({"inputs": inputs} if inputs else {})}
+
+
+def _settings(value: str) -> dict[str, float]:
+    try:
+        return msgspec.json.decode(value, type=dict[str, float])
+    except msgspec.DecodeError as error:
+        raise ValueError(f'settings must be JSON, as {{"temperature": 0.5}}: {error}') from None

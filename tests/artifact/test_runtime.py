@@ -1,0 +1,130 @@
+"""onnxruntime tells nobody: commands and a server run where every name and every port is heard."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ports import free_port
+
+pytestmark = pytest.mark.process
+
+LISTEN = """
+import json, os, signal, socket, subprocess, sys, threading, time, urllib.request
+
+commands, served, heard = json.loads(sys.argv[1]), json.loads(sys.argv[2]), []
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+for name, text in (("hosts", "127.0.0.1 localhost\\n"), ("resolv.conf", "nameserver 127.0.0.1\\n")):
+    with open(name, "w") as file:
+        file.write(text)
+    subprocess.run(["mount", "--bind", name, f"/etc/{name}"], check=True)
+
+names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+names.bind(("127.0.0.1", 53))
+hello = socket.create_server(("127.0.0.1", 443))
+
+def name_server():
+    while True:
+        asked, sender = names.recvfrom(512)
+        labels, at = [], 12
+        while asked[at]:
+            labels.append(asked[at + 1 : at + 1 + asked[at]].decode())
+            at += 1 + asked[at]
+        heard.append("asked for " + ".".join(labels))
+        question, is_a = asked[12 : at + 5], asked[at + 1 : at + 3] == b"\\0\\1"
+        head = asked[:2] + b"\\x81\\x80" + b"\\0\\1" + (b"\\0\\1" if is_a else b"\\0\\0") + bytes(4)
+        answer = b"\\xc0\\x0c\\0\\1\\0\\1" + bytes(4) + b"\\0\\4" + socket.inet_aton("127.0.0.1")
+        names.sendto(head + question + (answer if is_a else b""), sender)
+
+def connections():
+    while True:
+        connection, _ = hello.accept()
+        heard.append("connected to port 443")
+        connection.close()
+
+for target in (name_server, connections):
+    threading.Thread(target=target, daemon=True).start()
+for command in commands:
+    subprocess.run(command, check=True, stdout=sys.stderr)
+if served:
+    server = subprocess.Popen(served, stdout=subprocess.PIPE, text=True)
+    url = server.stdout.readline().strip()
+    body = json.dumps({"model": "tiny", "n": 2}).encode()
+    asked = urllib.request.Request(f"{url}/v1/samples", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        assert answer.status == 200
+    time.sleep(5)
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(60) == 0
+print(json.dumps(heard))
+"""
+
+STAY = """
+import sys, time
+from aigc.artifact import Artifact
+artifact = Artifact.open(sys.argv[1])
+time.sleep(10)
+"""
+
+RAYS = "asked for metadata.google.internal"
+"""Ray looks once which cloud it is in, whether or not its usage statistics are off."""
+
+
+def listened(
+    folder: Path, *commands: list[str], served: Sequence[str] = (), **environment: str
+) -> tuple[list[str], list[str]]:
+    """Requests to name servers or port 443 while these ran, and the files below HOME."""
+    home = folder / "home"
+    home.mkdir()
+    left_out = ("CI", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "RAY_AUTH_MODE")
+    variables = {k: v for k, v in os.environ.items() if k not in left_out}
+    variables |= {"HOME": str(home), **environment}
+    alone = ["unshare", "--net", "--mount", "--propagation", "private"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
+        pytest.skip("a network namespace of its own is not allowed here")
+    told: Any = subprocess.run(
+        [*alone, sys.executable, "-c", LISTEN, json.dumps(commands), json.dumps(served)],
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=150,
+        check=True,
+    )
+    files = [path.relative_to(home) for path in home.rglob("*") if path.is_file()]
+    return json.loads(told.stdout.splitlines()[-1]), sorted(map(str, files))
+
+
+def aigc(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "aigc.cli", *map(str, arguments)]
+
+
+def test_commands_reach_for_nothing_outside(sealed: Path, tmp_path: Path) -> None:
+    heard, files = listened(
+        tmp_path,
+        aigc("sample", sealed, "-n", "2", "--out", tmp_path / "samples"),
+        aigc("verify", sealed),
+        [sys.executable, "-c", STAY, str(sealed)],
+    )
+    assert (heard, files) == ([], [])
+
+
+def test_whoever_wants_the_telemetry_gets_it(sealed: Path, tmp_path: Path) -> None:
+    """It also proves that the other tests would notice telemetry."""
+    opened = [sys.executable, "-c", STAY, str(sealed)]
+    heard, files = listened(tmp_path, opened, ORT_DISABLE_TELEMETRY="0")
+    assert any("microsoft.com" in name for name in heard), heard
+    assert any("Microsoft" in file for file in files), files
+
+
+@pytest.mark.cluster
+def test_a_server_reaches_for_nothing_outside(sealed: Path, tmp_path: Path) -> None:
+    options = ("--port", free_port(), "--metrics-port", 0)
+    served = aigc("serve", sealed, *map(str, options))
+    heard, files = listened(tmp_path, served=served, ORT_DISABLE_TELEMETRY="")
+    assert ([one for one in heard if one != RAYS], files) == ([], [])

@@ -1,0 +1,260 @@
+"""Trial runs in a process with limits; a crash is a refusal."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+
+from aigc.artifact import ArtifactError
+from aigc.artifact.manifest import Manifest
+from aigc.artifact.trial import Bounds, _environment, try_out
+from tests.artifact.hostile import (
+    FLOAT,
+    ROUNDS,
+    added,
+    const,
+    contents,
+    forever,
+    model,
+    node,
+    write,
+    zeros_graph,
+)
+
+pytestmark = pytest.mark.process
+
+MEMORY = 192 << 20
+BASE = 256 << 20
+"""Memory of the process before it loads anything, with slack."""
+
+
+def trials() -> list[psutil.Process]:
+    """Children of this process that try an artifact; a store of other tests may be one, too."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "aigc.artifact.trial" in child.cmdline():  # it began as a copy of this one
+                found.append(child)
+    return found
+
+
+class Watch:
+    """The most memory that any child of this process had, looked at every few milliseconds."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.005):
+            for child in trials():
+                with suppress(psutil.Error):
+                    self.most = max(self.most, child.memory_info().rss)
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    watch = Watch()
+    yield watch
+    watch.stop()
+
+
+def tried(folder: Path, seconds: float = 60, max_batch: int = 16) -> None:
+    bounds = Bounds(memory_bytes=MEMORY, seconds=seconds, max_batch=max_batch)
+    try_out(*contents(folder), bounds)
+
+
+def whole(name: str, *shape: int) -> onnx.TensorProto:
+    return const(name, np.array(shape, np.int64))
+
+
+def squared(times: int) -> list[onnx.NodeProto]:
+    """A column times its row, again and again: 4 ** (2 ** times) numbers."""
+    nodes = []
+    for k in range(times):
+        of = f"flat{k}" if k else "four"
+        nodes += [
+            node("Reshape", [of, "column"], [f"column{k}"]),
+            node("Reshape", [of, "line"], [f"line{k}"]),
+            node("MatMul", [f"column{k}", f"line{k}"], [f"square{k}"]),
+            node("Reshape", [f"square{k}", "minus"], [f"flat{k + 1}"]),
+        ]
+    return nodes
+
+
+SQUARED = (
+    const("four", np.ones(4, np.float32)),
+    whole("column", -1, 1),
+    whole("line", 1, -1),
+    whole("minus", -1),
+)
+GROWING = (
+    node("Shape", ["latent"], ["shape"]),
+    node("Gather", ["shape", "zero_at"], ["n"]),
+    node("Mul", ["n", "n"], ["n2"]),
+    node("Mul", ["n2", "n2"], ["n4"]),
+    node("Mul", ["n4", "n4"], ["n8"]),
+    node("ConstantOfShape", ["n8"], ["made"]),
+)
+BOMBS = {
+    "folded": added([node("ConstantOfShape", ["size"], ["made"])], "made", whole("size", 1 << 30)),
+    "tiled": added(
+        [node("Tile", ["before", "size"], ["made"])], "made", whole("size", 1, 64, 64, 64)
+    ),
+    "expanded": added(
+        [node("Expand", ["row", "size"], ["made"])], "made", whole("size", 1 << 24, 64)
+    ),
+    "padded": added(
+        [node("Pad", ["before", "size"], ["made"])], "made", whole("size", *[0] * 6, 9999, 9999)
+    ),
+    "resized": added(
+        [node("Resize", ["before", "", "scale"], ["made"], mode="nearest")],
+        "made",
+        const("scale", np.array([1, 1, 999, 999], np.float32)),
+    ),
+    "counted": added(
+        [node("Range", ["zero", "most", "step"], ["r"]), node("Cast", ["r"], ["made"], to=FLOAT)],
+        "made",
+        *(const(k, np.int64(v)) for k, v in {"zero": 0, "most": 1 << 32, "step": 1}.items()),
+    ),
+    "multiplied": added(squared(4), "flat4", *SQUARED),
+    "with the batch": added(GROWING, "made"),
+    "one-hot": added(
+        [node("OneHot", ["rows", "depth", "pair"], ["made"])],
+        "made",
+        const("rows", np.zeros(1 << 10, np.int64)),
+        const("depth", np.int64(1 << 20)),
+        const("pair", np.zeros(2, np.float32)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_graph_that_takes_more_memory_than_there_is_does_so_elsewhere(
+    name: str, tmp_path: Path, watch: Watch
+) -> None:
+    folder = write(tmp_path / "bomb", BOMBS[name])
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 1 << 20
+    with pytest.raises(ArtifactError, match="stranger@1") as refusal:
+        tried(folder)
+    said = str(refusal.value)
+    assert "192 MiB" in said or "exceeds the supported maximum" in said, said
+    assert watch.most < MEMORY + BASE
+
+
+def test_a_loop_without_an_end_is_ended(tmp_path: Path) -> None:
+    folder = write(tmp_path / "loop", model([*zeros_graph("before"), forever()], ROUNDS))
+    began_s = time.monotonic()
+    with pytest.raises(ArtifactError, match=r"not loaded within 3 s; raise limits.max_load_second"):
+        tried(folder, seconds=3)
+    assert time.monotonic() - began_s < 30
+    assert not trials()
+
+
+def test_a_size_of_batch_that_takes_more_than_the_full_one_is_found(tmp_path: Path) -> None:
+    """Sizes between one and the full batch are run as well, as far as time goes."""
+    nodes = [
+        node("Shape", ["latent"], ["shape"]),
+        node("Gather", ["shape", "zero_at"], ["n"]),
+        node("Equal", ["n", "seven"], ["is_seven"]),
+        node("Where", ["is_seven", "huge", "one_at"], ["size"]),
+        node("ConstantOfShape", ["size"], ["made"]),
+    ]
+    graph = added(nodes, "made", whole("seven", 7), whole("huge", 1 << 30))
+    with pytest.raises(ArtifactError, match="takes more than the 192 MiB"):
+        tried(write(tmp_path / "seven", graph))
+
+
+def test_what_an_honest_artifact_takes_is_enough(tmp_path: Path, sealed: Path) -> None:
+    tried(write(tmp_path / "honest", model(zeros_graph())))
+    tried(sealed, max_batch=64)
+
+
+@pytest.mark.parametrize("fixture", ["written", "joined"])
+def test_exports_of_other_kinds_are_tried_too(fixture: str, request: pytest.FixtureRequest) -> None:
+    tried(request.getfixturevalue(fixture), max_batch=8)
+
+
+def test_weights_that_fill_the_memory_are_too_much_and_half_of_it_is_not(tmp_path: Path) -> None:
+    def weighing(count: int) -> onnx.ModelProto:
+        weights = const("big", np.ones(count, np.float32))
+        return added([node("Identity", ["big"], ["made"])], "made", weights)
+
+    tried(write(tmp_path / "light", weighing(MEMORY // 16)))
+    with pytest.raises(ArtifactError, match=r"takes more than the 192 MiB|SIGABRT"):
+        tried(write(tmp_path / "heavy", weighing(MEMORY // 4)))
+
+
+def test_references_that_inflate_beyond_the_memory_are_refused(tmp_path: Path) -> None:
+    """Their shape is the one that the manifest promises."""
+    from tests.artifact.test_references import archive, header
+    from tests.artifact.test_references import whole as whole_archive
+
+    def wide(manifest: Manifest) -> Manifest:
+        signature = manifest.signatures["sample"]
+        latent = dataclasses.replace(signature.inputs[0], shape=(1 << 26,))
+        inputs = (latent, *signature.inputs[1:])
+        changed = dataclasses.replace(signature, inputs=inputs)
+        return dataclasses.replace(manifest, signatures={"sample": changed})
+
+    graph = model(zeros_graph())
+    graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 26
+    latents = {"in/latent": header("in/latent", (1, 1 << 26))}
+    npz = archive(
+        {**whole_archive(in_label=(1,), out_image=(1, 1, 8, 8)), **latents}, zeros=1 << 28
+    )
+    folder = write(tmp_path / "npz", graph, npz=npz, change=wide)
+    with pytest.raises(ArtifactError, match="takes more than the 192 MiB"):
+        tried(folder)
+
+
+def test_a_process_that_falls_over_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime can take the process down with it."""
+    manifest, found = contents(write(tmp_path / "a", model(zeros_graph())))
+    broken = dataclasses.replace(found, references={"\0": b""}, graphs={})
+    with pytest.raises(ArtifactError, match="the model cannot be tried: KeyError"):
+        try_out(manifest, broken, Bounds(memory_bytes=MEMORY, seconds=60))
+
+    def kill() -> None:
+        while not (children := trials()):
+            time.sleep(0.001)
+        children[0].send_signal(signal.SIGSEGV)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ArtifactError, match=r"tried in a process of its own, ended it .SIGSEGV"):
+        tried(tmp_path / "a")
+    killer.join()
+
+
+def test_the_process_writes_no_files_and_gets_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import sys; from aigc.artifact.trial import Bounds, limit;"
+        "limit(Bounds(memory_bytes=1 << 26, seconds=60));"
+        "open(sys.argv[1], 'w').write('x')"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "written"], capture_output=True)
+    assert (tmp_path / "written").read_bytes() == b""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    assert "secret" not in _environment().values()

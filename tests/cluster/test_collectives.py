@@ -1,0 +1,149 @@
+"""Processes joined by gloo, without Ray: shared batch statistics make N workers one."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from aigc import data
+from aigc.config import TrainConfig
+from aigc.training import checkpoint
+from aigc.training.loop import TrainState, train
+from cluster import collectives
+from cluster.collectives import ProcessGroup, SharedBatchNorm
+from tests.training.small_runs import finish, float64, worst
+
+pytestmark = pytest.mark.process
+
+
+def _worker(rank: int, world: int, folder: str, function: Any, arguments: Any) -> None:
+    torch.set_num_threads(1)
+    where = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world)
+    torch.save(function(*arguments), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def together(folder: Path, world: int, function: Any, *arguments: Any) -> list[Any]:
+    """Results of a function on each of `world` processes."""
+    folder.mkdir()
+    mp.spawn(_worker, (world, str(folder), function, arguments), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def _train(config: TrainConfig) -> dict[str, Tensor]:
+    state = TrainState(config)
+    train(config, state, data.load(config.data, config.model), group=ProcessGroup())
+    return checkpoint.tensors(state)
+
+
+def test_sync_batch_norm_makes_two_workers_equal_one(tmp_path: Path) -> None:
+    config = float64("dcgan:digits", batch=15, sync_batch_norm=True)  # shares of 7 and 8
+    one = finish(config)
+    shared = together(tmp_path / "shared", 2, _train, config)
+    assert worst(one, shared[0]) < 1e-9
+    # Without it each worker has statistics of its own, and another result.
+    own = together(tmp_path / "own", 2, _train, replace(config, sync_batch_norm=False))
+    assert worst(one, own[0]) > 1e-6
+
+
+def test_micro_batches_of_two_workers_equal_one(tmp_path: Path) -> None:
+    config = float64("fc_gan:mlp", samples=16 * 8)
+    two = together(tmp_path / "two", 2, _train, replace(config, micro_batch=3))
+    assert worst(finish(config), two[0]) < 1e-9
+    assert worst(two[1], two[0]) == 0
+
+
+def _normalised(x: Tensor) -> tuple[Tensor, ...]:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    norm = SharedBatchNorm(nn.BatchNorm2d(3).double())
+    part = x.tensor_split([4])[rank] if world > 1 else x
+    part = part.clone().requires_grad_()
+    y = norm(part)
+    (gradient,) = torch.autograd.grad((y.sin() * 2).sum(), part)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return y.detach(), gradient, norm.running_mean, norm.running_var
+
+
+def test_shared_batch_norm_equals_batch_norm_of_the_whole_batch(tmp_path: Path) -> None:
+    x = torch.randn(10, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    norm = nn.BatchNorm2d(3).double()
+    whole = x.clone().requires_grad_()
+    y = norm(whole)
+    (gradient,) = torch.autograd.grad((y.sin() * 2).sum(), whole)
+    a, b = together(tmp_path / "two", 2, _normalised, x)
+    assert torch.allclose(torch.cat([a[0], b[0]]), y, atol=1e-12)
+    assert torch.allclose(torch.cat([a[1], b[1]]), gradient, atol=1e-12)
+    for found, expected in ((a[2], norm.running_mean), (a[3], norm.running_var)):
+        assert torch.allclose(found, expected, atol=1e-12)
+
+
+def _sums(sizes: list[int], folder: str) -> list[Tensor]:
+    """Sums of tensors that differ by rank, by ProcessGroup and by gloo alone."""
+    collectives.FOLDER = Path(folder)
+    group = ProcessGroup()
+    found = []
+    for call, size in enumerate(sizes):
+        dtype = torch.float64 if call % 2 else torch.float32
+        own = torch.randn(size, generator=torch.Generator().manual_seed(group.rank), dtype=dtype)
+        ours, gloos = own.clone(), own.clone()
+        group.all_reduce(ours)
+        dist.all_reduce(gloos)
+        assert torch.allclose(ours, gloos, atol=1e-5)
+        assert group.world_size > 2 or torch.equal(ours, gloos)
+        found.append(ours)
+    used = group._shared._memory is not None
+    return [*found, torch.tensor(used)]
+
+
+SIZES = [40_001, 40_001, 7, 40_001, 300_003, 40_001, 90_000, 300_003]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_shared_memory_sums_equal_gloo_s(tmp_path: Path, world: int) -> None:
+    before = set(collectives.FOLDER.glob("aigc-*"))
+    first, *others = together(tmp_path / "sums", world, _sums, SIZES, str(collectives.FOLDER))
+    assert first[-1], "shared memory was not used"
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert set(collectives.FOLDER.glob("aigc-*")) == before
+
+
+def test_all_reduce_works_without_shared_memory(tmp_path: Path) -> None:
+    folder = str(tmp_path / "there-is-none")
+    first, other = together(tmp_path / "sums", 2, _sums, SIZES, folder)
+    assert not first[-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def _until_killed() -> str:
+    group = ProcessGroup()
+    flat = torch.ones(100_000)
+    group.all_reduce(flat)
+    if group.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(RuntimeError):
+        group.all_reduce(flat)
+    Path("survivor").write_text("saw it")
+    return "saw it"
+
+
+def test_all_reduce_fails_after_a_worker_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "killed").mkdir()
+    context = mp.spawn(
+        _worker, (2, str(tmp_path / "killed"), _until_killed, ()), nprocs=2, join=False
+    )
+    for process in context.processes:
+        process.join(60)
+    assert Path("survivor").read_text() == "saw it"

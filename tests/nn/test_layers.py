@@ -1,0 +1,42 @@
+"""Layers that compute what torch's own do, in another way."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from aigc import models
+from aigc.commands.export import to_onnx
+from aigc.nn.layers import Upsampler
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 2), (5, 2), (3, 1), (2, 2)])
+@pytest.mark.parametrize("width", [3, 8])
+def test_a_convolution_to_one_channel_is_torchs(kernel: int, stride: int, width: int) -> None:
+    torch.manual_seed(0)
+    last = Upsampler(5, (1, 6 * stride, 4 * stride), (width,), (stride,), kernel, "relu", False)[-1]
+    plain = nn.ConvTranspose2d(
+        width, 1, kernel, stride, last.padding, last.output_padding, bias=True
+    )
+    plain.load_state_dict(last.state_dict())
+    last, plain = last.double(), plain.double()
+    assert type(last) is not type(plain)
+    x = torch.randn(7, width, 6, 4, dtype=torch.float64, requires_grad=True)
+    got, expected = last(x), plain(x)
+    assert got.shape == (7, 1, 6 * stride, 4 * stride)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    weights = torch.randn_like(got)
+    mine = torch.autograd.grad((got * weights).sum(), [x, *last.parameters()])
+    theirs = torch.autograd.grad((expected * weights).sum(), [x, *plain.parameters()])
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+@pytest.mark.process
+def test_what_is_exported_is_a_convolution(tmp_path: Path) -> None:
+    to_onnx(models.build(models.preset("conv_vae:digits")).exports()["decode"], tmp_path / "graph")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "graph").graph.node]
+    assert kinds.count("ConvTranspose") == 2
+    assert "Col2Im" not in kinds

@@ -1,0 +1,270 @@
+"""Which samples run next, without threads: against equal shares in exact fractions."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from aigc.artifact.sampling_inputs import Arrays
+from serve.batching.fair_queue import FairQueue, Waiting, batches_ahead
+from serve.batching.jobs import BatchSlice, BatchStats, Job, Runner
+from serve.sampling_params import SamplingParams
+
+
+class Line(Runner):
+    """A runner that is only as wide as it is."""
+
+    def __init__(self, max_batch: int) -> None:
+        self.max_batch = max_batch
+
+    def run(self, inputs: Mapping[str, Any]) -> Arrays:
+        raise NotImplementedError
+
+    def observe(self, batch: BatchStats) -> None:
+        raise NotImplementedError
+
+    def job(self, n: int) -> Job:
+        return Job(runner=self, params=SamplingParams(n=n), draw=lambda start, stop: {})
+
+
+class Equal:
+    """A runner whose jobs all get the same at any time, in exact fractions of samples."""
+
+    def __init__(self) -> None:
+        self.left: dict[Job, Fraction] = {}
+        self.each = Fraction(0)
+        """What a job there from the start would have got."""
+
+    def leave(self, job: Job, unused: int) -> None:
+        """A job goes; what it got counts as its share."""
+        if self.left.get(job, 0) > unused:
+            self.left[job] -= unused
+        else:
+            self.left.pop(job, None)
+
+    def serve(self, samples: Fraction) -> set[Job]:
+        """Who is done when so many were shared out."""
+        done: set[Job] = set()
+        while self.left:
+            step = min(min(self.left.values()), samples / len(self.left))
+            samples -= step * len(self.left)
+            self.each += step
+            self.left = {job: left - step for job, left in self.left.items()}
+            over = {job for job, left in self.left.items() if not left}
+            if not over:
+                break
+            done |= over
+            self.left = {job: left for job, left in self.left.items() if job not in over}
+        return done
+
+
+class Watched(FairQueue):
+    """The queue under test: beside one that shares equally, and with what its bounds speak of."""
+
+    def __init__(self, eldest_share: float = 0.25) -> None:
+        super().__init__(eldest_share)
+        self.share = eldest_share
+        self.equal: defaultdict[Runner, Equal] = defaultdict(Equal)
+        self.behind: Counter[Job] = Counter()
+        """Samples that waited in its runner when it came, its own among them."""
+        self.since: Counter[Job] = Counter()
+        """Samples that were taken in its runner since then, while it waited."""
+        self.late: set[Job] = set()
+        """Who was not done when it should have been."""
+        self.taken_at_s: dict[tuple[Job, int], float] = {}
+        """A moment before the take of each sample, by the monotonic clock."""
+
+    def push(self, job: Job) -> None:
+        super().push(job)
+        self.equal[job.runner].left[job] = Fraction(job.n)
+        self.behind[job] = self.waiting[job.runner].samples
+
+    def take(self) -> list[BatchSlice]:
+        now = time.monotonic()
+        before = {runner: set(waiting.jobs) for runner, waiting in self.waiting.items()}
+        slices = super().take()
+        for part in slices:
+            self.taken_at_s |= {(part.job, i): now for i in range(part.start, part.stop)}
+        if slices:
+            runner, taken = slices[0].job.runner, sum(map(len, slices))
+            done = self.equal[runner].serve(Fraction(taken))
+            unfinished = {job for job in before[runner] if job.taken < job.n}
+            if not self.share:
+                self.late |= done & unfinished
+            for job in unfinished if self.share else ():
+                self.since[job] += taken
+                if self.since[job] > self.behind[job] / self.share + runner.max_batch:
+                    self.late.add(job)
+            self._forget(runner)
+        return slices
+
+    def discard(self, job: Job) -> None:
+        if job in self.waiting.get(job.runner, Waiting()).jobs:
+            self.equal[job.runner].leave(job, job.n - job.taken)
+        super().discard(job)
+        self._forget(job.runner)
+
+    def _forget(self, runner: Runner) -> None:
+        if runner not in self.waiting:
+            self.equal.pop(runner, None)
+
+
+class Trace(RuleBasedStateMachine):
+    """Any order of arrivals, batches and hang-ups, in three runners."""
+
+    @initialize(
+        widths=st.lists(st.integers(1, 9), min_size=3, max_size=3),
+        eldest_share=st.sampled_from([0.0, 0.25]),
+    )
+    def begin(self, widths: list[int], eldest_share: float) -> None:
+        self.queue = Watched(eldest_share)
+        self.runners = [Line(width) for width in widths]
+        self.needs: dict[Runner, dict[Job, int]] = {}  # runners in the order of turns
+        self.passed: Counter[Runner] = Counter()
+        self.jobs: list[Job] = []
+        self.gone: set[Job] = set()
+
+    @rule(runner=st.integers(0, 2), n=st.integers(1, 30))
+    def arrive(self, runner: int, n: int) -> None:
+        job = self.runners[runner].job(n)
+        self.jobs.append(job)
+        self.needs.setdefault(job.runner, {})[job] = n
+        self.queue.push(job)
+
+    @rule(runner=st.integers(0, 2), jobs=st.integers(1, 12))
+    def crowd(self, runner: int, jobs: int) -> None:
+        for _ in range(jobs):
+            self.arrive(runner, 1)
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def hang_up(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.jobs))  # one that is done already does no harm
+        self.gone.add(job)
+        self.queue.discard(job)
+        needs = self.needs.get(job.runner, {})
+        needs.pop(job, None)
+        if not needs:
+            self.needs.pop(job.runner, None)
+            self.passed[job.runner] = 0
+
+    @rule()
+    def take(self) -> None:
+        slices = self.queue.take()
+        if not self.needs:
+            assert slices == []
+            return
+        runner = next(iter(self.needs))
+        needs = self.needs.pop(runner)
+        total = sum(needs.values())
+        assert sum(map(len, slices)) == min(runner.max_batch, total), "room was left, or overrun"
+        assert len({part.job for part in slices}) == len(slices), "one job, two slices"
+        for part in slices:
+            assert part.stop == part.job.taken
+            assert part.start == part.job.n - needs[part.job], "out of order"
+            needs[part.job] -= len(part)
+        needs = {job: need for job, need in needs.items() if need}
+        if needs:
+            self.needs[runner] = needs
+        self.passed[runner] = 0
+        for other in self.needs:
+            self.passed[other] += other is not runner
+            assert self.passed[other] < len(self.runners), "a runner lost its turn"
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        found = {runner: waiting.samples for runner, waiting in self.queue.waiting.items()}
+        assert found == {runner: sum(needs.values()) for runner, needs in self.needs.items()}
+        for runner, waiting in self.queue.waiting.items():
+            assert waiting.jobs.keys() == self.needs[runner].keys()
+            assert waiting.shares.each == pytest.approx(float(self.queue.equal[runner].each))
+
+    @invariant()
+    def nobody_is_late(self) -> None:
+        assert not self.queue.late
+
+    def teardown(self) -> None:
+        while getattr(self, "needs", None):
+            self.take()
+            self.nobody_is_late()
+
+
+Trace.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTrace = Trace.TestCase
+
+
+def test_five_hundred_neither_block_twenty_of_one_nor_starve_behind_them() -> None:
+    runner, queue = Line(64), FairQueue()
+    large = runner.job(500)
+    queue.push(large)
+    small = [runner.job(1) for _ in range(20)]
+    for job in small:
+        queue.push(job)
+    taken = {part.job: len(part) for part in queue.take()}
+    assert taken == {large: 44, **dict.fromkeys(small, 1)}
+    batches = 1
+    while large.taken < large.n:
+        for _ in range(64):  # they could do with all of the room
+            queue.push(runner.job(1))
+        queue.take()
+        batches += 1
+    assert batches == 30, "it had 44, and then a quarter of each batch"
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_who_can_be_done_is_not_cut_in_pieces(n: int) -> None:
+    runner, queue = Line(64), FairQueue()
+    for _ in range(16):
+        queue.push(runner.job(n))
+    while slices := queue.take():
+        assert [len(part) for part in slices] == [n] * (64 // n)
+
+
+@pytest.mark.parametrize(
+    ("n", "jobs", "max_batch", "batches"), [(2, 12, 4, 6), (6, 2, 4, 3), (7, 3, 9, 3), (5, 1, 5, 1)]
+)
+def test_the_last_of_many_is_done_when_it_was_said(
+    n: int, jobs: int, max_batch: int, batches: int
+) -> None:
+    runner, queue = Line(max_batch), FairQueue()
+    all_jobs = [runner.job(n) for _ in range(jobs)]
+    for job in all_jobs:
+        queue.push(job)
+    taken = 0
+    while any(job.taken < job.n for job in all_jobs):
+        queue.take()
+        taken += 1
+    assert taken == batches_ahead(n, jobs, max_batch) == batches
+
+
+def test_a_take_looks_at_no_more_jobs_than_it_takes() -> None:
+    class Looked(Job):
+        looked_at: set[int] = set()  # noqa: RUF012 - shared on purpose
+
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("n", "taken"):
+                Looked.looked_at.add(id(self))
+            return super().__getattribute__(name)
+
+    runner, queue = Line(8), FairQueue()
+    jobs = [
+        Looked(runner=runner, params=SamplingParams(n=n), draw=lambda start, stop: {})
+        for n in (5, 1) * 500
+    ]
+    for job in jobs:
+        queue.push(job)
+    for _ in range(200):
+        Looked.looked_at.clear()
+        slices = queue.take()
+        assert Looked.looked_at == {id(part.job) for part in slices}
+    for job in jobs:
+        Looked.looked_at.clear()
+        queue.discard(job)
+        assert Looked.looked_at <= {id(job)}
+    assert queue.take() == []

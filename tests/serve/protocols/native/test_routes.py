@@ -1,0 +1,334 @@
+"""The native dialect in one process: formats, errors, documents. No Ray, no socket."""
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from aigc.artifact import Artifact, image_files
+from serve.ingress import IngressReplica
+from serve.settings import MAX_SEED, Limits, Settings
+from tests.serve.conftest import images
+
+
+class Client:
+    """httpx against a replica's ASGI application, on an event loop of its own."""
+
+    def __init__(self, replica: IngressReplica, runner: asyncio.Runner) -> None:
+        self.replica = replica
+        self.run = runner.run
+        transport = httpx.ASGITransport(replica.application, raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://localhost")
+
+    async def close(self) -> None:
+        await self.http.aclose()
+        self.replica.close()
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return self.run(self.http.request(method, path, **options))
+
+    def get(self, path: str) -> httpx.Response:
+        return self.request("GET", path)
+
+    def samples(self, **fields: Any) -> httpx.Response:
+        return self.request("POST", "/v1/samples", json={"model": "tiny@1", **fields})
+
+
+def serving(settings: Settings, *references: str) -> AbstractContextManager[Client]:
+    """A replica that hosts these artifacts, or none yet."""
+    return running(lambda: IngressReplica(settings, "replica-7"), *references)
+
+
+@contextmanager
+def running(make: Callable[[], IngressReplica], *references: str) -> Iterator[Client]:
+    """A replica made on its event loop that hosts these artifacts, or none yet."""
+    with asyncio.Runner() as runner:
+        replica = make()
+        if references:
+            runner.run(replica.configure({"artifacts": references}))
+        client = Client(replica, runner)
+        try:
+            yield client
+        finally:
+            runner.run(client.close())
+
+
+def limited(metrics_dir: Path, **limits: int) -> Settings:
+    return Settings(metrics_dir=str(metrics_dir), limits=Limits(**limits))
+
+
+@pytest.fixture
+def client(store: Path, metrics_dir: Path) -> Iterator[Client]:
+    settings = limited(metrics_dir, max_batch=4, max_n=100)
+    with serving(settings, f"{store}/tiny@1", f"{store}/tiny@2") as client:
+        yield client
+
+
+def error(answer: httpx.Response) -> tuple[int, str, str]:
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message", "type", "param"}
+    kind = "server_error" if answer.status_code >= 500 else "invalid_request_error"
+    assert body["error"]["type"] == kind
+    return answer.status_code, body["error"]["code"], body["error"]["message"]
+
+
+def test_n_samples_are_n_times_one_sample(client: Client) -> None:
+    together = images(client.samples(n=8, seed=7))
+    alone = [images(client.samples(n=1, seed=7, first_index=i))[0] for i in range(8)]
+    assert together == alone
+    assert len(set(together)) == 8
+
+
+def test_the_answer_is_what_the_artifact_gives(client: Client, artifact: Artifact) -> None:
+    answer = client.samples(n=6, seed=7, first_index=3, label=4, format="npy")
+    pixels = np.load(io.BytesIO(answer.content))
+    outputs = artifact.sample(seed=7, n=6, first_index=3, label=4)
+    assert np.array_equal(pixels, artifact.uint8("sample", outputs))
+    grid = client.samples(n=6, seed=7, first_index=3, label=4, format="grid")
+    found, provenance = image_files.read_png(grid.content)
+    assert np.array_equal(found, image_files.grid(pixels))
+    assert provenance is not None
+    assert (provenance.n, provenance.labels, provenance.index) == (6, (4,), 3)
+    assert provenance is not None
+    assert (provenance.artifact, provenance.n, provenance.index) == ("tiny@1", 6, 3)
+
+
+def test_one_png_names_what_made_it(client: Client, artifact: Artifact) -> None:
+    answer = client.samples(seed=5, label=2, format="png")
+    pixels, provenance = image_files.read_png(answer.content)
+    assert answer.headers["content-type"] == "image/png"
+    assert provenance == image_files.Provenance(
+        artifact="tiny@1",
+        digest=artifact.manifest.digest,
+        signature="sample",
+        seed=5,
+        index=0,
+        label=2,
+    )
+    headers = {k: v for k, v in answer.headers.items() if k.startswith("x-aigc")}
+    assert headers == {
+        "x-aigc-model": "tiny@1",
+        "x-aigc-digest": artifact.manifest.digest,
+        "x-aigc-seed": "5",
+        "x-aigc-first-index": "0",
+        "x-aigc-reproducibility": "bit",
+        "x-aigc-replica": "replica-7",
+    }
+    assert images(client.samples(seed=5, label=2))[0] == answer.content
+    assert pixels.shape == (8, 8, 1)
+
+
+def test_json_carries_index_and_label_asked_for_or_drawn(client: Client) -> None:
+    body = client.samples(n=3, seed=1, first_index=5, label=[1, 2, 3]).json()
+    assert [(s["index"], s["label"]) for s in body["samples"]] == [(5, 1), (6, 2), (7, 3)]
+    drawn = client.samples(n=8, seed=1).json()["samples"]
+    assert len({s["label"] for s in drawn}) > 1
+    again = client.samples(n=8, seed=1, label=[s["label"] for s in drawn], format="npy")
+    assert again.content == client.samples(n=8, seed=1, format="npy").content
+
+
+def test_a_large_answer_is_encoded_in_its_own_thread(
+    store: Path, metrics_dir: Path, artifact: Artifact
+) -> None:
+    with serving(limited(metrics_dir), f"{store}/tiny@1") as client:
+        answer = client.samples(n=1024, seed=9, format="npy")
+        pixels = artifact.uint8("sample", artifact.sample(seed=9, n=1024))
+        assert np.array_equal(np.load(io.BytesIO(answer.content)), pixels)
+        found, _ = image_files.read_png(client.samples(n=1024, seed=9, format="grid").content)
+        assert np.array_equal(found, image_files.grid(pixels))
+
+
+def test_a_seed_is_drawn_and_returned(client: Client) -> None:
+    first, second = client.samples().json(), client.samples().json()
+    assert first["seed"] != second["seed"]
+    assert 0 <= first["seed"] <= MAX_SEED
+    assert client.samples(seed=first["seed"]).json()["samples"] == first["samples"]
+
+
+def test_a_signature_of_numbers_gives_numbers(client: Client, artifact: Artifact) -> None:
+    expected = artifact.sample("numbers", seed=3, n=2)["vector"]
+    body = client.samples(signature="numbers", n=2, seed=3).json()
+    found = np.array([s["outputs"]["vector"] for s in body["samples"]], np.float32)
+    assert np.array_equal(found, expected)
+    raw = client.samples(signature="numbers", n=2, seed=3, format="npy")
+    assert np.array_equal(np.load(io.BytesIO(raw.content)), expected)
+
+
+def test_a_name_alone_is_the_newest_version(client: Client) -> None:
+    assert client.samples(model="tiny").json()["model"] == "tiny@2"
+    assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["tiny@1", "tiny@2"]
+    tiny = client.get("/v1/models/tiny").json()
+    assert tiny["id"] == "tiny@2"
+    assert tiny["signatures"]["sample"]["inputs"][1]["classes"][3] == "three"
+    assert tiny["reproducibility"]["sample"]["level"] == "bit"
+    assert tiny["metrics"] == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"model": "none"}, (404, "unknown_model", "hosted are: tiny@1, tiny@2")),
+        ({"signature": "dream"}, (404, "unknown_signature", "it has: sample, encode, numbers")),
+        ({"signature": "encode"}, (400, "signature_needs_input", "needs image")),
+        ({"label": 12}, (400, "label_out_of_range", "label must be in [0, 10), got 12")),
+        ({"label": -1}, (400, "label_out_of_range", "got -1")),
+        ({"n": 2, "label": [1]}, (400, "label_count", "n is 2, got 1")),
+        ({"signature": "numbers", "label": 1}, (400, "label_not_supported", "takes no label")),
+        ({"n": 0}, (400, "n_out_of_range", "n must be in [1, 100]")),
+        ({"n": 101}, (400, "n_out_of_range", "got 101")),
+        ({"n": 2**80}, (400, "n_out_of_range", "got 1208925819614629174706176")),
+        ({"seed": -1}, (400, "seed_out_of_range", "seed must be in [0, 2^53), got -1")),
+        ({"seed": MAX_SEED + 1}, (400, "seed_out_of_range", "got 9007199254740992")),
+        ({"first_index": MAX_SEED}, (400, "first_index_out_of_range", "first_index")),
+        ({"n": 2, "format": "png"}, (400, "format_needs_one_sample", "take grid")),
+        ({"signature": "numbers", "format": "grid"}, (400, "format_needs_image", "no image")),
+        ({"format": "gif"}, (400, "malformed_body", "gif")),
+        ({"seed": "7"}, (400, "malformed_body", "$.seed")),
+        ({"sead": 7}, (400, "malformed_body", "sead")),
+        ({"n": True}, (400, "malformed_body", "$.n")),
+    ],
+)
+def test_what_is_wrong_is_said(
+    client: Client, fields: dict[str, Any], expected: tuple[int, str, str]
+) -> None:
+    status, code, message = error(client.samples(**fields))
+    assert (status, code) == expected[:2]
+    assert expected[2] in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"model": "tiny", "n": 1e999}'],
+)
+def test_a_body_that_is_no_request_is_refused(client: Client, body: bytes) -> None:
+    assert error(client.request("POST", "/v1/samples", content=body))[:2] == (400, "malformed_body")
+
+
+def test_a_body_is_counted_whether_or_not_it_says_its_size(client: Client) -> None:
+    large = b" " * (1 << 20) + b"{}"
+    answer = client.request("POST", "/v1/samples", content=large)
+    assert error(answer)[:2] == (413, "body_too_large")
+
+    async def chunks() -> Any:
+        for _ in range(40):
+            yield b" " * 65_536
+
+    answer = client.request("POST", "/v1/samples", content=chunks())
+    assert error(answer)[:2] == (413, "body_too_large")
+
+
+def test_routes_methods_and_heads(client: Client) -> None:
+    assert error(client.get("/v1/nothing"))[:2] == (404, "unknown_route")
+    wrong = client.get("/v1/samples")
+    assert error(wrong)[:2] == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST, OPTIONS"
+    assert client.request("OPTIONS", "/v1/models").headers["allow"] == "GET, HEAD, OPTIONS"
+    head = client.request("HEAD", "/v1/models")
+    assert (head.status_code, head.content) == (200, b"")
+    assert int(head.headers["content-length"]) == len(client.get("/v1/models").content)
+
+
+def test_a_full_queue_is_503_with_retry_after(store: Path, metrics_dir: Path) -> None:
+    limits = limited(metrics_dir, max_n=4, max_queue=4, max_batch=1)
+    with serving(limits, f"{store}/tiny") as client:
+
+        async def crowd() -> list[httpx.Response]:
+            body = {"model": "tiny", "n": 4}
+            posts = (client.http.post("/v1/samples", json=body) for _ in range(8))
+            return await asyncio.gather(*posts)
+
+        answers = client.run(crowd())
+    shed = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert error(shed[0])[1] == "overloaded"
+    assert int(shed[0].headers["retry-after"]) >= 1
+
+
+def test_pixels_bound_n(store: Path, metrics_dir: Path) -> None:
+    with serving(limited(metrics_dir, max_values=640), f"{store}/tiny@1") as client:
+        assert client.samples(n=10).status_code == 200
+        assert error(client.samples(n=11))[:2] == (400, "n_out_of_range")
+
+
+def test_readiness_waits_for_the_models_and_ends_with_the_drain(
+    store: Path, tmp_path: Path
+) -> None:
+    drain = tmp_path / "draining"
+    with serving(Settings(metrics_dir=str(tmp_path), drain_file=str(drain))) as client:
+        assert error(client.get("/readyz"))[:2] == (503, "not_ready")
+        assert error(client.samples())[:2] == (503, "not_ready")
+        assert client.get("/healthz").status_code == 200
+        client.run(client.replica.configure({"artifacts": [f"{store}/tiny"]}))
+        assert client.get("/readyz").status_code == 200
+        drain.touch()
+        assert error(client.get("/readyz"))[:2] == (503, "shutting_down")
+
+
+def test_new_artifacts_are_switched_to_and_broken_ones_refused(
+    client: Client, store: Path, tmp_path: Path
+) -> None:
+    async def configure(reference: str) -> None:
+        await client.replica.configure({"artifacts": [reference]})
+        assert client.replica._loading is not None
+        await client.replica._loading
+
+    def hosted() -> list[str]:
+        return [model["id"] for model in client.get("/v1/models").json()["data"]]
+
+    client.run(configure(f"{store}/other"))
+    assert hosted() == ["other@1"]
+    client.run(configure(str(tmp_path / "nothing")))
+    assert hosted() == ["other@1"]
+    assert error(client.samples())[:2] == (404, "unknown_model")
+
+
+def test_the_openapi_document_is_true(client: Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    schemas = document["components"]["schemas"]
+    text = json.dumps(document)
+    for reference in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert reference in schemas
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            answer = client.request(method.upper(), path.replace("{id}", "tiny@1"))
+            assert str(answer.status_code) in operation["responses"], (path, answer.text)
+    request = schemas["SampleRequest"]
+    assert request["required"] == ["model"]
+    assert request["additionalProperties"] is False
+    assert request["properties"]["n"]["maximum"] == 100
+    assert request["properties"]["model"]["examples"] == ["tiny@1", "tiny@2"]
+    example = document["paths"]["/v1/samples"]["post"]["requestBody"]["content"][
+        "application/json"
+    ]["example"]
+    assert client.request("POST", "/v1/samples", json=example).status_code == 200
+
+
+def test_pages_are_whole_and_may_load_nothing_foreign(client: Client) -> None:
+    for path in ("/", "/docs"):
+        page = client.get(path)
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert page.headers["x-content-type-options"] == "nosniff"
+        assert "http" not in page.text.replace("http://www.w3.org/2000/svg", "")
+    for name in ("page.css", "page.js", "media.js", "give.js"):
+        part = client.get(f"/page/{name}")
+        assert part.status_code == 200
+        assert name.endswith("css") == part.headers["content-type"].startswith("text/css")
+        assert "http" not in part.text
+    assert error(client.get("/page/index.html"))[0] == 404
+    script = client.get("/docs/swagger-ui-bundle.js")
+    assert script.headers["cache-control"].startswith("public")
+    assert script.headers["content-encoding"] == "gzip"
+    assert error(client.get("/docs/../settings.py"))[0] == 404
+    assert error(client.get("/docs/index.html"))[0] == 404

@@ -1,0 +1,207 @@
+"""A run that does not end: its requests are told so, nobody runs them again, the rest goes on."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from aigc.artifact import Store
+from aigc.artifact.graph import check_graph
+from aigc.artifact.sampling_inputs import Arrays
+from serve.batching.batcher import Batcher
+from serve.batching.jobs import RunTooLongError, StuckError
+from serve.hosting.memory_budget import MemoryBudget
+from serve.hosting.models import LONGEST_S, SLOWER, ModelLoader, longest_s
+from serve.metrics import Metrics
+from serve.settings import Limits, Settings, parse
+from tests.serve.batching.test_batcher import Doubler
+from tests.serve.faulty import BAD_LABEL, publish_faulty
+from tests.serve.listening import listening, settled
+from tests.serve.test_server import server
+
+
+@pytest.fixture(scope="module")
+def looper(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Label 1 loops for ever."""
+    root = tmp_path_factory.mktemp("looper")
+    return publish_faulty(Store(root), root / "build", "looper", "loop")
+
+
+def ask(url: str, label: int, **headers: str) -> httpx.Response:
+    body = {"model": "looper", "label": label, "seed": 7, "format": "npy"}
+    return httpx.post(f"{url}/v1/samples", json=body, headers=headers, timeout=60)
+
+
+def error(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+@pytest.mark.process
+def test_a_loop_is_given_up_and_the_replica_takes_no_more(
+    looper: str, metrics_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(max_batch_seconds=1.0)
+    with (
+        listening(Settings(metrics_dir=str(metrics_dir), limits=limits), looper) as served,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        for _ in range(30):  # it is known to be short by now, and still runs in the thread
+            assert ask(served.url, 0).status_code == 200
+        began = time.monotonic()
+        looping = threads.submit(ask, served.url, BAD_LABEL, **{"x-request-id": "of-the-loop"})
+        settled(lambda: served.replica._batcher.running_since_s is not None)
+        waiting = threads.submit(ask, served.url, 0)
+        assert httpx.get(f"{served.url}/healthz").status_code == 200, "the event loop is free"
+        assert error(looping.result()) == (504, "run_too_long")
+        assert error(waiting.result()) == (503, "shutting_down")
+        assert waiting.result().headers["retry-after"] == "1"
+        assert time.monotonic() - began < 10
+        refused = ask(served.url, 0)
+        assert error(refused) == (503, "shutting_down")
+        assert "does not end, so it is being replaced" in refused.text
+        assert httpx.get(f"{served.url}/readyz").status_code == 503
+        assert httpx.get(f"{served.url}/v2/health/ready").status_code == 503
+        with pytest.raises(RuntimeError, match=r"did not end within limits\.max_batch_seconds"):
+            served.replica.check_health()
+        labels = {"model": "looper", "version": "1", "signature": "sample"}
+        registry = served.replica._metrics.registry
+        assert registry.get_sample_value("aigc_runs_too_long_total", labels) == 1
+        assert served.replica._batcher.queued == 0
+        # onnxruntime ends the loop when it is asked to, so that nothing is left of it.
+        settled(lambda: served.replica._batcher._pump is None)
+    (record,) = [one for one in caplog.records if one.name == "serve.hosting.runner"]
+    assert (record.levelno, record.request_id) == (logging.ERROR, "of-the-loop")  # type: ignore[attr-defined]
+    assert "looper@1, signature sample: a run with these samples" in record.getMessage()
+
+
+class Held(Doubler):
+    """A runner that does not come back, and takes no hint."""
+
+    max_seconds = 0.3
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.let_go = threading.Event()
+
+    def run(self, inputs: Mapping[str, Any]) -> Arrays:
+        if 13 in inputs["x"]:
+            self.let_go.wait(60)
+        return super().run(inputs)
+
+    def stop(self) -> None:
+        raise RuntimeError("it cannot be asked")
+
+
+def test_a_thread_that_never_comes_back_holds_nobody() -> None:
+    async def main() -> None:
+        runner, other, batcher = Held(), Doubler(4), Batcher(max_queue=100)
+        failed: list[type[Exception]] = []
+        for one in (runner, other):
+            one.observe_failure = lambda job, error: failed.append(type(error))  # type: ignore[method-assign]
+        jobs = [runner.job(12, 2), runner.job(20, 1), runner.job(30, 9), other.job(0, 3)]
+        tasks = [asyncio.create_task(batcher.submit(job)) for job in jobs]
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+        # The third had a sample in the batch, the fourth waited for the thread.
+        assert [type(one) for one in outcomes] == [*[RunTooLongError] * 3, StuckError]
+        assert failed == [RunTooLongError] * 3
+        assert (batcher.queued, batcher.is_stuck, batcher.work_s) == (0, True, 0)
+        with pytest.raises(StuckError):
+            await batcher.submit(other.job(0, 1))
+        runner.let_go.set()
+        batcher.close()
+
+    asyncio.run(main())
+
+
+def test_a_graph_with_a_loop_is_never_run_on_the_event_loop(looper: str, store: Path) -> None:
+    memory = MemoryBudget(limit_bytes=1 << 40)
+    loader = ModelLoader(
+        threads=1, max_batch=4, memory=memory, metrics=Metrics(), batcher=Batcher(max_queue=1)
+    )
+    bounded = {
+        runner.name + uri: runner.is_bounded  # type: ignore[attr-defined]
+        for uri in (looper, f"{store}/tiny/1")
+        for runner in loader.open(uri).runners.values()
+    }
+    assert bounded.pop(f"sample{looper}") is False
+    assert set(bounded.values()) == {True}
+
+
+def test_loops_are_found_wherever_they_are(looper: str, store: Path) -> None:
+    from onnx import TensorProto, helper
+
+    def is_bounded(data: bytes) -> bool:
+        return check_graph("sample.onnx", data, {}).is_bounded
+
+    assert not is_bounded((Path(looper) / "sample.onnx").read_bytes())
+    assert is_bounded((Path(store) / "tiny" / "1" / "sample.onnx").read_bytes())
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None])
+    body = helper.make_graph([helper.make_node("Exp", ["a"], ["b"])], "body", [], [])
+    body.input.add().name, body.output.add().name = "a", "b"
+    scan = helper.make_node("Scan", ["x"], ["y"], num_scan_inputs=1, body=body)
+    opset = [helper.make_opsetid("", 20)]
+    for called, bounded in ((scan, False), (helper.make_node("Exp", ["x"], ["y"]), True)):
+        inside = helper.make_function("own", "Twice", ["x"], ["y"], [called], opset)
+        twice = helper.make_node("Twice", ["x"], ["y"], domain="own")
+        graph = helper.make_graph([twice], "g", [value], [])
+        model = helper.make_model(graph, functions=[inside])
+        assert is_bounded(model.SerializeToString()) is bounded
+
+
+def test_how_long_a_batch_may_take_follows_from_what_one_took() -> None:
+    assert longest_s(0.01) == LONGEST_S
+    assert longest_s(10) == SLOWER * 10
+    assert parse({"limits": {"max_batch_seconds": 5}}).limits.max_batch_seconds == 5
+    assert Limits().max_batch_seconds is None
+    for wrong in (0.5, 0, -1, float("nan")):
+        with pytest.raises(ValueError, match="max_batch_seconds must be at least 1"):
+            Limits(max_batch_seconds=wrong)
+
+
+CONFIG = """
+pools:
+  default:
+    artifacts: [{looper}]
+    replicas: 2
+    cpus: 0.5
+    limits: {{max_batch_seconds: 2}}
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(180)
+def test_a_second_replica_never_sees_what_held_up_the_first(looper: str, tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(CONFIG.format(looper=looper))
+    with server(tmp_path, "--config", str(file)) as running:
+        running.wait_until_ready()
+        before = {one.pid for one in running.replicas()}
+        assert len(before) == 2
+        began = time.monotonic()
+        looping = ask(running.url, BAD_LABEL)
+        assert error(looping) == (504, "run_too_long")
+        assert time.monotonic() - began < 20
+        held = looping.headers.get("x-aigc-replica")
+        answers: list[httpx.Response] = []
+        while len({one.pid for one in running.replicas()} & before) > 1 or len(answers) < 50:
+            answers.append(ask(running.url, 0))
+            assert time.monotonic() - began < 90, "the replica was not replaced"
+            time.sleep(0.05)
+        found = {answer.status_code for answer in answers}
+        assert found <= {200, 503}
+        assert all(one.headers["retry-after"] for one in answers if one.status_code == 503)
+        assert held is None
+        assert len({one.pid for one in running.replicas()} & before) == 1, "one never noticed"
+        assert running.total("aigc_runs_too_long_total", "model=looper") == 1
+        assert running.total("aigc_requests_total", "code=504") == 1
+        while running.total("aigc_ready") < 2:
+            assert time.monotonic() - began < 120, "no other one came"
+            time.sleep(0.5)
+        assert running.total("aigc_replica_starts_total") == 3

@@ -1,0 +1,110 @@
+"""Small runs for tests, their states compared, and stand-ins for a worker and a data set."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aigc import data, models
+from aigc.config import TrainConfig
+from aigc.data import CorruptRow, Dataset
+from aigc.models import text_vae
+from aigc.training import checkpoint
+from aigc.training.loop import TrainState, train
+
+BATCHES = 6
+"""Batches of a whole run here: more than WGAN-GP's five discriminator steps."""
+
+
+def small(preset: str, **changes: Any) -> TrainConfig:
+    """A preset cut down to a few small batches."""
+    config = models.preset(preset)
+    changes = {"batch": 16, "samples": 16 * BATCHES, "checkpoint_interval": 0} | changes
+    return replace(config, **({"report_interval": 0, "grid_interval": 0} | changes))
+
+
+def float64(preset: str, **changes: Any) -> TrainConfig:
+    return small(preset, precision="float64", **changes)
+
+
+BLURRED = {"model": text_vae.Config(width=48, blur=0.8, dropout=0.3, word_dropout=0.1)}
+
+
+def finish(config: TrainConfig, state: TrainState | None = None) -> dict[str, Tensor]:
+    """Every tensor of the training state at the end of a run."""
+    state = state or TrainState(config)
+    assert train(config, state, data.load(config.data, config.model)) == "done"
+    return checkpoint.tensors(state)
+
+
+def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not bit-equal."""
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+def resumed(config: TrainConfig, folder: Path, at: int) -> dict[str, Tensor]:
+    """Train `at` batches, checkpoint, load into a fresh state, train to the end."""
+    first = TrainState(config)
+    source, last = data.load(config.data, config.model), config.batch * (at - 1)
+    assert train(config, first, source, stop=lambda samples: samples >= last) == "stopped"
+    assert first.samples == config.batch * at
+    path = checkpoint.save(folder, checkpoint.snapshot(first, {"wall_seconds": 0}), keep=1)
+    again = TrainState(config)
+    with torch.no_grad():
+        for parameter in again.model.parameters():  # nothing may survive but the checkpoint
+            parameter.fill_(0.1)
+    checkpoint.load(path, again)
+    return finish(config, again)
+
+
+def write_checkpoint(folder: Path, samples: int, keep: int = 3, **facts: Any) -> Path:
+    """A checkpoint of an untrained tiny model."""
+    state = TrainState(small("fc_gan:ring"))
+    state.samples = samples
+    return checkpoint.save(folder, checkpoint.snapshot(state, facts), keep)
+
+
+class Half:
+    """The gradients of one of two workers, weighted by its share, kept to be added by hand."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.world_size, self.device = rank, 2, torch.device("cpu")
+        self.seen: list[Tensor] = []
+
+    def all_reduce(self, flat: Tensor) -> None:
+        self.seen.append(flat.clone())
+
+    def broadcast(self, tensors: Any) -> None:
+        pass
+
+
+class Lazy:
+    """A data set that is read row by row; some rows cannot be."""
+
+    def __init__(self, dataset: Dataset, corrupt: frozenset[int] = frozenset()) -> None:
+        self.name, self.classes = dataset.name, dataset.classes
+        self._dataset, self._corrupt = dataset, corrupt
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, row: int) -> tuple[NDArray[Any], int]:
+        if row in self._corrupt:
+            raise CorruptRow(f"row {row} is broken")
+        return self._dataset.read(row)
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        return self._dataset.order(seed, epoch)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self._dataset.fingerprint()
