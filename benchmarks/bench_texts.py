@@ -94,7 +94,7 @@ async def texts(
 
 
 def turn(server: Server, connections: int, seconds: float) -> Turn:
-    """One server under so many connections that each ask again at once."""
+    """One server under `connections` for `seconds`; each sends its next request at once."""
     before = server.cpu_s()
     tokens, waits, took = asyncio.run(texts(server.url, connections, seconds))
     return Turn(

@@ -68,7 +68,7 @@ def rounds_of(contests: Sequence[tuple[str, str, Contest]], rounds: int) -> Turn
 def under(
     contestants: Iterable[Server], loads: Iterable[Load], seconds: int = 1
 ) -> list[tuple[str, str, Contest]]:
-    """Every server under every load, so many seconds at a time, after a warm-up."""
+    """Every server under every load, `seconds` at a time, after a warm-up."""
     contests: list[tuple[str, str, Contest]] = []
     for load in loads:
         for server in contestants:

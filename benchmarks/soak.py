@@ -63,7 +63,7 @@ SLACK_S = 1.0
 PROXY_S = 5.0
 """A killed HAProxy is back within this time; until then connections may be refused."""
 GIVE_UP_S = 60.0
-"""A request that was refused so long, again and again, is a failure."""
+"""Seconds of refusals after which a request counts as failed."""
 
 FULL_S = 20.0
 """How long the disk stays full."""

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import msgspec
 
 BadRequest = Literal[
+    "malformed_request",
     "malformed_body",
     "malformed_header",
     "idempotency_key_malformed",
@@ -54,7 +55,7 @@ BadRequest = Literal[
     "artifact_relative",
 ]
 Unauthorized = Literal["key_needed", "unknown_key"]
-Forbidden = Literal["scope_needed", "no_keys", "foreign_sender"]
+Forbidden = Literal["scope_needed", "no_keys", "foreign_sender", "forbidden"]
 NotFound = Literal["unknown_model", "unknown_signature", "unknown_route"]
 MethodNotAllowed = Literal["method_not_allowed"]
 RequestTimeout = Literal["body_too_slow"]
@@ -123,12 +124,14 @@ class _Status(NamedTuple):
 CATALOG: Mapping[int, _Status] = {
     400: _Status(
         get_args(BadRequest),
-        "The Open Inference Protocol has no codes: its message says what is wrong.",
+        "malformed_request is HAProxy's, for what is no HTTP. The Open Inference Protocol has no"
+        " codes: its message says what is wrong.",
     ),
     401: _Status(get_args(Unauthorized)),
     403: _Status(
         get_args(Forbidden),
-        "no_keys and foreign_sender are for the admin routes of a server without keys.",
+        "no_keys and foreign_sender are for the admin routes of a server without keys, forbidden is"
+        " HAProxy's.",
     ),
     404: _Status(get_args(NotFound)),
     405: _Status(get_args(MethodNotAllowed), "The Allow header lists the methods of the route."),

@@ -27,7 +27,7 @@ Content = Mapping[str, type[msgspec.Struct] | Mapping[str, Any]]
 BINARY: Mapping[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 TEXT: Mapping[str, Any] = {"schema": {"type": "string"}}
 
-SAMPLING_ERRORS = (400, 404, 408, 413, 422, 429, 500, 503, 504)
+SAMPLING_ERRORS = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of a route that reads a body and draws samples, besides those for keys."""
 
 SECURITY = {

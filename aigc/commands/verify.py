@@ -30,7 +30,7 @@ class Options:
     """An artifact (folder, STORE/NAME, STORE/NAME@VERSION), an image file (PNG, WebP, JPEG) or a
     sound (WAV, FLAC)."""
     artifact: str = ""
-    """For a file: the artifact to make it again with and compare."""
+    """The artifact that recreates a file, to compare it with."""
     trust: str = ""
     """File of public keys (PEM): refuse an artifact that none of them signed. AIGC_TRUST does the
     same."""
@@ -74,9 +74,9 @@ def _file(path: Path, reference: str, trust: signing.Trust | None) -> int:
     if provenance is None:
         raise ValueError(f"{path} carries no provenance of an artifact")
     print(_describe(provenance, file.collection))
-    hint = "give --artifact to make it again and compare"
+    hint = "give --artifact to recreate it and compare"
     if provenance.given:
-        hint = "it was made from inputs that are not kept: not to be made again"
+        hint = "it was made from inputs that are not kept, so it cannot be recreated"
     if not reference:
         print(hint, file=sys.stderr)
         return 0
@@ -104,7 +104,7 @@ def _file(path: Path, reference: str, trust: signing.Trust | None) -> int:
             f"{path} differs from what {artifact.id} makes of its seed and index:"
             f" {comparison.describe()}"
         )
-    print(f"made again: {comparison.describe()}", file=sys.stderr)
+    print(f"recreated: {comparison.describe()}", file=sys.stderr)
     return 0
 
 

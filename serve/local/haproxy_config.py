@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aigc.display import netloc
+from serve.errors import Code
 
 HEADER_S = 10
 """Longest that the head of a request may take to arrive, and a body that fits into HAProxy's buffer
@@ -45,7 +46,7 @@ class Failure:
     """Error response of HAProxy's own. `message`: one sentence without quotes or backslashes."""
 
     status: int
-    code: str
+    code: Code
     message: str
 
 

@@ -1,4 +1,4 @@
-"""A sound on disk says what made it, and is made again from that."""
+"""`aigc verify` recreates a sound from the provenance in its file."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_a_sampled_sound_says_what_made_it_and_is_made_again(
     said = capsys.readouterr()
     assert "tones@1 (" in said.out
     assert "seed 7, index 2, label 1" in said.out
-    assert "made again: every sample is equal" in said.err
+    assert "recreated: every sample is equal" in said.err
 
 
 def test_an_altered_sound_is_found_out(tones: str, tmp_path: Path) -> None:

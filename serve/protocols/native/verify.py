@@ -75,7 +75,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 VERIFY_FILE = Operation(
     id="verify",
-    summary="Verify that a file was made here: it is made again and compared",
+    summary="Verify that a file was made here: it is recreated and compared",
     tag="samples",
     request=dict.fromkeys(
         ("image/png", "image/webp", "image/jpeg", "audio/wav", "audio/flac"), BINARY
@@ -198,7 +198,7 @@ def _unproven(provenance: Provenance, reason: Reason, message: str) -> Verdict:
 def _compared(
     file: ImageFile | AudioFile, provenance: Provenance, comparison: Comparison
 ) -> Verdict:
-    difference, message = comparison.difference, f"made again here: {comparison.describe()}"
+    difference, message = comparison.difference, f"recreated here: {comparison.describe()}"
     if comparison.equal:
         return _verdict(
             provenance, True, "equal", message, equal=difference == 0, max_abs_difference=difference

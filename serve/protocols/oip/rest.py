@@ -102,7 +102,6 @@ def _create_inference(parameters: tuple[Parameter, ...]) -> Operation:
         "infer",
         "Draw samples of a seed, or run tensors",
         *SAMPLING_ERRORS,
-        415,
         request={"application/json": InferenceRequest, "application/octet-stream": BINARY},
         request_description="Binary tensors may follow the JSON as little-endian bytes; the header"
         " Inference-Header-Content-Length then gives the size of the JSON.",

@@ -181,7 +181,7 @@ def test_what_was_made_here_is_known_again(
     assert verdict(client, data) == {
         "made_here": True,
         "reason": "equal",
-        "message": "made again here: every pixel is equal",
+        "message": "recreated here: every pixel is equal",
         "artifact": said.artifact,
         "digest": said.digest,
         "signature": "sample",
