@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aigc import cache
-from aigc.data._cache import cached
+from aigc.data.cache import cached
 from aigc.training.object_store import local_folder
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aigc import data, models
 from aigc.artifact import Artifact
 from aigc.config import DataConfig
-from aigc.data._survey import LeftOut, Survey
+from aigc.data.survey import LeftOut, Survey
 from aigc.data_report import facts
 from aigc.training.dry_run import describe
 from cluster.train import command as train

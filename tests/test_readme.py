@@ -17,7 +17,7 @@ from aigc import models
 from aigc.artifact import Store
 from aigc.artifact.audio_files import read_sound
 from aigc.config import DataConfig
-from aigc.data import digits as digits_data
+from aigc.data.sources import digits as digits_data
 from serve.settings import Settings
 from tests import documented
 from tests.demo import road

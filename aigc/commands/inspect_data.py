@@ -14,8 +14,8 @@ import tyro
 from aigc import data
 from aigc.artifact import image_files
 from aigc.config import DataConfig, require
-from aigc.data._guess import guess
-from aigc.data._once import once
+from aigc.data.guess import guess
+from aigc.data.once import once
 from aigc.data_report.report import MOST, inspect
 from aigc.files import expanded, write
 

@@ -1,6 +1,6 @@
-"""One file per kind of source, with `load(config, shape, split)`: the folder is the registry.
+"""Data to train on: sources of labelled rows, their splits, order and reading.
 
-Files whose name begins with an underscore are what several sources share.
+Each kind of source is a file in `sources/`; the other files are what several of them share.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from aigc.artifact.latents import integers
 from aigc.artifact.store import store_errors
 from aigc.config import DataConfig, ModelConfig
-from aigc.data._survey import Survey, first_of
+from aigc.data import sources
+from aigc.data.survey import Survey, first_of
 from aigc.files import expanded
 from aigc.suggest import alternatives
 
@@ -153,8 +154,7 @@ class Dataset:
 
 def names() -> list[str]:
     """Every source there is."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in modules if not name.startswith("_"))
+    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
 
 
 def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Source:
@@ -180,7 +180,7 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
             f" {config.source!r} gives; take {cure}"
         )
     asked = model.shapes if several else model.shape
-    module = import_module(f"{__name__}.{config.source}")
+    module = import_module(f"{sources.__name__}.{config.source}")
     # Labels that nothing is conditioned on only describe the data, and bad ones are no fault.
     labelled = {} if config.source in PATHLESS else {"conditional": model.num_classes > 0}
     with store_errors(config.path):

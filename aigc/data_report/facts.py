@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aigc.config import DataConfig
 from aigc.data import Dataset, Source
-from aigc.data._survey import LeftOut, Survey
+from aigc.data.survey import LeftOut, Survey
 from aigc.display import printable
 from aigc.files import read_json, write
 

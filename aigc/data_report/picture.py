@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from aigc.artifact.image_files import to_uint8
 from aigc.data import CorruptRow, Source, scaled
-from aigc.data._examined import evenly
-from aigc.data._opened import load
+from aigc.data.examined import evenly
+from aigc.data.opened import load
 from aigc.data_report.report import Inspected, labels
 
 COLUMNS = 8

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.config import DataConfig, TrainConfig
 from aigc.data import Dataset, Source, Split
-from aigc.data._examined import FIRST, Examined, across, examine, spread
-from aigc.data._opened import Opened, open_splits, suited
-from aigc.data._waiting import waiting
+from aigc.data.examined import FIRST, Examined, across, examine, spread
+from aigc.data.opened import Opened, open_splits, suited
+from aigc.data.waiting import waiting
 from aigc.data_report import suggestion
 from aigc.data_report.facts import as_json, labels_of, survey_of
 

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from aigc.data._headers import GREY, TRANSPARENT
+from aigc.data.headers import GREY, TRANSPARENT
 from aigc.data_report.facts import between, left_out
 from aigc.data_report.report import Report
 from aigc.display import printable

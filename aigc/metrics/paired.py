@@ -18,7 +18,7 @@ from aigc.artifact import Artifact, TensorSpec
 from aigc.artifact.image_files import grid, to_uint8
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.data import Dataset
-from aigc.data.paired import MASK
+from aigc.data.sources.paired import MASK
 from aigc.metrics import Distance, Evaluation, Omitted, mean, reliability_note
 from aigc.metrics.classifier import NAME, Classifier
 from aigc.metrics.frechet import add_frechet, frechet

@@ -43,7 +43,7 @@ def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: in
     ngrams = [NGram(order, real, alphabet) for order in ORDERS]
     source = artifact.manifest.training.config["data"]["source"]
     valid: Callable[[str], bool] | None = getattr(
-        import_module(f"aigc.data.{source}"), "valid", None
+        import_module(f"aigc.data.sources.{source}"), "valid", None
     )
     evaluation = Evaluation()
     add = evaluation.add

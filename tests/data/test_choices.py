@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from aigc import data
 from aigc.config import DataConfig, ModelConfig, TrainConfig
-from aigc.data import CorruptRow, paired
+from aigc.data import CorruptRow
+from aigc.data.sources import paired
 from tests.data.pictures import SHAPE, picture, png
 from tests.data.rows import PAIRED
 

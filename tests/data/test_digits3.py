@@ -7,7 +7,7 @@ import pytest
 
 from aigc import data
 from aigc.config import DataConfig
-from aigc.data import digits, digits3, spoken_digits
+from aigc.data.sources import digits, digits3, spoken_digits
 from aigc.models import multimodal_vae
 from tests.data.test_sources import idx
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from aigc.data import CorruptRow
-from aigc.data._examined import across, evenly, examine, spread
+from aigc.data.examined import across, evenly, examine, spread
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from PIL import Image
 from aigc import data
 from aigc.artifact import audio_files
 from aigc.config import DataConfig, ModelConfig
-from aigc.data import CorruptRow, text
-from aigc.data._cache import looked_up
-from aigc.data._content import sha256
-from aigc.data._files import is_system, listing
+from aigc.data import CorruptRow
+from aigc.data.cache import looked_up
+from aigc.data.content import sha256
+from aigc.data.files import is_system, listing
+from aigc.data.sources import text
 from tests.data.pictures import SHAPE, picture, pictures, png, tar, write
 from tests.data.rows import PAIRED
 from tests.data.sounds import tone
@@ -40,7 +41,7 @@ def pets(folder: Path, names: tuple[str, ...] = ("cat", "dog"), count: int = 12)
 @pytest.fixture
 def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this moment count as old ones: a test cannot wait, and no call sets ctime."""
-    monkeypatch.setattr("aigc.data._files.SETTLED_S", -1)
+    monkeypatch.setattr("aigc.data.files.SETTLED_S", -1)
 
 
 def test_linked_folders_and_files_are_followed(tmp_path: Path) -> None:

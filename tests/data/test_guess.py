@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from aigc.config import DataConfig
-from aigc.data._guess import decide, guess
-from aigc.data._once import once
+from aigc.data.guess import decide, guess
+from aigc.data.once import once
 from aigc.data_report.report import inspect
 from tests.data.pictures import KINDS, picture, pictures, png, write
 from tests.data.rows import written
@@ -115,7 +115,7 @@ def test_a_folder_is_listed_once_for_the_guess_and_both_splits(
     scanned: list[str] = []
     listed = os.scandir
     monkeypatch.setattr(
-        "aigc.data._files.os.scandir", lambda path: scanned.append(path) or listed(path)
+        "aigc.data.files.os.scandir", lambda path: scanned.append(path) or listed(path)
     )
     found = guess(str(tmp_path))
     assert len(scanned) == 1

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from aigc.artifact import audio_files
-from aigc.data._headers import picture_header, sound_header
+from aigc.data.headers import picture_header, sound_header
 from tests.data.found import encoded, photo
 from tests.data.sounds import tone
 

@@ -19,7 +19,7 @@ import pytest
 from aigc import data
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import CorruptRow
-from aigc.data._splits import name_held_out
+from aigc.data.splits import name_held_out
 from tests.data.pictures import SHAPE, picture, png
 from tests.data.test_sources import idx
 

@@ -5,7 +5,8 @@ import pytest
 
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.config import DataConfig
-from aigc.data import Dataset, numbers
+from aigc.data import Dataset
+from aigc.data.sources import numbers
 
 
 def load(split: str) -> Dataset:

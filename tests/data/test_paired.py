@@ -8,7 +8,8 @@ import pytest
 
 from aigc import data
 from aigc.config import DataConfig
-from aigc.data import CorruptRow, paired
+from aigc.data import CorruptRow
+from aigc.data.sources import paired
 from tests.data.rows import PAIRED, SHAPES, WORDS, written
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from aigc.data import CorruptRow
-from aigc.data._pictures import decode
+from aigc.data.pictures import decode
 from tests.data.pictures import picture, png
 
 

@@ -20,8 +20,9 @@ from aigc.artifact.image_files import to_uint8
 from aigc.artifact.preprocessing import default_for
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.config import DataConfig, ModelConfig
-from aigc.data import CorruptRow, Dataset, _sounds, scaled, text
-from aigc.data._pictures import decode
+from aigc.data import CorruptRow, Dataset, scaled, sounds
+from aigc.data.pictures import decode
+from aigc.data.sources import text
 from tests.data.files import (
     CODINGS,
     COLOURS,
@@ -201,7 +202,7 @@ RATES = (8000, 11025, 16000, 44100, 48000, 96000, 12345)
 def test_a_sound_that_is_given_is_the_row_of_training(coding: str) -> None:
     for rate_hz, channels in product(RATES, (1, 2, 5)):
         file = CODINGS[coding](waves(channels), rate_hz)
-        row = _sounds.decode(file, (1, 300), 8000, "x")
+        row = sounds.decode(file, (1, 300), 8000, "x")
         found = user_inputs.read_input(audio_spec(), file)
         assert (found.dtype, found.shape) == (np.float32, (1, 300))
         assert found.tobytes() == row.tobytes(), (rate_hz, channels)
@@ -215,7 +216,7 @@ def test_a_flac_is_read_as_its_wav_is() -> None:
         user_inputs.read_input(audio_spec(), write(samples, 44100)).tobytes()
         for write in (audio_files.wav, audio_files.flac)
     }
-    rows.add(_sounds.decode(audio_files.flac(samples, 44100), (1, 300), 8000, "x").tobytes())
+    rows.add(sounds.decode(audio_files.flac(samples, 44100), (1, 300), 8000, "x").tobytes())
     assert len(rows) == 1
 
 
@@ -228,21 +229,21 @@ def test_rows_of_sound_are_what_scipy_makes_of_them(rate_hz: int) -> None:
         shared = math.gcd(rate_hz, 8000)
         moved = signal.resample_poly(wave.astype(np.float64), 8000 // shared, rate_hz // shared)
         wave = np.asarray(moved, np.float32)
-    row = _sounds.decode(file, (1, 300), 8000, "x")
+    row = sounds.decode(file, (1, 300), 8000, "x")
     assert row.tobytes() == audio_files.fitted(wave, 8000, 300)[None].tobytes()
 
 
 def test_a_loud_sound_at_the_end_of_a_long_recording_is_heard_by_both() -> None:
     quiet = np.concatenate([0.005 * waves(1, 8000), waves(1, 8000)])
     file = CODINGS["16 bits"](quiet, 16000)
-    row = _sounds.decode(file, (1, 300), 8000, "x")
+    row = sounds.decode(file, (1, 300), 8000, "x")
     found = user_inputs.read_input(audio_spec(), file)
     assert found.tobytes() == row.tobytes()
 
 
 def test_what_exceeds_1_is_scaled_and_not_cut_off() -> None:
     quiet, loud = (CODINGS["float"](gain * waves(2), 16000) for gain in (1, 50))
-    rows = [_sounds.decode(file, (1, 300), 8000, "x") for file in (quiet, loud)]
+    rows = [sounds.decode(file, (1, 300), 8000, "x") for file in (quiet, loud)]
     assert np.allclose(*rows, atol=1e-6)
     assert (np.abs(rows[1]) > 0.999 * audio_files.PEAK).sum() < 5
 
@@ -259,7 +260,7 @@ def test_what_exceeds_1_is_scaled_and_not_cut_off() -> None:
 )
 def test_a_sound_that_has_no_row_in_training_is_refused_when_given(file: bytes, said: str) -> None:
     with pytest.raises(CorruptRow, match=rf"a\.wav is no whole sound: .*{said}"):
-        _sounds.decode(file, (1, 300), 8000, "a.wav")
+        sounds.decode(file, (1, 300), 8000, "a.wav")
     with pytest.raises(ValueError, match=f"audio 'audio' cannot be read: .*{said}"):
         user_inputs.read_input(audio_spec(), file)
 

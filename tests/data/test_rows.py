@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from aigc import data
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import CorruptRow, Source, read, rows, whole
-from aigc.data._shards import shard_order
-from aigc.data._splits import held_out
+from aigc.data.shards import shard_order
+from aigc.data.splits import held_out
 from tests.data.pictures import KINDS, SHAPE, picture, pictures, png, tar, write
 
 MODEL = ModelConfig(shape=SHAPE, num_classes=3)

@@ -11,7 +11,7 @@ import torch
 from aigc import data, models
 from aigc.commands.inspect_data import command
 from aigc.config import ModelConfig
-from aigc.data._guess import guess
+from aigc.data.guess import guess
 from aigc.data_report.report import inspect
 from aigc.training.dataloader import BatchLoader
 from tests.data.pictures import SHAPE, write

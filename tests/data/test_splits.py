@@ -10,8 +10,8 @@ import pytest
 from aigc import data
 from aigc.artifact import audio_files
 from aigc.config import DataConfig, ModelConfig
-from aigc.data import text
-from aigc.data._splits import (
+from aigc.data.sources import text
+from aigc.data.splits import (
     divided,
     looks_like_a_split,
     of_files,

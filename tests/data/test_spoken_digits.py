@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc.data import spoken_digits
-from aigc.data._espeak import Word, speak
+from aigc.data.espeak import Word, speak
+from aigc.data.sources import spoken_digits
 
 pytest.importorskip("espeakng_loader", reason="espeakng-loader (extra `speech`) is not installed")
 
@@ -51,7 +51,7 @@ def test_every_voice_says_every_word_and_no_pair_of_settings_twice() -> None:
 def test_without_the_library_the_extra_is_named() -> None:
     script = (
         "import sys; sys.modules['espeakng_loader'] = None\n"
-        "from aigc.data._espeak import main; main()"
+        "from aigc.data.espeak import main; main()"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, input=b"[]", capture_output=True, timeout=60)

@@ -6,7 +6,7 @@ import pytest
 
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.config import DataConfig
-from aigc.data import surnames
+from aigc.data.sources import surnames
 
 CONFIG = DataConfig(source="surnames")
 

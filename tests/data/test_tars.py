@@ -8,11 +8,11 @@ import pytest
 
 from aigc import data
 from aigc.config import DataConfig, ModelConfig
-from aigc.data import _index
-from aigc.data._content import File
-from aigc.data._files import listing
-from aigc.data._index import indices, scan
-from aigc.data._tars import Joined, Member, NoTar, Unsupported, members
+from aigc.data import index
+from aigc.data.content import File
+from aigc.data.files import listing
+from aigc.data.index import indices, scan
+from aigc.data.tars import Joined, Member, NoTar, Unsupported, members
 from tests.data.pictures import SHAPE, picture, png, tar
 
 NAMES = (
@@ -134,11 +134,11 @@ def test_processes_index_what_one_indexes(tmp_path: Path, monkeypatch: pytest.Mo
         rows = [(png(picture(n)), n % 3) for n in range(number + 1)]
         tar(tmp_path / f"{number}.tar", rows)
     files = listing(str(tmp_path), (".tar",), "webdataset").files
-    monkeypatch.setattr(_index, "PAYS_S", -1.0)
-    monkeypatch.setattr(_index, "cpu_count", lambda: 2)
+    monkeypatch.setattr(index, "PAYS_S", -1.0)
+    monkeypatch.setattr(index, "cpu_count", lambda: 2)
     found = indices(files, "x")
     assert found == {file: scan(file) for file in files}
-    monkeypatch.setattr(_index, "scan", None)  # now they are known
+    monkeypatch.setattr(index, "scan", None)  # now they are known
     assert indices(files, "x") == found
 
 
@@ -149,8 +149,8 @@ def test_what_is_wrong_with_a_tar_comes_from_a_process_too(
         tar(tmp_path / f"{number}.tar", [(png(picture(0)), 1)])
     (tmp_path / "2.tar").write_bytes(b"no tar at all" * 99)
     files = listing(str(tmp_path), (".tar",), "webdataset").files
-    monkeypatch.setattr(_index, "PAYS_S", -1.0)
-    monkeypatch.setattr(_index, "cpu_count", lambda: 2)
+    monkeypatch.setattr(index, "PAYS_S", -1.0)
+    monkeypatch.setattr(index, "cpu_count", lambda: 2)
     with pytest.raises(
         ValueError, match=r"2\.tar is no plain tar file: there is no header at byte 0"
     ):

@@ -15,8 +15,9 @@ from aigc.artifact.vocabulary import Vocabulary
 from aigc.commands.evaluate import evaluate
 from aigc.commands.export import export
 from aigc.config import DataConfig
-from aigc.data import Dataset, text
-from aigc.data._lines import byte_pairs
+from aigc.data import Dataset
+from aigc.data.lines import byte_pairs
+from aigc.data.sources import text
 from aigc.metrics import text as metrics_text
 from aigc.models import text_vae
 from tests.fixtures import make

@@ -16,7 +16,7 @@ from aigc.artifact.sampling_inputs import ArtifactSpec
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.commands.evaluate import evaluate
 from aigc.data import Dataset
-from aigc.data.paired import record
+from aigc.data.sources.paired import record
 from aigc.metrics import Metric, paired
 from aigc.metrics.paired import distance, side_by_side
 from tests.data.rows import RATE_HZ, SHAPES, WORDS

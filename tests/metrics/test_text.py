@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aigc.config import DataConfig
-from aigc.data import numbers
+from aigc.data.sources import numbers
 from aigc.metrics.text import distance, ngrams, overlap, pairs, self_bleu, share, with_noise
 
 

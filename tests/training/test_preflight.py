@@ -11,8 +11,8 @@ import torch
 from aigc import data
 from aigc.artifact import image_files
 from aigc.config import DataConfig
-from aigc.data._splits import name_held_out
-from aigc.data._survey import Survey
+from aigc.data.splits import name_held_out
+from aigc.data.survey import Survey
 from aigc.models import dcgan
 from aigc.training.loop import TrainState
 from aigc.training.preflight import rehearse

@@ -16,7 +16,7 @@ from aigc.commands import verify
 from aigc.commands.sample import command as sample_command
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import gather, load
-from aigc.data.text import load as load_lines
+from aigc.data.sources.text import load as load_lines
 from serve.protocols.native.request_inputs import MAX_PARTS
 from serve.settings import Limits, Settings
 from tests.data.files import CODINGS, PICTURES, waves

@@ -18,10 +18,10 @@ import fsspec
 
 from aigc.artifact.store import store_errors
 from aigc.data import stopping
-from aigc.data._content import File
-from aigc.data._once import remembered, uncollected
-from aigc.data._survey import LeftOut
-from aigc.data._waiting import waiting
+from aigc.data.content import File
+from aigc.data.once import remembered, uncollected
+from aigc.data.survey import LeftOut
+from aigc.data.waiting import waiting
 from aigc.files import expanded
 
 SYSTEM = frozenset(

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from aigc.artifact.latents import integers
 from aigc.data import Split
-from aigc.data._files import left_out
-from aigc.data._once import uncollected
-from aigc.data._survey import LeftOut
+from aigc.data.files import left_out
+from aigc.data.once import uncollected
+from aigc.data.survey import LeftOut
 
 Part = Literal["train", "test", "val"]
 

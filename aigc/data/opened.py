@@ -12,10 +12,10 @@ from aigc import data
 from aigc.artifact.store import store_errors
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import CorruptRow, Dataset, Shapes, Source, Split
-from aigc.data._examined import Examined
-from aigc.data._hashing import unhashed
-from aigc.data._headers import PictureHeader
-from aigc.data._natural import candidates, several
+from aigc.data.examined import Examined
+from aigc.data.hashing import unhashed
+from aigc.data.headers import PictureHeader
+from aigc.data.natural import candidates, several
 
 Shape = tuple[int, ...]
 
@@ -41,7 +41,7 @@ def load(
     ValueError as aigc.data.load does."""
     if config.source not in data.names():
         return data.load(config, ModelConfig(), split)  # it says which sources there are
-    read = import_module(f"aigc.data.{config.source}").load
+    read = import_module(f"aigc.data.sources.{config.source}").load
     wanted = {} if config.source in data.PATHLESS else {"conditional": conditional}
     with nullcontext() if hashed else unhashed(), store_errors(config.path):
         source: Source = read(config, shape, split, **wanted)

@@ -13,12 +13,12 @@ from aigc.artifact.preprocessing import TEXT
 from aigc.artifact.vocabulary import cleaned
 from aigc.config import DataConfig
 from aigc.data import Dataset, NoRows, Split, stopping
-from aigc.data._content import text_of
-from aigc.data._files import left_out, listing
-from aigc.data._labels import Column, classified
-from aigc.data._lines import byte_pairs, characters, tokenized
-from aigc.data._splits import TEST, TRAIN, UNUSED, of_files, rows_of
-from aigc.data._survey import Survey
+from aigc.data.content import text_of
+from aigc.data.files import left_out, listing
+from aigc.data.labels import Column, classified
+from aigc.data.lines import byte_pairs, characters, tokenized
+from aigc.data.splits import TEST, TRAIN, UNUSED, of_files, rows_of
+from aigc.data.survey import Survey
 
 TEST_SHARE = 10
 """One line in TEST_SHARE is held out."""

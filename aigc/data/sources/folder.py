@@ -10,12 +10,12 @@ from pathlib import Path
 
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, Split
-from aigc.data._content import sha256
-from aigc.data._files import listing
-from aigc.data._once import remembered
-from aigc.data._pictures import SUFFIXES, Pictures
-from aigc.data._splits import of_folders
-from aigc.data._tree import tree
+from aigc.data.content import sha256
+from aigc.data.files import listing
+from aigc.data.once import remembered
+from aigc.data.pictures import SUFFIXES, Pictures
+from aigc.data.splits import of_folders
+from aigc.data.tree import tree
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,11 @@ from PIL import Image
 
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, NoRows, Sample, Source, Split, permutation
-from aigc.data._content import File, sha256
-from aigc.data._files import Listing, left_out, listing
-from aigc.data._labels import Column, Labels, classified
-from aigc.data._pictures import Pictures
-from aigc.data._splits import (
+from aigc.data.content import File, sha256
+from aigc.data.files import Listing, left_out, listing
+from aigc.data.labels import Column, Labels, classified
+from aigc.data.pictures import Pictures
+from aigc.data.splits import (
     TEST,
     TRAIN,
     Part,
@@ -37,7 +37,7 @@ from aigc.data._splits import (
     part_within,
     rows_of,
 )
-from aigc.data._survey import Survey, first_of
+from aigc.data.survey import Survey, first_of
 
 SAMPLES = ("images", "samples", "x")
 LABELS = ("labels", "y")

@@ -18,8 +18,8 @@ from typing import Any
 
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, Split
-from aigc.data._cache import cached
-from aigc.data._columns import (
+from aigc.data.cache import cached
+from aigc.data.columns import (
     column_of,
     from_json,
     labels_among,
@@ -27,12 +27,12 @@ from aigc.data._columns import (
     picture_among,
     to_json,
 )
-from aigc.data._content import File, OutOfReach, fetch, opened
-from aigc.data._files import listing
-from aigc.data._labels import Column
-from aigc.data._shards import OPEN_SHARDS, Shard, ShardedPictures, choose, covered
-from aigc.data._splits import of_files
-from aigc.data._survey import first_of
+from aigc.data.content import File, OutOfReach, fetch, opened
+from aigc.data.files import listing
+from aigc.data.labels import Column
+from aigc.data.shards import OPEN_SHARDS, Shard, ShardedPictures, choose, covered
+from aigc.data.splits import of_files
+from aigc.data.survey import first_of
 
 
 @dataclass(frozen=True, kw_only=True)

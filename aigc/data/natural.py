@@ -13,8 +13,8 @@ import numpy as np
 
 from aigc.config import DataConfig
 from aigc.data import Shapes
-from aigc.data._content import fetch
-from aigc.data._files import listing
+from aigc.data.content import fetch
+from aigc.data.files import listing
 from aigc.data_report import suggestion
 
 PICTURE = (3, 64, 64)

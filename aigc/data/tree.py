@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.data import NoRows, Split
-from aigc.data._files import FIRST, Listing
-from aigc.data._labels import Classified, Column, Labels, classified
-from aigc.data._once import remembered, uncollected
-from aigc.data._splits import Splits, codes_of, rows_of
-from aigc.data._survey import LeftOut, Survey, first_of
+from aigc.data.files import FIRST, Listing
+from aigc.data.labels import Classified, Column, Labels, classified
+from aigc.data.once import remembered, uncollected
+from aigc.data.splits import Splits, codes_of, rows_of
+from aigc.data.survey import LeftOut, Survey, first_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""eSpeak NG in a process of its own: `python -m aigc.data._espeak < requests > speech.npz`.
+"""eSpeak NG in a process of its own: `python -m aigc.data.espeak < requests > speech.npz`.
 
 The library keeps state from one word to the next, so a word sounds alike only if the same words
 were said before it: a fresh process for every list makes speech a function of the list. It is

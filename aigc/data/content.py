@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import fsspec
 
 from aigc.artifact.store import store_errors
-from aigc.data._cache import cached
-from aigc.data._hashing import hashing
+from aigc.data.cache import cached
+from aigc.data.hashing import hashing
 
 
 class File(NamedTuple):
@@ -105,7 +105,7 @@ def digest(file: File) -> str:
 def sha256(files: Sequence[File]) -> str:
     """Hash of relative names and contents; read once, then known from the listing.
 
-    "" where hashing is switched off (aigc.data._hashing).
+    "" where hashing is switched off (aigc.data.hashing).
     """
     if not hashing():
         return ""

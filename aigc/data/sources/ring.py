@@ -5,7 +5,7 @@ import numpy as np
 from aigc.artifact.latents import labels, normal
 from aigc.config import DataConfig
 from aigc.data import Dataset, Split
-from aigc.data._survey import Survey
+from aigc.data.survey import Survey
 
 MODES = 8
 STD = 0.05

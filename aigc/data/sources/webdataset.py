@@ -16,13 +16,13 @@ from typing import Any
 
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, Split
-from aigc.data._content import File, OutOfReach, fetch, opened
-from aigc.data._files import FIRST, listing
-from aigc.data._index import Index, indices
-from aigc.data._labels import Column
-from aigc.data._shards import OPEN_SHARDS, Shard, ShardedPictures, choose, covered
-from aigc.data._splits import of_files
-from aigc.data._survey import LeftOut, first_of
+from aigc.data.content import File, OutOfReach, fetch, opened
+from aigc.data.files import FIRST, listing
+from aigc.data.index import Index, indices
+from aigc.data.labels import Column
+from aigc.data.shards import OPEN_SHARDS, Shard, ShardedPictures, choose, covered
+from aigc.data.splits import of_files
+from aigc.data.survey import LeftOut, first_of
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from aigc.artifact.latents import integers
 from aigc.config import DataConfig
-from aigc.data import Dataset, Shapes, Source, Split, digits, idx, scaled, spoken_digits
-from aigc.data._lines import characters, tokenized
-from aigc.data._survey import Survey
-from aigc.data.paired import Pairs
-from aigc.data.spoken_digits import WORDS
+from aigc.data import Dataset, Shapes, Source, Split, scaled
+from aigc.data.lines import characters, tokenized
+from aigc.data.sources import digits, idx, spoken_digits
+from aigc.data.sources.paired import Pairs
+from aigc.data.sources.spoken_digits import WORDS
+from aigc.data.survey import Survey
 
 
 @dataclass(frozen=True)

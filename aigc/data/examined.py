@@ -15,11 +15,11 @@ from PIL import Image
 
 from aigc.artifact.audio_files import is_sound
 from aigc.data import CorruptRow, Source
-from aigc.data._content import fetch
-from aigc.data._headers import PictureHeader, SoundHeader, picture_header, sound_header
-from aigc.data._pictures import Pictures
-from aigc.data.npz import FloatArrays
-from aigc.data.paired import MASK, Pairs
+from aigc.data.content import fetch
+from aigc.data.headers import PictureHeader, SoundHeader, picture_header, sound_header
+from aigc.data.pictures import Pictures
+from aigc.data.sources.npz import FloatArrays
+from aigc.data.sources.paired import MASK, Pairs
 
 FIRST = 5
 """Names that are given of what is counted."""

@@ -7,8 +7,8 @@ import numpy as np
 from aigc.artifact.latents import integers
 from aigc.config import DataConfig
 from aigc.data import Dataset, Split
-from aigc.data._lines import characters, tokenized
-from aigc.data._survey import Survey
+from aigc.data.lines import characters, tokenized
+from aigc.data.survey import Survey
 
 TRAIN_SHARE = 5
 """One name in TRAIN_SHARE is for training. The others are targets: a model that has learned how

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from aigc.config import DataConfig
 from aigc.data import Dataset, NoRows, Split, resize
-from aigc.data._labels import Column, classified
-from aigc.data._splits import TEST, TRAIN, Splits, rows_of
-from aigc.data._survey import Survey
+from aigc.data.labels import Column, classified
+from aigc.data.splits import TEST, TRAIN, Splits, rows_of
+from aigc.data.survey import Survey
 
 _PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 

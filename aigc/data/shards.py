@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from aigc.artifact.latents import integers
 from aigc.data import NoRows, Split
-from aigc.data._content import File
-from aigc.data._files import Listing
-from aigc.data._labels import Column, Labels, classified
-from aigc.data._pictures import Pictures
-from aigc.data._splits import TEST, TRAIN, Splits, held_out, rows_of
-from aigc.data._survey import LeftOut, Survey
+from aigc.data.content import File
+from aigc.data.files import Listing
+from aigc.data.labels import Column, Labels, classified
+from aigc.data.pictures import Pictures
+from aigc.data.splits import TEST, TRAIN, Splits, held_out, rows_of
+from aigc.data.survey import LeftOut, Survey
 
 OPEN_SHARDS = 2
 """A batch lies in two shards at most, unless shards are smaller than batches."""

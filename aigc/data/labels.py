@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.data import CorruptRow
-from aigc.data._splits import TEST, TRAIN, UNUSED, Splits
-from aigc.data._survey import first_of
+from aigc.data.splits import TEST, TRAIN, UNUSED, Splits
+from aigc.data.survey import first_of
 
 MAX_CLASSES = 65_536
 NO_LABEL = -1

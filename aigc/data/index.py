@@ -1,6 +1,6 @@
 """Indices of webdataset shards: rows by their keys, from the headers of a tar and its labels.
 
-    python -m aigc.data._index
+    python -m aigc.data.index
 
 is a process that indexes the tars whose paths come on stdin, one a line as JSON, and answers each
 with a line of JSON.
@@ -17,11 +17,11 @@ from os import cpu_count
 from queue import SimpleQueue
 from typing import Any
 
-from aigc.data._cache import keep, looked_up
-from aigc.data._content import File, opened
-from aigc.data._files import FIRST, is_system
-from aigc.data._pictures import SUFFIXES
-from aigc.data._tars import Joined, NoTar, Reader, Unsupported, members
+from aigc.data.cache import keep, looked_up
+from aigc.data.content import File, opened
+from aigc.data.files import FIRST, is_system
+from aigc.data.pictures import SUFFIXES
+from aigc.data.tars import Joined, NoTar, Reader, Unsupported, members
 
 KIND = "tar2"
 """In the cache; another name for another form."""
@@ -83,7 +83,7 @@ def _by_processes(files: Sequence[File], processes: int) -> Iterator[tuple[File,
         waiting.put(file)
 
     def work() -> None:
-        command = [sys.executable, "-m", "aigc.data._index"]
+        command = [sys.executable, "-m", "aigc.data.index"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None
             assert process.stdout is not None

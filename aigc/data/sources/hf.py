@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, NoRows, Split
-from aigc.data._columns import column_of, labels_among, other_labels, picture_among
-from aigc.data._content import sha256
-from aigc.data._files import left_out, listing
-from aigc.data._labels import Column, classified
-from aigc.data._pictures import Pictures
-from aigc.data._splits import TEST, TRAIN, Splits, held_out, of_names, rows_of
-from aigc.data._survey import LeftOut, Survey
+from aigc.data.columns import column_of, labels_among, other_labels, picture_among
+from aigc.data.content import sha256
+from aigc.data.files import left_out, listing
+from aigc.data.labels import Column, classified
+from aigc.data.pictures import Pictures
+from aigc.data.splits import TEST, TRAIN, Splits, held_out, of_names, rows_of
+from aigc.data.survey import LeftOut, Survey
 
 _BESIDE = ("dataset_info.json", "state.json", "dataset_dict.json")
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from aigc.config import DataConfig
 from aigc.data import Dataset, Split, resize
-from aigc.data._survey import Survey
+from aigc.data.survey import Survey
 
 
 def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:

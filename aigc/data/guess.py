@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from aigc.artifact.audio_files import SUFFIXES as SOUNDS
-from aigc.data._files import NOTHING, walked
-from aigc.data._once import uncollected
-from aigc.data._pictures import SUFFIXES as PICTURES
+from aigc.data.files import NOTHING, walked
+from aigc.data.once import uncollected
+from aigc.data.pictures import SUFFIXES as PICTURES
 
 KINDS = {
     "folder": ("pictures", PICTURES),

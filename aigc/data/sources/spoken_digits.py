@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from aigc.config import DataConfig
 from aigc.data import Dataset, Split, permutation
-from aigc.data._espeak import Word, speak
-from aigc.data._sounds import check_shape, clip
-from aigc.data._survey import Survey
+from aigc.data.espeak import Word, speak
+from aigc.data.sounds import check_shape, clip
+from aigc.data.survey import Survey
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VOICES = ("en-us", "en-us+m3", "en-gb-scotland")

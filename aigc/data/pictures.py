@@ -14,8 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from aigc.artifact.picture import MODES, pixels
 from aigc.artifact.preprocessing import IMAGE
 from aigc.data import CorruptRow, permutation
-from aigc.data._labels import Labels
-from aigc.data._survey import Survey
+from aigc.data.labels import Labels
+from aigc.data.survey import Survey
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),

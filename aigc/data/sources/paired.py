@@ -19,16 +19,16 @@ from aigc.artifact.preprocessing import TEXT
 from aigc.artifact.vocabulary import cleaned
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, Shapes, Split, permutation, scaled
-from aigc.data._content import File, OutOfReach, fetch, sha256, text_of
-from aigc.data._files import left_out, listing
-from aigc.data._lines import characters
-from aigc.data._pictures import SUFFIXES as PICTURES
-from aigc.data._pictures import decode
-from aigc.data._sounds import check_shape
-from aigc.data._sounds import decode as decode_sound
-from aigc.data._splits import of_folders
-from aigc.data._survey import Survey
-from aigc.data._tree import tree
+from aigc.data.content import File, OutOfReach, fetch, sha256, text_of
+from aigc.data.files import left_out, listing
+from aigc.data.lines import characters
+from aigc.data.pictures import SUFFIXES as PICTURES
+from aigc.data.pictures import decode
+from aigc.data.sounds import check_shape
+from aigc.data.sounds import decode as decode_sound
+from aigc.data.splits import of_folders
+from aigc.data.survey import Survey
+from aigc.data.tree import tree
 
 MASK = "mask/"
 SUFFIXES = {"image": PICTURES, "text": (".txt",), "audio": SOUNDS}

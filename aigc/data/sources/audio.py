@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from aigc.artifact.audio_files import SUFFIXES
 from aigc.config import DataConfig
 from aigc.data import CorruptRow, Split, permutation
-from aigc.data._content import decoded, sha256
-from aigc.data._files import left_out, listing
-from aigc.data._sounds import check_shape, decode
-from aigc.data._splits import Part, Splits, of_folders
-from aigc.data._survey import Survey, first_of
-from aigc.data._tree import tree
+from aigc.data.content import decoded, sha256
+from aigc.data.files import left_out, listing
+from aigc.data.sounds import check_shape, decode
+from aigc.data.splits import Part, Splits, of_folders
+from aigc.data.survey import Survey, first_of
+from aigc.data.tree import tree
 
 LISTS: dict[Part, str] = {"test": "testing_list.txt", "val": "validation_list.txt"}
 NOISE = "_background_noise_"

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from aigc.data._labels import LABELS, NO_LABEL, Column
-from aigc.data._survey import first_of
+from aigc.data.labels import LABELS, NO_LABEL, Column
+from aigc.data.survey import first_of
 
 PICTURES = ("image", "img")
 """Names of a picture column among several, in the order of their preference."""
