@@ -11,6 +11,9 @@ CHECKOV := .checkov/.ready
 RAY := .ray-upgrade
 RAY_TESTS = $(shell grep -o 'tests/[a-z0-9_/]*\.py' docs/ray.md | sort -u)
 
+# Set in some containers, it would have every process that tests start compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo demo-modalities monitor test unit check bench soak format setup lock ray-upgrade clean
 
 demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minutes
