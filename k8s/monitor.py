@@ -124,11 +124,11 @@ def prometheus(
         raise ValueError("there is no prometheus here; on Debian: apt-get install prometheus")
     watch(folder, targets)
     (folder / "rules.yml").write_text(json.dumps(rules()))  # JSON is YAML
-    found = {"files": [str(folder / "targets.json")], "refresh_interval": "2s"}
+    discovery = {"files": [str(folder / "targets.json")], "refresh_interval": "2s"}
     config = {
         "global": {"scrape_interval": f"{interval_s}s", "evaluation_interval": f"{interval_s}s"},
         "rule_files": [str(folder / "rules.yml")],
-        "scrape_configs": [{"job_name": "aigc", "file_sd_configs": [found]}],
+        "scrape_configs": [{"job_name": "aigc", "file_sd_configs": [discovery]}],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))
     command = [program, f"--config.file={folder / 'prometheus.yml'}", "--log.level=error"]

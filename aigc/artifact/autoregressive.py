@@ -36,8 +36,8 @@ def check(name: str, signature: Signature, step: Signature) -> None:
     """Raise ArtifactError unless `step` can be run for `signature`."""
     outputs = {spec.name for spec in step.outputs}
     carried = {output.removeprefix(NEXT) for output in outputs if output.startswith(NEXT)}
-    given = {spec.name for spec in signature.inputs} | carried | {TOKEN}
-    missing = sorted({spec.name for spec in step.inputs} - given)
+    names = {spec.name for spec in signature.inputs} | carried | {TOKEN}
+    missing = sorted({spec.name for spec in step.inputs} - names)
     if missing or LOGITS not in outputs or len(signature.outputs) != 1:
         raise ArtifactError(
             f"signature {name!r} cannot be run by step {signature.step!r}: nothing gives its inputs"

@@ -233,8 +233,8 @@ class _Reading:
         return name
 
     def _entry(self, data: int | memoryview) -> tuple[str, str]:
-        found = {n: _text(v) for n, v in self._reader.fields(_bytes(data), _ENTRY)}
-        return found.get(1, ""), found.get(2, "")
+        entries = {n: _text(v) for n, v in self._reader.fields(_bytes(data), _ENTRY)}
+        return entries.get(1, ""), entries.get(2, "")
 
     def _outside(self, tensor: str, size: int, entries: list[tuple[str, str]]) -> None:
         said = dict(entries)
@@ -326,13 +326,13 @@ class _Dependence:
         self, node: _Node, inputs: list[bool], known: ChainMap[str, bool], depth: int
     ) -> bool:
         """Graphs inside a node: values carried from one round to the next depend on the caller."""
-        found = False
+        depends = False
         for graph in node.graphs:
-            given = [True] * len(graph.inputs)
+            from_caller = [True] * len(graph.inputs)
             if node.op == "Loop":  # the round's number, and whether there is one
-                given[:2] = [any(inputs[:2])] * len(given[:2])
-            found = any(self._graph(graph, given, known, depth + 1)) or found
-        return found
+                from_caller[:2] = [any(inputs[:2])] * len(from_caller[:2])
+            depends = any(self._graph(graph, from_caller, known, depth + 1)) or depends
+        return depends
 
 
 def _bytes(value: int | memoryview) -> memoryview:

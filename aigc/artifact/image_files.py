@@ -64,8 +64,8 @@ class Provenance:
         Numbers may be numpy's.
         """
         fields = ((k, _plain(v)) for k, v in vars(self).items())
-        said = {k: v for k, v in fields if v not in _UNSAID or k in _ALWAYS}
-        return msgspec.json.encode(said, enc_hook=_plain).decode()
+        stated = {k: v for k, v in fields if v not in _UNSAID or k in _ALWAYS}
+        return msgspec.json.encode(stated, enc_hook=_plain).decode()
 
 
 def _plain(value: Any) -> Any:

@@ -34,7 +34,7 @@ def bad_rows(signature: Signature, outputs: Arrays) -> dict[int, ValuesError]:
 
     outputs: arrays that passed check_shapes().
     """
-    found: dict[int, ValuesError] = {}
+    errors: dict[int, ValuesError] = {}
     for spec in signature.outputs:
         array = outputs[spec.name]
         if spec.range is None:
@@ -46,5 +46,5 @@ def bad_rows(signature: Signature, outputs: Arrays) -> dict[int, ValuesError]:
             continue
         what = "that are not finite" if floats else f"outside of [{low:g}, {high:g}]"
         for row in np.flatnonzero(~good.reshape(len(array), -1).all(1)).tolist():
-            found.setdefault(row, ValuesError(f"{spec.name} has values {what}"))
-    return found
+            errors.setdefault(row, ValuesError(f"{spec.name} has values {what}"))
+    return errors

@@ -107,9 +107,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "I":
         low, high = levels.min(), levels.max()
         if low < 0 or high > 65535 or 0 < high <= 255:
-            found = "would be black as 16 bits" if low >= 0 and high <= 255 else "exceed 16 bits"
+            fault = "would be black as 16 bits" if low >= 0 and high <= 255 else "exceed 16 bits"
             raise ValueError(
                 f"its pixels are 32-bit integers, whose white is not known: {low} to {high}"
-                f" {found}; save it with 8 or 16 bits a channel"
+                f" {fault}; save it with 8 or 16 bits a channel"
             )
     return Image.fromarray((levels >> 8).astype(np.uint8))

@@ -313,10 +313,10 @@ def _check_graph(name: str, signature: Signature, session: ort.InferenceSession)
         ("output", signature.outputs, session.get_outputs()),
     ):
         promised = {s.name: (_ORT_TYPES[s.dtype], s.shape) for s in specs}
-        found = {node.name: (node.type, tuple(node.shape[1:])) for node in nodes}
-        if promised != found:
+        tensors = {node.name: (node.type, tuple(node.shape[1:])) for node in nodes}
+        if promised != tensors:
             raise ArtifactError(
-                f"signature {name!r} promises {what}s {promised}, its graph has {found}"
+                f"signature {name!r} promises {what}s {promised}, its graph has {tensors}"
             )
         fixed = [node.name for node in nodes if isinstance(node.shape[0], int)]
         if fixed:

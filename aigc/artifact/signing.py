@@ -136,12 +136,12 @@ class Trust:
         kinds = statement["_type"], statement["predicateType"]
         if kinds != (_STATEMENT, _PREDICATE):
             raise ValueError(f"it states {kinds}, not the hashes of a model's files")
-        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
         for resource in statement["predicate"]["resources"]:
-            if resource["algorithm"] != "sha256" or resource["name"] in found:
+            if resource["algorithm"] != "sha256" or resource["name"] in digests:
                 raise ValueError(f"it has no single sha256 of {resource['name']!r}")
-            found[resource["name"]] = resource["digest"]
-        return found
+            digests[resource["name"]] = resource["digest"]
+        return digests
 
     def _verify(self, signature: bytes, payload: bytes) -> None:
         from cryptography.exceptions import InvalidSignature

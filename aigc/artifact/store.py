@@ -157,8 +157,8 @@ class Store:
             return []
         folder = f"{self._root}/{name}"
         with store_errors(self.uri):
-            found = [v for v in self._folders(folder) if VERSION.fullmatch(v)]
-            complete = [v for v in found if self._fs.isfile(f"{folder}/{v}/{MANIFEST}")]
+            versions = [v for v in self._folders(folder) if VERSION.fullmatch(v)]
+            complete = [v for v in versions if self._fs.isfile(f"{folder}/{v}/{MANIFEST}")]
         return sorted(complete, key=version_order)
 
     def resolve(self, reference: str) -> str:

@@ -174,8 +174,8 @@ def _tried(pipe: IO[bytes]) -> dict[str, Any]:
 
 
 def _is_memory(message: str) -> bool:
-    said = ("bad_alloc", "Failed to allocate memory", "bad allocation", "Unable to allocate")
-    return any(one in message for one in said)
+    phrases = ("bad_alloc", "Failed to allocate memory", "bad allocation", "Unable to allocate")
+    return any(one in message for one in phrases)
 
 
 def limit(bounds: Bounds) -> None:
@@ -202,17 +202,17 @@ def _address_bytes() -> int:
 
 
 def _received(pipe: IO[bytes], parts: Iterable[list[Any]]) -> tuple[Manifest, Contents]:
-    found = {tuple(what): pipe.read(size) for *what, size in parts}
+    sections = {tuple(what): pipe.read(size) for *what, size in parts}
     weights: dict[str, dict[str, bytes]] = {}
-    for what, data in found.items():
+    for what, data in sections.items():
         if what[0] == "weights":
             weights.setdefault(what[1], {})[what[2]] = data
     contents = Contents(
-        graphs={what[1]: data for what, data in found.items() if what[0] == "graph"},
-        references={what[1]: data for what, data in found.items() if what[0] == "references"},
+        graphs={what[1]: data for what, data in sections.items() if what[0] == "graph"},
+        references={what[1]: data for what, data in sections.items() if what[0] == "references"},
         weights=weights,
     )
-    return parse(found["manifest",]), contents
+    return parse(sections["manifest",]), contents
 
 
 def _run_batches(artifact: Any, largest: int) -> None:

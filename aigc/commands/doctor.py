@@ -31,8 +31,8 @@ def command(argv: list[str]) -> int:
         versions = {package: _version(package) for package in packages.values()}
         absent = [package for package, version in versions.items() if version is None]
         missing += bool(absent) and extra in _MAIN
-        found = ", ".join(f"{p} {v}" for p, v in versions.items() if v)
-        print(f"{extra}: {found or 'nothing'}")
+        installed = ", ".join(f"{p} {v}" for p, v in versions.items() if v)
+        print(f"{extra}: {installed or 'nothing'}")
         if absent:
             print(f"  missing {', '.join(absent)}: pip install 'aigc[{extra}]' -c constraints.txt")
     print(f"accelerators: {_accelerators()}")

@@ -284,8 +284,8 @@ def whole(source: Source, on_error: Literal["stop", "skip"] = "stop") -> Dataset
             skipped += reasons
             bar.update(min(64, num_rows - bar.n))
     if skipped:
-        told = "; ".join(skipped[:3])
-        log.warning("%d rows of %s replaced, of %d: %s", len(skipped), source.name, num_rows, told)
+        shown = "; ".join(skipped[:3])
+        log.warning("%d rows of %s replaced, of %d: %s", len(skipped), source.name, num_rows, shown)
     return Dataset(
         name=source.name,
         samples=samples,

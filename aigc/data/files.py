@@ -71,9 +71,11 @@ class Listing:
             raise stopping(f"{gone[0].uri} is a link that leads nowhere")
         if len(gone) == len(self.files):
             raise ValueError(f"every file of {self.where} is a link that leads nowhere")
-        told = (left_out("links that lead nowhere", [file.name for file in gone]),) if gone else ()
+        dangling = (
+            (left_out("links that lead nowhere", [file.name for file in gone]),) if gone else ()
+        )
         files = tuple(file for file in self.files if file.name not in self.broken)
-        return replace(self, files=files, left_out=(*self.left_out, *told))
+        return replace(self, files=files, left_out=(*self.left_out, *dangling))
 
     @property
     def names(self) -> list[str]:

@@ -49,15 +49,15 @@ def indices(files: Sequence[File], name: str) -> dict[File, Index]:
         with ThreadPoolExecutor(8) as pool:
             facts = dict(zip(files, pool.map(File.facts, files), strict=True))
             kept = pool.map(lambda file: looked_up(KIND, facts[file]), files)
-            found: dict[File, Index] = {
+            cached_indices: dict[File, Index] = {
                 file: index for file, index in zip(files, kept, strict=True) if index is not None
             }
-        bar.update(len(found))
-        for file, index in _scanned([file for file in files if file not in found]):
+        bar.update(len(cached_indices))
+        for file, index in _scanned([file for file in files if file not in cached_indices]):
             keep(KIND, facts[file], index)
-            found[file] = index
+            cached_indices[file] = index
             bar.update()
-    return {file: found[file] for file in files}
+    return {file: cached_indices[file] for file in files}
 
 
 def _scanned(files: Sequence[File]) -> Iterator[tuple[File, Index]]:

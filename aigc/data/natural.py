@@ -83,7 +83,7 @@ def _idx(folder: Path) -> tuple[int, ...]:
 
 def _arrays(config: DataConfig) -> Iterator[tuple[int, ...]]:
     """Shapes of the rows of arrays of floats, those of the largest array first."""
-    found: dict[tuple[int, ...], int] = {}
+    counts: dict[tuple[int, ...], int] = {}
     listed = listing(config.path, (".npz", ".npy"), "npz")
     for file in listed.files:
         with fsspec.open(file.uri, "rb") as opened:
@@ -99,8 +99,8 @@ def _arrays(config: DataConfig) -> Iterator[tuple[int, ...]]:
                 continue  # the source says it better
         for shape in shapes:
             if shape is not None:
-                found[shape[1:]] = max(prod(shape), found.get(shape[1:], 0))
-    yield from sorted(found, key=lambda shape: -found[shape])
+                counts[shape[1:]] = max(prod(shape), counts.get(shape[1:], 0))
+    yield from sorted(counts, key=lambda shape: -counts[shape])
 
 
 def _shape(head: bytes) -> tuple[int, ...] | None:

@@ -134,8 +134,8 @@ class Splits:
         if not self.spelled:
             return ()
         gone = [name for index, name in enumerate(names) if not self.used(index)]
-        said = ", ".join(self.spelled.values())
-        return (left_out(f"files beside those of the splits ({said})", gone),) if gone else ()
+        spellings = ", ".join(self.spelled.values())
+        return (left_out(f"files beside those of the splits ({spellings})", gone),) if gone else ()
 
 
 @uncollected()
@@ -169,10 +169,10 @@ def of_folders(names: Sequence[str], where: str) -> Splits:
     for path in paths:
         if len(path) > 1:
             below[path[0]].add(path[1] if len(path) > 2 else "")
-    told = {name: part for inner in below.values() for name in inner if (part := part_of(name))}
-    if "train" in told.values() and len({*told.values()}) > 1:
-        if all(len(path) > 1 for path in paths) and set().union(*below.values()) <= told.keys():
-            return _split_by(paths, 1, _spelled(told, where))
+    parts = {name: part for inner in below.values() for name in inner if (part := part_of(name))}
+    if "train" in parts.values() and len({*parts.values()}) > 1:
+        if all(len(path) > 1 for path in paths) and set().union(*below.values()) <= parts.keys():
+            return _split_by(paths, 1, _spelled(parts, where))
         notes: tuple[str, ...] = (
             "folders of splits lie within some folders, but not in all: they are not heeded",
         )
@@ -188,12 +188,12 @@ def _dated(paths: Sequence[tuple[str, ...]], tops: Sequence[str]) -> Splits | No
 
     One folder `train1` is a class, as are `train1` and `train2`.
     """
-    told = [(top, part_of(re.sub(r"[-_ ]?\d+$", "", top))) for top in sorted(tops)]
-    spelled = {part: top for top, part in told if part is not None}
+    part_by_folder = [(top, part_of(re.sub(r"[-_ ]?\d+$", "", top))) for top in sorted(tops)]
+    spelled = {part: top for top, part in part_by_folder if part is not None}
     if (
         "train" not in spelled
         or len(spelled) < 2
-        or len(spelled) < sum(p is not None for _, p in told)
+        or len(spelled) < sum(p is not None for _, p in part_by_folder)
     ):
         return None
     parts = {top: part for part, top in spelled.items()}

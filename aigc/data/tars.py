@@ -122,11 +122,11 @@ def members(read: Reader, size: int) -> Iterator[Member]:
 
 def _before(read: Reader, end: int) -> dict[str, Member]:
     """The members of a tar before the first link in it, whose header is at `end`, by name."""
-    found: dict[str, Member] = {}
+    members_by_name: dict[str, Member] = {}
     with suppress(EOFError):
         for member in members(lambda start, count: read(start, min(count, end - start)), end):
-            found[_plain(member.name)] = member
-    return found
+            members_by_name[_plain(member.name)] = member
+    return members_by_name
 
 
 def _plain(name: str) -> str:

@@ -194,15 +194,15 @@ def _likelihood(artifact: Artifact, test: Dataset, texts: list[str]) -> Evaluati
         evaluation.omitted += [Omitted(name, why) for name in names]
         return evaluation
     encode = artifact.signature("encode")
-    given = {encode.label.name: test.labels} if encode.label is not None else {}
-    moments = artifact.run("encode", {"text": test.samples, **given})
+    labels = {encode.label.name: test.labels} if encode.label is not None else {}
+    moments = artifact.run("encode", {"text": test.samples, **labels})
     clear, blur = (_default(artifact, name, BLUR) for name in ("decode", "sample"))
     mu, logvar = with_noise(moments["mu"], moments["logvar"], clear, blur)
     eps = latents.normal(0, range(len(mu)), mu.shape[1:], "elbo")
     kl = 0.5 * (mu**2 + np.exp(logvar) - logvar - 1).sum(1)
     z = (mu + np.exp(0.5 * logvar) * eps).astype(np.float32)
-    bits = (kl - log_likelihood(artifact, z, test, given, blur)) / math.log(2)
-    again = artifact.run("decode", {"latent": moments["mu"], **given})
+    bits = (kl - log_likelihood(artifact, z, test, labels, blur)) / math.log(2)
+    again = artifact.run("decode", {"latent": moments["mu"], **labels})
     exact = [a == b for a, b in zip(artifact.texts("decode", again), texts, strict=True)]
     chars = sum(len(text) + 1 for text in texts)
     evaluation.add("reconstruction/exact", lambda: float(np.mean(exact)), None, "higher")

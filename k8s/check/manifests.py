@@ -41,10 +41,10 @@ class Manifests(Objects):
 
     @cached_property
     def _pods_of(self) -> dict[int, list[PodTemplate]]:
-        found: dict[int, list[PodTemplate]] = {}
+        templates: dict[int, list[PodTemplate]] = {}
         for pods in self.pods:
-            found.setdefault(id(pods.owner), []).append(pods)
-        return found
+            templates.setdefault(id(pods.owner), []).append(pods)
+        return templates
 
     def pods_of(self, owner: Object) -> list[PodTemplate]:
         """Pods that are made of an object of the set."""
@@ -52,10 +52,10 @@ class Manifests(Objects):
 
     @cached_property
     def _service_names(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        names: dict[str, list[str]] = {}
         for each in self.services:
-            found.setdefault(each.namespace, []).append(each.name)
-        return found
+            names.setdefault(each.namespace, []).append(each.name)
+        return names
 
     def service_names(self, namespace: str) -> list[str]:
         """Names of the Services of a namespace, those that operators make among them."""

@@ -136,9 +136,9 @@ class Cluster:
             )
             for _, port in iter_mappings(self.head.container, "ports")
         }
-        found = {name: port for name, port in ports.items() if isinstance(port, int)}
+        numbers = {name: port for name, port in ports.items() if isinstance(port, int)}
         name, port = METRICS
-        return {name: port} | (found or DEFAULT_PORTS)
+        return {name: port} | (numbers or DEFAULT_PORTS)
 
 
 def clusters(objects: Objects) -> list[Cluster]:

@@ -74,11 +74,11 @@ def _read(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes. Raises ValueError for any other content."""
     path = _found(folder, name)
     if path is None:
-        found = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+        names = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
         lacks = NoRows if name.startswith(_PREFIX["test"]) else ValueError
         other = any(folder.glob("*images-idx3-ubyte*"))
         cure = f"; rename what is meant by it to {name}, or {name}.gz" if other else ""
-        raise lacks(f"{folder} holds neither {name} nor {name}.gz, it holds: {found}{cure}")
+        raise lacks(f"{folder} holds neither {name} nor {name}.gz, it holds: {names}{cure}")
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

@@ -220,8 +220,8 @@ def _choose(found: Listing, arrays: Arrays, column: str, conditional: bool) -> _
     Raises ValueError where several could be, or none is.
     """
     of_file = {_path(f): _part_of_file(f.name, len(found.files)) for f in found.files}
-    told = {key: _meaning(key[1], of_file[key[0]]) for key in arrays}
-    kinds = {kind for kind, _ in told.values()}
+    meanings = {key: _meaning(key[1], of_file[key[0]]) for key in arrays}
+    kinds = {kind for kind, _ in meanings.values()}
     before = next((kind for kind in SAMPLES if kind in kinds), None)
     kind = column.lower() or ("images" if "images" in kinds else before)
     if kind is None or kind not in kinds:
@@ -232,11 +232,11 @@ def _choose(found: Listing, arrays: Arrays, column: str, conditional: bool) -> _
         )
     if not column and kind != "images" and {"samples", "x"} <= kinds:
         raise ValueError(f"{found.where} has both samples and x; set --data.column samples, or x")
-    parts = {part for k, part in told.values() if k == kind}
+    parts = {part for k, part in meanings.values() if k == kind}
     if "train" in parts:
         parts = parts - {None}
     elif None in parts and len(parts) > 1:  # images beside test_images are those to train on
-        told = {key: (k, part or "train") for key, (k, part) in told.items()}
+        meanings = {key: (k, part or "train") for key, (k, part) in meanings.items()}
         parts = {part or "train" for part in parts}
     elif None not in parts:
         raise ValueError(
@@ -246,14 +246,14 @@ def _choose(found: Listing, arrays: Arrays, column: str, conditional: bool) -> _
     ordered = sorted(parts, key=str)
     chosen = tuple(
         _Part(
-            samples=_only(found, told, (kind, part)),
-            labels=_labels_of(found, told, part, conditional),
+            samples=_only(found, meanings, (kind, part)),
+            labels=_labels_of(found, meanings, part, conditional),
         )
         for part in ordered
     )
     spelled: dict[Part, str] = {part: part for part in ordered if part is not None}
     used = {key for part in chosen for key in (part.samples, part.labels)}
-    names = [key for key in told if key[1] == NAMES]
+    names = [key for key in meanings if key[1] == NAMES]
     if conditional and len({tuple(map(str, arrays[key])) for key in names}) > 1:
         raise ValueError(
             f"the files of {found.where} name the classes in two ways; name them alike"
@@ -267,7 +267,7 @@ def _choose(found: Listing, arrays: Arrays, column: str, conditional: bool) -> _
         ),
         names=names[0] if names else None,
         kind="" if kind == before else kind,
-        unread=tuple(sorted(name for path, name in set(told) - used - set(names))),
+        unread=tuple(sorted(name for path, name in set(meanings) - used - set(names))),
     )
 
 

@@ -46,13 +46,13 @@ def load(config: DataConfig, shape: tuple[int, ...], split: Split) -> Dataset:
 
 def words() -> list[Word]:
     """Everything that is said, in order; pitch and speed differ between any two of a voice."""
-    found = []
+    clips = []
     for v, voice in enumerate(VOICES):
         for w, text in enumerate(WORDS):
             pairs = permutation(0, v * len(WORDS) + w, len(PITCHES) * len(WORDS_PER_MINUTE))
             for pair in pairs[:CLIPS]:
                 pitch, speed = divmod(int(pair), len(WORDS_PER_MINUTE))
-                found.append(
+                clips.append(
                     Word(
                         text=text,
                         voice=voice,
@@ -61,7 +61,7 @@ def words() -> list[Word]:
                         pitch_range=PITCH_RANGE,
                     )
                 )
-    return found
+    return clips
 
 
 @lru_cache(maxsize=2)

@@ -35,7 +35,7 @@ def load(
     """
     listed = listing(config.path, (".txt",), "text")
     splits = of_files(listed.names, exact_folders=True)
-    found: dict[tuple[int | None, str], str] = {}
+    folder_by_line: dict[tuple[int | None, str], str] = {}
     unreadable: list[str] = []
     for index, file in enumerate(listed.files):
         if not splits.used(index):
@@ -51,18 +51,20 @@ def load(
         for line in text.splitlines():
             if line := cleaned(line, TEXT):
                 key = splits.code(index), line
-                found.setdefault(key, folder.as_posix() if folder.name else "")
-    if len(found) < 2:
-        raise ValueError(f"{config.path} holds {len(found)} distinct lines; two are needed")
-    folders = list(found.values())
+                folder_by_line.setdefault(key, folder.as_posix() if folder.name else "")
+    if len(folder_by_line) < 2:
+        raise ValueError(
+            f"{config.path} holds {len(folder_by_line)} distinct lines; two are needed"
+        )
+    folders = list(folder_by_line.values())
     if any(folders) and "" in folders:
         raise ValueError(f"{config.path} has lines in sub-folders and beside them: no classes")
     if splits.named:
-        codes = np.array([code for code, _ in found], np.int8)
+        codes = np.array([code for code, _ in folder_by_line], np.int8)
     else:
-        order = np.argsort(integers(0, "text", [0], len(found))[0], kind="stable")
-        codes = np.full(len(found), TRAIN, np.int8)
-        codes[order[: max(1, len(found) // TEST_SHARE)]] = TEST
+        order = np.argsort(integers(0, "text", [0], len(folder_by_line))[0], kind="stable")
+        codes = np.full(len(folder_by_line), TRAIN, np.int8)
+        codes[order[: max(1, len(folder_by_line) // TEST_SHARE)]] = TEST
     classes = classified(
         Column.of(folders) if any(folders) else None,
         codes,
@@ -70,7 +72,7 @@ def load(
         where=config.path,
         conditional=conditional,
     )
-    lines = [line for _, line in found]
+    lines = [line for _, line in folder_by_line]
     kept = [line for line, code in zip(lines, classes.codes, strict=True) if code != UNUSED]
     size = config.byte_pairs
     vocabulary = byte_pairs(kept, size) if size else characters(kept)

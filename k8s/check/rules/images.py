@@ -156,8 +156,8 @@ def pinned_ray() -> str | None:
         lines = requires("aigc") or []
     except PackageNotFoundError:
         return None
-    found = (re.match(r"ray\[\w+\]==([\d.]+)", line.replace(" ", "")) for line in lines)
-    return next((each[1] for each in found if each), None)
+    pins = (re.match(r"ray\[\w+\]==([\d.]+)", line.replace(" ", "")) for line in lines)
+    return next((each[1] for each in pins if each), None)
 
 
 def _runs_ours(manifests: Manifests, cluster: Cluster) -> bool:

@@ -188,7 +188,7 @@ def arguments(manifests: Manifests) -> Iterator[Finding]:
             for field in ("command", "args"):
                 words = container.get(field)
                 text = " ".join(map(str, words)) if isinstance(words, list) else ""
-                if any(_is_literal(found) for found in _ARGUMENT.findall(text)):
+                if any(_is_literal(value) for value in _ARGUMENT.findall(text)):
                     yield finding(pods.owner, f"{path}.{field}", message)
     for cluster in manifests.clusters:
         for group in cluster.groups:
@@ -202,7 +202,7 @@ def arguments(manifests: Manifests) -> Iterator[Finding]:
             yield finding(cluster.owner, path, message)
     for by in manifests.of_kind("ConfigMap"):
         for key, text in get_mapping(by.document, "data").items():
-            if any(_is_literal(found) for found in _SETTING.findall(str(text))):
+            if any(_is_literal(value) for value in _SETTING.findall(str(text))):
                 yield finding(by, f"data['{key}']", message)
 
 

@@ -267,9 +267,9 @@ def _num_samples(
     _refuse_duplicates("input", [one.name for one in inputs])
     rows = {one.shape[0] for one in inputs} | (set() if n is None else {n})
     if len(rows) > 1:
-        found = [f"{one.name} has {one.shape[0]}" for one in inputs]
-        found += [] if n is None else [f"n is {n}"]
-        raise HTTPError(400, "n_differs", f"one n for all of a request: {', '.join(found)}")
+        sizes = [f"{one.name} has {one.shape[0]}" for one in inputs]
+        sizes += [] if n is None else [f"n is {n}"]
+        raise HTTPError(400, "n_differs", f"one n for all of a request: {', '.join(sizes)}")
     size = next(iter(rows), 1)
     sampler.check_n(size, runner)
     # The length of texts is known only once they are read.

@@ -120,13 +120,13 @@ def _messages() -> dict[str, Any]:
     """Top-level messages as classes of this module, where pickle looks for them."""
     pool = descriptor_pool.DescriptorPool()
     pool.Add(_file())
-    found = {}
+    classes = {}
     for name in _MESSAGES:
         if "." not in name:
             descriptor = pool.FindMessageTypeByName(f"inference.{name}")
-            found[name] = message_factory.GetMessageClass(descriptor)
-            found[name].__module__ = __name__
-    return found
+            classes[name] = message_factory.GetMessageClass(descriptor)
+            classes[name].__module__ = __name__
+    return classes
 
 
 MESSAGES = _messages()
