@@ -22,6 +22,11 @@ ENVIRONMENT = ray_options.ENVIRONMENT | {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
 
+ONE_MACHINE = {
+    # A Ray that ends with its driver has no node that could be drained.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
 SHUTDOWN_S = 3.0
 """Seconds that Ray's processes get to end by themselves."""
 
@@ -36,7 +41,7 @@ def local_ray(workers: int) -> Iterator[Path]:
     """
     private.check_working_folder()
     _set_environment()
-    for name, value in ray_options.LOOPBACK_ENVIRONMENT.items():
+    for name, value in (ray_options.LOOPBACK_ENVIRONMENT | ONE_MACHINE).items():
         os.environ.setdefault(name, value)
     os.environ |= ray_options.token()
     import ray

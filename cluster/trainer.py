@@ -11,6 +11,9 @@ from typing import Any
 import ray
 from ray.train import Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from aigc.config import TrainConfig
 from aigc.training.lease import Claim
@@ -76,6 +79,7 @@ def fit(context: RunContext, config: TrainConfig, spec: WorkerSpec, claim: Claim
     storage_path, filesystem = store.arrow()
     trainer = _Trainer(
         channel,
+        spec,
         train_worker,
         train_loop_config={"task": task},
         torch_config=FileConfig(folder=str(spec.rendezvous)) if spec.rendezvous else None,
@@ -114,15 +118,43 @@ def fit(context: RunContext, config: TrainConfig, spec: WorkerSpec, claim: Claim
 class _Trainer(TorchTrainer):  # type: ignore[misc]
     """TorchTrainer with our policies, which only the start of the controller lets us set."""
 
-    def __init__(self, channel: Any, *args: Any, **options: Any) -> None:
+    def __init__(self, channel: Any, spec: WorkerSpec, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._channel = channel
+        self._spec = spec
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Ray Train's, without two whose actors take seconds to start and have nothing to do.
+
+        One hands out Ray Data's datasets, of which a run has none. The other removes what a dead
+        controller has reserved, which Ray itself does when the driver ends.
+        """
+        return [
+            callback
+            for callback in super()._create_default_callbacks()
+            if not isinstance(callback, DatasetsCallback | PlacementGroupCleanerCallback)
+        ]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
         parts["failure_policy"] = ProgressPolicy(self._channel)
         if self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = CheckpointedElasticPolicy(self.scaling_config, self._channel)
+        elif self._spec.rendezvous is not None:
+            parts["scaling_policy"] = _OneMachinePolicy(self.scaling_config)
         return super()._initialize_and_run_controller(**parts)
+
+
+class _OneMachinePolicy(FixedScalingPolicy):  # type: ignore[misc]
+    """A fixed number of workers, without requests to an autoscaler: one machine has none."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+    def _send_resource_request(self) -> None:
+        pass
+
+    def _cancel_resource_request(self) -> None:
+        pass
 
 
 class _TrainerThread(threading.Thread):
