@@ -13,7 +13,7 @@ from aigc.training.object_store import local_folder
 
 
 @pytest.mark.parametrize("named", ["", "relative", "./cache"])
-def test_what_is_no_absolute_path_counts_as_none(
+def test_relative_cache_path_is_ignored(
     named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -27,7 +27,7 @@ def test_what_is_no_absolute_path_counts_as_none(
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
-def test_a_file_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_cache_files_are_written_atomically(tmp_path: Path) -> None:
     path = tmp_path / "a" / "file"
     cache.keep(path, b"old")
     cache.keep(path, b"new")
@@ -38,7 +38,7 @@ def test_a_file_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["file", "folder"]
 
 
-def test_what_cannot_be_kept_is_computed_each_time(
+def test_uncacheable_value_is_computed_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -53,7 +53,7 @@ def test_what_cannot_be_kept_is_computed_each_time(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts a process as somebody else")
-def test_a_user_without_a_home_has_no_cache_and_is_told_so() -> None:
+def test_user_without_home_has_no_cache_and_is_told() -> None:
     code = (
         "import os, pwd\n"
         "from aigc import cache\n"

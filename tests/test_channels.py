@@ -22,7 +22,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
-def test_a_run_draws_what_can_be_drawn_and_ends(channels: int, tmp_path: Path) -> None:
+def test_run_of_any_channels_draws_grids_where_possible(channels: int, tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run",
         run_of(
@@ -44,7 +44,7 @@ def test_a_run_draws_what_can_be_drawn_and_ends(channels: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(2, "LA"), (4, "RGBA")])
-def test_samples_become_files_that_can_be_verified(
+def test_samples_of_any_channels_can_be_verified(
     channels: int,
     mode: str,
     of_channels: OfChannels,
@@ -72,7 +72,7 @@ def test_samples_become_files_that_can_be_verified(
         verify.command([str(files[2]), "--artifact", where])
 
 
-def test_five_channels_become_an_array_and_no_picture(
+def test_five_channels_are_written_as_an_array(
     of_channels: OfChannels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = str(of_channels(5))

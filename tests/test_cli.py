@@ -68,7 +68,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         (["data", "--most", "0", "x"], 2, "most must be > 0"),
     ],
 )
-def test_a_mistake_is_answered_in_one_sentence(
+def test_mistake_is_answered_in_one_sentence(
     arguments: list[str], status: int, message: str, tmp_path: Path
 ) -> None:
     if arguments[0] == "verify":
@@ -80,7 +80,7 @@ def test_a_mistake_is_answered_in_one_sentence(
     assert run.stdout == ""
 
 
-def test_dry_run_shows_the_networks_and_trains_nothing(tmp_path: Path) -> None:
+def test_dry_run_shows_networks_and_trains_nothing(tmp_path: Path) -> None:
     run = aigc("train", "dcgan:digits", "--dry-run", "--storage", str(tmp_path / "runs"))
     assert run.returncode == 0
     assert "generator: 165,185 parameters" in run.stdout
@@ -91,7 +91,7 @@ def test_dry_run_shows_the_networks_and_trains_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_sampling_and_verifying_need_no_torch(sealed: Path, tmp_path: Path, no_torch: Path) -> None:
+def test_sample_and_verify_need_no_torch(sealed: Path, tmp_path: Path, no_torch: Path) -> None:
     flags = ["-n", "3", "--seed", "5", "--label", "7", "--out", str(tmp_path / "out")]
     run = aigc("sample", str(sealed), *flags, path=no_torch)
     assert run.returncode == 0, run.stderr
@@ -106,7 +106,7 @@ def test_sampling_and_verifying_need_no_torch(sealed: Path, tmp_path: Path, no_t
 
 
 @pytest.mark.parametrize("labels", [["7"], ["1", "2", "3"], []])
-def test_a_grid_says_what_it_is_made_of(labels: list[str], sealed: Path, tmp_path: Path) -> None:
+def test_grid_holds_its_provenance(labels: list[str], sealed: Path, tmp_path: Path) -> None:
     flags = ["-n", "20", "--seed", "5", "--first-index", "4", "--format", "grid"]
     flags += ["--label", *labels] if labels else []
     run = aigc("sample", str(sealed), *flags, "--out", str(tmp_path))
@@ -128,7 +128,7 @@ def test_a_grid_says_what_it_is_made_of(labels: list[str], sealed: Path, tmp_pat
         (["sample", "s3://bucket/x"], "s3fs", "aigc[s3]"),
     ],
 )
-def test_a_missing_module_names_its_extra(
+def test_missing_module_names_its_extra(
     arguments: list[str], module: str, requirement: str, tmp_path: Path
 ) -> None:
     line = f"raise ModuleNotFoundError('no module {module}', name='{module}')\n"
@@ -139,7 +139,7 @@ def test_a_missing_module_names_its_extra(
     assert "Traceback" not in run.stderr
 
 
-def test_a_run_in_this_process_needs_no_ray(tmp_path: Path) -> None:
+def test_run_in_this_process_needs_no_ray(tmp_path: Path) -> None:
     (tmp_path / "ray.py").write_text("raise ImportError('this machine has no Ray')\n")
     storage = ["--storage", str(tmp_path / "runs"), "--samples", "640"]
     run = aigc("train", "fc_gan:ring", *storage, path=tmp_path)
@@ -147,13 +147,13 @@ def test_a_run_in_this_process_needs_no_ray(tmp_path: Path) -> None:
     assert Path(run.stdout.splitlines()[-1]).name == "fc_gan-ring"
 
 
-def test_training_without_torch_names_the_extra(no_torch: Path) -> None:
+def test_train_without_torch_names_the_extra(no_torch: Path) -> None:
     run = aigc("train", "dcgan:digits", path=no_torch)
     assert run.returncode == 1
     assert "pip install 'aigc[train]'" in run.stderr
 
 
-def test_a_picture_that_was_altered_is_told_apart(sealed: Path, tmp_path: Path) -> None:
+def test_verify_detects_an_altered_picture(sealed: Path, tmp_path: Path) -> None:
     run = aigc("sample", str(sealed), "-n", "1", "--seed", "5", "--out", str(tmp_path))
     assert run.returncode == 0, run.stderr
     (png,) = tmp_path.glob("*seed5-0.png")
@@ -171,7 +171,7 @@ def test_a_picture_that_was_altered_is_told_apart(sealed: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("form", ["grid", "npy", "json"])
-def test_a_format_gives_one_file(form: str, sealed: Path, tmp_path: Path) -> None:
+def test_format_option_gives_one_file(form: str, sealed: Path, tmp_path: Path) -> None:
     flags = ["-n", "5", "--seed", "1", "--format", form, "--out", str(tmp_path)]
     run = aigc("sample", str(sealed), *flags)
     path = Path(run.stdout.splitlines()[-1])

@@ -56,7 +56,7 @@ def photos(**changes: Any) -> Photos:
     return Photos(survey=replace(survey, **changes))
 
 
-def test_facts_are_those_of_the_source_and_its_survey() -> None:
+def test_facts_come_from_source_and_survey() -> None:
     found = facts.facts(CONFIG, photos())
     assert found == json.loads(json.dumps(found))
     assert found["rows"] == 10
@@ -66,23 +66,23 @@ def test_facts_are_those_of_the_source_and_its_survey() -> None:
     assert found["values"] is None
 
 
-def test_facts_of_what_was_read_into_memory_are_those_of_its_origin() -> None:
+def test_facts_of_loaded_data_are_those_of_their_origin() -> None:
     assert facts.facts(CONFIG, data.whole(photos())) == facts.facts(CONFIG, photos())
 
 
-def test_without_labels_the_counts_of_classes_are_not_known() -> None:
+def test_class_counts_are_unknown_without_labels() -> None:
     found = facts.facts(CONFIG, photos(labels=None))
     assert [one["rows"] for one in found["classes"]] == [None] * 4
     assert "classes: 4 (cat, dog, eel, fox)" in facts.lines(found)
 
 
-def test_labels_of_the_survey_count_classes_without_reading() -> None:
+def test_survey_labels_count_classes_without_reading() -> None:
     labels = np.array([3] * 9 + [2])
     found = facts.facts(CONFIG, photos(labels=labels))
     assert [one["rows"] for one in found["classes"]] == [0, 0, 1, 9]
 
 
-def test_the_lines_say_what_matters_in_few() -> None:
+def test_summary_is_a_few_lines() -> None:
     assert facts.lines(facts.facts(CONFIG, photos())) == [
         "data: photos (source folder photos), 10 rows to train on; in the data: train 10, val 3",
         "classes: 4 (cat, dog, eel, fox), 0 to 5 rows each",
@@ -92,7 +92,7 @@ def test_the_lines_say_what_matters_in_few() -> None:
     ]
 
 
-def test_many_notes_are_cut_to_a_few_lines_that_say_where_the_rest_is() -> None:
+def test_many_notes_are_cut_and_lead_to_the_rest() -> None:
     many = photos(notes=tuple(f"{'long ' * 100}{number}" for number in range(20)))
     said = facts.lines(facts.facts(CONFIG, many))
     assert len(said) == facts.MAX_LINES
@@ -100,7 +100,7 @@ def test_many_notes_are_cut_to_a_few_lines_that_say_where_the_rest_is() -> None:
     assert max(map(len, said)) <= facts.MAX_WIDTH
 
 
-def test_floats_held_in_memory_show_their_values() -> None:
+def test_floats_in_memory_show_their_range() -> None:
     ring = models.preset("fc_gan:ring")
     found = facts.facts(ring.data, data.load(ring.data, ring.model))
     low, high = found["values"]
@@ -109,7 +109,7 @@ def test_floats_held_in_memory_show_their_values() -> None:
     assert any(line.startswith("values: -") for line in facts.lines(found))
 
 
-def test_a_run_keeps_what_its_data_are_and_its_artifact_carries_it(sealed: Path) -> None:
+def test_run_writes_data_facts_and_its_artifact_carries_them(sealed: Path) -> None:
     kept = json.loads((sealed.parents[1] / "run" / facts.FILE).read_text())
     assert kept["name"] == "digits"
     assert sum(one["rows"] for one in kept["classes"]) == kept["rows"] == 1437
@@ -118,13 +118,13 @@ def test_a_run_keeps_what_its_data_are_and_its_artifact_carries_it(sealed: Path)
     assert carried["samples"] == 1437
 
 
-def test_a_run_that_began_without_it_is_exported_without_it(tmp_path: Path) -> None:
+def test_run_without_data_facts_is_exported(tmp_path: Path) -> None:
     assert facts.read_facts(tmp_path) == {}
     (tmp_path / facts.FILE).write_text("[")
     assert facts.read_facts(tmp_path) == {}
 
 
-def test_a_folder_that_cannot_be_written_costs_the_file_alone(
+def test_unwritable_folder_loses_only_the_facts_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_costs_the_file_alone(
     assert "is not written" in caplog.text
 
 
-def test_training_says_first_what_its_data_are(
+def test_training_prints_data_facts_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--samples", "64", "--storage", str(tmp_path), "--threads", "1"]
@@ -143,7 +143,7 @@ def test_training_says_first_what_its_data_are(
     assert len(shown.out.splitlines()) == 1
 
 
-def test_the_dry_run_says_what_the_data_are_and_counts_them_as_they_are_held(
+def test_dry_run_prints_data_facts_without_loading_twice(
     tmp_path: Path,
 ) -> None:
     held = replace(write("folder", tmp_path), memory_mb=100)

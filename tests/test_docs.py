@@ -33,7 +33,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-def test_the_index_has_one_line_for_each_page() -> None:
+def test_index_lists_every_page_once() -> None:
     lines = re.findall(r"^- \[.+?\]\((\w[\w-]*\.md)\)", (DOCS / "README.md").read_text(), re.M)
     assert sorted(lines) == [path.name for path in PAGES if path.name != "README.md"]
 
@@ -50,7 +50,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=NAMES)
-def test_files_that_are_named_are_there(path: Path) -> None:
+def test_named_files_exist(path: Path) -> None:
     for name in FILE.findall(path.read_text()):
         assert (ROOT / name).exists(), name
 

@@ -24,7 +24,7 @@ def docstrings(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", ["aigc", "cluster", "serve", "k8s"])
-def test_docstrings_begin_with_what_the_thing_is_or_does(package: str) -> None:
+def test_docstrings_begin_with_nouns_or_verbs(package: str) -> None:
     begins_with_a_clause = [
         f"{path.relative_to(ROOT)}: {text[:60]}"
         for path in sorted((ROOT / package).rglob("*.py"))
@@ -34,6 +34,6 @@ def test_docstrings_begin_with_what_the_thing_is_or_does(package: str) -> None:
     assert begins_with_a_clause == []
 
 
-def test_a_clause_is_found() -> None:
+def test_check_finds_a_clause() -> None:
     tree = ast.parse('X = 1\n"""Of both."""\ndef f():\n    """What it gives."""\n')
     assert [text for text in docstrings(tree) if text] == ["Of both.", "What it gives."]

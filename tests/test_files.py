@@ -9,7 +9,7 @@ import pytest
 from aigc.files import append, append_line, read_json, read_lines, replacing, sha256, write
 
 
-def test_write_replaces_a_file_and_leaves_no_other(tmp_path: Path) -> None:
+def test_write_replaces_atomically(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write(path, b"old")
     write(path, b"new")
@@ -18,14 +18,14 @@ def test_write_replaces_a_file_and_leaves_no_other(tmp_path: Path) -> None:
     assert sha256(path) == hashlib.sha256(b"new").hexdigest()
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):
         write(tmp_path / "folder", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_an_error_in_the_block_keeps_the_old_contents(tmp_path: Path) -> None:
+def test_error_in_the_block_keeps_the_old_contents(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write(path, b"old")
 
@@ -40,7 +40,7 @@ def test_an_error_in_the_block_keeps_the_old_contents(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_writers_of_a_file_use_two_temporary_files(tmp_path: Path) -> None:
+def test_concurrent_writers_use_two_temporary_files(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with replacing(path) as first, replacing(path) as second:
         first.write_bytes(b"first")
@@ -48,7 +48,7 @@ def test_two_writers_of_a_file_use_two_temporary_files(tmp_path: Path) -> None:
     assert path.read_bytes() == b"first"
 
 
-def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+def test_written_file_has_default_mode(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     write(tmp_path / "file", b"")
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
@@ -72,7 +72,7 @@ def test_read_json_is_none_for_anything_but_an_object(tmp_path: Path) -> None:
         assert read_json(path) == document
 
 
-def test_a_failed_write_names_the_path_of_the_caller(tmp_path: Path) -> None:
+def test_failed_write_names_the_path_of_the_caller(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "folder", tmp_path / "absent" / "a.png"):
         with pytest.raises(OSError, match=r"a directory|No such file") as caught:

@@ -16,13 +16,13 @@ from tests.fixtures.make import ARTIFACT, RUN
 pytestmark = pytest.mark.process
 
 
-def test_an_artifact_of_version_1_opens_and_reproduces_its_references() -> None:
+def test_version_1_artifact_opens_and_reproduces_its_references() -> None:
     artifact = Artifact.open(ARTIFACT, verify=True)
     assert artifact.manifest.format_version == 1
     assert artifact.sample(seed=0, n=2, label=3)["image"].shape == (2, 1, 8, 8)
 
 
-def test_a_run_of_version_1_goes_on(tmp_path: Path) -> None:
+def test_version_1_run_resumes(tmp_path: Path) -> None:
     run = Run(copytree(RUN, tmp_path / "run"))
     config = run.config()
     longer = replace(config, samples=config.samples + 32)

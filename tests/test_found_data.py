@@ -43,7 +43,7 @@ def told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
     return report
 
 
-def test_an_imagenet_tree_has_its_own_splits_and_no_class_called_train(told: Told) -> None:
+def test_imagenet_tree_has_splits_and_no_class_called_train(told: Told) -> None:
     report = told("imagenet")
     assert report.source == "folder"
     assert report.rows == {"train": 36, "test": 12}
@@ -56,7 +56,7 @@ def test_an_imagenet_tree_has_its_own_splits_and_no_class_called_train(told: Tol
     assert report.unreadable["count"] == 0
 
 
-def test_a_mask_is_not_taken_for_the_photo(told: Told, folder: Path) -> None:
+def test_mask_is_not_taken_for_the_photo(told: Told, folder: Path) -> None:
     with pytest.raises(ValueError, match=r"--data\.member"):
         inspect(DataConfig(source="webdataset", path=str(folder / "coco")))
     report = told("coco")
@@ -68,7 +68,7 @@ def test_a_mask_is_not_taken_for_the_photo(told: Told, folder: Path) -> None:
     assert "--data.member jpg" in report.suggestion
 
 
-def test_names_of_a_parquet_schema_are_the_classes_and_one_has_no_rows(told: Told) -> None:
+def test_parquet_schema_names_classes_and_one_has_no_rows(told: Told) -> None:
     report = told("pets")
     assert report.source == "parquet"
     assert report.rows == {"train": 24, "test": 6}
@@ -79,7 +79,7 @@ def test_names_of_a_parquet_schema_are_the_classes_and_one_has_no_rows(told: Tol
     }
 
 
-def test_speech_commands_are_words_and_not_noise(told: Told) -> None:
+def test_speech_commands_excludes_noise(told: Told) -> None:
     report = told("speech_commands")
     assert report.source == "audio"
     assert report.rows["test"] == 6
@@ -90,7 +90,7 @@ def test_speech_commands_are_words_and_not_noise(told: Told) -> None:
     assert report.shapes == {"audio": (1, 8192)}
 
 
-def test_what_a_nas_leaves_is_no_picture_and_what_is_left_out_is_counted(told: Told) -> None:
+def test_nas_leftovers_are_skipped_and_counted(told: Told) -> None:
     report = told("share")
     assert report.source == "folder"
     assert {one["name"] for one in report.classes} == {"Rome 2019", "Zoo"}
@@ -107,12 +107,12 @@ def test_what_a_nas_leaves_is_no_picture_and_what_is_left_out_is_counted(told: T
 
 
 @pytest.mark.parametrize("name", found.SETS)
-def test_the_command_that_is_suggested_dry_runs(name: str, told: Told) -> None:
+def test_suggested_command_dry_runs(name: str, told: Told) -> None:
     report = told(name)
     assert train([*shlex.split(report.suggestion)[2:], "--dry-run"]) == 0
 
 
-def test_the_documentation_shows_what_is_printed(folder: Path, told: Told) -> None:
+def test_documented_output_is_current(folder: Path, told: Told) -> None:
     """On failure: `python -m tests.data.found` writes docs/training.md again."""
     shown = found.DOCUMENT.read_text().partition(found.BEGIN)[2].partition(found.END)[0]
     assert without_hashes(found.document(folder)) == without_hashes(shown)
@@ -123,7 +123,7 @@ def without_hashes(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("fingerprint"))
 
 
-def test_the_sets_are_the_same_wherever_they_are_made(folder: Path, tmp_path: Path) -> None:
+def test_found_sets_are_deterministic(folder: Path, tmp_path: Path) -> None:
     found.imagenet(tmp_path / "imagenet")
     names = [p.relative_to(tmp_path) for p in sorted(tmp_path.rglob("*")) if p.is_file()]
     assert len(names) == 36 + 12 + 1
@@ -132,7 +132,7 @@ def test_the_sets_are_the_same_wherever_they_are_made(folder: Path, tmp_path: Pa
     assert np.asarray(found.photo(1)).std() > 10
 
 
-def test_real_pictures_in_mixed_modes_are_told_and_drawn() -> None:
+def test_real_mixed_mode_pictures_are_counted_and_drawn() -> None:
     place = found.ROOT.parent / "shared" / "data" / "emoji64"
     if not place.is_dir():
         pytest.skip(f"{place} is not on this machine")

@@ -232,7 +232,7 @@ EVERYWHERE: dict[str, tuple[bytes | Write, str]] = {
         *((what, "/v1/samples") for what, (reply, _) in EVERYWHERE.items() if not callable(reply)),
     ],
 )
-def test_whatever_is_answered_is_one_sentence(
+def test_any_answer_is_described_in_one_sentence(
     what: str,
     path: str,
     stranger: Stranger,
@@ -274,7 +274,7 @@ MODELS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", MODELS)
-def test_models_of_strangers(
+def test_hostile_model_lists_are_refused(
     what: str, stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stranger.answers["/v1/models/tiny@1"], message = MODELS[what]
@@ -333,7 +333,7 @@ SAMPLES: dict[str, tuple[bytes, bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", SAMPLES)
-def test_samples_of_strangers(
+def test_hostile_samples_are_refused(
     what: str, stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stranger.answers["/v1/samples"], described, message = SAMPLES[what]
@@ -345,7 +345,7 @@ def test_samples_of_strangers(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_right_is_written_and_nothing_else(
+def test_refused_samples_write_nothing_else(
     stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Names of a stranger's outputs may be anything; its files stay in the folder."""
@@ -359,7 +359,7 @@ def test_what_is_right_is_written_and_nothing_else(
     assert all(path.name.isprintable() for path in out.iterdir())
 
 
-def test_links_in_the_folder_are_replaced_and_not_followed(
+def test_links_in_the_output_folder_are_replaced(
     stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, mine = tmp_path / "out", tmp_path / "mine"
@@ -373,7 +373,7 @@ def test_links_in_the_folder_are_replaced_and_not_followed(
     assert not any(path.is_symlink() for path in out.iterdir())
 
 
-def test_a_redirect_takes_the_key_nowhere(
+def test_redirect_never_receives_the_key(
     stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Stranger()
@@ -388,7 +388,7 @@ def test_a_redirect_takes_the_key_nowhere(
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
-def test_a_proxy_of_the_environment_is_named(
+def test_proxy_of_the_environment_is_named(
     variable: str,
     stranger: Stranger,
     tmp_path: Path,
@@ -438,7 +438,7 @@ def encrypted(folder: Path) -> Iterator[str]:
     listener.close()
 
 
-def test_a_certificate_that_is_not_trusted_is_said(tmp_path: Path) -> None:
+def test_untrusted_certificate_is_named(tmp_path: Path) -> None:
     with (
         encrypted(tmp_path) as url,
         pytest.raises(ValueError, match=r"does not answer: .*CERTIFICATE_VERIFY_FAILED"),
@@ -446,7 +446,7 @@ def test_a_certificate_that_is_not_trusted_is_said(tmp_path: Path) -> None:
         http_client.request_json(f"{url}/v1/models")
 
 
-def test_tls_where_there_is_none_is_said(stranger: Stranger) -> None:
+def test_https_to_an_http_server_is_named(stranger: Stranger) -> None:
     stranger.answers = {"*": b"HTTP/1.1 400 Bad Request\r\n\r\n"}
     url = stranger.url.replace("http:", "https:")
     with pytest.raises(ValueError, match=r"does not answer: .*SSL"):
@@ -454,12 +454,12 @@ def test_tls_where_there_is_none_is_said(stranger: Stranger) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_nobody_there_is_said(scheme: str) -> None:
+def test_refused_connection_is_named(scheme: str) -> None:
     with pytest.raises(ValueError, match=r"does not answer: .*refused.*is `aigc serve` up"):
         http_client.request_json(f"{scheme}://127.0.0.1:{free_port()}/v1/models")
 
 
-def test_ipv6_is_spoken(
+def test_ipv6_is_supported(
     stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Stranger("::1")
@@ -483,12 +483,12 @@ def test_ipv6_is_spoken(
         *("http://a\x00b", "http:///x", "file:///etc/passwd", "ftp://a"),
     ],
 )
-def test_what_is_no_url_of_a_server_is_said(url: str) -> None:
+def test_malformed_server_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is no URL of a server; it must be http://HOST:PORT"):
         http_client.request_json(url)
 
 
-def test_a_key_that_is_none_is_not_shown(
+def test_malformed_key_is_refused_and_not_shown(
     stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(http_client.ENVIRONMENT, "secret\r\nx-evil: 1")
@@ -498,7 +498,7 @@ def test_a_key_that_is_none_is_not_shown(
     assert stranger.heads == []
 
 
-def test_the_answer_of_a_good_server_is_taken(stranger: Stranger) -> None:
+def test_valid_answer_is_accepted(stranger: Stranger) -> None:
     options = sample.Options(source=stranger.url, n=2, seed=7)
     samples = sample.from_server(options)
     assert samples.arrays.shape == (2, 8, 8, 1)

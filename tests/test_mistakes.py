@@ -369,7 +369,7 @@ def call(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.parametrize("arguments", MISTAKES, ids=lambda words: " ".join(words)[:70])
-def test_a_mistake_ends_with_a_sentence(
+def test_mistake_ends_with_a_sentence(
     arguments: tuple[str, ...],
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -400,7 +400,7 @@ UNREADABLE: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("name", UNREADABLE)
 @pytest.mark.parametrize("command", ["export", "runs"])
-def test_a_damaged_checkpoint_ends_no_command_with_a_traceback(
+def test_damaged_checkpoint_ends_no_command_with_a_traceback(
     name: str,
     command: str,
     tmp_path: Path,
@@ -420,7 +420,7 @@ def test_a_damaged_checkpoint_ends_no_command_with_a_traceback(
         assert "passed over" in err or "no whole checkpoint" in err
 
 
-def test_the_table_names_every_command() -> None:
+def test_table_covers_every_command() -> None:
     from importlib.metadata import entry_points
 
     known = {point.name for point in entry_points(group="aigc.commands")}

@@ -12,14 +12,14 @@ def phase(**changes: int) -> Phase:
     return Phase(name="only", module=nn.Linear(1, 1), optimizer=options, **changes)
 
 
-def test_a_phase_is_due_on_every_so_manieth_batch_until_it_is_done() -> None:
+def test_phase_is_due_every_nth_batch_until_its_end() -> None:
     always, third, ends = phase(), phase(every=3), phase(until=40)
     assert [always.due(n, 10 * n) for n in range(6)] == [True] * 6
     assert [third.due(n, 10 * n) for n in range(6)] == [False, False, True] * 2
     assert [ends.due(n, 10 * n) for n in range(6)] == [True] * 4 + [False] * 2
 
 
-def test_a_learning_rate_falls_to_nothing_before_the_end() -> None:
+def test_learning_rate_falls_to_zero_at_the_end() -> None:
     constant, falls = phase(until=40), phase(until=40, decay=20)
     assert [constant.learning_rate(n) for n in (0, 30, 50)] == [0.5] * 3
     found = [falls.learning_rate(n) for n in (0, 20, 25, 30, 39, 40, 50)]

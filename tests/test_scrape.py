@@ -72,7 +72,7 @@ def server() -> Iterator[Server]:
         (";;;,,q=,=;q=x", TEXT),
     ],
 )
-def test_the_format_is_the_one_that_is_liked_best(accept: str, kind: str) -> None:
+def test_preferred_format_is_chosen(accept: str, kind: str) -> None:
     encode, found = scrape.negotiate(accept)
     assert found == kind
     text = metrics(encode).decode()
@@ -80,7 +80,7 @@ def test_the_format_is_the_one_that_is_liked_best(accept: str, kind: str) -> Non
     assert text.endswith("# EOF\n") == (kind == OPENMETRICS)
 
 
-def test_prometheus_and_curl_get_what_they_can_read(server: Server) -> None:
+def test_prometheus_and_curl_get_their_formats(server: Server) -> None:
     answer = httpx.get(server.url, headers={"accept": PROMETHEUS})
     assert answer.headers["content-type"] == OPENMETRICS
     assert [family.name for family in parse_openmetrics(answer.text)] == ["things"]
@@ -90,7 +90,7 @@ def test_prometheus_and_curl_get_what_they_can_read(server: Server) -> None:
     assert "# TYPE things_total counter" in plain.text
 
 
-def test_head_is_get_without_the_body(server: Server) -> None:
+def test_head_is_get_without_body(server: Server) -> None:
     head, whole = httpx.head(server.url), httpx.get(server.url)
     assert (head.status_code, head.content) == (200, b"")
     for name in ("content-type", "content-length"):
@@ -98,7 +98,7 @@ def test_head_is_get_without_the_body(server: Server) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"])
-def test_other_methods_are_told_which_there_are(method: str, server: Server) -> None:
+def test_other_methods_list_the_allowed_ones(method: str, server: Server) -> None:
     answer = httpx.request(method, server.url, content=b"x" * 1000)
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
     assert answer.text == f"/metrics takes GET, HEAD, got {method}\n"
@@ -114,7 +114,7 @@ def test_other_methods_are_told_which_there_are(method: str, server: Server) -> 
         *(("http://[", 404), ("/%6detrics", 404)),
     ],
 )
-def test_there_is_one_path(target: str, status: int, server: Server) -> None:
+def test_only_one_path_exists(target: str, status: int, server: Server) -> None:
     with socket.create_connection(server.server_address[:2], timeout=10) as client:
         client.sendall(f"GET {target} HTTP/1.1\r\n\r\n".encode())
         answer = b"".join(iter(lambda: client.recv(4096), b""))
@@ -124,7 +124,7 @@ def test_there_is_one_path(target: str, status: int, server: Server) -> None:
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"a b c d\r\n\r\n"]
 )
-def test_what_is_no_http_is_answered_with_a_sentence(garbage: bytes, server: Server) -> None:
+def test_malformed_http_is_answered(garbage: bytes, server: Server) -> None:
     with socket.create_connection(server.server_address[:2], timeout=10) as client:
         client.sendall(garbage)
         answer = b"".join(iter(lambda: client.recv(4096), b""))
@@ -133,7 +133,7 @@ def test_what_is_no_http_is_answered_with_a_sentence(garbage: bytes, server: Ser
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyError("x"), 500), (TimeoutError("x"), 503)])
-def test_a_failed_render_is_an_answer(error: Exception, status: int) -> None:
+def test_failed_render_is_an_answer(error: Exception, status: int) -> None:
     def fail(encode: Encode) -> bytes:
         raise error
 
@@ -145,7 +145,7 @@ def test_a_failed_render_is_an_answer(error: Exception, status: int) -> None:
 
 
 @pytest.mark.process
-def test_slow_clients_do_not_hold_up_others_and_are_cut(
+def test_slow_clients_are_cut_and_hold_up_nobody(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scrape, "CONNECTION_S", 1.0)
@@ -171,7 +171,7 @@ def test_slow_clients_do_not_hold_up_others_and_are_cut(
 
 @pytest.mark.process
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
-def test_the_command_listens_on_ipv6(host: str, tmp_path: Path) -> None:
+def test_command_listens_on_ipv6(host: str, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -194,7 +194,7 @@ def test_the_command_listens_on_ipv6(host: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_a_frozen_renderer_is_said_within_seconds(
+def test_hanging_renderer_is_reported_within_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aigc import prometheus_exporter

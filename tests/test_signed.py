@@ -22,7 +22,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def test_an_export_is_signed_and_taken_by_every_command(
+def test_signed_export_is_accepted_by_every_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     private, public = map(str, write_keys(tmp_path))
@@ -60,14 +60,14 @@ def test_an_export_is_signed_and_taken_by_every_command(
         verify.command([artifact])
 
 
-def test_options_without_an_effect_are_refused() -> None:
+def test_options_without_effect_are_refused() -> None:
     with pytest.raises(ValueError, match="--sign has no effect without --write"):
         evaluate.Options(artifact="x", sign="key")
     with pytest.raises(ValueError, match="--trust is for artifacts"):
         sample.Options(source="http://127.0.0.1:8000", trust="key")
 
 
-def test_a_stranger_s_bomb_is_verified_apart(
+def test_untrusted_bomb_is_verified_in_a_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify, "MEMORY_SHARE", 0.02)  # of some GiB

@@ -36,13 +36,13 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_others_write_is_read_as_it_was(value: Any) -> None:
+def test_common_yaml_reads_as_before(value: Any) -> None:
     assert list(documents(json.dumps([value]))) == [[value]]
     assert list(documents(yaml.safe_dump(value, allow_unicode=True))) == [value]
 
 
 @given(st.binary(max_size=200) | st.text(alphabet="{}[]&*a:-,#'\"|>!%@ \n\t<0", max_size=80))
-def test_whatever_stands_there_is_read_or_refused(data: bytes | str) -> None:
+def test_any_text_is_read_or_refused(data: bytes | str) -> None:
     try:
         text = decode(data if isinstance(data, bytes) else data.encode())
     except Unreadable:
@@ -78,7 +78,7 @@ def test_whatever_stands_there_is_read_or_refused(data: bytes | str) -> None:
         ("!!int '12'", 12),
     ],
 )
-def test_scalars_are_what_kubectl_makes_of_them(text: str, value: Any) -> None:
+def test_scalars_resolve_like_kubectl(text: str, value: Any) -> None:
     assert list(documents(f"a: {text}")) == [{"a": value}]
 
 
@@ -94,7 +94,7 @@ def test_scalars_are_what_kubectl_makes_of_them(text: str, value: Any) -> None:
         ("a: &a 1\n*a : 2", {"a": 1, "1": 2}),
     ],
 )
-def test_keys_are_text_and_merges_are_merged(text: str, value: Any) -> None:
+def test_keys_are_strings_and_merge_keys_apply(text: str, value: Any) -> None:
     if "on:" in text:
         with pytest.raises(Unreadable, match="key 'true' stands twice"):
             document(text.replace("on:", "'true':"))
@@ -117,7 +117,7 @@ def test_keys_are_text_and_merges_are_merged(text: str, value: Any) -> None:
         ("", []),
     ],
 )
-def test_every_document_is_found(text: str, found: list[Any]) -> None:
+def test_every_document_is_read(text: str, found: list[Any]) -> None:
     assert list(documents(decode(text.encode()))) == found
 
 
@@ -140,7 +140,7 @@ def test_every_document_is_found(text: str, found: list[Any]) -> None:
         ("a: \x07", "no YAML: "),
     ],
 )
-def test_a_broken_document_is_named_and_hides_no_other(text: str, said: str) -> None:
+def test_broken_document_is_named_and_others_read(text: str, said: str) -> None:
     first, broken, last = read(f"first: 1\n---\n{text}\n---\nlast: 1\n")
     assert (first, last) == ({"first": 1}, {"last": 1})
     assert isinstance(broken, Unreadable)
@@ -148,7 +148,7 @@ def test_a_broken_document_is_named_and_hides_no_other(text: str, said: str) -> 
         raise broken
 
 
-def test_a_broken_json_document_hides_no_other() -> None:
+def test_broken_json_document_is_named_and_others_read() -> None:
     first, broken, last = read('{"a": 1}\n{"a": 1, "a": 2}\n{"b": 1}')
     assert (first, last) == ({"a": 1}, {"b": 1})
     assert str(broken) == "key 'a' stands twice in a mapping (in the document at line 2)"
@@ -215,7 +215,7 @@ except ValueError as error:
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_takes_bounded_memory_and_time(name: str) -> None:
+def test_alias_bomb_takes_bounded_memory_and_time(name: str) -> None:
     """In a process with 1 GiB of address space, and far more time than it takes."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -231,7 +231,7 @@ def test_a_bomb_takes_bounded_memory_and_time(name: str) -> None:
         assert said in done.stdout
 
 
-def test_what_is_within_the_bounds_is_read() -> None:
+def test_documents_within_the_bounds_are_read() -> None:
     assert len(next(documents(f"[{'1,' * (MAX_NODES - 2)}1]"))) == MAX_NODES - 1
     assert next(documents(nested("[", "]", MAX_DEPTH)))
     assert next(documents(f"a: {nested('[', ']', MAX_DEPTH - 1)}"))
@@ -249,7 +249,7 @@ def test_other_encodings_are_read_or_named() -> None:
         decode(b"\xff\xfea")
 
 
-def test_one_document_is_one() -> None:
+def test_single_document_is_one() -> None:
     assert document("a: 1") == {"a": 1}
     assert document("") is None
     assert document("# a\n---\na: 1") == {"a": 1}

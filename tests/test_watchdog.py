@@ -32,7 +32,7 @@ time.sleep(300)
 """
 
 
-def test_kill_9_of_the_command_ends_its_processes_and_removes_the_folder(tmp_path: Path) -> None:
+def test_killed_command_ends_its_processes_and_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     command = subprocess.Popen(
@@ -80,7 +80,7 @@ def test_end_run_gives_grace_reaps_and_spares_the_watchdog(
     assert not psutil.pid_exists(guard.pid)
 
 
-def test_a_pid_that_was_given_to_another_process_is_left_alone(tmp_path: Path) -> None:
+def test_reused_pid_is_left_alone(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     process = psutil.Process(other.pid)
     environment = {k: v for k, v in os.environ.items() if k != watchdog.RUN_FOLDER}

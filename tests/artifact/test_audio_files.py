@@ -41,13 +41,13 @@ def plain(data: bytes, channels: int, width: int, rate_hz: int = 8000) -> bytes:
 
 
 @given(pcm16)
-def test_a_wav_gives_back_samples_rate_and_provenance(samples: np.ndarray) -> None:
+def test_wav_round_trips_samples_rate_and_provenance(samples: np.ndarray) -> None:
     found = audio_files.read_sound(audio_files.wav(samples, 11025, PROVENANCE))
     assert np.array_equal(audio_files.to_pcm16(found.samples), samples)
     assert (found.rate_hz, found.provenance) == (11025, PROVENANCE)
 
 
-def test_a_flac_gives_back_samples_rate_and_provenance() -> None:
+def test_flac_round_trips_samples_rate_and_provenance() -> None:
     pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     samples = noise(4000, 2)
     data = audio_files.flac(samples, 16000, PROVENANCE)
@@ -64,14 +64,14 @@ def test_other_programs_read_our_wav() -> None:
         assert file.readframes(100) == audio_files.pcm(samples) == samples.astype("<i2").tobytes()
 
 
-def test_other_programs_read_the_comment_of_our_wav() -> None:
+def test_other_programs_read_our_wav_comment() -> None:
     soundfile = pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     with soundfile.SoundFile(io.BytesIO(audio_files.wav(noise(), 8000, PROVENANCE))) as file:
         assert file.comment == PROVENANCE.text()
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_integers_of_every_width_are_read(width: int) -> None:
+def test_read_takes_integers_of_every_width(width: int) -> None:
     values = np.array([0.0, 0.5, -0.5, 0.999])
     if width == 1:
         raw = (np.rint(values * 127) + 128).astype(np.uint8).tobytes()
@@ -93,7 +93,7 @@ def of_floats(values: list[float], kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["<f4", "<f8"])
-def test_floats_beyond_1_are_divided_by_their_peak(kind: str) -> None:
+def test_read_scales_floats_beyond_1_by_their_peak(kind: str) -> None:
     assert audio_files.read_sound(of_floats([0.25, -0.5], kind)).samples.tolist() == [[0.25, -0.5]]
     found = audio_files.read_sound(of_floats([0.5, -2, 0.1], kind)).samples
     assert found[0].tolist() == pytest.approx([0.25, -1, 0.05])
@@ -102,7 +102,7 @@ def test_floats_beyond_1_are_divided_by_their_peak(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["<f4", "<f8"])
-def test_what_is_not_finite_is_refused_or_cut_off_as_before(kind: str) -> None:
+def test_read_refuses_or_clips_floats_that_are_not_finite(kind: str) -> None:
     for odd in (np.nan, np.inf, -np.inf):
         with pytest.raises(ValueError, match="values that are not finite"):
             audio_files.read_sound(of_floats([0.25, odd], kind))
@@ -110,19 +110,19 @@ def test_what_is_not_finite_is_refused_or_cut_off_as_before(kind: str) -> None:
     assert audio_files.read_sound(data, overload="clipped").samples.tolist() == [[0.25, -1, 0, 1]]
 
 
-def test_channels_lie_one_after_the_other() -> None:
+def test_channels_are_concatenated_in_order() -> None:
     samples = np.array([[1, 10], [2, 20], [3, 30]], np.int16)
     found = audio_files.read_sound(audio_files.wav(samples, 8000)).samples
     assert np.rint(found * 32767).tolist() == [[1, 2, 3], [10, 20, 30]]
 
 
-def test_levels_are_rounded_and_cut() -> None:
+def test_int16_rounds_and_clips() -> None:
     waves = np.array([[[0.5, 2.0, -2.0, 1.4 / 32767]]], np.float32)
     assert audio_files.to_pcm16(waves)[0, :, 0].tolist() == [16384, 32767, -32767, 1]
 
 
 @pytest.mark.parametrize("comment", [b"a song", b"{}", b"[" * 5000, b'{"seed": 1}', b"\xff\xfe"])
-def test_a_comment_of_somebody_else_is_no_provenance(comment: bytes) -> None:
+def test_foreign_comment_is_no_provenance(comment: bytes) -> None:
     data = audio_files.wav(noise(), 8000, PROVENANCE)
     text = PROVENANCE.text().encode()
     other = data.replace(text, comment[: len(text)].ljust(len(text), b"\0"))
@@ -130,14 +130,14 @@ def test_a_comment_of_somebody_else_is_no_provenance(comment: bytes) -> None:
     assert audio_files.read_sound(other).provenance is None
 
 
-def test_more_samples_than_allowed_are_refused_before_they_are_decoded() -> None:
+def test_read_refuses_too_many_samples_before_decoding() -> None:
     data = audio_files.wav(noise(100, 2), 8000)
     assert audio_files.read_sound(data, max_samples=200).samples.shape == (2, 100)
     with pytest.raises(ValueError, match="200 samples are too many; at most 199"):
         audio_files.read_sound(data, max_samples=199)
 
 
-def test_a_flac_of_silence_is_refused_before_it_is_decoded() -> None:
+def test_read_refuses_silent_flac_bombs_before_decoding() -> None:
     pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     data = audio_files.flac(np.zeros((2_000_000, 1), np.int16), 8000)
     assert len(data) < 50_000
@@ -145,7 +145,7 @@ def test_a_flac_of_silence_is_refused_before_it_is_decoded() -> None:
         audio_files.read_sound(data, max_samples=100_000)
 
 
-def test_a_flac_that_announces_fewer_samples_than_it_holds_gives_no_more() -> None:
+def test_flac_header_with_too_few_samples_bounds_the_output() -> None:
     pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     data = bytearray(audio_files.flac(np.zeros((500_000, 1), np.int16), 8000))
     at = data.index(b"fLaC") + 8 + 13  # the low 36 bits there are the number of samples
@@ -187,13 +187,13 @@ def broken(change: str) -> bytes:
         ("bits", "coding 1 and 12 bits"),
     ],
 )
-def test_what_is_no_whole_wav_is_refused_with_the_reason(change: str, reason: str) -> None:
+def test_read_refuses_malformed_wavs_with_the_reason(change: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         audio_files.read_sound(broken(change))
 
 
 @pytest.mark.parametrize("form", ["wav", "flac"])
-def test_a_damaged_file_is_refused_or_read_but_nothing_else_is_raised(form: str) -> None:
+def test_read_raises_only_its_own_error_for_damaged_files(form: str) -> None:
     if form == "flac":
         pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     data = getattr(audio_files, form)(noise(600), 8000, PROVENANCE)
@@ -210,13 +210,13 @@ def test_a_damaged_file_is_refused_or_read_but_nothing_else_is_raised(form: str)
     assert 0 < refused <= 300
 
 
-def test_a_file_of_nothing_but_chunks_is_given_up() -> None:
+def test_read_bounds_the_number_of_chunks() -> None:
     data = b"RIFF\0\0\0\0WAVE" + b"junk\0\0\0\0" * 200_000
     with pytest.raises(ValueError, match="holds no samples"):
         audio_files.read_sound(data)
 
 
-def test_without_the_library_flac_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_flac_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(ValueError, match=r"pip install 'aigc\[flac\]'"):
         audio_files.read_sound(b"fLaC")
@@ -224,7 +224,7 @@ def test_without_the_library_flac_names_the_extra(monkeypatch: pytest.MonkeyPatc
         audio_files.flac(noise(), 8000)
 
 
-def test_difference_is_in_levels_and_none_for_another_size() -> None:
+def test_difference_is_in_levels_or_none_for_another_size() -> None:
     a = np.array([[-32767], [5]], np.int16)
     assert audio_files.difference(a, np.array([[32767], [5]], np.int16)) == 65534
     assert audio_files.difference(a, a[:1]) is None

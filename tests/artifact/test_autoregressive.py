@@ -42,7 +42,7 @@ def texts(given: Arrays, signature: Signature = SAMPLE) -> NDArray[np.int64]:
     return autoregressive.generate(signature, STEP, run, given)["text"]
 
 
-def test_every_text_alone_is_what_it_is_in_a_batch() -> None:
+def test_sampled_text_is_independent_of_its_batch() -> None:
     given = inputs(40)
     together = texts(given)
     assert together.shape == (40, LENGTH)
@@ -52,7 +52,7 @@ def test_every_text_alone_is_what_it_is_in_a_batch() -> None:
         assert np.array_equal(alone[0], together[row])
 
 
-def test_a_text_alone_runs_in_two_rows() -> None:
+def test_single_text_runs_in_two_rows() -> None:
     rows = []
 
     def watched(feeds: Arrays) -> Arrays:
@@ -63,7 +63,7 @@ def test_a_text_alone_runs_in_two_rows() -> None:
     assert rows[0] == {2}
 
 
-def test_settings_are_those_of_each_text() -> None:
+def test_settings_apply_per_text() -> None:
     given = inputs(20)
     given["max_tokens"] = np.arange(20) % LENGTH + 1
     given["top_k"][::2] = 1
@@ -74,7 +74,7 @@ def test_settings_are_those_of_each_text() -> None:
         assert (found[row, given["max_tokens"][row] :] == 0).all()
 
 
-def test_no_temperature_no_noise_and_the_best_alone_are_the_same() -> None:
+def test_zero_temperature_noise_and_top_k_of_1_are_greedy() -> None:
     cold = texts(inputs(9, temperature=0))
     assert np.array_equal(cold, texts(inputs(9, top_k=1)))
     given = {name: inputs(9)[name] for name in ("latent", "max_tokens")}
@@ -82,7 +82,7 @@ def test_no_temperature_no_noise_and_the_best_alone_are_the_same() -> None:
     assert not np.array_equal(cold, texts(inputs(9)))
 
 
-def test_texts_come_token_by_token_until_all_have_ended() -> None:
+def test_tokens_stream_until_all_texts_end() -> None:
     given = inputs(3)
     drawn = list(autoregressive.stream(SAMPLE, STEP, run, given))
     whole = texts(given)
@@ -108,14 +108,14 @@ def test_draws_follow_the_distribution() -> None:
 
 
 @pytest.mark.parametrize("noise", [0.0, float(np.nextafter(np.float32(1), np.float32(0)))])
-def test_no_draw_is_a_token_that_cannot_be(noise: float) -> None:
+def test_draws_skip_impossible_tokens(noise: float) -> None:
     logits = np.array([[-1e4, 0, 1, -1e4]], np.float32)
     given = np.array([noise], np.float32)
     chosen = autoregressive.choose(logits, given, np.ones(1, np.float32), np.zeros(1, np.int64))
     assert chosen[0] in (1, 2)
 
 
-def test_a_step_that_cannot_be_run_is_refused() -> None:
+def test_steps_refuse_graphs_that_cannot_run() -> None:
     autoregressive.check("sample", SAMPLE, STEP)
     stateless = replace(STEP, outputs=STEP.outputs[:1])
     with pytest.raises(ArtifactError, match=r"nothing gives its inputs \['state'\]"):
@@ -127,7 +127,7 @@ def test_a_step_that_cannot_be_run_is_refused() -> None:
         autoregressive.check("sample", SAMPLE, replace(STEP, outputs=STEP.outputs[1:]))
 
 
-def test_rows_that_join_and_leave_change_no_other() -> None:
+def test_joining_and_leaving_rows_change_no_other() -> None:
     given = inputs(12)
     expected = texts(given)
     writing = autoregressive.TokenDecoder(SAMPLE, STEP, run)
@@ -147,7 +147,7 @@ def test_rows_that_join_and_leave_change_no_other() -> None:
     assert np.array_equal(np.stack([found[row] for row in range(12)]), expected)
 
 
-def test_a_prefix_is_what_a_row_begins_with() -> None:
+def test_prefix_starts_the_row() -> None:
     given = inputs(9)
     given[autoregressive.PREFIX] = np.zeros((9, LENGTH), np.int64)
     given[autoregressive.PREFIX][:6, :2] = 3, 1
@@ -160,7 +160,7 @@ def test_a_prefix_is_what_a_row_begins_with() -> None:
     assert not texts(given)[:, 3:].any()
 
 
-def test_a_graph_that_fails_has_changed_nothing() -> None:
+def test_failed_graph_run_leaves_the_state_unchanged() -> None:
     writing = autoregressive.TokenDecoder(SAMPLE, STEP, run)
     writing.join([inputs(4)])
     writing.advance()

@@ -34,7 +34,7 @@ NAMES = ("README.md", "graphs/sample.onnx", "references/sample.npz")
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["fifo", "socket", "zero", "link to zero", "terminal", "folder"])
-def test_what_is_no_regular_file_is_refused_at_once(folder: Path, name: str, kind: str) -> None:
+def test_open_refuses_irregular_files_at_once(folder: Path, name: str, kind: str) -> None:
     path = folder / name
     path.unlink()
     if kind == "fifo":
@@ -61,7 +61,7 @@ def test_what_is_no_regular_file_is_refused_at_once(folder: Path, name: str, kin
 
 
 @pytest.mark.parametrize("where", ["/dev/zero", "/dev/full", "/proc/kmsg", "nowhere", "itself"])
-def test_a_manifest_that_is_no_regular_file_is_no_manifest(folder: Path, where: str) -> None:
+def test_irregular_manifest_is_no_manifest(folder: Path, where: str) -> None:
     (folder / MANIFEST).unlink()
     (folder / MANIFEST).symlink_to(folder / MANIFEST if where == "itself" else where)
     refused_at_once(folder, r"regular files only|holds no manifest|no artifact|not JSON")
@@ -69,7 +69,7 @@ def test_a_manifest_that_is_no_regular_file_is_no_manifest(folder: Path, where: 
         SealedFolder.open(str(folder))
 
 
-def test_a_fifo_in_the_place_of_the_manifest_is_refused_at_once(folder: Path) -> None:
+def test_fifo_as_manifest_is_refused_at_once(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     os.mkfifo(folder / MANIFEST)
     refused_at_once(folder, "holds no manifest|no artifact")
@@ -78,7 +78,7 @@ def test_a_fifo_in_the_place_of_the_manifest_is_refused_at_once(folder: Path) ->
     assert Store(folder.parent).names() == []
 
 
-def test_files_may_be_links_to_regular_ones(folder: Path) -> None:
+def test_links_to_regular_files_are_followed(folder: Path) -> None:
     """Kubernetes mounts config maps so, and caches of hubs store files so."""
     elsewhere = folder.parent / "blob"
     (folder / "graphs/sample.onnx").rename(elsewhere)
@@ -90,20 +90,18 @@ def test_files_may_be_links_to_regular_ones(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [0, 1, 4 << 30])
-def test_a_file_of_another_size_is_refused_without_reading_it(
-    folder: Path, name: str, size: int
-) -> None:
+def test_file_of_another_size_is_refused_unread(folder: Path, name: str, size: int) -> None:
     os.truncate(folder / name, size)
     refused_at_once(folder, f"'{name}' was altered: it has {size} bytes, the manifest says")
 
 
-def test_a_manifest_beyond_its_bound_is_not_read(folder: Path) -> None:
+def test_oversized_manifest_is_not_read(folder: Path) -> None:
     os.truncate(folder / MANIFEST, MAX_MANIFEST_BYTES + 1)
     refused_at_once(folder, f"at most {MAX_MANIFEST_BYTES} are read")
 
 
 @pytest.mark.process
-def test_what_a_model_does_not_need_is_hashed_and_not_held(folder: Path) -> None:
+def test_files_beside_the_graphs_are_hashed_but_not_held(folder: Path) -> None:
     """A file of 320 MiB beside the model, opened with less memory than that."""
     with (folder / "large.bin").open("wb") as file:
         file.truncate(320 << 20)
@@ -120,7 +118,7 @@ def test_what_a_model_does_not_need_is_hashed_and_not_held(folder: Path) -> None
     assert found.stdout == "stranger@1\n", found.stderr
 
 
-def test_files_that_the_manifest_does_not_name_are_never_opened(folder: Path) -> None:
+def test_unlisted_files_are_never_opened(folder: Path) -> None:
     """Such files may exist, put there by a file system or a user; nothing can refer to them."""
     (folder / "stray.onnx").write_bytes(b"no graph")
     os.mkfifo(folder / "stray")
@@ -128,14 +126,14 @@ def test_files_that_the_manifest_does_not_name_are_never_opened(folder: Path) ->
 
 
 @pytest.mark.parametrize("bytes_", [-1, 0, 1 << 62])
-def test_sizes_in_a_manifest_that_none_has_are_refused(folder: Path, bytes_: int) -> None:
+def test_impossible_sizes_in_a_manifest_are_refused(folder: Path, bytes_: int) -> None:
     sealed = SealedFolder.open(str(folder))
     files = {**sealed.manifest.files, "README.md": File(sha256="0" * 64, bytes=bytes_)}
     with pytest.raises(ArtifactError, match="was altered"):
         replace(sealed, manifest=replace(sealed.manifest, files=files)).check()
 
 
-def test_a_file_that_takes_too_long_is_read_no_further(folder: Path) -> None:
+def test_slow_read_is_cut_at_the_deadline(folder: Path) -> None:
     os.truncate(folder / "README.md", 1 << 40)
     sealed = SealedFolder.open(str(folder))
     files = {**sealed.manifest.files, "README.md": File(sha256="0" * 64, bytes=1 << 40)}
@@ -146,7 +144,7 @@ def test_a_file_that_takes_too_long_is_read_no_further(folder: Path) -> None:
     assert time.monotonic() - began_s < 30
 
 
-def test_an_object_store_is_held_to_the_sizes_as_well(folder: Path) -> None:
+def test_object_stores_are_held_to_the_sizes(folder: Path) -> None:
     fs = fsspec.filesystem("memory")
     for path in folder.rglob("*"):
         if path.is_file():

@@ -85,7 +85,7 @@ def shown(tensor: onnx.TensorProto) -> onnx.ModelProto:
         "w\ud800.bin".encode(errors="replace").decode(),
     ],
 )
-def test_a_graph_that_names_a_file_that_is_not_sealed_is_refused(
+def test_unsealed_external_file_is_refused(
     location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where that file lies in the working directory, from which onnxruntime would read it."""
@@ -96,7 +96,7 @@ def test_a_graph_that_names_a_file_that_is_not_sealed_is_refused(
         Artifact.open(folder, verify=False)
 
 
-def test_weights_beside_a_graph_are_those_that_were_hashed(
+def test_external_weights_are_those_that_were_hashed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files of the same name in the working directory are not read."""
@@ -127,13 +127,13 @@ def test_weights_beside_a_graph_are_those_that_were_hashed(
         ("٠", 64, 64),
     ],
 )
-def test_weights_that_end_beyond_their_file_are_refused(
+def test_external_weights_beyond_their_file_are_refused(
     offset: object, length: object, size: int
 ) -> None:
     refused(shown(outside("w.bin", offset, length, size)), r"no offset and length|bytes for")
 
 
-def test_weights_outside_of_the_whole_graph_s_initializers_are_refused() -> None:
+def test_external_weights_outside_initializers_are_refused() -> None:
     """onnxruntime would look for those on the disk, and not in what was hashed."""
     tensor = outside("w.bin")
     constant = node("Constant", [], ["elsewhere"], value=tensor)
@@ -160,7 +160,7 @@ def test_weights_outside_of_the_whole_graph_s_initializers_are_refused() -> None
     refused(graph, "outside of its file")
 
 
-def test_a_location_without_the_mark_of_external_data_is_looked_at_all_the_same() -> None:
+def test_external_location_is_checked_without_its_flag() -> None:
     tensor = outside("/etc/hostname")
     tensor.data_location = TensorProto.DEFAULT
     refused(shown(tensor), "none of the files|outside of the artifact")
@@ -198,7 +198,7 @@ def wide(calls: int) -> onnx.ModelProto:
     return graph
 
 
-def test_functions_are_taken_as_far_as_they_stay_small(tmp_path: Path) -> None:
+def test_functions_are_inlined_within_a_bound(tmp_path: Path) -> None:
     Artifact.open(write(tmp_path / "small", doubling(4)))
     refused(doubling(30), f"more than {MAX_DEPTH} deep, or in a circle")
     refused(wide(40), "100,000 operators when its functions are written out")
@@ -208,7 +208,7 @@ def test_functions_are_taken_as_far_as_they_stay_small(tmp_path: Path) -> None:
     refused(circle, "in a circle")
 
 
-def test_a_function_may_not_take_the_place_of_an_operator_nor_a_graph() -> None:
+def test_functions_that_shadow_operators_or_hold_graphs_are_refused() -> None:
     for domain in ("", "ai.onnx"):
         graph = model(zeros_graph())
         graph.functions.append(function("Reshape", [node("Identity", ["x"], ["y"])], domain))
@@ -219,7 +219,7 @@ def test_a_function_may_not_take_the_place_of_an_operator_nor_a_graph() -> None:
     refused(graph, "hands a graph to function 'F0'")
 
 
-def test_graphs_within_graphs_have_an_end() -> None:
+def test_nested_graphs_are_bounded() -> None:
     graph = by_label([node("Identity", ["before"], ["then"])])
     for _ in range(MAX_DEPTH):
         inner = graph.graph.node[-1]
@@ -250,7 +250,7 @@ def test_graphs_within_graphs_have_an_end() -> None:
         ("", ""),
     ],
 )
-def test_operators_that_are_not_onnx_s_own_numeric_ones_are_refused(op: str, domain: str) -> None:
+def test_operators_outside_numeric_onnx_are_refused(op: str, domain: str) -> None:
     """Wherever they stand: in the graph, in a branch, in a function."""
     strange = node(op, ["before"], ["strange"], domain=domain)
     message = f"operator '{op}'"
@@ -282,7 +282,7 @@ SIZED = {
 
 
 @pytest.mark.parametrize("op", SIZED)
-def test_what_comes_out_may_not_depend_on_the_values_that_are_sent(op: str) -> None:
+def test_output_sizes_must_not_depend_on_input_values(op: str) -> None:
     """However they come there: through arithmetic, a choice, an index or the shape of a choice."""
     ways = {
         "arithmetic": [node("ReduceMax", ["label"], ["count"], keepdims=0)],
@@ -319,7 +319,7 @@ def from_count(op: str) -> list[onnx.NodeProto]:
     ]
 
 
-def test_what_comes_out_may_depend_on_how_much_is_sent() -> None:
+def test_output_sizes_may_depend_on_input_sizes() -> None:
     """Exports do this: a shape is split, computed with and joined."""
     nodes = [
         node("Shape", ["latent"], ["shape"]),
@@ -333,7 +333,7 @@ def test_what_comes_out_may_depend_on_how_much_is_sent() -> None:
     check(added([*nodes[:-1], node("Reshape", ["label", "size"], ["x"])], "x"))
 
 
-def test_branches_and_loops_may_depend_on_what_is_sent(tmp_path: Path) -> None:
+def test_branches_and_loops_may_depend_on_inputs(tmp_path: Path) -> None:
     """Serving bounds the time and memory of every run."""
     rounds = const("always", np.array(True))
     nodes = [node("ReduceMax", ["label"], ["rounds"], keepdims=0), forever()]
@@ -357,11 +357,11 @@ def test_branches_and_loops_may_depend_on_what_is_sent(tmp_path: Path) -> None:
         (b"\x7a\x00", "field 15 of wire type 2"),
     ],
 )
-def test_what_is_no_onnx_model_is_refused(data: bytes, message: str) -> None:
+def test_malformed_model_is_refused(data: bytes, message: str) -> None:
     refused(data, message)
 
 
-def test_a_field_that_stands_twice_is_refused() -> None:
+def test_repeated_protobuf_field_is_refused() -> None:
     """Protobuf would merge or replace it, and another reader might not."""
     data = model(zeros_graph()).SerializeToString()
     refused(data + data, "stands twice")
@@ -375,7 +375,7 @@ def test_a_field_that_stands_twice_is_refused() -> None:
     refused(b"\x08\x09" + body, "field 4 stands twice")
 
 
-def test_tensors_of_texts_training_and_sparse_ones_are_refused() -> None:
+def test_text_training_and_sparse_tensors_are_refused() -> None:
     texts = helper.make_tensor("texts", TensorProto.STRING, [1], [b"text"])
     refused(model(zeros_graph(), [texts]), "field 6")
     sparse = model(zeros_graph())
@@ -392,7 +392,7 @@ def test_tensors_of_texts_training_and_sparse_ones_are_refused() -> None:
     refused(model(zeros_graph(), [many]), "more than 64 axes")
 
 
-def test_a_file_in_onnxruntime_s_own_format_is_refused() -> None:
+def test_ort_format_is_refused() -> None:
     """Also one that is an ONNX model, too: a text in front, and in it the other format."""
     data = model(zeros_graph(), producer_name="").SerializeToString()
     hidden = b"\x12\x20\0\0ORTM" + bytes(28) + data
@@ -402,7 +402,7 @@ def test_a_file_in_onnxruntime_s_own_format_is_refused() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_no_bytes_end_in_anything_but_an_answer(data: st.DataObject) -> None:
+def test_check_answers_any_bytes_with_its_own_error(data: st.DataObject) -> None:
     """An accepted graph names no file outside of the artifact, for onnx either."""
     whole = bytearray(shown(outside("w.bin")).SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -430,6 +430,6 @@ def test_no_bytes_end_in_anything_but_an_answer(data: st.DataObject) -> None:
 
 
 @pytest.mark.process
-def test_what_hostile_graphs_take_to_read_is_bounded() -> None:
+def test_checking_hostile_graphs_takes_bounded_time() -> None:
     """Many parts of nothing: the reader stops, before onnxruntime would read them all."""
     refused(b"\x72\x00" * 3_000_000, "too many parts")

@@ -46,7 +46,7 @@ GRIDS_AND_INTERPOLATIONS = ("labels", "columns", "to_seed", "to_label", "given",
 
 
 @given(image=PIXELS, seed=st.integers(0, 2**63 - 1), label=st.none() | st.integers(0, 9))
-def test_a_png_gives_back_its_pixels_and_what_made_it(
+def test_png_round_trips_pixels_and_provenance(
     image: np.ndarray, seed: int, label: int | None
 ) -> None:
     made_by = replace(MADE_BY, seed=seed, label=label)
@@ -58,7 +58,7 @@ def test_a_png_gives_back_its_pixels_and_what_made_it(
 
 @pytest.mark.process
 @given(image=PIXELS, label=st.none() | st.integers(0, 9), name=st.text(max_size=20))
-def test_a_webp_without_a_quality_does_as_well(
+def test_lossless_webp_round_trips_pixels_and_provenance(
     image: np.ndarray, label: int | None, name: str
 ) -> None:
     made_by = replace(MADE_BY, label=label, signature=name)
@@ -68,7 +68,7 @@ def test_a_webp_without_a_quality_does_as_well(
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_a_large_image_gives_back_its_pixels_as_well(channels: int) -> None:
+def test_large_images_round_trip(channels: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 80, channels), np.uint8)
     pixels, found = read_png(png(image, MADE_BY))
     assert np.array_equal(pixels, image)
@@ -78,7 +78,7 @@ def test_a_large_image_gives_back_its_pixels_as_well(channels: int) -> None:
 
 @pytest.mark.parametrize("side", [4, 90])
 @pytest.mark.parametrize("channels", [5, 7])
-def test_channels_that_no_picture_has_are_refused(channels: int, side: int) -> None:
+def test_encoders_refuse_impossible_channel_counts(channels: int, side: int) -> None:
     image = np.zeros((side, side, channels), np.uint8)
     for encode in (png, webp, jpeg, lambda x: animation(x[None], "gif", 50)):
         with pytest.raises(ValueError, match=rf"3 \(RGB\) or 4 \(RGBA\) channels, got {channels}"):
@@ -87,12 +87,12 @@ def test_channels_that_no_picture_has_are_refused(channels: int, side: int) -> N
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_a_jpeg_of_transparency_is_refused(channels: int) -> None:
+def test_jpeg_refuses_alpha(channels: int) -> None:
     with pytest.raises(ValueError, match="JPEG has no transparency"):
         jpeg(np.zeros((4, 4, channels), np.uint8))
 
 
-def test_a_jpeg_keeps_its_provenance_and_nearly_its_pixels() -> None:
+def test_jpeg_keeps_provenance_and_nearly_its_pixels() -> None:
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
     for image in (ramp, np.concatenate([ramp, ramp[::-1], ramp.swapaxes(0, 1)], -1)):
         pixels, found = read_image(jpeg(image, MADE_BY))
@@ -104,19 +104,19 @@ def test_a_jpeg_keeps_its_provenance_and_nearly_its_pixels() -> None:
 
 
 @pytest.mark.parametrize("encode", [webp, jpeg])
-def test_less_quality_is_fewer_bytes(encode: Any) -> None:
+def test_lower_quality_takes_fewer_bytes(encode: Any) -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     sizes = [len(encode(image, MADE_BY, quality)) for quality in (0, 30, 60, 100)]
     assert sizes == sorted(set(sizes))
 
 
 @pytest.mark.parametrize("encode", [png, webp, jpeg])
-def test_an_image_without_provenance_has_none(encode: Any) -> None:
+def test_image_without_provenance_has_none(encode: Any) -> None:
     assert read_image(encode(np.zeros((2, 2, 1), np.uint8)))[1] is None
 
 
 @pytest.mark.parametrize("encode", [webp, jpeg])
-def test_xmp_says_in_iptcs_words_that_an_algorithm_made_it(encode: Any) -> None:
+def test_xmp_marks_algorithmic_media(encode: Any) -> None:
     data = encode(np.zeros((2, 2, 3), np.uint8), replace(MADE_BY, signature="<\"&'>"))
     xmp = Image.open(io.BytesIO(data)).info["xmp"].decode()
     packet = ElementTree.fromstring(xmp)
@@ -129,7 +129,7 @@ def test_xmp_says_in_iptcs_words_that_an_algorithm_made_it(encode: Any) -> None:
 @pytest.mark.parametrize(
     ("form", "channels"), [("apng", 1), ("apng", 2), ("apng", 3), ("apng", 4), ("gif", 1)]
 )
-def test_an_animation_gives_back_its_frames(form: Any, channels: int) -> None:
+def test_animation_round_trips_its_frames(form: Any, channels: int) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 6, 4, channels), np.uint8)
     data = animation(frames, form, 50, MADE_BY)
     moving = Image.open(io.BytesIO(data))
@@ -146,21 +146,21 @@ def test_an_animation_gives_back_its_frames(form: Any, channels: int) -> None:
             read_png(data)
 
 
-def test_a_gif_is_as_transparent_as_its_frames() -> None:
+def test_gif_keeps_transparency() -> None:
     frames = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (5, 6, 4, 2))
     moving = Image.open(io.BytesIO(animation(frames, "gif", 50)))
     found = [np.asarray(f.convert("RGBA"))[..., 3] for f in ImageSequence.Iterator(moving)]
     assert np.array_equal(found, frames[..., 1])
 
 
-def test_provenance_may_be_of_numpys_numbers() -> None:
+def test_provenance_takes_numpy_numbers() -> None:
     numbers = {"seed": np.int64(7), "index": np.uint8(0), "label": np.array(3), "n": np.int32(1)}
     made_by = replace(MADE_BY, **numbers, labels=(np.int64(1),), settings={"t": np.float32(0.5)})
     plain = replace(MADE_BY, seed=7, index=0, label=3, labels=(1,), settings={"t": 0.5})
     assert made_by.text() == plain.text()
 
 
-def test_provenance_tells_how_the_images_lie_and_what_was_asked() -> None:
+def test_provenance_holds_layout_and_request() -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 3, 1), np.uint8)
     assert np.array_equal(tile(images[:1], MADE_BY), images[0])
     of_grid = replace(MADE_BY, label=None, n=6, labels=(1, 2, 3, 4), columns=2)
@@ -169,7 +169,7 @@ def test_provenance_tells_how_the_images_lie_and_what_was_asked() -> None:
     assert (MADE_BY.asked(), replace(MADE_BY, label=None).asked()) == (3, None)
 
 
-def test_difference_is_in_levels_and_knows_grey() -> None:
+def test_difference_is_in_levels_for_any_mode() -> None:
     grey = np.full((2, 3, 1), 7, np.uint8)
     assert difference(grey, grey.repeat(3, -1)) == 0
     assert difference(grey, np.full((2, 3, 3), 255, np.uint8)) == 248
@@ -180,13 +180,13 @@ def test_difference_is_in_levels_and_knows_grey() -> None:
     assert difference(opaque, np.concatenate([grey.repeat(3, -1), opaque[..., 1:] - 9], -1)) == 9
 
 
-def test_the_same_pixels_and_provenance_are_the_same_bytes() -> None:
+def test_encoding_is_deterministic() -> None:
     image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
     assert png(image, MADE_BY) == png(image.copy(), MADE_BY)
     assert png(image, MADE_BY) != png(image, replace(MADE_BY, index=8))
 
 
-def test_a_png_says_that_an_algorithm_made_it() -> None:
+def test_png_marks_algorithmic_media() -> None:
     data = png(np.zeros((2, 2, 3), np.uint8), MADE_BY)
     text = Image.open(io.BytesIO(data)).text[PROVENANCE_KEY]
     said = {k: v for k, v in asdict(MADE_BY).items() if k not in GRIDS_AND_INTERPOLATIONS}
@@ -228,17 +228,17 @@ def test_foreign_text_under_our_key_is_ignored(text: str) -> None:
     assert made_by is None
 
 
-def test_provenance_of_a_later_version_with_more_fields_is_still_read() -> None:
+def test_provenance_with_unknown_fields_is_read() -> None:
     assert read_png(with_text(changed(watermark="yes")))[1] == MADE_BY
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a" + b"\0" * 99])
-def test_what_is_no_png_is_refused(data: bytes) -> None:
+def test_read_refuses_other_files(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a PNG"):
         read_png(data)
 
 
-def test_a_damaged_image_is_refused_or_read_but_nothing_else_is_raised() -> None:
+def test_read_raises_only_its_own_error_for_damaged_files() -> None:
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (9, 9, 3), np.uint8)
     for encode in (png, webp, jpeg):
@@ -264,7 +264,7 @@ def _refused_or_read(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "I;16"])
-def test_a_png_of_another_mode_is_read_as_colours(mode: str) -> None:
+def test_png_of_another_mode_is_read_as_rgb(mode: str) -> None:
     buffer = io.BytesIO()
     Image.new(mode, (3, 2), 1).save(buffer, "PNG")
     pixels, _ = read_png(buffer.getvalue())
@@ -276,7 +276,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("side", [8_001, 12_000, 30_000, 2**31 - 1])
-def test_a_png_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
+def test_read_refuses_too_many_pixels_before_decoding(side: int) -> None:
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     body = zlib.compress(b"\0" * 1000)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body)
@@ -286,14 +286,14 @@ def test_a_png_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> 
             read_png(bomb + chunk(b"IEND", b""))
 
 
-def test_fewer_pixels_may_be_allowed() -> None:
+def test_pixel_limit_may_be_lowered() -> None:
     data = png(np.zeros((4, 5, 1), np.uint8))
     assert read_image(data, 20)[0].shape == (4, 5, 1)
     with pytest.raises(ValueError, match="5 x 4 pixels are too many"):
         read_image(data, 19)
 
 
-def test_a_text_chunk_that_unpacks_to_too_much_is_refused() -> None:
+def test_text_chunk_bomb_is_refused() -> None:
     header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
     text = b"aigc\0\1\0\0\0" + zlib.compress(b"x" * 50_000_000)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"iTXt", text)
@@ -301,7 +301,7 @@ def test_a_text_chunk_that_unpacks_to_too_much_is_refused() -> None:
     _refused_or_read(bomb)
 
 
-def test_levels_are_rounded_to_the_nearest_and_clipped() -> None:
+def test_uint8_rounds_and_clips() -> None:
     levels = np.arange(256, dtype=np.float64)
     for offset in (-0.49, 0.0, 0.49):
         x = ((levels + offset) / 255 * 2 - 1).astype(np.float32).reshape(1, 1, 1, 256)
@@ -310,14 +310,14 @@ def test_levels_are_rounded_to_the_nearest_and_clipped() -> None:
     assert to_uint8(ends, -1, 1).ravel().tolist() == [0, 0, 0, 255, 255, 255]
 
 
-def test_a_level_survives_the_way_there_and_back() -> None:
+def test_levels_survive_scaling_and_back() -> None:
     for low, high in ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)):
         levels = np.arange(256, dtype=np.float32).reshape(1, 1, 16, 16)
         x = (levels / 255 * (high - low) + low).astype(np.float32)
         assert np.array_equal(to_uint8(x, low, high)[0, ..., 0], levels[0, 0])
 
 
-def test_channels_come_last_and_the_input_is_left_alone() -> None:
+def test_uint8_moves_channels_last_and_copies() -> None:
     x = np.linspace(-1, 1, 2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
     before = x.copy()
     pixels = to_uint8(x, -1, 1)
@@ -329,7 +329,7 @@ def test_channels_come_last_and_the_input_is_left_alone() -> None:
 
 @pytest.mark.parametrize(("n", "columns", "rows", "wide"), [(7, 3, 3, 3), (9, None, 3, 3)])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
-def test_a_grid_holds_its_images_row_by_row_two_pixels_apart(
+def test_grid_places_images_row_by_row_two_pixels_apart(
     n: int, columns: int | None, rows: int, wide: int, channels: int
 ) -> None:
     images = np.random.default_rng(0).integers(1, 256, (n, 4, 5, channels), np.uint8)
@@ -343,13 +343,13 @@ def test_a_grid_holds_its_images_row_by_row_two_pixels_apart(
     assert not rest.any(), "something was drawn between the images"
 
 
-def test_a_grid_of_one_is_the_image() -> None:
+def test_grid_of_one_is_the_image() -> None:
     image = np.full((1, 3, 3, 1), 9, np.uint8)
     assert np.array_equal(grid(image), image[0])
 
 
 @given(hnp.arrays(st.sampled_from([np.float32, np.int64, np.uint8]), hnp.array_shapes()))
-def test_npy_gives_back_the_array(array: np.ndarray) -> None:
+def test_npy_round_trips(array: np.ndarray) -> None:
     again = np.load(io.BytesIO(npy(array)), allow_pickle=False)
     assert again.dtype == array.dtype
     assert again.tobytes() == array.tobytes()

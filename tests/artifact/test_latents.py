@@ -20,7 +20,7 @@ def key(purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
 
 
-def test_the_first_latents_of_seed_0_are_these_bytes_for_ever() -> None:
+def test_normal_is_golden_at_seed_0() -> None:
     z = latents.normal(0, range(100), (64,))
     assert z.dtype == np.float32
     assert z[0, :4].tobytes().hex() == "35ccb9be0a3144be64e3cb3f1e10a43f"
@@ -29,17 +29,17 @@ def test_the_first_latents_of_seed_0_are_these_bytes_for_ever() -> None:
     )
 
 
-def test_the_largest_seed_and_a_far_index_are_these_bytes_for_ever() -> None:
+def test_normal_is_golden_at_the_largest_seed_and_index() -> None:
     assert latents.normal(2**63 - 1, [2**62], (2,)).tobytes().hex() == "17bce3be38795a3e"
 
 
-def test_the_first_labels_of_seed_0_are_these_for_ever() -> None:
+def test_labels_are_golden_at_seed_0() -> None:
     expected = [7, 2, 8, 4, 8, 8, 4, 4, 5, 2, 6, 9, 6, 8, 8, 7, 1, 0, 2, 5]
     assert latents.labels(0, range(20), 10).tolist() == expected
 
 
 @given(seed=SEEDS, index=INDICES, purpose=st.sampled_from(["latent", "label", "order"]))
-def test_the_integers_are_those_of_a_fresh_philox(seed: int, index: int, purpose: str) -> None:
+def test_integers_are_those_of_a_fresh_philox(seed: int, index: int, purpose: str) -> None:
     words, counter = (
         np.array([seed, key(purpose)], np.uint64),
         np.array([0, index, 0, 0], np.uint64),
@@ -49,7 +49,7 @@ def test_the_integers_are_those_of_a_fresh_philox(seed: int, index: int, purpose
 
 
 @given(seed=SEEDS, indices=st.lists(INDICES, min_size=1, max_size=6), n=st.integers(1, 7))
-def test_a_sample_does_not_depend_on_its_batch(seed: int, indices: list[int], n: int) -> None:
+def test_sample_is_independent_of_its_batch(seed: int, indices: list[int], n: int) -> None:
     together = latents.normal(seed, indices, (n,))
     alone = [latents.normal(seed, [index], (n,))[0] for index in indices]
     assert together.tobytes() == np.stack(alone).tobytes()
@@ -58,7 +58,7 @@ def test_a_sample_does_not_depend_on_its_batch(seed: int, indices: list[int], n:
     ]
 
 
-def test_samples_of_many_seeds_are_those_of_each_seed() -> None:
+def test_several_seeds_equal_each_seed_alone() -> None:
     seeds, indices = [7, 0, 7, latents.MAX_SEED], [3, 3, 0, 9]
     together = latents.normal(seeds, indices, (2, 3))
     classes = latents.labels(seeds, indices, 10)
@@ -69,19 +69,19 @@ def test_samples_of_many_seeds_are_those_of_each_seed() -> None:
         latents.labels([0, -1], [0, 0], 10)
 
 
-def test_a_longer_latent_begins_with_the_shorter_one() -> None:
+def test_longer_latent_starts_with_the_shorter_one() -> None:
     assert np.array_equal(
         latents.normal(1, range(3), (50,))[:, :7], latents.normal(1, range(3), (7,))
     )
 
 
-def test_a_shape_only_folds_the_stream() -> None:
+def test_shape_only_folds_the_stream() -> None:
     folded = latents.normal(1, range(3), (2, 5, 5))
     assert folded.shape == (3, 2, 5, 5)
     assert np.array_equal(folded.reshape(3, 50), latents.normal(1, range(3), (50,)))
 
 
-def test_seeds_purposes_and_indices_do_not_share_numbers() -> None:
+def test_seeds_purposes_and_indices_are_independent_streams() -> None:
     streams = [
         latents.integers(seed, purpose, [index], 100)
         for seed in (0, 1, 2**62)
@@ -101,7 +101,7 @@ def test_latents_are_standard_normal() -> None:
     assert abs(stats.kurtosis(flat)) < 4 * np.sqrt(24 / flat.size)
 
 
-def test_the_dimensions_and_neighbouring_samples_are_uncorrelated() -> None:
+def test_dimensions_and_neighbours_are_uncorrelated() -> None:
     z = latents.normal(3, range(4000), (8,)).astype(np.float64)
     beside = np.concatenate([z[:-1], z[1:]], 1)  # a sample and the next one
     off_diagonal = np.corrcoef(beside.T) - np.eye(16)
@@ -116,13 +116,13 @@ def test_labels_are_uniform() -> None:
     assert latents.labels(5, range(9), 1).tolist() == [0] * 9
 
 
-def test_the_logarithm_is_that_of_numpy_to_a_rounding() -> None:
+def test_logarithm_equals_numpys_within_rounding() -> None:
     random = np.random.default_rng(0)
     x = np.concatenate([2.0 ** -np.arange(53), 1 - 2.0**-52 * np.arange(1, 9), random.random(9999)])
     assert np.abs(latents._log(x) - np.log(x)).max() <= 1e-14
 
 
-def test_the_quantile_is_that_of_scipy() -> None:
+def test_inverse_normal_equals_scipys() -> None:
     tails = 2.0 ** -np.arange(2, 53)
     p = np.concatenate([tails, 1 - tails, np.linspace(0.001, 0.999, 9999), [2.0**-53]])
     expected = stats.norm.ppf(p)
@@ -132,7 +132,7 @@ def test_the_quantile_is_that_of_scipy() -> None:
     assert relative.max() <= 3e-7
 
 
-def test_the_quantile_is_odd_and_grows() -> None:
+def test_inverse_normal_is_odd_and_monotonic() -> None:
     p = np.linspace(0.0001, 0.5, 5001)
     z = latents._inverse_normal(p)
     assert np.allclose(z, -latents._inverse_normal(1 - p), atol=1e-12)
@@ -140,7 +140,7 @@ def test_the_quantile_is_odd_and_grows() -> None:
     assert latents._inverse_normal(np.array([0.5]))[0] == 0
 
 
-def test_no_raw_integer_gives_an_infinite_latent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extreme_integers_give_finite_latents(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = np.array([[0, 2**64 - 1, 2**63, 2**12 - 1]], np.uint64)
     monkeypatch.setattr(latents, "integers", lambda *_: ends)
     z = latents.normal(0, [0], (4,))[0]
@@ -150,13 +150,13 @@ def test_no_raw_integer_gives_an_infinite_latent(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64])
-def test_a_seed_that_does_not_fit_is_refused(seed: int) -> None:
+def test_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=rf"seed must be in \[0, 2\^63\), got {seed}"):
         latents.normal(seed, [0], (1,))
 
 
 @pytest.mark.parametrize("index", [-1, 2**63, 2**70])
-def test_an_index_that_does_not_fit_is_refused(index: int) -> None:
+def test_index_out_of_range_is_refused(index: int) -> None:
     with pytest.raises(ValueError, match=rf"index must be in \[0, 2\^63\), got {index}"):
         latents.normal(0, [0, index], (1,))
     assert latents.normal(0, [0], (1,)).tobytes().hex() == "35ccb9be"  # no state is left behind
@@ -165,7 +165,7 @@ def test_an_index_that_does_not_fit_is_refused(index: int) -> None:
 @pytest.mark.parametrize(
     "seven", [7.0, np.int64(7), np.uint8(7), np.float32(7), np.array(7), np.array(7.0)]
 )
-def test_a_number_of_numpys_is_a_number(seven: Any) -> None:
+def test_numpy_integers_are_accepted(seven: Any) -> None:
     expected = latents.normal(7, [7, 2], (3,))
     assert np.array_equal(latents.normal(seven, [seven, np.int16(2)], (3,)), expected)
     assert np.array_equal(latents.normal([seven, 7], np.array([7, 2]), (3,)), expected)
@@ -173,12 +173,12 @@ def test_a_number_of_numpys_is_a_number(seven: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [2.5, float("nan"), float("inf"), 2.0**53, "7", None, [7], 1j])
-def test_what_is_no_whole_number_is_refused(value: Any) -> None:
+def test_other_types_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="n must be a whole number, got"):
         latents.whole(value, "n")
 
 
-def test_eight_threads_get_what_one_gets() -> None:
+def test_threads_get_equal_numbers() -> None:
     expected = [latents.normal(s, range(20), (30,)).tobytes() for s in range(40)]
     found: dict[int, list[bytes]] = {}
     barrier = threading.Barrier(8)
@@ -200,9 +200,7 @@ def test_eight_threads_get_what_one_gets() -> None:
     size=st.integers(1, 40),
     frames=st.integers(2, 12),
 )
-def test_between_two_latents_lies_the_sphere(
-    seeds: tuple[int, int], size: int, frames: int
-) -> None:
+def test_slerp_stays_on_the_sphere(seeds: tuple[int, int], size: int, frames: int) -> None:
     a, b = (latents.normal(seed, [0], (size,))[0] for seed in seeds)
     t = np.linspace(0, 1, frames)
     way = latents.slerp(a, b, t)
@@ -220,7 +218,7 @@ def test_between_two_latents_lies_the_sphere(
         )
 
 
-def test_a_quarter_turn_is_an_eighth_at_half_the_way() -> None:
+def test_slerp_halves_a_right_angle() -> None:
     a, b = np.array([[1, 0]], np.float32), np.array([[0, 1]], np.float32)
     found = latents.slerp(a, b, np.array([0, 0.5, 1]))
     root = np.float32(np.sqrt(0.5))
@@ -229,7 +227,7 @@ def test_a_quarter_turn_is_an_eighth_at_half_the_way() -> None:
 
 
 @pytest.mark.parametrize("factor", [-2.0, 0.0, 1.0, 3.0])
-def test_latents_along_one_line_are_joined_by_it(factor: float) -> None:
+def test_slerp_of_parallel_latents_is_linear(factor: float) -> None:
     a = np.array([0.6, -0.8], np.float32)
     b = (a * factor).astype(np.float32)
     way = latents.slerp(a, b, np.linspace(0, 1, 5))

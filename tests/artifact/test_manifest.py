@@ -52,7 +52,7 @@ def reading(document: Document, **preprocessing: Any) -> Document:
 
 
 @pytest.mark.process
-def test_how_an_input_is_read_survives_a_round_trip(document: Document) -> None:
+def test_input_preprocessing_round_trips(document: Document) -> None:
     crop = ImagePreprocessing(resampling="lanczos")
     data = resealed(document, lambda d: reading(d, **msgspec.to_builtins(crop)))
     manifest = parse(data)
@@ -60,7 +60,7 @@ def test_how_an_input_is_read_survives_a_round_trip(document: Document) -> None:
     assert json.loads(msgspec.json.encode(manifest)) == json.loads(data)
 
 
-def test_an_artifact_of_before_says_nothing_of_it_and_keeps_its_digest(tmp_path: Path) -> None:
+def test_manifest_without_preprocessing_keeps_its_digest(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     shutil.copytree(ARTIFACT, folder)
     before = parse((folder / "manifest.json").read_bytes())
@@ -69,36 +69,36 @@ def test_an_artifact_of_before_says_nothing_of_it_and_keeps_its_digest(tmp_path:
     assert seal(folder, before).digest == before.digest
 
 
-def test_an_optional_input_has_a_flag(document: Document) -> None:
+def test_optional_input_needs_a_presence_flag(document: Document) -> None:
     signature = parse(resealed(document, optional)).signatures["sample"]
     assert [spec.name for spec in signature.optional] == ["hint"]
 
 
-def test_a_manifest_survives_a_round_trip(document: Document) -> None:
+def test_manifest_round_trips(document: Document) -> None:
     manifest = parse(json.dumps(document).encode())
     assert json.loads(msgspec.json.encode(manifest)) == document
     assert manifest.id == "tiny@1"
 
 
-def test_the_digest_is_the_sha256_of_the_sorted_document_without_it(document: Document) -> None:
+def test_digest_is_sha256_of_the_canonical_document(document: Document) -> None:
     body = {key: value for key, value in document.items() if key != "digest"}
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert document["digest"] == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_the_digest_does_not_depend_on_order_or_spaces(document: Document) -> None:
+def test_digest_ignores_order_and_white_space(document: Document) -> None:
     other = json.dumps(dict(reversed(document.items())), indent=7).encode()
     assert parse(other) == parse(json.dumps(document).encode())
 
 
-def test_every_field_is_under_the_digest(document: Document) -> None:
+def test_parse_needs_every_field(document: Document) -> None:
     for field in document:
         changed = {key: value for key, value in document.items() if key != field}
         with pytest.raises(ArtifactError):
             parse(json.dumps(changed).encode())
 
 
-def test_a_swapped_range_is_caught_by_the_digest(document: Document) -> None:
+def test_parse_detects_a_swapped_range(document: Document) -> None:
     text = json.dumps(document)
     altered = text.replace('"range": [-1.0, 1.0]', '"range": [0.0, 1.0]')
     assert altered != text
@@ -106,7 +106,7 @@ def test_a_swapped_range_is_caught_by_the_digest(document: Document) -> None:
         parse(altered.encode())
 
 
-def test_a_manifest_cut_anywhere_is_refused(document: Document) -> None:
+def test_parse_refuses_a_truncated_manifest(document: Document) -> None:
     data = json.dumps(document).encode()
     for length in range(0, len(data) - 1, 37):
         with pytest.raises(ArtifactError, match="truncated or not JSON"):
@@ -114,9 +114,7 @@ def test_a_manifest_cut_anywhere_is_refused(document: Document) -> None:
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, "1", None, 1.5])
-def test_another_format_version_is_refused_before_anything_else(
-    document: Document, version: Any
-) -> None:
+def test_parse_refuses_other_format_versions_first(document: Document, version: Any) -> None:
     newer = resealed(document, lambda d: d.update(format_version=version, unheard_of={}))
     with pytest.raises(ArtifactError, match=rf"format_version {version!r} is unknown.*upgrade"):
         parse(newer)
@@ -126,9 +124,7 @@ def test_another_format_version_is_refused_before_anything_else(
     "path",
     ["../secret", "a/../../b", "/etc/passwd", "..", ".", "", "a\\..\\b", "//host/share", "a\0b"],
 )
-def test_a_path_outside_the_artifact_is_refused_even_under_a_valid_digest(
-    document: Document, path: str
-) -> None:
+def test_parse_refuses_paths_outside_the_artifact(document: Document, path: str) -> None:
     data = resealed(document, lambda d: d["files"].update({path: {"sha256": "0" * 64, "bytes": 1}}))
     with pytest.raises(ArtifactError, match="lies outside the artifact"):
         parse(data)
@@ -161,7 +157,7 @@ def test_a_path_outside_the_artifact_is_refused_even_under_a_valid_digest(
         (lambda d: d.update(metrics=[1]), "metrics"),
     ],
 )
-def test_a_well_sealed_manifest_that_makes_no_sense_is_refused(
+def test_parse_refuses_inconsistent_manifests_with_valid_digest(
     document: Document, change: Callable[[Document], object], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message):
@@ -178,21 +174,19 @@ def test_a_well_sealed_manifest_that_makes_no_sense_is_refused(
         st.text().map(lambda t: json.dumps({"format_version": 1, "digest": t}).encode()),
     )
 )
-def test_anything_else_is_refused_as_no_manifest(data: bytes) -> None:
+def test_parse_refuses_arbitrary_bytes(data: bytes) -> None:
     with pytest.raises(ArtifactError):
         parse(data)
 
 
-def test_deep_nesting_and_lone_surrogates_are_refused_too() -> None:
+def test_parse_refuses_deep_nesting_and_surrogates() -> None:
     for data in (b"[" * 100_000, b'{"format_version": 1, "name": "\\ud800"}', b"\xff\xfe"):
         with pytest.raises(ArtifactError):
             parse(data)
 
 
 @given(data=st.data())
-def test_a_changed_value_anywhere_is_caught_by_the_digest(
-    data: st.DataObject, document: Document
-) -> None:
+def test_digest_covers_every_value(data: st.DataObject, document: Document) -> None:
     leaves = list(_leaves(document))
     path = data.draw(st.sampled_from(leaves))
     copy = json.loads(json.dumps(document))
@@ -214,7 +208,7 @@ def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Any:
         yield path
 
 
-def test_seal_hashes_every_file_and_writes_the_manifest_last(sealed: Path, tmp_path: Path) -> None:
+def test_seal_hashes_files_and_writes_the_manifest_last(sealed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(sealed, folder)
     manifest = parse((folder / "manifest.json").read_bytes())

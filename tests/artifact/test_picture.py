@@ -33,7 +33,7 @@ HALF = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 4, 0).repeat(8,
         ({"depth": "clipped"}, Image.new("I;16", (2, 2), 900), [[255] * 2] * 2),
     ],
 )
-def test_a_choice_does_what_it_says(
+def test_preprocessing_fields_take_effect(
     change: dict[str, str], image: Image.Image, wanted: list[list[int]]
 ) -> None:
     reading = msgspec.structs.replace(IMAGE, **change)
@@ -43,7 +43,7 @@ def test_a_choice_does_what_it_says(
     assert found[0].tolist() == wanted
 
 
-def test_orientation_and_frames_are_choices_too() -> None:
+def test_exif_and_frames_follow_preprocessing() -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     row = Image.fromarray(np.array([[0, 255]], np.uint8))
@@ -57,7 +57,7 @@ def test_orientation_and_frames_are_choices_too() -> None:
 
 
 @pytest.mark.parametrize("reading", [IMAGE, LEGACY_IMAGE], ids=["now", "before"])
-def test_pixels_are_counted_before_they_are_decoded(reading: ImagePreprocessing) -> None:
+def test_pixels_are_counted_before_decoding(reading: ImagePreprocessing) -> None:
     data = png(HALF)[:45]  # its pixels are not there
     with pytest.raises(ValueError, match="16 x 4 pixels are too many"):
         picture.read(data, (1, 2, 2), reading, 63)
@@ -67,7 +67,7 @@ def test_pixels_are_counted_before_they_are_decoded(reading: ImagePreprocessing)
 
 @pytest.mark.parametrize(("channels", "mode"), picture.MODES.items())
 @pytest.mark.parametrize("reading", [IMAGE, LEGACY_IMAGE], ids=["now", "before"])
-def test_a_picture_of_the_models_mode_and_size_keeps_every_level(
+def test_picture_of_the_model_size_keeps_every_level(
     channels: int, mode: str, reading: ImagePreprocessing
 ) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
@@ -77,12 +77,12 @@ def test_a_picture_of_the_models_mode_and_size_keeps_every_level(
     assert np.array_equal(found, levels.transpose(2, 0, 1))
 
 
-def test_more_channels_than_pictures_have_are_refused() -> None:
+def test_impossible_channel_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="wants 5 channels, pictures have 1 to 4"):
         picture.read(png(HALF), (5, 2, 2), IMAGE, 1000)
 
 
-def test_a_damaged_file_is_refused_or_read_and_nothing_else_is_raised() -> None:
+def test_decode_raises_only_its_own_error_for_damaged_files() -> None:
     """EXIF and XMP may be damaged too; they are read only if the orientation counts."""
     random = np.random.default_rng(0)
     exif = Image.Exif()

@@ -35,7 +35,7 @@ def contract(sealed: Path) -> ArtifactSpec:
     )
 
 
-def test_what_is_not_given_is_zeros_and_marked_so(contract: ArtifactSpec) -> None:
+def test_missing_inputs_are_zeros_with_presence_0(contract: ArtifactSpec) -> None:
     given = np.ones((3, 2), np.float32)
     inputs = contract.draw("translate", 7, range(3), given={"a": given})
     assert list(inputs) == ["a", "a_given", "b", "b_given", "latent"]
@@ -47,7 +47,7 @@ def test_what_is_not_given_is_zeros_and_marked_so(contract: ArtifactSpec) -> Non
     assert (again["latent"] == inputs["latent"][2]).all()
 
 
-def test_flags_that_are_given_stay_what_they_are(contract: ArtifactSpec) -> None:
+def test_given_presence_flags_are_kept(contract: ArtifactSpec) -> None:
     signature = contract.signature("translate")
     found = optional_inputs(signature, ("a", "a_given", "b"), 2)
     assert {name: value.tolist() for name, value in found.items()} == {"b_given": [1, 1]}
@@ -71,7 +71,7 @@ def test_flags_that_are_given_stay_what_they_are(contract: ArtifactSpec) -> None
         ),
     ],
 )
-def test_what_cannot_be_given_is_refused(
+def test_unknown_inputs_are_refused(
     contract: ArtifactSpec, call: Callable[[ArtifactSpec], object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -79,7 +79,7 @@ def test_what_cannot_be_given_is_refused(
 
 
 @pytest.mark.parametrize("number", [np.int64, np.uint8, np.float64, np.array])
-def test_numbers_of_numpys_are_numbers(contract: ArtifactSpec, number: Any) -> None:
+def test_numpy_numbers_are_accepted(contract: ArtifactSpec, number: Any) -> None:
     two, three = number(2), number(3)
     expected = contract.draw("sample", 2, [3], 2)
     found = contract.draw("sample", two, [three], two)
@@ -103,7 +103,7 @@ def test_numbers_of_numpys_are_numbers(contract: ArtifactSpec, number: Any) -> N
         (lambda c: c.draw("sample", 0, [0], np.int64(10)), r"label must be in \[0, 10\), got 10"),
     ],
 )
-def test_what_is_no_whole_number_is_refused(
+def test_other_types_are_refused(
     contract: ArtifactSpec, call: Callable[[ArtifactSpec], object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -111,14 +111,14 @@ def test_what_is_no_whole_number_is_refused(
 
 
 @pytest.mark.parametrize("value", [None, "warm", [1, "2"]])
-def test_a_setting_that_is_no_number_is_refused(value: Any) -> None:
+def test_setting_that_is_no_number_is_refused(value: Any) -> None:
     spec = TensorSpec(name="t", kind="setting", dtype="float32", shape=(), range=(0, 9), default=0)
     with pytest.raises(ValueError, match=r"t must be a number in \[0, 9\], got"):
         setting(spec, value, 2)
 
 
 @pytest.mark.parametrize("value", [2.5, [2, 2.5], float("nan")])
-def test_a_whole_setting_is_not_cut_to_one(value: float | list[float]) -> None:
+def test_float_for_an_integer_setting_is_refused(value: float | list[float]) -> None:
     spec = TensorSpec(
         name="top_k", kind="setting", dtype="int64", shape=(), range=(0, 9), default=0
     )

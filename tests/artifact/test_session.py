@@ -37,7 +37,7 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(data)
 
 
-def test_an_untouched_copy_opens_and_reproduces_its_references(copy: Path) -> None:
+def test_copy_opens_and_reproduces_its_references(copy: Path) -> None:
     opened = Artifact.open(copy)
     assert opened.id == "tiny@1"
     assert opened.reproducibility["sample"].max_abs <= REPLAY_TOLERANCE
@@ -46,7 +46,7 @@ def test_an_untouched_copy_opens_and_reproduces_its_references(copy: Path) -> No
 @pytest.mark.parametrize(
     "name", ["generator.onnx", "references/sample.npz", "README.md", "samples.png"]
 )
-def test_one_flipped_bit_in_any_file_is_refused(copy: Path, name: str) -> None:
+def test_open_refuses_a_flipped_bit_in_any_file(copy: Path, name: str) -> None:
     size = (copy / name).stat().st_size
     for offset in (0, size // 2, size - 1):
         flip(copy / name, offset)
@@ -56,24 +56,24 @@ def test_one_flipped_bit_in_any_file_is_refused(copy: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["generator.onnx", "references/sample.npz", "README.md"])
-def test_a_deleted_file_is_refused(copy: Path, name: str) -> None:
+def test_open_refuses_a_deleted_file(copy: Path, name: str) -> None:
     (copy / name).unlink()
     refused(copy, f"file '{name}' of the manifest is missing")
 
 
-def test_a_truncated_graph_is_refused(copy: Path) -> None:
+def test_open_refuses_a_truncated_graph(copy: Path) -> None:
     graph = copy / "generator.onnx"
     graph.write_bytes(graph.read_bytes()[:-1])
     refused(copy, "'generator.onnx' was altered")
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused(copy: Path) -> None:
+def test_open_refuses_a_folder_in_place_of_a_file(copy: Path) -> None:
     (copy / "README.md").unlink()
     (copy / "README.md").mkdir()
     refused(copy, r"'README.md'")
 
 
-def test_a_swapped_range_in_the_manifest_is_refused(copy: Path) -> None:
+def test_open_refuses_a_swapped_range(copy: Path) -> None:
     path = copy / "manifest.json"
     document = json.loads(path.read_text())
     document["signatures"]["sample"]["outputs"][0]["range"] = [0.0, 1.0]
@@ -81,7 +81,7 @@ def test_a_swapped_range_in_the_manifest_is_refused(copy: Path) -> None:
     refused(copy, "its digest does not match")
 
 
-def test_a_newer_format_is_refused(copy: Path) -> None:
+def test_open_refuses_a_newer_format(copy: Path) -> None:
     path = copy / "manifest.json"
     document = json.loads(path.read_text())
     document["format_version"] += 1
@@ -90,13 +90,13 @@ def test_a_newer_format_is_refused(copy: Path) -> None:
     refused(copy, "format_version 2 is unknown, this version reads 1; upgrade aigc")
 
 
-def test_a_truncated_manifest_is_refused(copy: Path) -> None:
+def test_open_refuses_a_truncated_manifest(copy: Path) -> None:
     path = copy / "manifest.json"
     path.write_bytes(path.read_bytes()[:-9])
     refused(copy, "truncated or not JSON")
 
 
-def test_a_file_outside_the_artifact_is_never_read(copy: Path) -> None:
+def test_open_reads_no_file_outside_the_artifact(copy: Path) -> None:
     (copy.parent / "secret").write_text("secret")
     path = copy / "manifest.json"
     document = json.loads(path.read_text())
@@ -106,7 +106,7 @@ def test_a_file_outside_the_artifact_is_never_read(copy: Path) -> None:
     refused(copy, r"'\.\./secret' of the manifest lies outside the artifact")
 
 
-def test_a_folder_without_a_manifest_is_no_artifact(copy: Path) -> None:
+def test_open_refuses_a_folder_without_manifest(copy: Path) -> None:
     (copy / "manifest.json").unlink()
     refused(copy, "no artifact 'copy'|holds no manifest.json")
 
@@ -126,7 +126,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> 
     reseal(folder)
 
 
-def test_references_altered_under_a_valid_seal_are_caught_by_the_replay(copy: Path) -> None:
+def test_replay_detects_altered_references_under_a_valid_seal(copy: Path) -> None:
     def nudge(arrays: dict[str, np.ndarray]) -> None:
         arrays["out/image"][3, 0, 2, 2] += 0.001
 
@@ -135,7 +135,7 @@ def test_references_altered_under_a_valid_seal_are_caught_by_the_replay(copy: Pa
     refused(copy, r"does not reproduce its references .*'sample' is off by .* allowed is 1e-04")
 
 
-def test_a_reference_off_by_a_rounding_is_within_tolerance(copy: Path) -> None:
+def test_reference_off_by_a_rounding_is_within_tolerance(copy: Path) -> None:
     def nudge(arrays: dict[str, np.ndarray]) -> None:
         arrays["out/image"][3, 0, 2, 2] += 1e-5
 
@@ -147,7 +147,9 @@ def test_a_reference_off_by_a_rounding_is_within_tolerance(copy: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("off", [5e-4, 5e-3])
-def test_a_sound_may_be_further_off_than_an_image(off: float, joined: Path, tmp_path: Path) -> None:
+def test_sounds_have_a_wider_tolerance_than_images(
+    off: float, joined: Path, tmp_path: Path
+) -> None:
     """Few sounds are off by more than most, for finding phases multiplies what rounding does."""
     folder = Path(shutil.copytree(joined, tmp_path / "copy"))
 
@@ -176,7 +178,7 @@ def test_a_sound_may_be_further_off_than_an_image(off: float, joined: Path, tmp_
         (lambda a: a.update({"in/latent": a["in/latent"].astype(str)}), "references"),
     ],
 )
-def test_references_that_do_not_fit_their_signature_are_refused(
+def test_references_that_do_not_fit_the_signature_are_refused(
     copy: Path, change: Callable[[dict[str, np.ndarray]], object], message: str
 ) -> None:
     rewrite(copy, change)
@@ -184,7 +186,7 @@ def test_references_that_do_not_fit_their_signature_are_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\3\4" + b"\0" * 60])
-def test_references_that_are_no_archive_are_refused(copy: Path, content: bytes) -> None:
+def test_references_in_another_format_are_refused(copy: Path, content: bytes) -> None:
     (copy / "references" / "sample.npz").write_bytes(content)
     reseal(copy)
     refused(copy, "references")
@@ -203,16 +205,14 @@ def test_missing_references_are_refused(copy: Path) -> None:
     refused(copy, "has no references for signature 'sample'")
 
 
-def test_a_graph_that_onnxruntime_does_not_load_is_refused(copy: Path) -> None:
+def test_graph_that_onnxruntime_cannot_load_is_refused(copy: Path) -> None:
     (copy / "generator.onnx").write_bytes(b"no graph")
     reseal(copy)
     refused(copy, "graph 'generator.onnx' is not one that onnxruntime loads")
 
 
 @pytest.mark.parametrize("change", [{"shape": [5]}, {"name": "noise"}, {"dtype": "int64"}])
-def test_a_signature_that_its_graph_does_not_have_is_refused(
-    copy: Path, change: dict[str, object]
-) -> None:
+def test_signature_missing_in_its_graph_is_refused(copy: Path, change: dict[str, object]) -> None:
     path = copy / "manifest.json"
     document = json.loads(path.read_text())
     document["signatures"]["sample"]["inputs"][0].update(change)
@@ -221,7 +221,7 @@ def test_a_signature_that_its_graph_does_not_have_is_refused(
     refused(copy, "signature 'sample' promises inputs .* its graph has")
 
 
-def test_sample_i_is_the_same_alone_and_in_any_batch(artifact: Artifact) -> None:
+def test_sample_is_independent_of_its_batch(artifact: Artifact) -> None:
     whole = artifact.sample(seed=5, n=12)["image"]
     assert whole.shape == (12, 1, 8, 8)
     for batch in (1, 5, 64):
@@ -232,7 +232,7 @@ def test_sample_i_is_the_same_alone_and_in_any_batch(artifact: Artifact) -> None
     assert not np.allclose(whole, artifact.sample(seed=6, n=12)["image"], atol=1e-3)
 
 
-def test_a_graph_with_a_fixed_batch_is_refused(copy: Path) -> None:
+def test_fixed_batch_graph_is_refused(copy: Path) -> None:
     graph = onnx.load(copy / "generator.onnx")
     graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(graph, copy / "generator.onnx")
@@ -240,7 +240,7 @@ def test_a_graph_with_a_fixed_batch_is_refused(copy: Path) -> None:
     refused(copy, "the batch axis of input 'latent' of signature 'sample' is fixed")
 
 
-def test_a_sample_is_the_graph_of_its_latent_and_label(artifact: Artifact) -> None:
+def test_sample_is_the_graph_of_its_latent_and_label(artifact: Artifact) -> None:
     drawn = {
         "latent": latents.normal(5, range(3), (4,)),
         "label": latents.labels(5, range(3), 10),
@@ -249,14 +249,14 @@ def test_a_sample_is_the_graph_of_its_latent_and_label(artifact: Artifact) -> No
     assert np.array_equal(by_hand, artifact.sample(seed=5, n=3)["image"])
 
 
-def test_one_label_is_that_of_every_sample(artifact: Artifact) -> None:
+def test_single_label_applies_to_every_sample(artifact: Artifact) -> None:
     one = artifact.sample(seed=5, n=4, label=7)["image"]
     assert np.array_equal(one, artifact.sample(seed=5, n=4, label=[7] * 4)["image"])
     assert np.array_equal(one, artifact.sample(seed=5, n=4, label=[7] * 4, batch=3)["image"])
     assert not np.allclose(one, artifact.sample(seed=5, n=4, label=6)["image"])
 
 
-def test_a_list_of_labels_goes_sample_by_sample_over_any_batches(artifact: Artifact) -> None:
+def test_list_of_labels_applies_per_sample_over_batches(artifact: Artifact) -> None:
     classes = [3, 1, 4, 1, 5, 9]
     alone = [artifact.sample(seed=5, first_index=i, label=c) for i, c in enumerate(classes)]
     expected = np.concatenate([a["image"] for a in alone])
@@ -290,7 +290,7 @@ def test_uint8_gives_pixels(artifact: Artifact) -> None:
         (lambda a: a.run("sample", feeds(label=[0, 10])), r"label must be in \[0, 10\), got 10"),
     ],
 )
-def test_a_wrong_call_is_refused_with_what_is_allowed(
+def test_sample_refuses_wrong_arguments_with_what_is_allowed(
     artifact: Artifact, call: Callable[[Artifact], object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -302,7 +302,7 @@ def feeds(**changes: object) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in given.items()}
 
 
-def test_levels_go_from_bit_over_uint8_to_tolerance(artifact: Artifact) -> None:
+def test_levels_are_ordered_bit_uint8_tolerance(artifact: Artifact) -> None:
     signature = artifact.signature("sample")
     a = artifact.sample(seed=0, n=2)
     a["image"][:] = 0.1  # halfway between no two levels
@@ -318,7 +318,7 @@ def test_levels_go_from_bit_over_uint8_to_tolerance(artifact: Artifact) -> None:
     assert found[3].max_abs == float("inf")
 
 
-def test_an_artifact_opens_from_an_object_store(sealed: Path) -> None:
+def test_artifact_opens_from_an_object_store(sealed: Path) -> None:
     import fsspec
 
     fs = fsspec.filesystem("memory")
@@ -336,7 +336,7 @@ def test_every_signature_has_sixteen_references(artifact: Artifact) -> None:
     assert {k: v.shape for k, v in outputs.items()} == {"image": (16, 1, 8, 8)}
 
 
-def test_numbers_of_numpys_are_numbers(artifact: Artifact) -> None:
+def test_numpy_numbers_are_accepted(artifact: Artifact) -> None:
     expected = artifact.sample(seed=2, n=4, first_index=1, label=3, batch=3)["image"]
     found = artifact.sample(
         seed=np.int64(2),
@@ -362,8 +362,6 @@ def test_numbers_of_numpys_are_numbers(artifact: Artifact) -> None:
         ({"label": np.int64(12)}, r"label must be in \[0, 10\), got 12"),
     ],
 )
-def test_what_is_no_whole_number_is_refused(
-    asked: dict[str, Any], message: str, artifact: Artifact
-) -> None:
+def test_other_types_are_refused(asked: dict[str, Any], message: str, artifact: Artifact) -> None:
     with pytest.raises(ValueError, match=message):
         artifact.sample(**{"seed": 0, **asked})

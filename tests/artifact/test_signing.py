@@ -37,7 +37,7 @@ def refused(folder: Path | str, public: Path, message: str) -> None:
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
-def test_what_is_signed_opens_and_the_library_says_the_same(
+def test_signed_artifact_opens_and_model_signing_agrees(
     tmp_path: Path, curve: ec.EllipticCurve
 ) -> None:
     """Third parties check it with `model_signing verify key`."""
@@ -62,14 +62,14 @@ def statement(folder: Path) -> bytes:
     return base64.b64decode(envelope["payload"])
 
 
-def test_what_is_not_signed_is_refused_where_trust_is_set(
+def test_unsigned_artifact_is_refused_where_trust_is_set(
     folder: Path, keys: tuple[Path, Path]
 ) -> None:
     refused(folder, keys[1], r"stranger@1 in .* is not signed: it holds no model.sig")
     assert Artifact.open(folder).id == "stranger@1"
 
 
-def test_what_another_key_signed_is_refused(
+def test_signature_of_another_key_is_refused(
     folder: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     other, other_public = write_keys(tmp_path, "other")
@@ -80,7 +80,7 @@ def test_what_another_key_signed_is_refused(
     assert Artifact.open(folder, trust=Trust.load(both)).id == "stranger@1"
 
 
-def test_what_was_sealed_again_is_refused(folder: Path, keys: tuple[Path, Path]) -> None:
+def test_resealed_artifact_is_refused(folder: Path, keys: tuple[Path, Path]) -> None:
     """The old signature is there, and every hash is right."""
     private, public = keys
     sign(folder, private)
@@ -99,7 +99,7 @@ def test_what_was_sealed_again_is_refused(folder: Path, keys: tuple[Path, Path])
         refused(folder, public, "stranger@1 is not what was signed: '.*' was changed, added or")
 
 
-def test_a_signature_of_another_artifact_is_refused(
+def test_signature_of_another_artifact_is_refused(
     folder: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     other = write(tmp_path / "other", model(zeros_graph()), version="2")
@@ -108,7 +108,9 @@ def test_a_signature_of_another_artifact_is_refused(
     refused(folder, keys[1], "is not what was signed")
 
 
-def test_an_altered_file_is_refused_as_ever(folder: Path, keys: tuple[Path, Path]) -> None:
+def test_altered_file_is_refused_before_the_signature_counts(
+    folder: Path, keys: tuple[Path, Path]
+) -> None:
     sign(folder, keys[0])
     (folder / ".gitignore").write_bytes(b"y")
     refused(folder, keys[1], "'.gitignore' was altered")
@@ -153,7 +155,7 @@ def resaid(data: bytes) -> bytes:
         altered(lambda b: b["dsseEnvelope"].update(payload=None)),
     ],
 )
-def test_what_is_no_signature_is_refused(
+def test_malformed_signature_is_refused(
     folder: Path, keys: tuple[Path, Path], change: Callable[[bytes], bytes]
 ) -> None:
     sign(folder, keys[0])
@@ -162,7 +164,7 @@ def test_what_is_no_signature_is_refused(
     refused(folder, keys[1], "stranger@1: model.sig is no signature of a key in")
 
 
-def test_a_statement_of_another_kind_is_refused(folder: Path, keys: tuple[Path, Path]) -> None:
+def test_statement_of_another_type_is_refused(folder: Path, keys: tuple[Path, Path]) -> None:
     """Signed by the very key, but for something else."""
     from cryptography.hazmat.primitives import hashes
 
@@ -182,7 +184,7 @@ def test_a_statement_of_another_kind_is_refused(folder: Path, keys: tuple[Path, 
         refused(folder, keys[1], "not the hashes of a model's files")
 
 
-def test_signatures_travel_to_stores_of_every_kind(
+def test_signatures_travel_to_every_kind_of_store(
     folder: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     sign(folder, keys[0])
@@ -196,7 +198,7 @@ def test_signatures_travel_to_stores_of_every_kind(
     fs.rm("/signed-store", recursive=True)
 
 
-def test_keys_that_do_not_sign_or_check_are_refused_with_what_to_do(
+def test_unusable_keys_are_refused_with_the_fix(
     folder: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     private, public = keys
@@ -221,7 +223,7 @@ def test_keys_that_do_not_sign_or_check_are_refused_with_what_to_do(
     assert not (folder / SIGNATURE).exists()
 
 
-def test_the_environment_names_the_keys_where_no_option_does(
+def test_environment_names_keys_without_options(
     keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert wanted("") is None
@@ -234,9 +236,7 @@ def test_the_environment_names_the_keys_where_no_option_does(
     assert chosen.name == str(other)
 
 
-def test_to_check_a_signature_needs_none_of_what_signing_needs(
-    folder: Path, keys: tuple[Path, Path]
-) -> None:
+def test_verifying_needs_no_signing_packages(folder: Path, keys: tuple[Path, Path]) -> None:
     sign(folder, keys[0])
     script = (
         "import sys; sys.modules.update(dict.fromkeys(('model_signing', 'sigstore', 'OpenSSL')));"

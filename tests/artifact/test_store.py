@@ -50,7 +50,7 @@ class Build:
         return path
 
 
-def test_what_was_published_opens_under_name_version_and_uri(store: Store, build: Build) -> None:
+def test_published_artifact_resolves_by_name_version_and_uri(store: Store, build: Build) -> None:
     uri = store.publish(build("digits", "1"))
     assert uri == f"{store.uri}/digits/1"
     expected = Artifact.open(build.sealed).sample(seed=0, n=2)["image"]
@@ -63,7 +63,7 @@ def test_what_was_published_opens_under_name_version_and_uri(store: Store, build
 @pytest.mark.parametrize(
     "versions", [["1", "2", "9", "10"], ["1.2", "1.10", "2.0"], ["0.9", "0.9.1", "0.10"]]
 )
-def test_a_name_alone_means_the_newest_version_by_number(
+def test_bare_name_resolves_to_the_newest_version(
     store: Store, build: Build, versions: list[str]
 ) -> None:
     for version in reversed(versions):
@@ -74,7 +74,7 @@ def test_a_name_alone_means_the_newest_version_by_number(
     assert locate(f"{store.uri}/digits").endswith(f"/digits/{versions[-1]}")
 
 
-def test_a_version_never_changes(store: Store, build: Build) -> None:
+def test_versions_are_immutable(store: Store, build: Build) -> None:
     uri = store.publish(build("digits", "1"))
     before = Artifact.open(uri).manifest.digest
     with pytest.raises(ArtifactError, match=r"digits@1 exists already .*the next free one is 2"):
@@ -82,23 +82,21 @@ def test_a_version_never_changes(store: Store, build: Build) -> None:
     assert Artifact.open(uri).manifest.digest == before
 
 
-def test_the_next_version_counts_on_from_the_newest(store: Store, build: Build) -> None:
+def test_next_version_follows_the_newest(store: Store, build: Build) -> None:
     assert store.next_version("digits") == "1"
     store.publish(build("digits", "9"))
     store.publish(build("digits", "10.3"))
     assert store.next_version("digits") == "11"
 
 
-def test_names_are_those_with_a_complete_version(store: Store, build: Build) -> None:
+def test_names_lists_complete_versions_only(store: Store, build: Build) -> None:
     assert store.names() == []
     store.publish(build("b", "1"))
     store.publish(build("a", "1"))
     assert store.names() == ["a", "b"]
 
 
-def test_an_unknown_name_or_version_is_refused_with_what_there_is(
-    store: Store, build: Build
-) -> None:
+def test_unknown_names_and_versions_list_what_exists(store: Store, build: Build) -> None:
     with pytest.raises(ArtifactError, match=r"no artifact 'digits' in .*; there are: none"):
         store.resolve("digits")
     store.publish(build("digits", "1"))
@@ -114,14 +112,14 @@ def test_an_unknown_name_or_version_is_refused_with_what_there_is(
 
 
 @pytest.mark.parametrize("where", ["nowhere", "digits/7", "digits@7", "Digits", "a b"])
-def test_what_is_no_artifact_is_said_to_be_none(store: Store, build: Build, where: str) -> None:
+def test_place_without_artifact_is_refused(store: Store, build: Build, where: str) -> None:
     store.publish(build("digits", "1"))
     with pytest.raises(ArtifactError, match=r"no artifact|no version|holds no manifest"):
         Artifact.open(f"{store.uri}/{where}")
 
 
 @pytest.mark.parametrize("written", range(6))
-def test_an_interrupted_upload_is_no_version_and_may_be_repeated(
+def test_interrupted_upload_is_invisible_and_repeatable(
     written: int, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks after `written` of the claim and the five files."""
@@ -142,7 +140,7 @@ def test_an_interrupted_upload_is_no_version_and_may_be_repeated(
     store._fs.rm(store._root, recursive=True)
 
 
-def test_an_interrupted_copy_is_no_version_and_may_be_repeated(
+def test_interrupted_copy_is_invisible_and_repeatable(
     tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, store = build("digits", "1"), Store(tmp_path / "store")
@@ -166,7 +164,7 @@ def unpublished(store: Store) -> None:
         store.resolve("digits")
 
 
-def test_a_copy_by_hand_without_its_manifest_is_no_version(tmp_path: Path, build: Build) -> None:
+def test_manual_copy_without_manifest_is_no_version(tmp_path: Path, build: Build) -> None:
     store = Store(tmp_path / "store")
     half = tmp_path / "store" / "digits" / "1"
     half.mkdir(parents=True)
@@ -176,7 +174,7 @@ def test_a_copy_by_hand_without_its_manifest_is_no_version(tmp_path: Path, build
     Artifact.open(half)
 
 
-def test_an_unsealed_folder_is_not_published(store: Store, build: Build, tmp_path: Path) -> None:
+def test_publish_refuses_an_unsealed_folder(store: Store, build: Build, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"holds no manifest.json"):
         store.publish(tmp_path)
     altered = build("digits", "1")
@@ -187,7 +185,7 @@ def test_an_unsealed_folder_is_not_published(store: Store, build: Build, tmp_pat
     assert store.names() == []
 
 
-def test_of_two_concurrent_publications_one_wins_whole(tmp_path: Path, build: Build) -> None:
+def test_one_of_two_concurrent_publications_wins_whole(tmp_path: Path, build: Build) -> None:
     store = Store(tmp_path / "store")
     folders = [build("digits", "1", note) for note in ("first", "second")]
     for attempt in range(10):
@@ -224,14 +222,14 @@ def test_of_two_concurrent_publications_one_wins_whole(tmp_path: Path, build: Bu
         shutil.rmtree(published)
 
 
-def test_a_published_version_is_readable_by_everybody(tmp_path: Path, build: Build) -> None:
+def test_published_version_is_world_readable(tmp_path: Path, build: Build) -> None:
     folder = build("digits", "1")
     folder.chmod(0o700)
     published = Path(Store(tmp_path / "store").publish(folder))
     assert published.stat().st_mode & 0o055 == 0o055
 
 
-def test_two_publishers_of_one_version_do_not_mix(build: Build) -> None:
+def test_publishers_of_one_version_do_not_mix(build: Build) -> None:
     folder, store = build("digits", "1"), Store(f"memory://{uuid.uuid4().hex}")
     claim = f"{store._root}/digits/1/publishing"
     store._fs.pipe_file(claim, str(time.time()).encode())
@@ -259,7 +257,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_can_be_exported_is_found(store: Store, build: Build, name: str) -> None:
+def test_exportable_names_resolve(store: Store, build: Build, name: str) -> None:
     for version in ("1", "2"):
         store.publish(build(name, version))
     store.publish(build("digits", "1"))
@@ -274,20 +272,18 @@ def test_a_name_that_can_be_exported_is_found(store: Store, build: Build, name: 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "A", "ä", "١", "a b", "a/b", "a@1", "-a", "x" * 65, "²"]
 )
-def test_a_name_that_is_none_is_refused_before_it_is_exported(name: str, tmp_path: Path) -> None:
+def test_invalid_name_is_refused_before_export(name: str, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="artifact name must be"):
         Store(tmp_path).check_free(name, "1")
 
 
 @pytest.mark.parametrize("version", ["", "v1", "1.", "١", "1.2.3.4.5", "1" * 10, "latest", "²"])
-def test_a_version_that_is_none_is_refused(version: str, tmp_path: Path) -> None:
+def test_invalid_version_is_refused(version: str, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="version must be whole numbers"):
         Store(tmp_path).check_free("digits", version)
 
 
-def test_a_number_that_is_no_name_here_is_a_version_that_is_missing(
-    store: Store, build: Build
-) -> None:
+def test_number_without_a_name_is_a_missing_version(store: Store, build: Build) -> None:
     store.publish(build("digits", "1"))
     with pytest.raises(ArtifactError, match="digits/7 is no artifact: it holds no manifest"):
         locate(f"{store.uri}/digits/7")
@@ -328,7 +324,7 @@ def test_versions_and_names_may_be_links(tmp_path: Path, build: Build) -> None:
         "a:b/digits",
     ],
 )
-def test_folders_and_object_stores_are_places_of_artifacts(uri: str) -> None:
+def test_folders_and_object_stores_are_places(uri: str) -> None:
     check_location(uri)
 
 
@@ -367,12 +363,12 @@ def test_folders_and_object_stores_are_places_of_artifacts(uri: str) -> None:
         "s3 ://x",
     ],
 )
-def test_nothing_else_is_not_even_in_a_chain(uri: str) -> None:
+def test_other_places_are_refused_even_when_chained(uri: str) -> None:
     with pytest.raises(ArtifactError, match="artifact must be a folder, s3://, gs:// or az://"):
         check_location(uri)
 
 
-def test_every_protocol_that_fsspec_knows_is_refused_but_those() -> None:
+def test_other_fsspec_protocols_are_refused() -> None:
     from fsspec.registry import known_implementations
 
     for protocol in {*known_implementations, "generic"}:

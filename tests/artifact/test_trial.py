@@ -146,7 +146,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_graph_that_takes_more_memory_than_there_is_does_so_elsewhere(
+def test_graph_beyond_the_memory_fails_in_the_child(
     name: str, tmp_path: Path, watch: Watch
 ) -> None:
     folder = write(tmp_path / "bomb", BOMBS[name])
@@ -158,7 +158,7 @@ def test_a_graph_that_takes_more_memory_than_there_is_does_so_elsewhere(
     assert watch.most < MEMORY + BASE
 
 
-def test_a_loop_without_an_end_is_ended(tmp_path: Path) -> None:
+def test_endless_loop_is_ended(tmp_path: Path) -> None:
     folder = write(tmp_path / "loop", model([*zeros_graph("before"), forever()], ROUNDS))
     began_s = time.monotonic()
     with pytest.raises(ArtifactError, match=r"not loaded within 3 s; raise limits.max_load_second"):
@@ -167,7 +167,7 @@ def test_a_loop_without_an_end_is_ended(tmp_path: Path) -> None:
     assert not trials()
 
 
-def test_a_size_of_batch_that_takes_more_than_the_full_one_is_found(tmp_path: Path) -> None:
+def test_most_expensive_batch_size_is_found(tmp_path: Path) -> None:
     """Sizes between one and the full batch are run as well, as far as time goes."""
     nodes = [
         node("Shape", ["latent"], ["shape"]),
@@ -181,17 +181,17 @@ def test_a_size_of_batch_that_takes_more_than_the_full_one_is_found(tmp_path: Pa
         tried(write(tmp_path / "seven", graph))
 
 
-def test_what_an_honest_artifact_takes_is_enough(tmp_path: Path, sealed: Path) -> None:
+def test_honest_artifact_fits_its_limits(tmp_path: Path, sealed: Path) -> None:
     tried(write(tmp_path / "honest", model(zeros_graph())))
     tried(sealed, max_batch=64)
 
 
 @pytest.mark.parametrize("fixture", ["written", "joined"])
-def test_exports_of_other_kinds_are_tried_too(fixture: str, request: pytest.FixtureRequest) -> None:
+def test_other_signatures_are_tried_too(fixture: str, request: pytest.FixtureRequest) -> None:
     tried(request.getfixturevalue(fixture), max_batch=8)
 
 
-def test_weights_that_fill_the_memory_are_too_much_and_half_of_it_is_not(tmp_path: Path) -> None:
+def test_weights_may_fill_half_of_the_memory(tmp_path: Path) -> None:
     def weighing(count: int) -> onnx.ModelProto:
         weights = const("big", np.ones(count, np.float32))
         return added([node("Identity", ["big"], ["made"])], "made", weights)
@@ -201,7 +201,7 @@ def test_weights_that_fill_the_memory_are_too_much_and_half_of_it_is_not(tmp_pat
         tried(write(tmp_path / "heavy", weighing(MEMORY // 4)))
 
 
-def test_references_that_inflate_beyond_the_memory_are_refused(tmp_path: Path) -> None:
+def test_reference_bombs_are_refused(tmp_path: Path) -> None:
     """Their shape is the one that the manifest promises."""
     from tests.artifact.test_references import archive, header
     from tests.artifact.test_references import whole as whole_archive
@@ -224,9 +224,7 @@ def test_references_that_inflate_beyond_the_memory_are_refused(tmp_path: Path) -
         tried(folder)
 
 
-def test_a_process_that_falls_over_is_a_refusal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crash_of_the_child_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime can take the process down with it."""
     manifest, found = contents(write(tmp_path / "a", model(zeros_graph())))
     broken = dataclasses.replace(found, references={"\0": b""}, graphs={})
@@ -245,7 +243,7 @@ def test_a_process_that_falls_over_is_a_refusal(
     killer.join()
 
 
-def test_the_process_writes_no_files_and_gets_no_secrets(
+def test_child_writes_no_files_and_gets_no_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = (

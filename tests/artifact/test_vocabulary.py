@@ -14,14 +14,14 @@ LETTERS = st.text("abc", max_size=12)
 
 
 @given(st.lists(LETTERS, min_size=1, max_size=5))
-def test_decoding_is_the_inverse_of_encoding(texts: list[str]) -> None:
+def test_decode_inverts_encode(texts: list[str]) -> None:
     vocabulary = Vocabulary(PIECES)
     rows = vocabulary.rows(texts, 13)
     assert rows.dtype == np.int64
     assert vocabulary.texts(rows) == texts
 
 
-def test_the_earliest_pair_is_joined_first() -> None:
+def test_earliest_pair_is_merged_first() -> None:
     vocabulary = Vocabulary(PIECES)
     assert vocabulary.encode("abcb") == [5, 2]  # ab, then abc; bc was learned later
     assert vocabulary.encode("bcb") == [6, 2]
@@ -29,7 +29,7 @@ def test_the_earliest_pair_is_joined_first() -> None:
 
 
 @given(st.text("abc", max_size=40), st.permutations(PIECES[1:]))
-def test_pairs_are_joined_one_by_one_as_they_are_defined(text: str, pieces: list[str]) -> None:
+def test_pairs_are_merged_in_order_of_definition(text: str, pieces: list[str]) -> None:
     vocabulary = Vocabulary(("", *pieces))
     ids = {piece: number for number, piece in enumerate(vocabulary.pieces)}
     parts = list(text)
@@ -39,7 +39,7 @@ def test_pairs_are_joined_one_by_one_as_they_are_defined(text: str, pieces: list
     assert vocabulary.encode(text) == [ids[part] for part in parts]
 
 
-def test_a_long_text_costs_less_than_the_square_of_its_pairs() -> None:
+def test_encoding_long_texts_is_subquadratic() -> None:
     class Counted(dict[str, int]):
         asked = 0
 
@@ -53,7 +53,7 @@ def test_a_long_text_costs_less_than_the_square_of_its_pairs() -> None:
     assert Counted.asked < 3 * 600
 
 
-def test_decoding_ends_at_the_end_and_before_what_stops_it() -> None:
+def test_decode_ends_at_the_end_token_or_stop() -> None:
     vocabulary = Vocabulary(PIECES)
     assert vocabulary.decode([5, 0, 1]) == "abc"
     assert vocabulary.decode([5, 2, 1], stop=("ba",)) == "abc"
@@ -71,6 +71,6 @@ def test_decoding_ends_at_the_end_and_before_what_stops_it() -> None:
         (lambda: Vocabulary(PIECES).rows(["aaaa"], 4), "4 tokens long, at most 3 and an end fit"),
     ],
 )
-def test_what_does_not_fit_is_refused(call: object, message: str) -> None:
+def test_encode_refuses_what_does_not_fit(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]

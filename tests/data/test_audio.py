@@ -19,7 +19,7 @@ def pitch_hz(sample: np.ndarray) -> float:
     return float(spectrum.argmax() * 8000 / 8192)
 
 
-def test_a_recording_keeps_its_pitch_whatever_its_rate(tmp_path: Path) -> None:
+def test_recordings_keep_their_pitch_at_any_rate(tmp_path: Path) -> None:
     config = recordings(tmp_path)
     source = data.load(config, MODEL)
     for row, (name, label) in enumerate(source.origin.files):  # type: ignore[attr-defined]
@@ -30,7 +30,7 @@ def test_a_recording_keeps_its_pitch_whatever_its_rate(tmp_path: Path) -> None:
         assert np.abs(sample).max() == pytest.approx(0.95, abs=0.01)
 
 
-def test_another_rate_makes_another_data_set(tmp_path: Path) -> None:
+def test_sample_rate_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     config = recordings(tmp_path)
     prints = [
         data.load(c, MODEL).fingerprint()
@@ -40,7 +40,7 @@ def test_another_rate_makes_another_data_set(tmp_path: Path) -> None:
     assert prints[0]["sha256"] != prints[1]["sha256"]
 
 
-def test_speech_commands_names_its_test_clips(tmp_path: Path) -> None:
+def test_speech_commands_lists_name_the_test_split(tmp_path: Path) -> None:
     recordings(tmp_path)
     (tmp_path / "_background_noise_").mkdir()
     (tmp_path / "_background_noise_" / "hum.wav").write_bytes(audio_files.wav(tone(50), 8000))
@@ -51,14 +51,14 @@ def test_speech_commands_names_its_test_clips(tmp_path: Path) -> None:
     assert test.classes == train.classes == CLASSES
 
 
-def test_folders_of_splits_are_the_splits(tmp_path: Path) -> None:
+def test_split_folders_become_splits(tmp_path: Path) -> None:
     recordings(tmp_path / "train", 3)
     recordings(tmp_path / "test", 2)
     config = DataConfig(source="audio", path=str(tmp_path))
     assert [len(data.load(config, MODEL, split)) for split in ("train", "test")] == [6, 4]
 
 
-def test_flac_is_read_as_wav_is(tmp_path: Path) -> None:
+def test_flac_reads_like_wav(tmp_path: Path) -> None:
     pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     config = recordings(tmp_path)
     before = data.load(config, MODEL).read(0)[0]
@@ -73,9 +73,7 @@ def test_flac_is_read_as_wav_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"RIFF\0\0\0\0WAVEdata\0\0\0\0"])
-def test_a_file_that_is_no_sound_is_a_corrupt_row_that_names_it(
-    content: bytes, tmp_path: Path
-) -> None:
+def test_corrupt_sound_is_a_corrupt_row_with_its_path(content: bytes, tmp_path: Path) -> None:
     config = recordings(tmp_path)
     bad = tmp_path / "up" / "001.wav"
     bad.write_bytes(content)
@@ -84,7 +82,7 @@ def test_a_file_that_is_no_sound_is_a_corrupt_row_that_names_it(
         data.load(config, MODEL)
 
 
-def test_a_long_recording_is_cut_and_silence_stays_silent(tmp_path: Path) -> None:
+def test_long_recordings_are_cut_and_silence_stays_silent(tmp_path: Path) -> None:
     config = recordings(tmp_path, 12)
     for path in (tmp_path / "up").iterdir():
         path.write_bytes(audio_files.wav(np.zeros((9000, 1), np.int16), 8000))
@@ -101,14 +99,14 @@ def test_a_long_recording_is_cut_and_silence_stays_silent(tmp_path: Path) -> Non
         (DataConfig(source="spoken_digits"), (1, 28, 28), r"sound of shape \(1, samples\)"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_cure(
+def test_audio_config_errors_name_the_fix(
     config: DataConfig, shape: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         data.load(config, ModelConfig(shape=shape))
 
 
-def test_recordings_beside_folders_are_refused(tmp_path: Path) -> None:
+def test_recordings_beside_class_folders_are_refused(tmp_path: Path) -> None:
     config = recordings(tmp_path)
     (tmp_path / "loose.wav").write_bytes(audio_files.wav(tone(300), 8000))
     with pytest.raises(ValueError, match=r"beside them, such as loose\.wav"):
@@ -126,7 +124,7 @@ def test_recordings_beside_folders_are_refused(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "bom"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
-def test_names_of_a_list_are_found_as_they_are_written(
+def test_list_entries_match_however_they_are_written(
     names: str, written: str, mark: str, end: str, tmp_path: Path
 ) -> None:
     (tmp_path / "up").mkdir()
@@ -141,7 +139,7 @@ def test_names_of_a_list_are_found_as_they_are_written(
     assert data.load(config, model).survey.splits == {"train": 5, "testing_list.txt": 3}
 
 
-def test_names_of_a_list_that_match_nothing_are_told(tmp_path: Path) -> None:
+def test_list_without_a_match_is_noted(tmp_path: Path) -> None:
     config = recordings(tmp_path, 8)
     (tmp_path / "testing_list.txt").write_text("up/003.wav\nup/gone.wav\ndown/Gone.wav\n")
     source = data.load(config, MODEL)
@@ -158,7 +156,7 @@ def test_names_of_a_list_that_match_nothing_are_told(tmp_path: Path) -> None:
         data.load(config, MODEL)
 
 
-def test_validation_clips_of_speech_commands_are_held_out(tmp_path: Path) -> None:
+def test_validation_list_is_held_out_from_training(tmp_path: Path) -> None:
     config = recordings(tmp_path, 8)
     (tmp_path / "_background_noise_").mkdir()
     (tmp_path / "_background_noise_" / "hum.wav").write_bytes(audio_files.wav(tone(50), 8000))
@@ -171,7 +169,7 @@ def test_validation_clips_of_speech_commands_are_held_out(tmp_path: Path) -> Non
     assert (noise.count, noise.first) == (1, ("_background_noise_/hum.wav",))
 
 
-def test_lists_are_known_in_any_case_and_leave_something_to_train_on(tmp_path: Path) -> None:
+def test_split_lists_ignore_case_and_must_leave_training_rows(tmp_path: Path) -> None:
     config, model = recordings(tmp_path, 8), MODEL
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.wav"))
     (tmp_path / "Testing_List.TXT").write_text(names[0])

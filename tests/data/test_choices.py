@@ -43,7 +43,7 @@ def shards(folder: Path, members: list[tuple[str, bytes]]) -> DataConfig:
     return DataConfig(source="webdataset", path=str(folder), memory_mb=0)
 
 
-def test_a_picture_and_its_mask_are_chosen_by_member(tmp_path: Path) -> None:
+def test_member_chooses_between_picture_and_mask(tmp_path: Path) -> None:
     members = []
     for row in range(3):
         members += [(f"{row}.png", png(picture(row))), (f"{row}.seg.png", png(picture(90 + row)))]
@@ -60,7 +60,7 @@ def test_a_picture_and_its_mask_are_chosen_by_member(tmp_path: Path) -> None:
         data.load(replace(config, member="webp"), PLAIN)
 
 
-def test_keys_that_collide_are_refused(tmp_path: Path) -> None:
+def test_colliding_tar_keys_are_refused(tmp_path: Path) -> None:
     twice = [("a.png", png(picture(0))), ("b.png", png(picture(1))), ("a.png", png(picture(2)))]
     with pytest.raises(ValueError, match=r"\.tar has a\.png twice; give every row a key"):
         data.load(shards(tmp_path, twice), PLAIN)
@@ -80,7 +80,7 @@ def test_keys_that_collide_are_refused(tmp_path: Path) -> None:
         ([("cls", b"1"), ("json", b'{"caption": "no label"}')], ""),
     ],
 )
-def test_two_labels_of_one_row_are_refused_unless_they_are_equal(
+def test_differing_labels_of_one_row_are_refused(
     labels: list[tuple[str, bytes]], told: str, tmp_path: Path
 ) -> None:
     rows = [("0.png", png(picture(0))), *((f"0.{suffix}", text) for suffix, text in labels)]
@@ -96,12 +96,12 @@ def test_two_labels_of_one_row_are_refused_unless_they_are_equal(
         assert data.load(config, model).read(0)[1] == 0
 
 
-def test_keys_of_two_kinds_of_pictures_are_no_collision(tmp_path: Path) -> None:
+def test_one_key_with_two_picture_kinds_is_no_collision(tmp_path: Path) -> None:
     config = shards(tmp_path, [("a.png", png(picture(0))), ("b.jpg", png(picture(1)))])
     assert len(data.load(config, PLAIN)) == 2
 
 
-def test_two_pictures_of_one_row_are_chosen_by_member(tmp_path: Path) -> None:
+def test_member_chooses_between_two_pictures(tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / f"{number}.png").write_bytes(png(picture(number)))
         (tmp_path / f"{number}.jpg").write_bytes(png(picture(100 + number)))
@@ -123,7 +123,7 @@ def test_two_pictures_of_one_row_are_chosen_by_member(tmp_path: Path) -> None:
         data.load(replace(config, member="wav"), model)
 
 
-def test_a_choice_is_advised_only_where_it_helps(tmp_path: Path) -> None:
+def test_member_is_suggested_only_if_it_helps(tmp_path: Path) -> None:
     for name in ("a.png", "a.PNG"):
         (tmp_path / name).write_bytes(png(picture(0)))
     config = DataConfig(source="paired", path=str(tmp_path))
@@ -131,13 +131,13 @@ def test_a_choice_is_advised_only_where_it_helps(tmp_path: Path) -> None:
         data.load(config, PAIRED)
 
 
-def test_choices_may_change_on_resume_where_the_data_stay() -> None:
+def test_member_may_change_on_resume_if_the_data_stay() -> None:
     fixed = TrainConfig(preset="dcgan:digits", model=ModelConfig()).fixed()
     assert "data.source" in fixed
     assert not {"data.column", "data.member", "data.range"} & fixed.keys()
 
 
-def test_labels_that_could_be_meant_in_two_ways_hurt_only_where_they_are_used(
+def test_ambiguous_labels_are_refused_only_if_used(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "sub").mkdir()
@@ -150,7 +150,7 @@ def test_labels_that_could_be_meant_in_two_ways_hurt_only_where_they_are_used(
     assert data.load(config, PLAIN).classes == ()
 
 
-def test_two_sounds_of_one_row_are_refused(tmp_path: Path) -> None:
+def test_two_sounds_per_row_are_refused(tmp_path: Path) -> None:
     for suffix in ("wav", "flac"):
         (tmp_path / f"a.{suffix}").write_bytes(b"x")
     config = DataConfig(source="paired", path=str(tmp_path))
@@ -184,7 +184,7 @@ TABLES = {"parquet": table, "hf": saved}
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_a_column_called_image_is_the_picture(kind: str, tmp_path: Path) -> None:
+def test_image_column_is_used_by_its_name(kind: str, tmp_path: Path) -> None:
     config = TABLES[kind](tmp_path, ("mask", "image"))
     assert np.array_equal(data.load(config, PLAIN).read(0)[0], pixels(100))
     mask = data.load(replace(config, column="mask"), PLAIN)
@@ -193,7 +193,7 @@ def test_a_column_called_image_is_the_picture(kind: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_two_columns_of_pictures_are_chosen_by_column(kind: str, tmp_path: Path) -> None:
+def test_column_chooses_between_picture_columns(kind: str, tmp_path: Path) -> None:
     config = TABLES[kind](tmp_path, ("photo", "mask"))
     with pytest.raises(ValueError, match="has pictures in photo and in mask") as told:
         data.load(config, PLAIN)
@@ -203,7 +203,7 @@ def test_two_columns_of_pictures_are_chosen_by_column(kind: str, tmp_path: Path)
         data.load(replace(config, column="fotos"), PLAIN)
 
 
-def test_several_columns_of_classes_need_one_called_label(tmp_path: Path) -> None:
+def test_class_columns_need_one_called_label(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     kinds = {name: datasets.ClassLabel(names=["a", "b"]) for name in ("coarse", "fine")}
     rows = {
@@ -218,7 +218,7 @@ def test_several_columns_of_classes_need_one_called_label(tmp_path: Path) -> Non
     assert len(data.load(config, PLAIN)) < 20
 
 
-def test_another_column_that_could_be_the_labels_is_told(tmp_path: Path) -> None:
+def test_unused_label_columns_are_noted(tmp_path: Path) -> None:
     for split in ("train", "test"):
         pictures = [png(picture(n)) for n in range(4)]
         columns = {"image": pictures, "class": [0, 1] * 2, "label": ["x", "y"] * 2}
@@ -229,7 +229,7 @@ def test_another_column_that_could_be_the_labels_is_told(tmp_path: Path) -> None
     assert source.survey.notes == ("labels are column 'label', and nothing is read of class",)
 
 
-def test_a_shard_without_the_column_is_named(tmp_path: Path) -> None:
+def test_shard_without_the_column_is_named(tmp_path: Path) -> None:
     config = table(tmp_path, ("image",))
     pq.write_table(pa.table({"other": [1, 2]}), tmp_path / "train-2.parquet")
     message = r"train-2\.parquet has no column 'image' as .* has, it has: other; take the file away"
@@ -241,7 +241,7 @@ def images(first: int, count: int = 12) -> NDArray[np.uint8]:
     return np.stack([picture(first + n) for n in range(count)])
 
 
-def test_arrays_of_one_key_in_several_files_are_refused(tmp_path: Path) -> None:
+def test_array_key_in_several_files_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "part-0.npz", images=images(0))
     np.savez(tmp_path / "part-1.npz", images=images(50))
     config = DataConfig(source="npz", path=str(tmp_path))
@@ -254,7 +254,7 @@ def test_arrays_of_one_key_in_several_files_are_refused(tmp_path: Path) -> None:
         data.load(config, PLAIN)
 
 
-def test_arrays_of_other_names_are_chosen_by_column_and_told(tmp_path: Path) -> None:
+def test_column_chooses_arrays_of_other_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=images(0), samples=images(50), fid=np.zeros(3))
     config = DataConfig(source="npz", path=str(tmp_path / "a.npz"), memory_mb=0)
     with pytest.raises(ValueError, match="has both samples and x") as told:
@@ -268,7 +268,7 @@ def test_arrays_of_other_names_are_chosen_by_column_and_told(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("low", [0.0, 0.25])
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
-def test_pictures_between_0_and_1_need_a_range(
+def test_floats_within_0_and_1_need_a_range(
     kind: type[np.floating], low: float, tmp_path: Path
 ) -> None:
     values = np.random.default_rng(0).random((40, *SHAPE)).clip(low, 1).astype(kind)
@@ -287,7 +287,7 @@ def test_pictures_between_0_and_1_need_a_range(
     assert unit.fingerprint()["sha256"] != signed.fingerprint()["sha256"]
 
 
-def test_pictures_beyond_0_and_1_and_vectors_need_no_range(tmp_path: Path) -> None:
+def test_wider_floats_and_vectors_need_no_range(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((3000, *SHAPE)).astype(np.float32)
     values[2500, 0, 0, 0] = -0.5
     np.save(tmp_path / "images.npy", values)
@@ -307,14 +307,14 @@ def test_pictures_beyond_0_and_1_and_vectors_need_no_range(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "choice", [{"column": "image"}, {"member": "png"}, {"range": "0..1"}], ids=str
 )
-def test_a_choice_that_a_source_does_not_have_is_told(
+def test_options_foreign_to_a_source_are_refused(
     choice: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     data.load(DataConfig(source="ring", **choice), ModelConfig(shape=(2,)))  # type: ignore[arg-type]
     assert f"data.{next(iter(choice))} has no effect: ring has no such choice" in caplog.text
 
 
-def test_axes_that_could_be_two_things_are_told(tmp_path: Path) -> None:
+def test_ambiguous_axes_are_noted(tmp_path: Path) -> None:
     for shape, told in (((9, 3, 8, 4), True), ((9, 3, 8, 8), False), ((9, 8, 8, 3), False)):
         np.savez(tmp_path / "a.npz", images=np.zeros(shape, np.uint8))
         source = data.load(DataConfig(source="npz", path=str(tmp_path / "a.npz")), PLAIN)

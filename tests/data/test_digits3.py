@@ -23,7 +23,7 @@ def rows(of: np.ndarray) -> set[bytes]:
 
 @pytest.mark.process
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_every_part_is_of_the_class_of_its_row_and_all_of_the_split_are_used(
+def test_parts_have_the_class_and_split_of_their_row(
     split: data.Split,
 ) -> None:
     found = data.whole(data.load(CONFIG, MODEL, split))
@@ -40,7 +40,7 @@ def test_every_part_is_of_the_class_of_its_row_and_all_of_the_split_are_used(
     assert words == [found.classes[label] for label in found.labels]
 
 
-def test_rows_are_put_together_by_a_draw_that_stays() -> None:
+def test_rows_are_combined_by_a_fixed_draw() -> None:
     one, other = (digits3.load(CONFIG, MODEL.shapes, "train") for _ in range(2))
     assert one.fingerprint() == other.fingerprint()
     order = [int(one.read(row)[1]) for row in range(20)]
@@ -52,7 +52,7 @@ def test_rows_are_put_together_by_a_draw_that_stays() -> None:
     assert max(np.unique(images[:312], return_counts=True)[1]) <= 3
 
 
-def test_images_of_idx_files_take_the_place_of_the_digits(tmp_path: Path, mnist10k: Path) -> None:
+def test_idx_images_replace_the_digits(tmp_path: Path, mnist10k: Path) -> None:
     config = DataConfig(source="digits3", path=str(mnist10k), memory_mb=0)
     source = data.load(config, MODEL)
     assert len(source) == 9000

@@ -38,7 +38,7 @@ class Rows:
         return {}
 
 
-def test_every_row_is_read_once_and_its_values_are_known() -> None:
+def test_examine_reads_every_row_once() -> None:
     rows = Rows(np.arange(1000, dtype=np.float32))
     found = examine(rows, np.arange(1000), "rows", whole=True)
     assert sorted(rows.read_rows) == list(range(1000))
@@ -46,14 +46,14 @@ def test_every_row_is_read_once_and_its_values_are_known() -> None:
     assert not found.repeated
 
 
-def test_equal_rows_are_found_within_and_across() -> None:
+def test_examine_finds_duplicates_within_and_across_splits() -> None:
     one = examine(Rows(np.array([1, 2, 1, 3], np.float32)), np.arange(4), "one", whole=True)
     other = examine(Rows(np.array([3, 4], np.float32)), np.arange(2), "other", whole=True)
     assert one.repeated == [("row 2", "row 0")]
     assert across(one, other) == [("row 0", "row 3")]
 
 
-def test_rows_that_cannot_be_read_are_counted_and_the_first_reasons_kept() -> None:
+def test_examine_counts_corrupt_rows_and_keeps_first_reasons() -> None:
     broken: dict[int, BaseException] = {
         row: CorruptRow(f"row {row} is /cut off") for row in range(9)
     }
@@ -63,7 +63,7 @@ def test_rows_that_cannot_be_read_are_counted_and_the_first_reasons_kept() -> No
     assert (found.labels == np.where(np.arange(20) < 9, -1, 0)).all()
 
 
-def test_an_interruption_does_not_wait_for_the_rest() -> None:
+def test_interrupt_ends_examine_at_once() -> None:
     rows = Rows(np.zeros(50_000, np.float32), {0: KeyboardInterrupt()})
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
@@ -73,7 +73,7 @@ def test_an_interruption_does_not_wait_for_the_rest() -> None:
 
 
 @pytest.mark.parametrize(("num_rows", "most"), [(10, 20), (10, 10), (1000, 7), (3, 1)])
-def test_chosen_rows_are_distinct_and_reach_over_all(num_rows: int, most: int) -> None:
+def test_evenly_chooses_distinct_rows_over_the_whole_range(num_rows: int, most: int) -> None:
     rows = spread(num_rows, most)
     assert len(set(rows.tolist())) == min(num_rows, most)
     assert rows[0] == 0

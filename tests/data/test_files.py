@@ -44,7 +44,7 @@ def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aigc.data.files.SETTLED_S", -1)
 
 
-def test_linked_folders_and_files_are_followed(tmp_path: Path) -> None:
+def test_listing_follows_links(tmp_path: Path) -> None:
     real = pets(tmp_path / "real")
     linked = tmp_path / "linked"
     (linked / "dog").mkdir(parents=True)
@@ -57,7 +57,7 @@ def test_linked_folders_and_files_are_followed(tmp_path: Path) -> None:
     assert source.fingerprint()["sha256"] == wanted.fingerprint()["sha256"]
 
 
-def test_linked_folders_of_splits_are_splits(tmp_path: Path) -> None:
+def test_linked_split_folders_are_splits(tmp_path: Path) -> None:
     pets(tmp_path / "a", count=4)
     pets(tmp_path / "b", count=2)
     (tmp_path / "both").mkdir()
@@ -68,7 +68,7 @@ def test_linked_folders_of_splits_are_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet", "webdataset"])
-def test_linked_shards_are_followed(kind: str, tmp_path: Path) -> None:
+def test_linked_shards_are_read(kind: str, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     config = write(kind, tmp_path / "real")
     (tmp_path / "links").mkdir()
@@ -78,7 +78,7 @@ def test_linked_shards_are_followed(kind: str, tmp_path: Path) -> None:
     assert len(data.load(moved, model)) == len(data.load(config, model))
 
 
-def test_a_link_to_a_folder_above_is_told_and_ends(tmp_path: Path) -> None:
+def test_link_to_a_parent_folder_is_noted_and_not_followed(tmp_path: Path) -> None:
     config = pets(tmp_path)
     (tmp_path / "cat" / "again").symlink_to(tmp_path)
     (tmp_path / "dog" / "itself").symlink_to(tmp_path / "dog" / "itself")
@@ -89,7 +89,7 @@ def test_a_link_to_a_folder_above_is_told_and_ends(tmp_path: Path) -> None:
     assert (lost.reason, lost.first) == ("links that lead nowhere", ("dog/itself",))
 
 
-def test_broken_links_are_rows_that_cannot_be_read(tmp_path: Path) -> None:
+def test_broken_links_are_corrupt_rows(tmp_path: Path) -> None:
     config = pets(tmp_path, ("cat",))
     for number in range(3):
         (tmp_path / "cat" / f"gone{number}.png").symlink_to("/nowhere/gone.png")
@@ -117,9 +117,7 @@ def test_broken_links_are_rows_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [("webdataset", "train-9.tar"), ("parquet", "train-9.parquet")]
 )
-def test_a_broken_link_to_a_shard_stops_or_is_left_out(
-    kind: str, name: str, tmp_path: Path
-) -> None:
+def test_broken_shard_link_stops_or_is_skipped(kind: str, name: str, tmp_path: Path) -> None:
     config = write(kind, tmp_path)
     (tmp_path / name).symlink_to("/nowhere/shard")
     model = ModelConfig(shape=SHAPE, num_classes=3)
@@ -130,7 +128,7 @@ def test_a_broken_link_to_a_shard_stops_or_is_left_out(
     assert source.survey.left_out[0].first == (name,)
 
 
-def test_a_text_that_is_gone_stops_or_is_left_out(tmp_path: Path) -> None:
+def test_missing_text_file_stops_or_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\nthree")
     (tmp_path / "b.txt").symlink_to("/nowhere/b.txt")
     config = DataConfig(source="text", path=str(tmp_path))
@@ -141,7 +139,7 @@ def test_a_text_that_is_gone_stops_or_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_settled")
-def test_a_linked_shard_rewritten_to_the_same_size_is_read_anew(tmp_path: Path) -> None:
+def test_rewritten_linked_shard_is_read_anew(tmp_path: Path) -> None:
     tar(tmp_path / "real.tar", [(png(picture(n)), n % 2) for n in range(12)])
     (tmp_path / "data").mkdir()
     for split in ("train", "test"):
@@ -158,9 +156,7 @@ def test_a_linked_shard_rewritten_to_the_same_size_is_read_anew(tmp_path: Path) 
 
 @pytest.mark.usefixtures("_settled")
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_fingerprint_sees_a_target_of_the_same_size_and_time(
-    replaced: bool, tmp_path: Path
-) -> None:
+def test_fingerprint_covers_contents_behind_links(replaced: bool, tmp_path: Path) -> None:
     target = tmp_path / "target.png"
     Image.fromarray(picture(1)).save(target, "bmp")
     (tmp_path / "data").mkdir()
@@ -179,7 +175,7 @@ def test_a_fingerprint_sees_a_target_of_the_same_size_and_time(
     assert sha256(listing(str(tmp_path / "data"), (".png",), "folder").files) != before
 
 
-def test_times_that_say_nothing_are_not_trusted(tmp_path: Path) -> None:
+def test_meaningless_mtimes_are_not_trusted(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"first")
     [young] = listing(str(tmp_path), (".png",), "folder").files
@@ -191,7 +187,7 @@ def test_times_that_say_nothing_are_not_trusted(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_settled")
-def test_what_is_known_of_a_file_is_kept(tmp_path: Path) -> None:
+def test_content_hashes_are_cached(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"first")
     files = listing(str(tmp_path), (".png",), "folder").files
     facts = [[file.name, *file.facts()] for file in files]
@@ -208,9 +204,7 @@ def test_what_is_known_of_a_file_is_kept(tmp_path: Path) -> None:
         *(".git/6.png", "cat/@Recycle/7.png", "lost+found/8.png", "cat/Thumbs.db", "desktop.ini"),
     ],
 )
-def test_what_a_system_makes_for_itself_is_left_out_and_counted(
-    litter: str, tmp_path: Path
-) -> None:
+def test_system_files_are_skipped_and_counted(litter: str, tmp_path: Path) -> None:
     config = pets(tmp_path)
     (tmp_path / litter).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / litter).write_bytes(png(picture(500)))
@@ -222,7 +216,7 @@ def test_what_a_system_makes_for_itself_is_left_out_and_counted(
 
 
 @pytest.mark.parametrize("kind", ["audio", "paired", "text", "npz", "parquet", "webdataset"])
-def test_every_source_leaves_a_systems_own_out(kind: str, tmp_path: Path) -> None:
+def test_every_source_skips_system_files(kind: str, tmp_path: Path) -> None:
     for folder in ("@eaDir", "__MACOSX"):
         (tmp_path / folder).mkdir()
         for suffix in ("wav", "txt", "npz", "parquet", "tar"):
@@ -246,7 +240,7 @@ def test_every_source_leaves_a_systems_own_out(kind: str, tmp_path: Path) -> Non
     assert "files that a system keeps for itself, or hidden ones" in told
 
 
-def test_members_of_a_tar_heed_the_same_rule(tmp_path: Path) -> None:
+def test_tar_members_skip_system_files(tmp_path: Path) -> None:
     inner, outer = tmp_path / "in", tmp_path / "out"
     inner.mkdir()
     outer.mkdir()
@@ -266,13 +260,13 @@ def test_members_of_a_tar_heed_the_same_rule(tmp_path: Path) -> None:
     }
 
 
-def test_names_that_begin_with_two_underscores_are_data(tmp_path: Path) -> None:
+def test_names_with_two_underscores_are_data(tmp_path: Path) -> None:
     source = data.load(pets(tmp_path, ("cat", "__eel__")), PETS)
     assert source.classes == ("__eel__", "cat")
     assert "names that begin with __ are read as any other: __eel__" in source.survey.notes
 
 
-def test_jpegs_of_every_name_are_read(tmp_path: Path) -> None:
+def test_jpegs_of_any_extension_are_read(tmp_path: Path) -> None:
     names = ("a.jfif", "b.JPE", "c.pjpeg", "d.jpg")
     for name in names:
         Image.fromarray(picture(len(name))).save(tmp_path / name, "jpeg")
@@ -283,7 +277,7 @@ def test_jpegs_of_every_name_are_read(tmp_path: Path) -> None:
     assert source.survey.left_out == ()
 
 
-def test_files_of_another_kind_are_counted_and_a_class_lost_by_them_is_told(
+def test_other_kinds_of_files_are_counted_and_lost_classes_noted(
     tmp_path: Path,
 ) -> None:
     for name, suffix in (("up", "wav"), ("down", "mp3")):
@@ -302,7 +296,7 @@ def test_files_of_another_kind_are_counted_and_a_class_lost_by_them_is_told(
     )
 
 
-def test_a_folder_without_a_file_that_is_read_says_what_it_holds(tmp_path: Path) -> None:
+def test_folder_without_readable_files_is_described(tmp_path: Path) -> None:
     (tmp_path / "a.heic").write_bytes(b"x")
     config = DataConfig(source="folder", path=str(tmp_path))
     with pytest.raises(ValueError, match=r"holds 1 files with a suffix that is not read \(\.heic"):
@@ -310,7 +304,7 @@ def test_a_folder_without_a_file_that_is_read_says_what_it_holds(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["folder", "audio", "text", "paired"])
-def test_a_name_that_is_not_utf8_is_named_with_its_cure(kind: str, tmp_path: Path) -> None:
+def test_name_that_is_not_utf8_is_refused_with_the_fix(kind: str, tmp_path: Path) -> None:
     suffix = {"folder": b"png", "audio": b"wav"}.get(kind, b"txt")
     path = os.path.join(os.fsencode(tmp_path), b"caf\xe9." + suffix)  # noqa: PTH118
     with open(path, "wb") as file:  # noqa: PTH123
@@ -329,7 +323,7 @@ def test_a_name_that_is_not_utf8_is_named_with_its_cure(kind: str, tmp_path: Pat
     str(told.value).encode()  # can be printed
 
 
-def test_double_colons_in_a_path_are_read_or_refused(tmp_path: Path) -> None:
+def test_double_colons_in_paths_are_read_or_refused(tmp_path: Path) -> None:
     config = pets(tmp_path / "run::1")
     assert data.load(config, PETS).classes == ("cat", "dog")
     chain = DataConfig(source="parquet", path="zip://a.parquet::file:///b.zip")
@@ -344,7 +338,7 @@ def test_double_colons_in_a_path_are_read_or_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset", "text"])
-def test_a_store_that_asks_for_credentials_is_told_in_one_sentence(
+def test_store_without_credentials_is_one_sentence(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
@@ -362,9 +356,7 @@ def test_a_store_that_asks_for_credentials_is_told_in_one_sentence(
         s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_a_user_without_a_home_has_no_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_without_home_has_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = pets(tmp_path / "in")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -373,7 +365,7 @@ def test_a_user_without_a_home_has_no_cache(
     assert not (tmp_path / "aigc").exists()
 
 
-def test_data_numbered_from_zero_keep_their_fingerprints(tmp_path: Path) -> None:
+def test_unchanged_data_keep_their_fingerprints(tmp_path: Path) -> None:
     """Pictures by name and content, shards by name, size, offsets and labels."""
     config = write("folder", tmp_path / "folder")
     total = hashlib.sha256()
@@ -409,7 +401,7 @@ def _printed(content: str, count: int, classes: list[str]) -> str:
     return total.hexdigest()
 
 
-def test_a_survey_stays_with_what_is_read_into_memory(tmp_path: Path) -> None:
+def test_survey_survives_reading_into_memory(tmp_path: Path) -> None:
     config = pets(tmp_path)
     (tmp_path / "notes.md").write_text("x")
     due = data.load(config, PETS)
@@ -427,13 +419,13 @@ def test_a_survey_stays_with_what_is_read_into_memory(tmp_path: Path) -> None:
         *("Network Trash Folder", ".AppleDouble", "Temporary Items", ".~lock.a.png#"),
     ],
 )
-def test_more_names_are_a_systems_own(name: str) -> None:
+def test_is_system_knows_names_of_each_system(name: str) -> None:
     assert is_system(name)
     assert not is_system(f"a{name}") or "@Syno" in name
     assert not is_system("found.png")
 
 
-def test_a_file_uri_is_a_plain_path(tmp_path: Path) -> None:
+def test_file_uris_are_plain_paths(tmp_path: Path) -> None:
     for number in range(4):
         write_png(tmp_path / "train" / f"{number}.png", number)
         write_png(tmp_path / "test" / f"{number}.png", 9 + number)

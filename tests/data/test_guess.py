@@ -16,7 +16,7 @@ from tests.data.sounds import recordings
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_source_reads_is_known_for_it(kind: str, tmp_path: Path) -> None:
+def test_guess_names_the_source_of_each_format(kind: str, tmp_path: Path) -> None:
     config = write(kind, tmp_path)
     assert guess(config.path).source == kind
 
@@ -37,7 +37,7 @@ def test_what_a_source_reads_is_known_for_it(kind: str, tmp_path: Path) -> None:
         (["shard-0.tar", "shard-1.tar", "sizes.json"], "webdataset"),
     ],
 )
-def test_a_source_is_guessed_from_names(names: list[str], source: str) -> None:
+def test_decide_chooses_a_source_by_names(names: list[str], source: str) -> None:
     assert decide("place", names).source == source
 
 
@@ -50,7 +50,7 @@ def test_a_source_is_guessed_from_names(names: list[str], source: str) -> None:
         ([f"{i}.png" for i in range(5)] + [f"t{i}.txt" for i in range(9)], ["folder", "text"]),
     ],
 )
-def test_what_two_sources_could_read_is_refused_and_both_are_named(
+def test_decide_refuses_ambiguous_folders_and_names_both_sources(
     names: list[str], choices: list[str]
 ) -> None:
     with pytest.raises(ValueError, match="more than one source") as refused:
@@ -59,19 +59,19 @@ def test_what_two_sources_could_read_is_refused_and_both_are_named(
         assert f"`aigc data {source} place`" in str(refused.value)
 
 
-def test_what_nothing_reads_is_refused_with_what_is_there() -> None:
+def test_decide_refuses_unknown_files_and_lists_them() -> None:
     with pytest.raises(ValueError, match=r"2 \.mp3, 1 \.csv"):
         decide("place", ["a.mp3", "b.mp3", "c.csv"])
 
 
-def test_a_path_without_anything_is_refused(tmp_path: Path) -> None:
+def test_guess_refuses_an_empty_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is nothing at"):
         guess(str(tmp_path / "gone"))
     with pytest.raises(ValueError, match="no files"):
         guess(str(tmp_path))
 
 
-def test_what_systems_leave_decides_nothing(tmp_path: Path) -> None:
+def test_system_files_do_not_decide(tmp_path: Path) -> None:
     recordings(tmp_path, 2)
     for name in ("@eaDir/up/a.jpg", "#recycle/b.png", "__MACOSX/c.npz", ".cache/d.parquet"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def test_what_systems_leave_decides_nothing(tmp_path: Path) -> None:
     assert guess(str(tmp_path)).source == "audio"
 
 
-def test_linked_folders_are_looked_into_once(tmp_path: Path) -> None:
+def test_linked_folders_are_scanned_once(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for number, (content, _) in enumerate(pictures("train")):
@@ -92,22 +92,22 @@ def test_linked_folders_are_looked_into_once(tmp_path: Path) -> None:
     assert (found.source, found.because) == ("folder", "13 pictures (.png)")
 
 
-def test_a_path_may_begin_with_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guess_expands_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     recordings(tmp_path / "sounds", 2)
     assert guess("~/sounds").source == "audio"
 
 
-def test_one_file_is_known_by_its_name(tmp_path: Path) -> None:
+def test_guess_takes_a_single_file(tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("a\nb\n")
     assert guess(str(tmp_path / "lines.txt")).source == "text"
 
 
-def test_rows_of_several_parts_are_known_by_their_names(tmp_path: Path) -> None:
+def test_paired_rows_are_guessed_by_stems(tmp_path: Path) -> None:
     assert guess(written(tmp_path).path).source == "paired"
 
 
-def test_a_folder_is_listed_once_for_the_guess_and_both_splits(
+def test_guess_and_both_splits_list_a_folder_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(30):

@@ -13,7 +13,7 @@ from tests.data.sounds import tone
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
-def test_a_picture_has_the_size_and_mode_of_its_header(mode: str) -> None:
+def test_picture_header_has_size_and_mode(mode: str) -> None:
     if mode == "I;16":
         picture = Image.fromarray(np.zeros((40, 50), np.uint16))
     else:
@@ -26,7 +26,7 @@ def test_a_picture_has_the_size_and_mode_of_its_header(mode: str) -> None:
     assert not header.animated
 
 
-def test_a_transparent_palette_is_transparent() -> None:
+def test_picture_header_knows_transparent_palettes() -> None:
     picture = photo(1).convert("P")
     header = picture_header(encoded(picture, "PNG", transparency=0))
     assert header.mode == "P with transparency"
@@ -34,25 +34,25 @@ def test_a_transparent_palette_is_transparent() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_as_wide_as_it_is_seen(orientation: int) -> None:
+def test_picture_header_size_follows_exif(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     header = picture_header(encoded(photo(1), "JPEG", exif=exif))
     assert (header.width, header.height) == ((40, 50) if orientation > 4 else (50, 40))
 
 
-def test_an_animation_is_known() -> None:
+def test_picture_header_counts_frames() -> None:
     frames = encoded(photo(1), "GIF", save_all=True, append_images=[photo(2)])
     assert picture_header(frames).animated
 
 
-def test_a_header_is_read_though_the_pixels_are_cut_off() -> None:
+def test_picture_header_reads_truncated_pictures() -> None:
     header = picture_header(encoded(photo(1, 300, 200), "PNG")[:64])
     assert (header.width, header.height) == (300, 200)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
-def test_what_has_no_header_is_refused(content: bytes) -> None:
+def test_headers_refuse_other_files(content: bytes) -> None:
     with pytest.raises(ValueError, match="header cannot be read"):
         picture_header(content)
     with pytest.raises(ValueError, match="header cannot be read"):
@@ -61,9 +61,7 @@ def test_what_has_no_header_is_refused(content: bytes) -> None:
 
 @pytest.mark.parametrize(("rate_hz", "channels"), [(8000, 1), (44_100, 2)])
 @pytest.mark.parametrize("form", ["wav", "flac"])
-def test_a_sound_has_the_rate_and_length_of_its_header(
-    form: str, rate_hz: int, channels: int
-) -> None:
+def test_sound_header_has_rate_and_length(form: str, rate_hz: int, channels: int) -> None:
     if form == "flac":
         pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     write = {"wav": audio_files.wav, "flac": audio_files.flac}[form]
@@ -72,12 +70,12 @@ def test_a_sound_has_the_rate_and_length_of_its_header(
     assert header.seconds == pytest.approx(1234 / rate_hz)
 
 
-def test_a_wav_that_is_cut_off_is_as_long_as_what_is_there() -> None:
+def test_sound_header_of_a_truncated_wav_counts_what_is_there() -> None:
     whole = audio_files.wav(tone(300, 1000), 8000)
     assert sound_header(whole[:-1000]).seconds == pytest.approx(500 / 8000)
 
 
-def test_a_webp_is_no_sound() -> None:
+def test_sound_header_refuses_webp() -> None:
     content = encoded(photo(1), "WEBP")
     assert content[:4] == b"RIFF"
     assert picture_header(content).width == 50
@@ -85,5 +83,5 @@ def test_a_webp_is_no_sound() -> None:
         sound_header(content)
 
 
-def test_a_picture_in_memory_has_a_header_too() -> None:
+def test_picture_header_reads_pictures_in_memory() -> None:
     assert picture_header(Image.open(io.BytesIO(encoded(photo(1), "PNG")))).mode == "RGB"

@@ -104,7 +104,7 @@ def conditional(config: DataConfig, classes: int, split: data.Split = "train") -
         or (kind == "webdataset" and isinstance(labels[0], JSON) and name != "booleans")
     ],
 )
-def test_labels_are_numbered_by_what_occurs_and_keep_their_names(
+def test_labels_are_numbered_by_occurrence_and_keep_names(
     kind: str, name: str, tmp_path: Path
 ) -> None:
     labels, classes = LABELS[name]
@@ -122,13 +122,13 @@ def test_labels_are_numbered_by_what_occurs_and_keep_their_names(
 
 
 @pytest.mark.parametrize("labels", [["7", "30", "7"] * 8, [7, 30, 7] * 8], ids=["str", "int"])
-def test_categories_of_parquet_are_their_values(labels: list[Any], tmp_path: Path) -> None:
+def test_parquet_dictionary_columns_are_labels_by_value(labels: list[Any], tmp_path: Path) -> None:
     config = parquet(tmp_path, {"train": labels, "test": labels}, category=True)
     assert conditional(config, 2).classes == ("7", "30")
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_class_that_training_lacks_is_named_before_training(kind: str, tmp_path: Path) -> None:
+def test_class_missing_in_training_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     config = WRITERS[kind](tmp_path, {"train": ["cat", "dog"] * 6, "test": ["cat", "eel"]})
     for split in ("train", "test"):
         with pytest.raises(ValueError, match=r"has class eel in split test that split train lacks"):
@@ -136,7 +136,7 @@ def test_a_class_that_training_lacks_is_named_before_training(kind: str, tmp_pat
     assert len(data.load(config, ModelConfig(shape=SHAPE))) == 12
 
 
-def test_a_class_of_pictures_that_training_lacks_is_named(tmp_path: Path) -> None:
+def test_picture_class_missing_in_training_is_refused_by_name(tmp_path: Path) -> None:
     for split, names in (("Train", ("cat", "dog")), ("val", ("cat", "eel"))):
         for name in names:
             (tmp_path / split / name).mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_a_class_of_pictures_that_training_lacks_is_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_without_classes_a_bad_label_hurts_nothing(kind: str, tmp_path: Path) -> None:
+def test_bad_labels_are_ignored_without_classes(kind: str, tmp_path: Path) -> None:
     labels = [None if kind != "npz" else -1, -1, 2] * 5
     config = WRITERS[kind](tmp_path, {"train": labels, "test": labels})
     source = data.load(replace(config, memory_mb=9), ModelConfig(shape=SHAPE))
@@ -159,7 +159,7 @@ def test_without_classes_a_bad_label_hurts_nothing(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("value", [float("nan"), -7, ""])
-def test_what_is_no_label_is_a_row_that_cannot_be_read(value: Any, tmp_path: Path) -> None:
+def test_invalid_label_is_a_corrupt_row(value: Any, tmp_path: Path) -> None:
     labels = ["a", "b", value] * 4 if value == "" else [1, 2, value] * 4
     config = npz(tmp_path, {"train": labels, "test": labels[:2]})
     source = conditional(config, 2)
@@ -170,9 +170,7 @@ def test_what_is_no_label_is_a_row_that_cannot_be_read(value: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("values", [(0, 1, 2), (1, 2, 26), (0, 255), (7,)], ids=str)
-def test_labels_of_idx_files_are_numbered_by_what_occurs(
-    values: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_idx_labels_are_numbered_by_occurrence(values: tuple[int, ...], tmp_path: Path) -> None:
     for split, count in (("train", 24), ("t10k", 6)):
         idx(tmp_path, split, count)
         labels = bytes(values[n % len(values)] for n in range(count))
@@ -186,7 +184,7 @@ def test_labels_of_idx_files_are_numbered_by_what_occurs(
         assert source.survey.splits == {"train": 24, "test": 6}
 
 
-def test_a_class_that_idx_files_do_not_train_is_named(tmp_path: Path) -> None:
+def test_idx_class_missing_in_training_is_refused_by_name(tmp_path: Path) -> None:
     for split, count, label in (("train", 6, 1), ("t10k", 3, 4)):
         idx(tmp_path, split, count)
         head = struct.pack(">4BI", 0, 0, 8, 1, count)
@@ -197,7 +195,7 @@ def test_a_class_that_idx_files_do_not_train_is_named(tmp_path: Path) -> None:
     assert len(data.load(config, ModelConfig())) == 6
 
 
-def test_a_test_split_without_classes_is_no_obstacle_where_none_are_asked_for(
+def test_unlabelled_test_split_is_allowed_without_classes(
     tmp_path: Path,
 ) -> None:
     for number, place in enumerate(("train/cat", "train/dog", "test")):
@@ -209,21 +207,21 @@ def test_a_test_split_without_classes_is_no_obstacle_where_none_are_asked_for(
         conditional(config, 2)
 
 
-def test_lists_are_no_labels_and_told_so(tmp_path: Path) -> None:
+def test_list_columns_are_no_labels(tmp_path: Path) -> None:
     config = parquet(tmp_path, {"train": [[0, 1]] * 12, "test": [[1]] * 3})
     with pytest.raises(ValueError, match=r"column 'label' holds list.*; set --model.num-classes 0"):
         conditional(config, 2)
     assert len(data.load(config, ModelConfig(shape=SHAPE))) == 12
 
 
-def test_labels_that_are_not_one_a_row_are_refused_where_they_are_used(tmp_path: Path) -> None:
+def test_label_count_must_equal_row_count_if_used(tmp_path: Path) -> None:
     config = npz(tmp_path, {"train": np.eye(12, dtype=int), "test": np.eye(3, dtype=int)})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match=r"3 test_images but test_labels of shape \(3, 3\)"):
         conditional(config, 12)
     assert len(data.load(config, ModelConfig(shape=SHAPE))) == 12
 
 
-def test_declared_names_without_a_row_make_no_class(tmp_path: Path) -> None:
+def test_declared_classes_without_rows_do_not_count(tmp_path: Path) -> None:
     config = npz(tmp_path, {"train": [0, 2] * 6, "test": [0, 2]})
     arrays = dict(np.load(config.path))
     np.savez(config.path, allow_pickle=False, **arrays, classes=np.array(["cat", "dog", "eel"]))
@@ -233,7 +231,7 @@ def test_declared_names_without_a_row_make_no_class(tmp_path: Path) -> None:
     assert "classes without a row to train on are left out: dog" in source.survey.notes
 
 
-def test_a_rare_class_is_not_held_out_as_a_whole(tmp_path: Path) -> None:
+def test_held_out_rows_leave_some_of_a_rare_class(tmp_path: Path) -> None:
     """The draw would hold out the only picture of class 47."""
     assert name_held_out("47/0.png")
     for name, count in (("47", 1), ("00", 60)):
@@ -250,7 +248,7 @@ def test_a_rare_class_is_not_held_out_as_a_whole(tmp_path: Path) -> None:
     assert len(data.load(config, ModelConfig(shape=SHAPE))) == len(train) - 1
 
 
-def test_a_wrong_number_of_classes_names_those_there_are(tmp_path: Path) -> None:
+def test_wrong_class_count_lists_the_classes(tmp_path: Path) -> None:
     config = npz(tmp_path, {"train": ["d", "a", "c", "b"] * 3, "test": ["a"]})
     with pytest.raises(
         ValueError, match=r"has 4 classes; set .* 4 or 0 \(the classes are a, b, c, d\)"
@@ -258,7 +256,7 @@ def test_a_wrong_number_of_classes_names_those_there_are(tmp_path: Path) -> None
         conditional(config, 3)
 
 
-def test_labels_that_are_not_their_numbers_are_told(tmp_path: Path) -> None:
+def test_labels_that_differ_from_class_indices_are_noted(tmp_path: Path) -> None:
     config = npz(tmp_path, {"train": [1, 2, 3] * 4, "test": [1]})
     notes = conditional(config, 3).survey.notes
     assert "labels 1, 2, 3 are classes 0 to 2, named by them" in notes
@@ -270,7 +268,7 @@ def test_labels_that_are_not_their_numbers_are_told(tmp_path: Path) -> None:
     "metadata",
     ["null", '{"info":null}', '{"info":{"features":null}}', '{"info":{"features":[]}}', "[1]", "{"],
 )
-def test_metadata_of_another_form_are_not_used_and_told(metadata: str, tmp_path: Path) -> None:
+def test_unknown_schema_metadata_is_ignored_and_noted(metadata: str, tmp_path: Path) -> None:
     config = parquet(tmp_path, {"train": [0, 5, 0], "test": [5]})
     for path in tmp_path.glob("*.parquet"):
         table = pq.read_table(path).replace_schema_metadata({"huggingface": metadata})
@@ -280,7 +278,7 @@ def test_metadata_of_another_form_are_not_used_and_told(metadata: str, tmp_path:
     assert any("metadata of Hugging Face are not used" in n for n in source.survey.notes)
 
 
-def test_complex_numbers_are_no_labels(tmp_path: Path) -> None:
+def test_complex_labels_are_refused(tmp_path: Path) -> None:
     config = npz(tmp_path, {"train": [0j, 1j, 0j], "test": [1j]})
     with pytest.raises(ValueError, match=r"labels are complex numbers; set --model\.num-classes 0"):
         data.load(config, ModelConfig(shape=SHAPE, num_classes=2))

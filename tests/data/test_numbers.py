@@ -26,11 +26,11 @@ def load(split: str) -> Dataset:
         (9999, "nine thousand nine hundred ninety-nine"),
     ],
 )
-def test_numbers_in_words(number: int, words: str) -> None:
+def test_words_spell_numbers(number: int, words: str) -> None:
     assert numbers.words(number) == words
 
 
-def test_words_and_values_are_inverse_over_all_numbers() -> None:
+def test_value_inverts_words_for_all_numbers() -> None:
     texts = [numbers.words(number) for number in range(numbers.COUNT)]
     assert [numbers.value(text) for text in texts] == list(range(numbers.COUNT))
     with pytest.raises(ValueError, match=r"number must be in \[0, 10000\), got 10000"):
@@ -50,12 +50,12 @@ def test_words_and_values_are_inverse_over_all_numbers() -> None:
         ),
     ],
 )
-def test_what_the_grammar_does_not_make_is_not_valid(text: str) -> None:
+def test_value_rejects_words_outside_the_grammar(text: str) -> None:
     assert not numbers.valid(text)
     assert numbers.value(text) is None
 
 
-def test_every_number_is_in_one_split_and_classes_are_shared_evenly() -> None:
+def test_splits_share_no_number_and_balance_classes() -> None:
     splits = {split: load(split) for split in ("train", "test")}
     texts = {
         split: Vocabulary(data.vocabulary).texts(data.samples) for split, data in splits.items()

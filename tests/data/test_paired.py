@@ -14,7 +14,7 @@ from tests.data.rows import PAIRED, SHAPES, WORDS, written
 
 
 @pytest.mark.parametrize("missing", SHAPES)
-def test_what_a_row_lacks_is_zeros_under_its_mask(missing: str, tmp_path: Path) -> None:
+def test_missing_parts_are_zeros_under_their_mask(missing: str, tmp_path: Path) -> None:
     whole = data.load(written(tmp_path / "whole"), PAIRED)
     some = data.load(written(tmp_path / "some", missing), PAIRED)
     assert len(whole) == len(some) == 4
@@ -29,7 +29,7 @@ def test_what_a_row_lacks_is_zeros_under_its_mask(missing: str, tmp_path: Path) 
             assert np.array_equal(other[name], 0 * one[name] if gone else one[name])
 
 
-def test_files_of_one_name_are_a_row(tmp_path: Path) -> None:
+def test_files_of_one_stem_form_a_row(tmp_path: Path) -> None:
     source = data.load(written(tmp_path), PAIRED, "test")
     assert source.classes == WORDS
     for row in range(2):
@@ -38,7 +38,7 @@ def test_files_of_one_name_are_a_row(tmp_path: Path) -> None:
         assert text == WORDS[label]
 
 
-def test_without_folders_of_splits_a_hash_of_the_name_holds_rows_out(tmp_path: Path) -> None:
+def test_rows_are_held_out_by_hash_without_split_folders(tmp_path: Path) -> None:
     for number in range(60):
         (tmp_path / f"{number}.txt").write_text("onetw")
     config = DataConfig(source="paired", path=str(tmp_path))
@@ -48,7 +48,7 @@ def test_without_folders_of_splits_a_hash_of_the_name_holds_rows_out(tmp_path: P
     assert 0 < len(test) < 15
 
 
-def test_a_fingerprint_sees_what_is_missing(tmp_path: Path) -> None:
+def test_fingerprint_covers_missing_parts(tmp_path: Path) -> None:
     configs = [written(tmp_path / str(n), m) for n, m in enumerate(("", "image", "audio"))]
     prints = {data.load(config, PAIRED).fingerprint()["sha256"] for config in configs}
     slower = replace(configs[0], sample_rate_hz=2000)
@@ -57,7 +57,7 @@ def test_a_fingerprint_sees_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "wav"])
-def test_a_broken_file_is_a_corrupt_row_by_its_name(suffix: str, tmp_path: Path) -> None:
+def test_corrupt_file_is_a_corrupt_row_by_name(suffix: str, tmp_path: Path) -> None:
     config = replace(written(tmp_path), memory_mb=0)
     source = data.load(config, PAIRED)
     (tmp_path / "train" / "one" / f"0.{suffix}").write_bytes(b"broken")
@@ -68,7 +68,7 @@ def test_a_broken_file_is_a_corrupt_row_by_its_name(suffix: str, tmp_path: Path)
         source.read(0)
 
 
-def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
+def test_empty_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "0.txt").write_text("one")
     config = DataConfig(source="paired", path=str(tmp_path))
     model = replace(PAIRED, num_classes=0)
@@ -78,9 +78,7 @@ def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"], ids=["none", "lf", "crlf"])
-def test_byte_order_marks_and_ends_of_lines_are_no_text(
-    encoding: str, end: str, tmp_path: Path
-) -> None:
+def test_texts_lose_byte_order_marks_and_line_ends(encoding: str, end: str, tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number}.txt").write_bytes(f"on{end}etw{end}".encode(encoding))
     shapes = {"text": (9,)}
@@ -88,7 +86,7 @@ def test_byte_order_marks_and_ends_of_lines_are_no_text(
     assert set(source.vocabulary) == {"", *"onetw", *("\n" if end else "")}
 
 
-def test_a_text_that_cannot_be_read_is_a_row_by_its_name(tmp_path: Path) -> None:
+def test_undecodable_text_is_a_corrupt_row_by_name(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number}.txt").write_text("onetw")
     (tmp_path / "0.txt").write_bytes("été".encode("latin-1"))
@@ -104,7 +102,7 @@ def test_a_text_that_cannot_be_read_is_a_row_by_its_name(tmp_path: Path) -> None
     assert 0 < len(held.skipped) <= 2
 
 
-def test_rows_beside_folders_of_classes_are_refused_by_name(tmp_path: Path) -> None:
+def test_rows_beside_class_folders_are_refused_by_name(tmp_path: Path) -> None:
     config = written(tmp_path)
     for place in ("train/README.txt", "test/one/deeper/x.txt"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)

@@ -19,13 +19,13 @@ def encoded(image: Image.Image, kind: str = "png", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_picture_of_the_models_size_is_not_touched() -> None:
+def test_decode_keeps_pictures_of_the_model_size() -> None:
     assert np.array_equal(decode(png(picture(1)), (3, 8, 6), "x"), picture(1).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_every_mode_comes_with_the_models_channels(mode: str, channels: int) -> None:
+def test_decode_converts_every_mode_to_the_model_channels(mode: str, channels: int) -> None:
     if mode == "I;16":
         image = Image.fromarray(np.full((9, 7), 255 * 257, np.uint16))
     else:
@@ -38,14 +38,14 @@ def test_every_mode_comes_with_the_models_channels(mode: str, channels: int) -> 
     assert (pixels == 255).all()
 
 
-def test_transparency_is_put_on_white_and_a_palette_keeps_its_colours() -> None:
+def test_decode_puts_transparency_on_white() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert (decode(encoded(clear), (3, 4, 4), "x") == 255).all()
     palette = Image.new("RGB", (4, 4), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
     assert decode(encoded(palette), (3, 4, 4), "x")[:, 0, 0].tolist() == [10, 200, 30]
 
 
-def test_the_centre_is_kept_and_nothing_is_squeezed() -> None:
+def test_decode_crops_the_centre_without_distortion() -> None:
     wide = np.zeros((8, 24), np.uint8)
     wide[:, 8:16] = 255
     assert (decode(encoded(Image.fromarray(wide)), (1, 8, 8), "x") == 255).all()
@@ -53,7 +53,7 @@ def test_the_centre_is_kept_and_nothing_is_squeezed() -> None:
     assert small[0, :, 1:3].min() > 250
 
 
-def test_a_photo_is_turned_as_its_exif_says() -> None:
+def test_decode_applies_exif_orientation() -> None:
     upright = np.zeros((64, 64), np.uint8)
     upright[:32] = 255
     exif = Image.Exif()
@@ -64,7 +64,7 @@ def test_a_photo_is_turned_as_its_exif_says() -> None:
     assert turned[0, -1].max() < 15
 
 
-def test_a_large_jpeg_is_what_it_would_be_without_the_shortcut() -> None:
+def test_draft_decoding_of_large_jpegs_is_close_to_full() -> None:
     ramp = np.linspace(0, 255, 512).astype(np.uint8)[None].repeat(512, 0)
     content = encoded(Image.fromarray(ramp), "jpeg", quality=95)
     image = Image.open(io.BytesIO(content)).resize((16, 16), Image.Resampling.BICUBIC)
@@ -92,6 +92,6 @@ def bomb(width: int, height: int) -> bytes:
         (encoded(Image.new("F", (4, 4)), "tiff"), "floating point, whose range is not known"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_name_and_reason(content: bytes, reason: str) -> None:
+def test_decode_refuses_other_files_with_name_and_reason(content: bytes, reason: str) -> None:
     with pytest.raises(CorruptRow, match=reason):
         decode(content, (3, 8, 8), "a.png")

@@ -59,7 +59,7 @@ SIZES = ((16, 12), (40, 31), (64, 90))
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_that_is_given_is_the_row_of_training(name: str) -> None:
+def test_served_picture_equals_its_training_row(name: str) -> None:
     for shape in product((1, 2, 3, 4), *zip(*SIZES, strict=True)):
         row = scaled(decode(PICTURES[name], shape, "x"))
         found = user_inputs.read_input(image_spec(*shape), PICTURES[name])
@@ -76,7 +76,7 @@ TIFFS = {
 
 
 @pytest.mark.parametrize("name", [*PICTURES, *(f"TIFF {mode}" for mode in TIFFS), "GIF", "BMP"])
-def test_rows_of_training_stay_what_they_always_were(name: str) -> None:
+def test_rows_of_old_sources_are_unchanged(name: str) -> None:
     kind, _, mode = name.partition(" ")
     file = PICTURES.get(name) or encoded(TIFFS.get(mode, PALETTE), kind.lower())
     for channels, mode in ((1, "L"), (3, "RGB"), (4, "RGBA")):
@@ -98,7 +98,7 @@ def test_rows_of_training_stay_what_they_always_were(name: str) -> None:
             assert found.tobytes() == wanted.transpose(2, 0, 1).tobytes()
 
 
-def test_the_way_that_exif_says_is_up_for_both() -> None:
+def test_exif_orientation_applies_in_training_and_serving() -> None:
     rows = {
         user_inputs.read_input(image_spec(3, 40, 31), turned(way, "png")).tobytes()
         for way in range(1, 9)
@@ -119,7 +119,7 @@ def _exif(way: int) -> Image.Exif:
     ("name", "channels", "wanted"),
     [("clear", 3, 255), ("clear", 1, 255), ("grey clear", 3, 255), ("deep", 1, 128)],
 )
-def test_what_is_clear_is_white_and_16_bits_are_scaled(
+def test_transparency_is_white_and_16_bits_are_scaled(
     name: str, channels: int, wanted: int
 ) -> None:
     pictures = {
@@ -132,9 +132,7 @@ def test_what_is_clear_is_white_and_16_bits_are_scaled(
 
 
 @pytest.mark.parametrize("source", ["digits", "idx"])
-def test_a_row_that_comes_from_no_file_is_given_back_by_its_png(
-    source: str, tmp_path: Path
-) -> None:
+def test_generated_row_survives_its_png(source: str, tmp_path: Path) -> None:
     """Bit for bit where it has 256 levels; digits has 17, of which PNG knows the nearest."""
     if source == "idx":
         _write_idx(tmp_path, noise(4, 8, 8))
@@ -157,7 +155,7 @@ def _write_idx(folder: Path, images: NDArray[np.uint8]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gif", "bmp", "tiff"])
-def test_a_picture_for_which_no_decoder_is_open_is_named_and_its_png_is_the_same(
+def test_undecodable_mode_is_refused_and_its_png_is_read(
     kind: str,
 ) -> None:
     file = encoded(PALETTE, kind)
@@ -177,16 +175,14 @@ def test_a_picture_for_which_no_decoder_is_open_is_named_and_its_png_is_the_same
         (np.array([[0.5, 2]], np.float32), "floating point.* 0.5 to 2; save it with 8 or 16 bits"),
     ],
 )
-def test_levels_whose_white_is_not_known_are_refused_by_their_range(
-    values: NDArray[Any], said: str
-) -> None:
+def test_ambiguous_integer_levels_are_refused(values: NDArray[Any], said: str) -> None:
     file = encoded(Image.fromarray(values), "tiff")
     with pytest.raises(CorruptRow, match=f"a.tif is no whole picture: its pixels are {said}"):
         decode(file, (1, 4, 4), "a.tif")
 
 
 @pytest.mark.parametrize("values", [[0, 0], [0, 256], [1000, 65535]])
-def test_32_bit_integers_that_16_bits_hold_are_read_as_those(values: list[int]) -> None:
+def test_int32_levels_within_16_bits_are_scaled_as_uint16(values: list[int]) -> None:
     wide, narrow = (np.array([values] * 2, dtype) for dtype in (np.int32, np.uint16))
     rows = [
         decode(encoded(Image.fromarray(array), "tiff"), (1, 2, 2), "x") for array in (wide, narrow)
@@ -199,7 +195,7 @@ RATES = (8000, 11025, 16000, 44100, 48000, 96000, 12345)
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_a_sound_that_is_given_is_the_row_of_training(coding: str) -> None:
+def test_served_sound_equals_its_training_row(coding: str) -> None:
     for rate_hz, channels in product(RATES, (1, 2, 5)):
         file = CODINGS[coding](waves(channels), rate_hz)
         row = sounds.decode(file, (1, 300), 8000, "x")
@@ -209,7 +205,7 @@ def test_a_sound_that_is_given_is_the_row_of_training(coding: str) -> None:
         assert np.abs(found).max() == pytest.approx(audio_files.PEAK)
 
 
-def test_a_flac_is_read_as_its_wav_is() -> None:
+def test_flac_row_equals_its_wav_row() -> None:
     pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     samples = np.rint(waves(2) * 32767).astype(np.int16)
     rows = {
@@ -221,7 +217,7 @@ def test_a_flac_is_read_as_its_wav_is() -> None:
 
 
 @pytest.mark.parametrize("rate_hz", RATES)
-def test_rows_of_sound_are_what_scipy_makes_of_them(rate_hz: int) -> None:
+def test_sound_rows_equal_scipys(rate_hz: int) -> None:
     signal = pytest.importorskip("scipy.signal")
     file = CODINGS["16 bits"](waves(2), rate_hz)
     wave = audio_files.read_sound(file).samples.mean(0)
@@ -233,7 +229,7 @@ def test_rows_of_sound_are_what_scipy_makes_of_them(rate_hz: int) -> None:
     assert row.tobytes() == audio_files.fitted(wave, 8000, 300)[None].tobytes()
 
 
-def test_a_loud_sound_at_the_end_of_a_long_recording_is_heard_by_both() -> None:
+def test_peak_at_the_end_scales_training_and_serving() -> None:
     quiet = np.concatenate([0.005 * waves(1, 8000), waves(1, 8000)])
     file = CODINGS["16 bits"](quiet, 16000)
     row = sounds.decode(file, (1, 300), 8000, "x")
@@ -241,7 +237,7 @@ def test_a_loud_sound_at_the_end_of_a_long_recording_is_heard_by_both() -> None:
     assert found.tobytes() == row.tobytes()
 
 
-def test_what_exceeds_1_is_scaled_and_not_cut_off() -> None:
+def test_sound_beyond_full_scale_is_scaled_not_clipped() -> None:
     quiet, loud = (CODINGS["float"](gain * waves(2), 16000) for gain in (1, 50))
     rows = [sounds.decode(file, (1, 300), 8000, "x") for file in (quiet, loud)]
     assert np.allclose(*rows, atol=1e-6)
@@ -258,7 +254,7 @@ def test_what_exceeds_1_is_scaled_and_not_cut_off() -> None:
         (wav(np.zeros((2_000_000, 1), np.uint8), 1, 8), "16000000000 samples at 8000 Hz are too"),
     ],
 )
-def test_a_sound_that_has_no_row_in_training_is_refused_when_given(file: bytes, said: str) -> None:
+def test_sound_without_a_training_row_is_refused(file: bytes, said: str) -> None:
     with pytest.raises(CorruptRow, match=rf"a\.wav is no whole sound: .*{said}"):
         sounds.decode(file, (1, 300), 8000, "a.wav")
     with pytest.raises(ValueError, match=f"audio 'audio' cannot be read: .*{said}"):
@@ -275,7 +271,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_text_that_is_given_is_the_row_of_training(name: str, tmp_path: Path) -> None:
+def test_served_text_equals_its_training_row(name: str, tmp_path: Path) -> None:
     (tmp_path / "0.txt").write_bytes(TEXTS[name])
     (tmp_path / "1.txt").write_bytes("\ufeffeleven\r\nnine\r".encode())
     config = DataConfig(source="text", path=str(tmp_path))
@@ -304,9 +300,7 @@ def _by_text(source: Dataset) -> list[tuple[str, NDArray[Any]]]:
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("shape", [(1, 16, 12), (3, 16, 12), (3, 40, 31)], ids=str)
 @pytest.mark.parametrize("name", PICTURES)
-def test_an_artifact_of_before_is_given_the_picture_that_it_always_was(
-    name: str, shape: tuple[int, ...]
-) -> None:
+def test_old_artifact_reads_pictures_as_before(name: str, shape: tuple[int, ...]) -> None:
     older = replace(image_spec(*shape), preprocessing=msgspec.UNSET)
     image = Image.open(io.BytesIO(PICTURES[name]))
     if getattr(image, "n_frames", 1) > 1:
@@ -325,9 +319,7 @@ def test_an_artifact_of_before_is_given_the_picture_that_it_always_was(
 
 @pytest.mark.parametrize("rate_hz", [8000, 44100])
 @pytest.mark.parametrize("coding", CODINGS)
-def test_an_artifact_of_before_is_given_the_sound_that_it_always_was(
-    coding: str, rate_hz: int
-) -> None:
+def test_old_artifact_reads_sounds_as_before(coding: str, rate_hz: int) -> None:
     older = replace(audio_spec(), preprocessing=msgspec.UNSET)
     file = CODINGS[coding](waves(2), rate_hz)
     wave = audio_files.read_sound(file, overload="clipped").samples.mean(0)
@@ -338,7 +330,7 @@ def test_an_artifact_of_before_is_given_the_sound_that_it_always_was(
     assert not user_inputs.read_input(older, nothing).any()
 
 
-def test_an_artifact_of_before_is_given_texts_as_they_are() -> None:
+def test_old_artifact_reads_texts_unchanged() -> None:
     older = TensorSpec(
         name="text",
         kind="text",

@@ -27,7 +27,7 @@ def seen(source: Source) -> set[tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_same_pictures_are_the_same_samples_in_every_form(split: str, tmp_path: Path) -> None:
+def test_every_format_yields_the_same_rows(split: str, tmp_path: Path) -> None:
     found = []
     for kind in KINDS:
         (tmp_path / kind).mkdir()
@@ -38,7 +38,7 @@ def test_the_same_pictures_are_the_same_samples_in_every_form(split: str, tmp_pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_fits_is_read_into_memory_and_is_the_same_data(kind: str, tmp_path: Path) -> None:
+def test_memory_mapped_and_loaded_data_are_equal(kind: str, tmp_path: Path) -> None:
     config = write(kind, tmp_path)
     due, held = data.load(config, MODEL), data.load(replace(config, memory_mb=1), MODEL)
     assert not isinstance(due, data.Dataset)
@@ -49,7 +49,7 @@ def test_what_fits_is_read_into_memory_and_is_the_same_data(kind: str, tmp_path:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in SHARDED])
-def test_a_fingerprint_sees_a_pixel_a_label_and_the_size(kind: str, tmp_path: Path) -> None:
+def test_fingerprint_covers_pixels_labels_and_size(kind: str, tmp_path: Path) -> None:
     splits = {"train": pictures("train"), "test": pictures("test")}
     pixels = picture(3)
     pixels[4, 4, 1] ^= 1
@@ -70,7 +70,7 @@ COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=7).map(tuple)
 
 
 @given(COUNTS, st.integers(0, 2**63 - 1), st.integers(0, 99))
-def test_an_epoch_takes_each_row_once_and_one_shard_after_the_other(
+def test_epoch_visits_each_row_once_shard_by_shard(
     counts: tuple[int, ...], seed: int, epoch: int
 ) -> None:
     order = shard_order(seed, epoch, counts)
@@ -92,7 +92,7 @@ def test_epochs_permute_shards_and_rows_anew() -> None:
 
 
 @given(st.integers(0, 40), st.integers(1, 40), COUNTS)
-def test_any_stretch_of_a_run_is_a_part_of_the_whole(
+def test_order_of_any_range_is_a_slice_of_the_whole(
     start: int, length: int, counts: tuple[int, ...]
 ) -> None:
     def order(seed: int, epoch: int) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_any_stretch_of_a_run_is_a_part_of_the_whole(
 
 
 @given(st.text(max_size=8), st.integers(1, 300), st.integers(1, 300))
-def test_a_row_stays_in_its_split_when_rows_are_added(name: str, few: int, more: int) -> None:
+def test_rows_stay_in_their_split_as_data_grow(name: str, few: int, more: int) -> None:
     assert np.array_equal(held_out(name, few + more)[:few], held_out(name, few))
 
 
@@ -114,7 +114,7 @@ def test_about_a_tenth_is_held_out() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_split_becomes_two(kind: str, tmp_path: Path) -> None:
+def test_single_split_is_divided_in_two(kind: str, tmp_path: Path) -> None:
     many = [(png(picture(n)), n % 3) for n in range(60)]
     config = write(kind, tmp_path, {"all" if kind != "hf" else "train": many})
     if kind == "folder":
@@ -162,7 +162,7 @@ def damaged(kind: str, damage: str, folder: Path) -> DataConfig:
         and (kind != "folder" or damage != "label out of range")
     ],
 )
-def test_a_corrupt_row_stops_the_run_or_gives_its_place_to_the_next(
+def test_corrupt_row_stops_the_run_or_is_replaced_by_the_next(
     kind: str, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = damaged(kind, damage, tmp_path)
@@ -194,14 +194,14 @@ def test_a_corrupt_row_stops_the_run_or_gives_its_place_to_the_next(
     assert len(held) == len(source)
 
 
-def test_data_without_one_readable_row_is_refused_under_skip(tmp_path: Path) -> None:
+def test_skip_refuses_data_without_a_readable_row(tmp_path: Path) -> None:
     bad = [(b"nothing", n % 3) for n in range(4)]
     source = data.load(write("parquet", tmp_path, {"train": bad, "test": bad}), MODEL)
     with pytest.raises(CorruptRow, match=r"no row of data .* can be read; of one: row"):
         read(source, 1, "skip")
 
 
-def test_members_that_a_tar_lacks_make_corrupt_rows(tmp_path: Path) -> None:
+def test_missing_tar_members_make_corrupt_rows(tmp_path: Path) -> None:
     train = pictures("train")
     train[1] = train[1][0], None
     config = write("webdataset", tmp_path, {"train": train, "test": pictures("test")})
@@ -210,7 +210,7 @@ def test_members_that_a_tar_lacks_make_corrupt_rows(tmp_path: Path) -> None:
         whole(source)
 
 
-def test_a_tar_that_is_cut_off_keeps_what_is_whole(
+def test_truncated_tar_keeps_its_whole_rows(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for split in ("train", "test"):
@@ -225,7 +225,7 @@ def test_a_tar_that_is_cut_off_keeps_what_is_whole(
     assert source.read(0)[0].tobytes() == picture(0).transpose(2, 0, 1).tobytes()
 
 
-def test_an_index_follows_its_tar(tmp_path: Path) -> None:
+def test_tar_index_follows_changes_of_the_tar(tmp_path: Path) -> None:
     config = write("webdataset", tmp_path)
     before = data.load(config, MODEL)
     assert data.load(config, MODEL).fingerprint() == before.fingerprint()
@@ -234,7 +234,7 @@ def test_an_index_follows_its_tar(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loader_processes_read_the_same_rows(kind: str, tmp_path: Path) -> None:
+def test_loader_processes_read_equal_rows(kind: str, tmp_path: Path) -> None:
     from torch.utils.data import DataLoader
 
     source = data.load(write(kind, tmp_path), MODEL)
@@ -266,7 +266,7 @@ class _Mapped:
         return np.asarray(sample), label
 
 
-def test_pictures_without_labels(tmp_path: Path) -> None:
+def test_pictures_without_labels_are_read(tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / f"{number}.png").write_bytes(png(picture(number)))
     config = DataConfig(source="folder", path=str(tmp_path), memory_mb=0)
@@ -281,7 +281,7 @@ def test_pictures_without_labels(tmp_path: Path) -> None:
         data.load(config, ModelConfig(shape=SHAPE))
 
 
-def test_floating_point_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_float_arrays_are_not_rescaled(tmp_path: Path) -> None:
     points = np.random.default_rng(0).normal(size=(40, 2))
     np.save(tmp_path / "x_train.npy", points)
     np.save(tmp_path / "x_test.npy", points[:3] + 1)
@@ -305,7 +305,9 @@ def test_floating_point_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
         ("hf", "pets/train/state.json", "is no data set that save_to_disk wrote"),
     ],
 )
-def test_a_file_that_is_none_is_refused(kind: str, name: str, message: str, tmp_path: Path) -> None:
+def test_file_of_another_kind_is_refused(
+    kind: str, name: str, message: str, tmp_path: Path
+) -> None:
     config = write(kind, tmp_path)
     (tmp_path / name).write_bytes(b"something else" * 99)
     with pytest.raises(ValueError, match=message):
@@ -319,6 +321,6 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
         data.load(config, MODEL)
 
 
-def test_a_path_that_nobody_reads_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_path_without_effect_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     data.load(DataConfig(path="somewhere"), ModelConfig(shape=(1, 8, 8)))
     assert "data.path 'somewhere' has no effect: digits reads no files" in caplog.text

@@ -30,7 +30,7 @@ def store() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
-def test_shards_in_a_store_are_those_on_disk(kind: str, store: str, tmp_path: Path) -> None:
+def test_shards_on_s3_equal_those_on_disk(kind: str, store: str, tmp_path: Path) -> None:
     import fsspec
     from torch.utils.data import DataLoader
 
@@ -51,9 +51,7 @@ def test_shards_in_a_store_are_those_on_disk(kind: str, store: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
-def test_the_same_is_said_of_data_in_a_store_as_on_disk(
-    kind: str, store: str, tmp_path: Path
-) -> None:
+def test_data_report_on_s3_equals_that_on_disk(kind: str, store: str, tmp_path: Path) -> None:
     import fsspec
 
     config = write(kind, tmp_path)
@@ -69,7 +67,7 @@ def test_the_same_is_said_of_data_in_a_store_as_on_disk(
     assert there.fingerprint["sha256"] == local.fingerprint["sha256"]
 
 
-def test_a_store_that_does_not_answer_is_told_in_one_sentence(
+def test_unreachable_store_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import fsspec
@@ -83,14 +81,14 @@ def test_a_store_that_does_not_answer_is_told_in_one_sentence(
     fsspec.filesystem("s3").clear_instance_cache()
 
 
-def test_a_store_that_holds_nothing_there_is_refused(store: str) -> None:
+def test_empty_prefix_is_refused(store: str) -> None:
     for path in (f"{store}/nothing", "s3://no-such-bucket/x"):
         with pytest.raises((ValueError, OSError), match=r"there is nothing at|cannot be opened"):
             guess(path)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
-def test_a_store_that_goes_away_is_told_of_in_a_sentence(
+def test_store_lost_while_reading_is_one_sentence(
     kind: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fsspec

@@ -98,7 +98,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, 
 
 
 @pytest.mark.process
-def test_a_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> None:
+def test_source_keeps_the_contract(source: tuple[DataConfig, ModelConfig]) -> None:
     config, model = source
     train, test = (whole(data.load(config, model, split)) for split in ("train", "test"))
     for split in (train, test):
@@ -139,7 +139,7 @@ def test_every_source_is_under_contract() -> None:
     assert data.names() == sorted([*ours, *data.PAIRED, *KINDS])
 
 
-def test_a_fingerprint_sees_one_pixel_and_one_label() -> None:
+def test_fingerprint_covers_one_pixel_and_one_label() -> None:
     dataset = data.load(DataConfig(), IMAGE)
     pixels, labels = dataset.samples.copy(), dataset.labels.copy()
     pixels[7, 0, 3, 3] += 0.01
@@ -151,7 +151,7 @@ def test_a_fingerprint_sees_one_pixel_and_one_label() -> None:
     assert len(prints) == 3
 
 
-def test_digits_are_split_by_class_and_always_alike() -> None:
+def test_digits_split_is_stratified_and_fixed() -> None:
     train, test = (data.load(DataConfig(), IMAGE, split) for split in ("train", "test"))
     assert (len(train), len(test)) == (1437, 360)
     assert np.bincount(test.labels).min() >= 35
@@ -160,7 +160,7 @@ def test_digits_are_split_by_class_and_always_alike() -> None:
     assert np.abs(shares[0] - shares[1]).max() < 0.005
 
 
-def test_the_split_of_the_digits_is_this_one_for_ever() -> None:
+def test_digits_split_is_golden() -> None:
     found = [
         data.load(DataConfig(), ModelConfig(shape=(1, 8, 8)), split).fingerprint()["sha256"]
         for split in ("train", "test")
@@ -171,7 +171,7 @@ def test_the_split_of_the_digits_is_this_one_for_ever() -> None:
     ]
 
 
-def test_digits_come_at_the_size_of_the_model() -> None:
+def test_digits_are_resized_to_the_model() -> None:
     small = data.load(DataConfig(), ModelConfig(shape=(1, 8, 8)))
     assert set(np.unique(np.round((small.samples + 1) * 8, 4))) == set(range(17))
     assert data.load(DataConfig(), ModelConfig(shape=(1, 32, 20))).samples.shape[1:] == (1, 32, 20)
@@ -184,14 +184,14 @@ def test_mnist_loads(mnist10k: Path) -> None:
     assert ((train.samples + 1) / 2).mean() == pytest.approx(0.131, abs=0.003)
 
 
-def test_an_epoch_is_a_permutation_and_the_next_another_one() -> None:
+def test_epochs_are_different_permutations() -> None:
     first, second = rows(0, 0, 100, 100), rows(0, 100, 200, 100)
     assert sorted(first) == sorted(second) == list(range(100))
     assert list(first) != list(second)
     assert list(rows(1, 0, 100, 100)) != list(first)
 
 
-def test_order_does_not_depend_on_how_it_is_asked_for() -> None:
+def test_order_is_independent_of_chunking() -> None:
     whole = rows(3, 0, 1000, 77)
     parts = [rows(3, start, min(start + 64, 1000), 77) for start in range(0, 1000, 64)]
     assert list(np.concatenate(parts)) == list(whole)
@@ -237,7 +237,7 @@ def half_zipped(path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_idx_file_is_refused(
+def test_broken_idx_file_is_refused(
     damage: Callable[[Path], None], reason: str, tmp_path: Path
 ) -> None:
     idx(tmp_path, "train", 6)
@@ -246,7 +246,7 @@ def test_a_broken_idx_file_is_refused(
         data.load(DataConfig(source="idx", path=str(tmp_path)), IMAGE)
 
 
-def test_counts_that_differ_are_refused(tmp_path: Path) -> None:
+def test_differing_idx_counts_are_refused(tmp_path: Path) -> None:
     idx(tmp_path, "train", 6)
     labels = tmp_path / "train-labels-idx1-ubyte"
     labels.write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 5) + b"\0" * 5)
@@ -275,14 +275,14 @@ def test_counts_that_differ_are_refused(tmp_path: Path) -> None:
         (DataConfig(source="webdataset", path="nowhere"), IMAGE, "holds no .tar file"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_cure(
+def test_source_config_errors_name_the_fix(
     config: DataConfig, model: ModelConfig, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         data.load(config, model)
 
 
-def test_a_dataset_counts_its_samples() -> None:
+def test_dataset_counts_its_samples() -> None:
     dataset = Dataset(
         name="x", samples=np.zeros((3, 2), np.float32), labels=np.zeros(3, np.int64), classes=("a",)
     )

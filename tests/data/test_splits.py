@@ -171,7 +171,7 @@ def load(config: DataConfig, split: data.Split) -> data.Source:
 
 @pytest.mark.parametrize("names", NAMES, ids="-".join)
 @pytest.mark.parametrize("kind", ["folder", "text files", "npz keys", "webdataset"])
-def test_splits_are_known_by_the_names_people_use(
+def test_split_folders_go_by_common_names(
     kind: str, names: tuple[str, str], tmp_path: Path
 ) -> None:
     config = WRITERS[kind](tmp_path, dict(zip(names, SHOWN.values(), strict=True)))
@@ -183,7 +183,7 @@ def test_splits_are_known_by_the_names_people_use(
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_beside_a_test_split_validation_is_held_out(kind: str, tmp_path: Path) -> None:
+def test_validation_beside_test_is_held_out(kind: str, tmp_path: Path) -> None:
     config = WRITERS[kind](tmp_path, {"Train": 24, "Val": 10, "Test": 6})
     train, test = (load(config, split) for split in ("train", "test"))
     assert (len(train), len(test)) == (24, 6)
@@ -196,9 +196,7 @@ def test_beside_a_test_split_validation_is_held_out(kind: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_lone_training_split_is_no_class_and_a_tenth_is_held_out(
-    kind: str, tmp_path: Path
-) -> None:
+def test_lone_train_folder_is_a_split_with_a_tenth_held_out(kind: str, tmp_path: Path) -> None:
     config = WRITERS[kind](tmp_path, {"train": 60})
     train, test = (load(config, split) for split in ("train", "test"))
     assert len(train) + len(test) == 60
@@ -207,7 +205,7 @@ def test_a_lone_training_split_is_no_class_and_a_tenth_is_held_out(
     assert train.survey.splits == {"train": len(train), "held out": len(test)}
 
 
-def test_a_split_below_every_class_is_a_split(tmp_path: Path) -> None:
+def test_split_folders_below_classes_are_splits(tmp_path: Path) -> None:
     for number, (label, split) in enumerate(
         (label, split) for label in ("cat", "dog") for split in ("train", "test")
     ):
@@ -218,7 +216,7 @@ def test_a_split_below_every_class_is_a_split(tmp_path: Path) -> None:
     assert len(source) == 2
 
 
-def test_splits_within_some_folders_alone_are_told(tmp_path: Path) -> None:
+def test_splits_within_some_classes_only_are_noted(tmp_path: Path) -> None:
     for number, place in enumerate(("cat/train", "cat/test", "dog/all")):
         (tmp_path / place).mkdir(parents=True)
         for row in range(12):
@@ -232,7 +230,7 @@ def test_splits_within_some_folders_alone_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("around", ["pets", "pets/v2"])
-def test_a_folder_around_the_splits_is_no_class(around: str, tmp_path: Path) -> None:
+def test_folder_around_the_splits_is_no_class(around: str, tmp_path: Path) -> None:
     config = replace(folder(tmp_path / around, {"train": 6, "val": 4}), path=str(tmp_path))
     source = load(config, "test")
     assert source.classes == ("cat", "dog")
@@ -240,7 +238,7 @@ def test_a_folder_around_the_splits_is_no_class(around: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["Train2", "trian", "tests", "valdation"])
-def test_a_folder_that_looks_like_a_split_is_a_class_and_told(name: str, tmp_path: Path) -> None:
+def test_split_like_folder_among_classes_is_a_class_and_noted(name: str, tmp_path: Path) -> None:
     for number, folder_name in enumerate(("cat", name)):
         (tmp_path / folder_name).mkdir()
         for row in range(12):
@@ -251,7 +249,7 @@ def test_a_folder_that_looks_like_a_split_is_a_class_and_told(name: str, tmp_pat
     assert f"folder {name} is taken as a class, though it looks like a split" in source.survey.notes
 
 
-def test_a_class_called_train_among_others_is_a_class_and_told(tmp_path: Path) -> None:
+def test_class_called_train_is_a_class_and_noted(tmp_path: Path) -> None:
     for name in ("bus", "plane", "train"):
         (tmp_path / name).mkdir()
         for row in range(12):
@@ -263,7 +261,7 @@ def test_a_class_called_train_among_others_is_a_class_and_told(tmp_path: Path) -
     assert any("folder train is taken as a class" in note for note in source.survey.notes)
 
 
-def test_what_lies_beside_the_splits_is_counted(tmp_path: Path) -> None:
+def test_files_beside_the_splits_are_counted(tmp_path: Path) -> None:
     config = folder(tmp_path, {"train": 6, "test": 4})
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra" / "1.png").write_bytes(png(picture(7)))
@@ -279,7 +277,7 @@ def test_what_lies_beside_the_splits_is_counted(tmp_path: Path) -> None:
         (("test", "val"), r"holds test and val, but no folder train; .* set --data.path .*/"),
     ],
 )
-def test_folders_that_contradict_each_other_are_refused(
+def test_contradicting_folders_are_refused(
     names: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     config = folder(tmp_path, dict.fromkeys(names, 4))
@@ -287,7 +285,7 @@ def test_folders_that_contradict_each_other_are_refused(
         load(config, "train")
 
 
-def test_images_beside_test_images_are_those_to_train_on(tmp_path: Path) -> None:
+def test_images_beside_a_test_folder_are_training_rows(tmp_path: Path) -> None:
     images = np.stack([picture(n) for n in range(9)])
     np.savez(tmp_path / "a.npz", images=images[:6], test_images=images[6:])
     config = DataConfig(source="npz", path=str(tmp_path / "a.npz"))
@@ -305,11 +303,11 @@ def test_images_beside_test_images_are_those_to_train_on(tmp_path: Path) -> None
         *(("trainer-1", None), ("contest-2", None), ("values-3", None), ("latest", None)),
     ],
 )
-def test_a_word_within_a_files_name_tells_its_part(name: str, part: str | None) -> None:
+def test_word_within_a_file_name_gives_its_split(name: str, part: str | None) -> None:
     assert part_within(name) == part
 
 
-def test_whole_names_and_keys_tell_their_part() -> None:
+def test_whole_names_and_keys_give_their_split() -> None:
     assert [part_of(name) for name in ("Training", "test_set", "Train2", "cat")] == [
         *("train", "test"),
         *(None, None),
@@ -320,13 +318,13 @@ def test_whole_names_and_keys_tell_their_part() -> None:
     assert not looks_like_a_split("cat")
 
 
-def test_names_of_one_part_alone_tell_nothing() -> None:
+def test_names_of_one_split_only_are_ignored() -> None:
     splits = of_files(["train-1.tar", "other-1.tar"])
     assert not splits.spelled
     assert any("train-1.tar looks like a split" in note for note in splits.notes)
 
 
-def test_years_behind_the_words_of_splits_are_heeded_and_told() -> None:
+def test_years_behind_split_names_are_kept_and_noted() -> None:
     names = ["train2017/cat/1.png", "val2017/cat/2.png", "train2017/dog/3.png"]
     splits = of_folders(names, "coco")
     assert splits.parts == ("train", "val", "train")
@@ -342,5 +340,5 @@ def test_years_behind_the_words_of_splits_are_heeded_and_told() -> None:
 
 
 @pytest.mark.parametrize("name", ["eval", "Evaluation", "holdout", "HeldOut", "eval_set"])
-def test_rows_that_are_held_out_have_more_names(name: str) -> None:
+def test_held_out_splits_go_by_more_names(name: str) -> None:
     assert part_of(name) == "val"

@@ -17,7 +17,7 @@ pytest.importorskip("espeakng_loader", reason="espeakng-loader (extra `speech`) 
 SEVEN = Word(text="seven", voice="en-us", pitch=50, words_per_minute=200, pitch_range=0)
 
 
-def test_the_same_words_sound_the_same_in_every_process() -> None:
+def test_speak_is_equal_in_every_process() -> None:
     words = [SEVEN, replace(SEVEN, voice="en-us+f2"), replace(SEVEN, voice="en-us+m3")]
     first, rate_hz = speak(words)
     again, _ = speak(words)
@@ -28,12 +28,12 @@ def test_the_same_words_sound_the_same_in_every_process() -> None:
 
 
 @pytest.mark.parametrize("voice", ["en-us+nobody", "nobody", "en-gb+m1"])
-def test_a_voice_that_is_not_there_is_refused_and_no_other_speaks(voice: str) -> None:
+def test_unknown_voice_is_refused(voice: str) -> None:
     with pytest.raises(ValueError, match=f"has no voice '{re.escape(voice)}'"):
         speak([SEVEN, replace(SEVEN, voice=voice)])
 
 
-def test_pitch_and_speed_are_heard() -> None:
+def test_pitch_and_speed_change_the_sound() -> None:
     plain, higher, faster = speak(
         [SEVEN, replace(SEVEN, pitch=80), replace(SEVEN, words_per_minute=300)]
     )[0]
@@ -41,14 +41,14 @@ def test_pitch_and_speed_are_heard() -> None:
     assert len(faster) < len(plain)
 
 
-def test_every_voice_says_every_word_and_no_pair_of_settings_twice() -> None:
+def test_words_cover_every_voice_without_repeating_settings() -> None:
     words = spoken_digits.words()
     assert len(words) == len(set(words)) == 3900
     heard = {(word.voice, word.text) for word in words}
     assert len(heard) == len(spoken_digits.VOICES) * len(spoken_digits.WORDS)
 
 
-def test_without_the_library_the_extra_is_named() -> None:
+def test_missing_espeak_names_the_extra() -> None:
     script = (
         "import sys; sys.modules['espeakng_loader'] = None\n"
         "from aigc.data.espeak import main; main()"
@@ -59,6 +59,6 @@ def test_without_the_library_the_extra_is_named() -> None:
     assert b"pip install 'aigc[speech]' (GPL-3)" in done.stderr
 
 
-def test_the_library_is_not_loaded_into_this_process() -> None:
+def test_espeak_is_not_loaded_into_the_caller() -> None:
     speak([SEVEN])
     assert "espeak" not in Path("/proc/self/maps").read_text()

@@ -12,7 +12,7 @@ CONFIG = DataConfig(source="surnames")
 
 
 @pytest.mark.process
-def test_every_surname_is_in_one_split() -> None:
+def test_splits_share_no_surname() -> None:
     pytest.importorskip("names")
     texts = []
     for split, count in (("train", 17_760), ("test", 71_039)):
@@ -24,7 +24,7 @@ def test_every_surname_is_in_one_split() -> None:
     assert {"smith", "aalderink"} <= set(texts)
 
 
-def test_without_its_package_it_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_names_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "names", None)
     with pytest.raises(ValueError, match=r"pip install 'aigc\[text\]'"):
         surnames.load(CONFIG, (14,), "train")

@@ -46,7 +46,7 @@ def listed(content: bytes) -> list[Member]:
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
-def test_members_are_where_tarfile_says(kind: int) -> None:
+def test_members_equal_those_of_tarfile(kind: int) -> None:
     names = NAMES if kind != tarfile.USTAR_FORMAT else NAMES[:3]
     content = written(kind, names)
     with tarfile.open(fileobj=io.BytesIO(content)) as file:
@@ -56,7 +56,7 @@ def test_members_are_where_tarfile_says(kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_a_hard_link_is_the_earlier_member_that_it_names(kind: int) -> None:
+def test_hard_link_is_the_member_it_names(kind: int) -> None:
     long = f"{'deep/' * 40}c.png"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=kind) as file:
@@ -86,7 +86,7 @@ def test_a_hard_link_is_the_earlier_member_that_it_names(kind: int) -> None:
     assert [m.name for m in listed(content) if m.offset < 0] == ["to-later.png", "pipe.png"]
 
 
-def test_data_behind_the_end_are_named_after_all_members() -> None:
+def test_data_after_the_end_marker_are_reported_last() -> None:
     content = written(tarfile.USTAR_FORMAT, ("a.png", "b.png"))
     found = members(lambda offset, count: (content * 2)[offset : offset + count], len(content) * 2)
     assert [next(found).name for _ in range(3)] == ["link.png", "a.png", "b.png"]
@@ -103,7 +103,7 @@ def test_sizes_beyond_octal_are_read() -> None:
         assert next(found).size == 2**34
 
 
-def test_damage_is_named_after_what_is_whole() -> None:
+def test_damage_is_reported_after_whole_members() -> None:
     content = bytearray(written(tarfile.PAX_FORMAT, ("a.png", "b.png", "c.png")))
     places = [member.offset for member in listed(bytes(content)) if member.offset > 0]
     content[places[1] - 512 + 100] ^= 1
@@ -114,13 +114,13 @@ def test_damage_is_named_after_what_is_whole() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 100, 512 * 3, 512 * 4 + 7])
-def test_a_tar_that_ends_early_says_where(length: int) -> None:
+def test_truncated_tar_names_the_offset(length: int) -> None:
     content = written(tarfile.USTAR_FORMAT, ("a.png", "b.png", "c.png"))[:length]
     with pytest.raises(EOFError, match="the tar ends"):
         listed(content)
 
 
-def test_members_with_holes_are_refused() -> None:
+def test_sparse_members_are_refused() -> None:
     content = bytearray(written(tarfile.GNU_FORMAT, ("a.png",)))
     member = tarfile.TarInfo("s.png")
     member.type = tarfile.GNUTYPE_SPARSE
@@ -129,7 +129,9 @@ def test_members_with_holes_are_refused() -> None:
         listed(bytes(content))
 
 
-def test_processes_index_what_one_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_indices_of_many_processes_equal_those_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(5):
         rows = [(png(picture(n)), n % 3) for n in range(number + 1)]
         tar(tmp_path / f"{number}.tar", rows)
@@ -142,7 +144,7 @@ def test_processes_index_what_one_indexes(tmp_path: Path, monkeypatch: pytest.Mo
     assert indices(files, "x") == found
 
 
-def test_what_is_wrong_with_a_tar_comes_from_a_process_too(
+def test_index_error_reaches_the_caller_from_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(4):
@@ -161,7 +163,7 @@ def test_what_is_wrong_with_a_tar_comes_from_a_process_too(
     ("content", "label"),
     [(b"7", 7), (b"7\n", 7), (b"cat\n", "cat"), (b"0.5", 0.5), (b'"dog"', "dog"), (b"", None)],
 )
-def test_a_cls_holds_a_number_or_a_name(content: bytes, label: object, tmp_path: Path) -> None:
+def test_cls_member_holds_a_number_or_a_name(content: bytes, label: object, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         for name, body in (("0.json", b'{"caption": "a cat"}'), ("0.cls", content)):
             member = tarfile.TarInfo(name)
@@ -171,9 +173,7 @@ def test_a_cls_holds_a_number_or_a_name(content: bytes, label: object, tmp_path:
     assert scan(File(f"file://{path}", "a.tar", path.stat().st_size, ""))["labels"] == [label]
 
 
-def test_what_is_not_read_of_a_tar_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unread_members_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("train", "test"):
         tar(tmp_path / f"{name}.tar", [(png(picture(n)), 0) for n in range(3)])
     with tarfile.open(tmp_path / "train.tar", "a") as file:

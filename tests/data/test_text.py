@@ -38,7 +38,7 @@ def decoded(dataset: Dataset) -> list[str]:
     return Vocabulary(dataset.vocabulary).texts(dataset.samples)
 
 
-def test_both_splits_together_are_the_distinct_lines(tmp_path: Path) -> None:
+def test_splits_hold_the_distinct_lines(tmp_path: Path) -> None:
     path = tmp_path / "cats.txt"
     path.write_text("\n".join([*TEXTS, "", "  ", f" {TEXTS[0]} "]))
     train, test = load(path), load(path, "test")
@@ -70,7 +70,7 @@ def test_sub_folders_are_classes(tmp_path: Path) -> None:
         (b"12345\n1\n", 5, "set --model.shape 6"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_text_config_errors_name_the_fix(
     content: bytes, length: int, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "cats.txt").write_bytes(content)
@@ -80,16 +80,14 @@ def test_what_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
-def test_byte_order_marks_and_ends_of_lines_are_no_text(
-    encoding: str, end: str, tmp_path: Path
-) -> None:
+def test_lines_lose_byte_order_marks_and_line_ends(encoding: str, end: str, tmp_path: Path) -> None:
     (tmp_path / "cats.txt").write_bytes(end.join([*TEXTS, ""]).encode(encoding))
     train, test = load(tmp_path), load(tmp_path, "test")
     assert sorted(decoded(train) + decoded(test)) == sorted(TEXTS)
 
 
 @tokenizers
-def test_byte_pairs_shorten_texts_and_stay_within_words(tmp_path: Path) -> None:
+def test_byte_pairs_shorten_texts_within_words(tmp_path: Path) -> None:
     path = tmp_path / "cats.txt"
     path.write_text("\n".join(TEXTS))
     train = load(path, byte_pairs=24)
@@ -140,7 +138,7 @@ def test_byte_pairs_travel_in_the_artifact(tmp_path: Path) -> None:
         vocabulary.rows(["the Ω ate 🧀"], 16)
 
 
-def test_byte_pairs_without_their_package_say_which_extra_brings_it(
+def test_missing_tokenizers_package_names_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)

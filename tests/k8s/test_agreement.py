@@ -43,9 +43,7 @@ DOCKERFILE = (K8S / "images" / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_ray_is_the_same_in_the_manifests_their_images_and_the_pins(
-    name: str, rendered: Rendered
-) -> None:
+def test_ray_version_agrees_in_manifests_images_and_pins(name: str, rendered: Rendered) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     (ray,) = re.findall(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     objects = rendered.objects(name)
@@ -60,7 +58,7 @@ def test_ray_is_the_same_in_the_manifests_their_images_and_the_pins(
         assert re.findall(r"^ray==(\S+)", locked, re.MULTILINE) == [ray]
 
 
-def test_pods_are_told_what_aigc_serve_tells_its_processes(
+def test_pods_have_the_environment_of_aigc_serve(
     rendered: Rendered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aigc import watchdog
@@ -88,7 +86,7 @@ def test_pods_are_told_what_aigc_serve_tells_its_processes(
     assert {k: pods_have.get(k) for k in told} == told
 
 
-def test_the_image_has_the_proxy_that_pods_are_told_of(rendered: Rendered) -> None:
+def test_image_has_the_haproxy_named_to_pods(rendered: Rendered) -> None:
     pods_have = environment(rendered.objects("base"), "sampling-environment")
     path = pods_have["RAY_SERVE_HAPROXY_BINARY_PATH"]
     assert f"python -m serve.local.haproxy {path}\n" in DOCKERFILE
@@ -96,7 +94,7 @@ def test_the_image_has_the_proxy_that_pods_are_told_of(rendered: Rendered) -> No
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_head_and_workers_have_the_same_environment(name: str, rendered: Rendered) -> None:
+def test_head_and_workers_have_equal_environments(name: str, rendered: Rendered) -> None:
     for kind, cluster in clusters(rendered.objects(name)):
         head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
         workers = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
@@ -107,7 +105,7 @@ def test_head_and_workers_have_the_same_environment(name: str, rendered: Rendere
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_the_serve_config_is_what_the_application_takes(
+def test_serve_config_is_accepted_by_the_application(
     name: str, rendered: Rendered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = rendered.objects(name)
@@ -153,9 +151,7 @@ def test_there_is_one_serve_config(rendered: Rendered) -> None:
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_replicas_end_before_their_pods_and_pods_before_their_cluster(
-    name: str, rendered: Rendered
-) -> None:
+def test_replicas_end_before_pods_and_pods_before_clusters(name: str, rendered: Rendered) -> None:
     objects = rendered.objects(name)
     spec = service(objects)
     variables = environment(objects, "sampling-environment")
@@ -177,7 +173,7 @@ def test_replicas_end_before_their_pods_and_pods_before_their_cluster(
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", ["base", "s3"])
-def test_sampling_waits_for_the_first_artifact(
+def test_init_container_waits_for_the_first_artifact(
     name: str, rendered: Rendered, bucket: str, sealed: Path, tmp_path: Path
 ) -> None:
     """Serve gives up on a replica that finds none."""
@@ -200,9 +196,7 @@ def test_sampling_waits_for_the_first_artifact(
 
 
 @pytest.mark.parametrize("name", ["base", "training-job"])
-def test_budgets_are_of_a_kind_that_pods_of_an_operator_can_have(
-    name: str, rendered: Rendered
-) -> None:
+def test_resources_suit_pods_of_operators(name: str, rendered: Rendered) -> None:
     """Kubernetes evicts nothing, or anything, where it cannot ask a controller for its scale."""
     budgets = [o["spec"] for o in rendered.objects(name) if o["kind"] == "PodDisruptionBudget"]
     assert len(budgets) == 2 + (name == "training-job")
@@ -221,7 +215,7 @@ def test_memory_volumes_hold_the_object_store(name: str, rendered: Rendered) -> 
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_the_exporter_listens_where_its_port_says(name: str, rendered: Rendered) -> None:
+def test_exporter_listens_on_its_declared_port(name: str, rendered: Rendered) -> None:
     exporters = [
         one
         for _, template in pods(rendered.objects(name))
@@ -236,7 +230,7 @@ def test_the_exporter_listens_where_its_port_says(name: str, rendered: Rendered)
         assert one["command"][-2:] == ["--port", port]
 
 
-def test_prometheus_may_read_every_port_of_metrics_and_no_other(rendered: Rendered) -> None:
+def test_network_policy_opens_every_metrics_port_to_prometheus_only(rendered: Rendered) -> None:
     objects = rendered.objects("training-job")
     policy = rendered.one("training-job", "NetworkPolicy", "prometheus-to-metrics")["spec"]
     let_in = {port["port"] for port in policy["ingress"][0]["ports"]}
@@ -260,7 +254,7 @@ def test_prometheus_may_read_every_port_of_metrics_and_no_other(rendered: Render
     }
 
 
-def test_the_ingress_takes_what_the_server_takes(rendered: Rendered) -> None:
+def test_ingress_limits_match_the_server(rendered: Rendered) -> None:
     ingress = rendered.one("base", "Ingress", "sampling")
     notes: dict[str, Any] = ingress["metadata"]["annotations"]
     limits = parse({}).limits
@@ -269,7 +263,7 @@ def test_the_ingress_takes_what_the_server_takes(rendered: Rendered) -> None:
     assert int(notes["nginx.ingress.kubernetes.io/proxy-read-timeout"]) > haproxy.CLIENT_S
 
 
-def test_the_door_is_locked_until_somebody_makes_a_key() -> None:
+def test_requests_need_a_key_by_default() -> None:
     text = (K8S / "base" / "keys.toml").read_text()
     (only,) = api_keys.parse(text, "keys.toml").all
     assert only.name == "nobody"

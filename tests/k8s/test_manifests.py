@@ -38,7 +38,7 @@ BASE_KINDS = {
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_it_renders_without_a_warning(name: str, rendered: Rendered) -> None:
+def test_renders_without_warnings(name: str, rendered: Rendered) -> None:
     objects = rendered.objects(name)
     names = [(o["kind"], o["metadata"]["name"]) for o in objects]
     assert ("RayService", "sampling") in names
@@ -46,11 +46,11 @@ def test_it_renders_without_a_warning(name: str, rendered: Rendered) -> None:
     assert {o["metadata"].get("namespace") for o in objects if o["kind"] != "Namespace"} == {"aigc"}
 
 
-def test_base_wants_no_optional_kind(rendered: Rendered) -> None:
+def test_base_needs_no_optional_crds(rendered: Rendered) -> None:
     assert {o["kind"] for o in rendered.objects("base")} == BASE_KINDS
 
 
-def test_all_that_there_is_is_rendered() -> None:
+def test_every_kustomization_is_rendered() -> None:
     assert set(folders("overlays")) == {"gpu", "kind", "spot"}
     assert set(folders("components")) >= {
         *("cron-retraining", "incremental-upgrade", "kueue", "s3", "training-job"),
@@ -59,7 +59,7 @@ def test_all_that_there_is_is_rendered() -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("version", ["1.30", "1.34", "1.36"])
-def test_every_object_is_valid(version: str, rendered: Rendered) -> None:
+def test_objects_are_valid_by_schema(version: str, rendered: Rendered) -> None:
     found = tool(
         *("validate_manifests", "--crds", str(SHARED / "crds"), "--k8s", version, "-"),
         stdin=_distinct(rendered),
@@ -76,18 +76,18 @@ def _distinct(rendered: Rendered) -> str:
 
 
 @pytest.mark.process
-def test_the_operator_takes_every_ray_object(rendered: Rendered) -> None:
+def test_kuberay_schema_accepts_ray_objects(rendered: Rendered) -> None:
     passed(tool("kuberay_rules", stdin=rendered.everything()))
 
 
 @pytest.mark.process
-def test_ray_ignores_no_key_of_a_serve_config(rendered: Rendered) -> None:
+def test_ray_knows_every_key_of_serve_configs(rendered: Rendered) -> None:
     passed(tool("serve_strict", stdin=rendered.everything()))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own modules, at import
 @pytest.mark.parametrize("name", combinations())
-def test_the_check_of_users_finds_nothing(name: str, rendered: Rendered) -> None:
+def test_k8s_check_finds_nothing(name: str, rendered: Rendered) -> None:
     manifests = Manifests(rendered.objects(name), external=())
     found, skipped, failed = check(manifests)
     assert [str(each) for each in found] == []
@@ -121,7 +121,7 @@ def unrestricted(template: Object) -> list[str]:
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_every_pod_is_restricted(name: str, rendered: Rendered) -> None:
+def test_pods_meet_the_restricted_profile(name: str, rendered: Rendered) -> None:
     for where, template in pods(rendered.objects(name)):
         assert unrestricted(template) == [], where
 
@@ -135,14 +135,16 @@ def test_every_pod_is_restricted(name: str, rendered: Rendered) -> None:
         ({"containers": [{"name": "bare"}]}, "bare: writable root"),
     ],
 )
-def test_a_pod_that_is_not_is_found(change: dict[str, Any], found: str, rendered: Rendered) -> None:
+def test_restricted_profile_check_finds_violations(
+    change: dict[str, Any], found: str, rendered: Rendered
+) -> None:
     where, template = next(pods(rendered.objects("base")))
     template["spec"] |= change
     assert found in unrestricted(template), where
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_every_container_has_its_share_and_a_place_to_write(name: str, rendered: Rendered) -> None:
+def test_containers_have_resources_and_writable_tmp(name: str, rendered: Rendered) -> None:
     for where, template in pods(rendered.objects(name)):
         volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
         for one in containers(template):
@@ -158,7 +160,7 @@ def test_every_container_has_its_share_and_a_place_to_write(name: str, rendered:
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_only_heads_have_a_token(name: str, rendered: Rendered) -> None:
+def test_only_heads_mount_a_service_account_token(name: str, rendered: Rendered) -> None:
     objects = rendered.objects(name)
     scaled = {kind: bool(c.get("enableInTreeAutoscaling")) for kind, c in clusters(objects)}
     for where, template in pods(objects):
@@ -169,7 +171,7 @@ def test_only_heads_have_a_token(name: str, rendered: Rendered) -> None:
         assert account["automountServiceAccountToken"] is False
 
 
-def test_containers_that_the_operator_does_not_probe_have_probes(rendered: Rendered) -> None:
+def test_containers_without_operator_probes_have_probes(rendered: Rendered) -> None:
     for where, template in pods(rendered.objects("training-job")):
         for one in containers(template):
             if one["name"] == "redis":
@@ -181,9 +183,7 @@ def test_containers_that_the_operator_does_not_probe_have_probes(rendered: Rende
 
 
 @pytest.mark.process
-def test_checkov_finds_nothing_but_what_is_skipped_with_a_reason(
-    rendered: Rendered, tmp_path: Path
-) -> None:
+def test_checkov_findings_are_all_skipped_with_reasons(rendered: Rendered, tmp_path: Path) -> None:
     if not CHECKOV.exists():
         pytest.skip(f"{CHECKOV} is not there; `make test` installs it")
     everything = rendered.everything()
@@ -242,7 +242,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
     return [*yaml.safe_load_all(kustomize(folder))]
 
 
-def test_an_outside_overlay_still_resolves(outside: list[Object]) -> None:
+def test_external_overlay_resolves(outside: list[Object]) -> None:
     there = {(o["kind"], o["metadata"]["name"]) for o in outside}
     found = set(_references(outside))
     assert found - there == set()
@@ -292,7 +292,7 @@ def _references(value: Any, above: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def test_images_are_set_in_every_place(outside: list[Object]) -> None:
+def test_images_are_replaced_everywhere(outside: list[Object]) -> None:
     images = {one["image"] for _, template in pods(outside) for one in containers(template)}
     assert images == {
         "registry.example.com/serve:7",
@@ -304,7 +304,7 @@ def test_images_are_set_in_every_place(outside: list[Object]) -> None:
     assert "aigc-train" not in text
 
 
-def test_the_schedule_runs_the_cluster_of_the_job(rendered: Rendered) -> None:
+def test_cron_job_runs_the_training_job_cluster(rendered: Rendered) -> None:
     for name in ("training-job+cron-retraining", "training-job+s3+cron-retraining"):
         objects = rendered.objects(name)
         job = find(objects, "RayJob", "training")["spec"]

@@ -101,7 +101,7 @@ def test_passes_over_ports_that_speak_no_http(address: str, answer: bytes) -> No
     shutil.which("prometheus") is None, reason="no prometheus here; apt-get install prometheus"
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_watches_on_loopback_until_it_is_stopped(
+def test_listens_on_loopback_until_stopped(
     address: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     temporary = tmp_path / "tmp"
@@ -131,7 +131,7 @@ def test_it_watches_on_loopback_until_it_is_stopped(
     assert list(temporary.iterdir()) == []
 
 
-def test_what_is_missing_is_said(address: str) -> None:
+def test_missing_prometheus_is_reported(address: str) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     for arguments, environment, reason in (
         ([nobody], {}, f"monitor: {nobody} shows no metrics of aigc"),
@@ -143,7 +143,7 @@ def test_what_is_missing_is_said(address: str) -> None:
         assert reason in said
 
 
-def test_with_nothing_to_watch_it_says_what_to_start(
+def test_without_targets_it_names_what_to_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(monitor, "find", list)  # other tests of this machine may serve just now

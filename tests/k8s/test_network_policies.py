@@ -89,7 +89,7 @@ def open_ports(objects: list[Object], source: str, target: str) -> set[int]:
     }
 
 
-def test_a_worker_reaches_of_its_head_what_ray_needs_and_nothing_else(rendered: Rendered) -> None:
+def test_workers_reach_the_ray_ports_of_their_head_only(rendered: Rendered) -> None:
     objects = rendered.objects("training-job")
     for app in ("sampling", "training"):
         ports = open_ports(objects, f"{app} worker", f"{app} head")
@@ -97,7 +97,7 @@ def test_a_worker_reaches_of_its_head_what_ray_needs_and_nothing_else(rendered: 
         assert open_ports(objects, f"{app} head", f"{app} worker") == set(PORTS)
 
 
-def test_a_worker_reaches_nobody_else(rendered: Rendered) -> None:
+def test_workers_reach_no_other_pod(rendered: Rendered) -> None:
     objects = rendered.objects("training-job")
     for source in ("sampling worker", "training worker"):
         app = source.partition(" ")[0]
@@ -106,7 +106,7 @@ def test_a_worker_reaches_nobody_else(rendered: Rendered) -> None:
                 assert open_ports(objects, source, target) == set(), (source, target)
 
 
-def test_only_its_head_reaches_redis(rendered: Rendered) -> None:
+def test_only_the_head_reaches_redis(rendered: Rendered) -> None:
     objects = rendered.objects("training-job")
     reached = {source: open_ports(objects, source, "redis") for source in PODS}
     assert reached.pop("sampling head") == {6379}
@@ -114,7 +114,7 @@ def test_only_its_head_reaches_redis(rendered: Rendered) -> None:
     assert all(open_ports(objects, "redis", target) == set() for target in PODS)
 
 
-def test_the_dashboard_is_for_the_operator_of_its_namespace_and_the_submitter(
+def test_dashboard_is_open_to_operator_and_submitter_only(
     rendered: Rendered,
 ) -> None:
     objects = rendered.objects("training-job")
@@ -123,7 +123,7 @@ def test_the_dashboard_is_for_the_operator_of_its_namespace_and_the_submitter(
         assert reach == {"operator", *besides}
 
 
-def test_from_outside_come_requests_and_scrapes_alone(rendered: Rendered) -> None:
+def test_outside_reaches_requests_and_metrics_only(rendered: Rendered) -> None:
     objects = rendered.objects("training-job")
     assert open_ports(objects, "nginx", "sampling worker") == {8000}
     assert open_ports(objects, "nginx", "sampling head") == set()
@@ -136,9 +136,7 @@ OUTSIDE = {name for name, each in PODS.items() if each["namespace"] != "aigc"}
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_nobody_reaches_where_clouds_hand_out_the_rights_of_a_node(
-    name: str, rendered: Rendered
-) -> None:
+def test_no_pod_reaches_the_cloud_metadata_service(name: str, rendered: Rendered) -> None:
     """Nor, from a bucket's policy, a private network."""
     private = ("10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1")
     blocks = [
@@ -162,9 +160,7 @@ def _within(block: Object, address: str) -> bool:
 
 
 @pytest.mark.parametrize("name", combinations())
-def test_the_ports_of_the_policies_are_those_that_ray_is_given(
-    name: str, rendered: Rendered
-) -> None:
+def test_policy_ports_are_those_given_to_ray(name: str, rendered: Rendered) -> None:
     objects = rendered.objects(name)
     for kind, app in (("RayService", "sampling"), ("RayJob", "training")):
         for one in objects:

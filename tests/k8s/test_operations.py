@@ -12,7 +12,7 @@ from tests.k8s.rendered import K8S, ROOT, Rendered, find, kustomize
 GUIDE = (ROOT / "docs" / "operations.md").read_text()
 
 
-def test_the_overlay_shown_renders_with_what_is_yours(tmp_path: Path) -> None:
+def test_documented_overlay_renders(tmp_path: Path) -> None:
     (overlay,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     assert "../aigc/k8s/overlays/gpu" in overlay
     text = overlay.replace("../aigc/k8s", os.path.relpath(K8S, tmp_path))
@@ -44,13 +44,13 @@ def test_the_overlay_shown_renders_with_what_is_yours(tmp_path: Path) -> None:
         ("Namespace", "aigc", "kubectl -n aigc "),
     ],
 )
-def test_what_commands_name_is_there(
+def test_documented_commands_name_existing_objects(
     kind: str, name: str, command: str, rendered: Rendered
 ) -> None:
     assert command in GUIDE
     assert find(rendered.objects("overlays/kind"), kind, name)
 
 
-def test_files_that_are_named_exist() -> None:
+def test_documented_files_exist() -> None:
     for path in re.findall(r"`((?:k8s|tests|docs)/[\w./-]+)`", GUIDE):
         assert (ROOT / path).exists(), path

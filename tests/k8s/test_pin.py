@@ -19,14 +19,14 @@ def manifests(rendered: Rendered, tmp_path: Path) -> str:
     return str(file)
 
 
-def test_every_image_that_goes_by_a_tag_is_asked_for(manifests: str) -> None:
+def test_pin_asks_for_every_tagged_image(manifests: str) -> None:
     names = ["aigc-serve:0.1.0-ray2.60.0", "aigc-train:0.1.0-ray2.60.0", "redis:7.4.6"]
     assert tagged([manifests]) == names
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("client", ["crane", "skopeo", "docker"])
-def test_an_overlay_with_what_it_prints_goes_by_digests(
+def test_pin_output_replaces_tags_by_digests(
     client: str,
     manifests: str,
     tmp_path: Path,
@@ -55,7 +55,7 @@ def test_an_overlay_with_what_it_prints_goes_by_digests(
 
 
 @pytest.mark.process
-def test_what_a_registry_does_not_say_is_an_error(
+def test_pin_refuses_images_without_a_digest(
     manifests: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -25,7 +25,7 @@ TRAINING = [name for name in combinations() if "training" in name or "overlays" 
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_the_entrypoint_is_for_this_cluster(name: str, rendered: Rendered) -> None:
+def test_entrypoint_trains_on_this_cluster(name: str, rendered: Rendered) -> None:
     objects = rendered.objects(name)
     jobs = 0
     for one in objects:
@@ -59,7 +59,7 @@ def test_the_entrypoint_is_for_this_cluster(name: str, rendered: Rendered) -> No
 
 
 @pytest.mark.parametrize("submitter", ["KubeRay's shell", "Ray's API"])
-def test_the_entrypoint_survives_the_shells_that_read_it(
+def test_entrypoint_survives_shell_quoting(
     submitter: str, rendered: Rendered, tmp_path: Path
 ) -> None:
     """KubeRay pastes it into a shell's command line, Ray's CLI makes one line of it, the head runs
@@ -94,7 +94,7 @@ def test_the_entrypoint_survives_the_shells_that_read_it(
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_the_flags_of_the_entrypoint_exist(name: str, rendered: Rendered) -> None:
+def test_entrypoint_flags_exist(name: str, rendered: Rendered) -> None:
     pytest.importorskip("torch")
     import tyro
 
@@ -112,7 +112,7 @@ def test_the_flags_of_the_entrypoint_exist(name: str, rendered: Rendered) -> Non
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_a_checkpoint_is_written_within_the_notice(name: str, rendered: Rendered) -> None:
+def test_checkpoint_interval_fits_the_spot_notice(name: str, rendered: Rendered) -> None:
     objects = rendered.objects(name)
     variables = environment(objects, "training-environment")
     drain_s = seconds(variables, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")
@@ -127,7 +127,7 @@ def test_a_checkpoint_is_written_within_the_notice(name: str, rendered: Rendered
     assert seconds(variables, "RAY_JOB_STOP_WAIT_TIME_S") > 3
 
 
-def test_gpus_and_spot_nodes_are_for_workers_of_runs_alone(rendered: Rendered) -> None:
+def test_gpu_and_spot_nodes_are_for_training_workers_only(rendered: Rendered) -> None:
     for name in ("overlays/gpu", "overlays/spot"):
         for where, template in pods(rendered.objects(name)):
             (limits, requests) = (

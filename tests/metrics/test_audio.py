@@ -48,7 +48,7 @@ def splits(folder: Path) -> tuple[Dataset, Dataset]:
     return train, test
 
 
-def test_an_artifact_of_sound_is_evaluated_and_real_sounds_score_their_floor(
+def test_evaluate_measures_sounds_and_real_sounds_score_their_floors(
     tones: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, folder = tones
@@ -68,7 +68,7 @@ def test_an_artifact_of_sound_is_evaluated_and_real_sounds_score_their_floor(
         assert metric.value == pytest.approx(metric.floor, rel=1e-6), metric.name
 
 
-def test_the_distance_knows_real_sounds_from_noise_and_from_other_pitches(
+def test_sound_distance_separates_noise_and_other_pitches(
     tones: tuple[Artifact, Path],
 ) -> None:
     train, test = splits(tones[1])
@@ -80,7 +80,7 @@ def test_the_distance_knows_real_sounds_from_noise_and_from_other_pitches(
     assert to_train(test.samples[..., ::2].repeat(2, -1)) > 1.5 * floor
 
 
-def test_a_class_taken_for_another_is_counted(
+def test_sounds_of_another_class_lower_accuracy(
     tones: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, folder = tones
@@ -90,7 +90,7 @@ def test_a_class_taken_for_another_is_counted(
     assert np.allclose([found["accuracy/cnn64"], found["accuracy/mfcc_svm"]], 0)
 
 
-def test_training_clips_in_the_place_of_samples_are_found_to_be_copies(
+def test_copied_training_clips_are_detected(
     tones: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, folder = tones
@@ -102,7 +102,7 @@ def test_training_clips_in_the_place_of_samples_are_found_to_be_copies(
     assert found["nearest/log_mel"].value < 0.01 < (found["nearest/log_mel"].floor or 0)
 
 
-def test_real_sounds_are_drawn_above_generated_ones_of_the_same_classes(
+def test_picture_shows_real_above_generated_sounds_by_class(
     tones: tuple[Artifact, Path], tmp_path: Path
 ) -> None:
     artifact, _ = tones

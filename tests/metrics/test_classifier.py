@@ -43,7 +43,7 @@ def kept(folder: Path, trained: list[int], width: int = 3) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("damage", ["cut off", "empty", "garbage", "another network"])
-def test_a_damaged_cache_entry_is_replaced(damage: str, tmp_path: Path) -> None:
+def test_damaged_cache_entry_is_replaced(damage: str, tmp_path: Path) -> None:
     trained: list[int] = []
     kept(tmp_path, trained)
     (path,) = tmp_path.iterdir()

@@ -37,7 +37,7 @@ def raising() -> float:
     raise TooFewRows("one row")
 
 
-def test_a_metric_that_cannot_be_had_is_left_out_with_its_reason() -> None:
+def test_unavailable_metric_is_omitted_with_its_reason() -> None:
     figures = Evaluation()
     figures.add("a", lambda: 1.0, lambda: 2.0, "higher", "weak")
     figures.add("b", raising, lambda: 2.0, "higher")
@@ -64,7 +64,7 @@ def test_a_metric_that_cannot_be_had_is_left_out_with_its_reason() -> None:
         (0, 0, "the judge is untested: 0 held-out real rows, 30 are needed"),
     ],
 )
-def test_a_judge_is_doubted_by_what_it_makes_of_real_rows(right: int, rows: int, says: str) -> None:
+def test_judge_is_doubtful_by_its_score_on_real_rows(right: int, rows: int, says: str) -> None:
     assert reliability_note(np.arange(rows) < right) == says
 
 
@@ -112,7 +112,7 @@ def first(dataset: Dataset, rows: int) -> Dataset:
 @pytest.mark.process
 @pytest.mark.parametrize("rows", [0, 1, 3])
 @pytest.mark.parametrize("kind", ["image", "unlabelled", "audio", "text", "paired"])
-def test_of_few_test_rows_what_can_be_had_is_given(
+def test_few_test_rows_leave_the_possible_metrics(
     kind: str, rows: int, splits: Callable[[str], Splits]
 ) -> None:
     artifact, train, test = splits(kind)
@@ -135,7 +135,7 @@ def test_of_few_test_rows_what_can_be_had_is_given(
 
 @pytest.mark.process
 @pytest.mark.parametrize("rows", [1, 2])
-def test_of_few_training_rows_there_is_a_distance_or_none(
+def test_few_training_rows_leave_or_omit_the_distance(
     rows: int, splits: Callable[[str], Splits]
 ) -> None:
     from aigc.metrics import distance_to

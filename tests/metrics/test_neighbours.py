@@ -7,18 +7,18 @@ from aigc.metrics import TooFewRows, neighbours
 from aigc.metrics.neighbours import copied, coverage, nearest
 
 
-def test_a_set_covers_itself_and_nothing_far_away() -> None:
+def test_set_covers_itself_and_nothing_far_away() -> None:
     points = np.random.default_rng(0).normal(size=(200, 3))
     assert coverage(points, points) == 1
     assert coverage(points + 100, points) == 0
 
 
-def test_reach_is_the_distance_to_the_kth_neighbour() -> None:
+def test_radius_is_the_distance_to_the_kth_neighbour() -> None:
     line = np.arange(4.0)[:, None]  # reaches with k = 1 are all 1
     assert coverage(np.array([[3.9], [4.1], [-1.0]]), line, k=1) == pytest.approx(2 / 3)
 
 
-def test_a_dropped_mode_costs_recall_and_not_precision() -> None:
+def test_dropped_mode_lowers_recall_not_precision() -> None:
     generator = np.random.default_rng(1)
     real = np.concatenate([generator.normal(m, 0.1, (200, 2)) for m in (0, 5)])
     fake = generator.normal(0, 0.1, (400, 2))
@@ -42,19 +42,19 @@ def test_too_few_rows_are_refused() -> None:
             call()
 
 
-def test_many_rows_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_search_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     points, manifold = (np.random.default_rng(n).normal(size=(n, 3)) for n in (70, 90))
     whole = coverage(points, manifold)
     monkeypatch.setattr(neighbours, "PART", 32)
     assert coverage(points, manifold) == whole
 
 
-def test_the_nearest_is_the_nearest() -> None:
+def test_nearest_is_the_nearest() -> None:
     points, others = np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[3.0, 4.0], [0.0, 1.0]])
     assert nearest(points, others).tolist() == [1.0, 0.0]
 
 
-def test_what_repeats_its_training_data_is_copied_and_what_is_new_is_not() -> None:
+def test_copies_are_detected_and_new_rows_are_not() -> None:
     generator = np.random.default_rng(2)
     train, held_out, new = (generator.normal(size=(n, 8)) for n in (2000, 1000, 1000))
     repeated = train[:500] + generator.normal(0, 1e-3, (500, 8))

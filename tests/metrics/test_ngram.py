@@ -11,14 +11,14 @@ TEXTS = ["aab", "ab", "abba", "b"]
 
 @pytest.mark.parametrize("order", [1, 2, 3, 6])
 @pytest.mark.parametrize("history", ["", "a", "ab", "bbbbbbb", "zz"])
-def test_probabilities_add_up_to_one(order: int, history: str) -> None:
+def test_probabilities_sum_to_one(order: int, history: str) -> None:
     ngram = NGram(order, TEXTS, "abc")
     total = sum(ngram.probability(history, c) for c in ("a", "b", "c", END))
     assert total == pytest.approx(1, abs=1e-12)
     assert ngram.probability(history, "c") > 0  # never seen, never impossible
 
 
-def test_probabilities_are_those_of_the_formula() -> None:
+def test_probabilities_equal_the_formula() -> None:
     unigram, bigram = NGram(1, TEXTS, "ab"), NGram(2, TEXTS, "ab")
     # 5 a, 5 b and 4 ends are 14 characters of 3 kinds; a third each below that.
     below = {"a": (5 + 3 / 3) / 17, "b": (5 + 3 / 3) / 17, END: (4 + 3 / 3) / 17}

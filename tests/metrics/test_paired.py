@@ -119,7 +119,7 @@ def test_real_rows_score_their_floors(judged: Judged) -> None:
         assert metric.value == pytest.approx(metric.floor, rel=1e-3), metric.name
 
 
-def test_what_is_of_another_class_is_counted(judged: Judged) -> None:
+def test_parts_of_another_class_lower_accuracy(judged: Judged) -> None:
     def swapped(rows: Rows) -> Rows:
         rows["image"] = rows["image"][:, :, ::-1]
         return rows
@@ -130,7 +130,7 @@ def test_what_is_of_another_class_is_counted(judged: Judged) -> None:
     assert coherences(found, ">audio") == [1, 1, 1]
 
 
-def test_prototypes_are_coherent_and_found_out(judged: Judged) -> None:
+def test_prototypes_are_coherent_but_detected(judged: Judged) -> None:
     def prototypes(rows: Rows) -> Rows:
         bright = rows["image"][:, :, :4].mean((1, 2, 3)) > 0
         for label in (False, True):
@@ -146,7 +146,7 @@ def test_prototypes_are_coherent_and_found_out(judged: Judged) -> None:
         assert spread.value < 0.01 * spread.floor
 
 
-def test_a_word_that_there_is_not_is_invalid(judged: Judged) -> None:
+def test_unknown_word_is_invalid(judged: Judged) -> None:
     def misspelt(rows: Rows) -> Rows:
         rows["text"][::4, 0] = rows["text"][::4, 1]
         return rows
@@ -156,7 +156,7 @@ def test_a_word_that_there_is_not_is_invalid(judged: Judged) -> None:
     assert found["coherence/joint"].value == 0.75
 
 
-def test_what_is_drawn_from_the_other_parts_is_seen_below_what_is_real(joined: Path) -> None:
+def test_generated_parts_score_below_real_ones(joined: Path) -> None:
     imitated: Any = Imitated(read_manifest(str(joined)), lambda rows: rows)
     picture = side_by_side(imitated, TEST, 0)
     real, from_text, from_audio = (picture[start : start + 8] for start in (0, 10, 20))
@@ -168,7 +168,7 @@ def test_what_is_drawn_from_the_other_parts_is_seen_below_what_is_real(joined: P
     assert np.array_equal(from_text, grid(to_uint8(of_that_class, -1, 1), 4))
 
 
-def test_the_distance_knows_what_belongs_together_from_what_does_not_and_from_noise() -> None:
+def test_distance_separates_mismatched_rows_and_noise() -> None:
     to_train = distance(TRAIN)
     assert to_train is not None
     floor = to_train(TEST.samples)
@@ -183,7 +183,7 @@ def test_the_distance_knows_what_belongs_together_from_what_does_not_and_from_no
         assert to_train(noise) > 5 * floor, name
 
 
-def test_the_distance_is_to_rows_that_lack_nothing() -> None:
+def test_distance_uses_complete_rows_only() -> None:
     lacking = TRAIN.samples.copy()
     lacking["mask/audio"][:20], lacking["audio"][:20] = 0, 0
     to_some = distance(replace(TRAIN, samples=lacking))
@@ -194,7 +194,7 @@ def test_the_distance_is_to_rows_that_lack_nothing() -> None:
     assert distance(replace(TRAIN, classes=())) is None
 
 
-def test_rows_that_lack_something_are_left_out(joined: Path) -> None:
+def test_incomplete_rows_are_left_out(joined: Path) -> None:
     imitated: Any = Imitated(read_manifest(str(joined)), lambda rows: rows)
     lacking = TEST.samples.copy()
     lacking["mask/audio"][::3], lacking["audio"][::3] = 0, 0
@@ -215,7 +215,7 @@ def test_rows_that_lack_something_are_left_out(joined: Path) -> None:
     }
 
 
-def test_an_artifact_is_evaluated(joined: Path) -> None:
+def test_evaluate_measures_a_paired_artifact(joined: Path) -> None:
     artifact = Artifact.open(joined)
     config = artifact.manifest.training.config
     assert config["data"]["source"] == "paired"

@@ -36,7 +36,7 @@ def unlabelled(dataset: Dataset) -> Dataset:
     return replace(dataset, classes=(), labels=np.zeros_like(dataset.labels))
 
 
-def test_known_worse_pictures_score_worse_than_real_ones(digits: tuple[Dataset, Dataset]) -> None:
+def test_worse_pictures_score_worse(digits: tuple[Dataset, Dataset]) -> None:
     train, test = digits
     random = np.random.default_rng(0)
     distance = image.distance(unlabelled(train))
@@ -73,7 +73,7 @@ def test_known_worse_pictures_score_worse_than_real_ones(digits: tuple[Dataset, 
         assert found == sorted(found), scores
 
 
-def test_precision_and_recall_tell_what_is_lacking(digits: tuple[Dataset, Dataset]) -> None:
+def test_precision_and_recall_detect_missing_modes(digits: tuple[Dataset, Dataset]) -> None:
     train, test = digits
     rotations = Rotations.trained_on(unlabelled(train))
     known, seen = (rotations.features(x) for x in (train.samples, test.samples))
@@ -84,7 +84,7 @@ def test_precision_and_recall_tell_what_is_lacking(digits: tuple[Dataset, Datase
     assert coverage(rotations.features(noise), known) < 0.2
 
 
-def test_it_tells_how_held_out_pictures_are_turned_without_a_look_at_labels(
+def test_rotation_judge_learns_without_labels(
     digits: tuple[Dataset, Dataset],
 ) -> None:
     train, test = digits
@@ -112,7 +112,7 @@ def test_pictures_need_not_be_square(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("rows", "says"), [(500, "weak judge: right of"), (100, "is untested: 10")]
 )
-def test_a_network_that_tells_too_little_is_doubted_during_training(
+def test_weak_rotation_judge_is_doubtful_during_training(
     rows: int, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Noise looks the same from all sides."""

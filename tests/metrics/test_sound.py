@@ -26,29 +26,29 @@ def noise(n: int = 4096) -> np.ndarray:
 
 
 @pytest.mark.parametrize("f0_hz", [90, 130, 250])
-def test_a_voice_is_harmonic_and_a_whisper_is_not(f0_hz: float) -> None:
+def test_harmonicity_separates_voice_and_whisper(f0_hz: float) -> None:
     assert harmonicity(voice(f0_hz), RATE_HZ)[0] > 0.9
     assert harmonicity(noise(), RATE_HZ).max() < 0.4
 
 
-def test_harmonicity_falls_with_the_noise_beside_the_voice() -> None:
+def test_harmonicity_falls_with_noise() -> None:
     figures = [harmonicity(voice(130) + level * noise()[:1], RATE_HZ)[0] for level in (0, 2, 8)]
     assert figures[0] > figures[1] + 0.1 > figures[2] + 0.2
 
 
-def test_silence_counts_for_nothing() -> None:
+def test_silence_does_not_count() -> None:
     padded = np.concatenate([voice(130), np.zeros((1, 4096))], 1)
     assert harmonicity(padded, RATE_HZ)[0] > 0.85
     assert harmonicity(np.zeros((2, 4096)), RATE_HZ).tolist() == [0, 0]
 
 
-def test_duration_is_that_between_silences() -> None:
+def test_duration_is_measured_between_silences() -> None:
     wave = np.zeros((2, 8000))
     wave[0, 1000:3000] = 0.5
     assert duration_s(wave, RATE_HZ).tolist() == [0.25, 0]
 
 
-def test_log_mel_has_one_size_and_shows_where_a_tone_is() -> None:
+def test_log_mel_has_fixed_size_and_locates_tones() -> None:
     tones = np.stack([np.sin(2 * np.pi * hz * np.arange(4096) / RATE_HZ) for hz in (300, 2500)])
     mel = log_mel(tones, RATE_HZ)
     assert mel.shape == (2, BANDS, FRAMES)
@@ -57,13 +57,13 @@ def test_log_mel_has_one_size_and_shows_where_a_tone_is() -> None:
     assert np.allclose(log_mel(np.zeros((1, 4096)), RATE_HZ), np.log(1e-3))
 
 
-def test_diversity_is_the_spread_within_classes_and_not_between_them() -> None:
+def test_diversity_is_the_spread_within_classes() -> None:
     features = np.array([[0.0], [2.0], [100.0], [102.0]], np.float32)
     assert diversity(features, np.array([0, 0, 1, 1])) == pytest.approx(1)
     assert diversity(features, np.array([0, 1, 0, 1])) == pytest.approx(50)
 
 
-def test_a_spectrogram_shows_a_tone_where_it_is_and_silence_black() -> None:
+def test_spectrogram_locates_a_tone_and_blackens_silence() -> None:
     wave = np.zeros((2, 4096), np.float32)
     wave[0, :2048] = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(2048) / RATE_HZ)
     pictures = spectrograms(wave, RATE_HZ)

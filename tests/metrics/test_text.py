@@ -10,7 +10,7 @@ from aigc.data.sources import numbers
 from aigc.metrics.text import distance, ngrams, overlap, pairs, self_bleu, share, with_noise
 
 
-def test_shares() -> None:
+def test_shares_of_valid_and_distinct_texts() -> None:
     assert share(["a", "b", "a", "c"], {"a", "b"}.__contains__) == 0.75
 
 
@@ -19,25 +19,25 @@ def test_ngrams_are_counted() -> None:
     assert ngrams("ab", 3) == {}
 
 
-def test_equal_texts_score_one_and_different_ones_nothing() -> None:
+def test_bleu_is_one_for_equal_and_zero_for_different_texts() -> None:
     assert self_bleu(["abcdef", "abcdef", "abcdef"]) == 1
     assert self_bleu(["abcd", "efgh"]) < 1e-8
     assert self_bleu(["abc", "abc"]) == 1  # shorter than the n-grams
 
 
-def test_self_bleu_is_that_of_the_formula() -> None:
+def test_self_bleu_equals_the_formula() -> None:
     # "aab" against "ab": 2 of 3 characters, 1 of 2 pairs; "ab" against "aab": all, but shorter.
     first = math.sqrt(2 / 3 * 1 / 2)
     second = math.exp(1 - 3 / 2)
     assert self_bleu(["aab", "ab"], order=2) == pytest.approx((first + second) / 2)
 
 
-def test_a_text_is_not_compared_with_itself() -> None:
+def test_self_bleu_leaves_out_the_text_itself() -> None:
     # "aa" is the only text with two of them; the others have one.
     assert self_bleu(["aa", "ab", "ac"], order=1) == pytest.approx((1 / 2 + 1 / 2 + 1 / 2) / 3)
 
 
-def test_overlap_counts_ngrams_that_training_texts_have() -> None:
+def test_overlap_counts_ngrams_of_training_texts() -> None:
     train = ["abcd", "xbcx"]
     # "abc", "bcd" and "bcx" of "abcx" and "xabcd": abc and bcx, xab and abc and bcd.
     assert overlap(["abcx", "xabcd"], train, 3) == pytest.approx(4 / 5)
@@ -46,7 +46,7 @@ def test_overlap_counts_ngrams_that_training_texts_have() -> None:
     assert math.isnan(overlap(["ab"], train, 3))
 
 
-def test_a_posterior_is_blurred_by_adding_noise_and_keeping_the_variance() -> None:
+def test_blurred_posterior_adds_noise_at_equal_variance() -> None:
     code = np.array([[1.0, -1.0], [1.2, -0.7483315]], np.float32)  # |mu|² = 2
     clear = math.sqrt(1 - 0.3**2) * code, np.full((2, 2), 2 * math.log(0.3), np.float32)
     mu, logvar = with_noise(*clear, 0.3, 0.8)
@@ -57,7 +57,7 @@ def test_a_posterior_is_blurred_by_adding_noise_and_keeping_the_variance() -> No
     assert same[1] == pytest.approx(clear[1])
 
 
-def test_pairs_of_tokens_are_counted_with_both_ends() -> None:
+def test_token_pairs_include_both_ends() -> None:
     tokens = np.array([[3, 4, 3, 4, 0], [3, 4, 0, 0, 0], [4, 3, 0, 0, 0], [0, 0, 0, 0, 0]])
     found = pairs(tokens)
     assert np.abs(found).sum(1).tolist() == [5, 3, 3, 1]  # no two of these pairs share a number
@@ -67,7 +67,7 @@ def test_pairs_of_tokens_are_counted_with_both_ends() -> None:
     assert np.array_equal(pairs(np.pad(tokens, ((0, 0), (0, 3)))), found)
 
 
-def test_the_distance_knows_real_texts_from_jumbled_and_from_cut_ones() -> None:
+def test_text_distance_separates_jumbled_and_truncated_texts() -> None:
     config = DataConfig(source="numbers")
     train, test = (numbers.load(config, (44,), split) for split in ("train", "test"))  # type: ignore[arg-type]
     to_train = distance(train)

@@ -41,7 +41,7 @@ def terms(model: audio_vae.Model, sounds: dict[str, torch.Tensor], samples: int 
     return {"loss": loss.item()} | {name: value.item() for name, value in found.items()}
 
 
-def test_the_kl_term_is_ramped() -> None:
+def test_kl_term_is_ramped() -> None:
     torch.manual_seed(0)
     model = audio_vae.Model(SMALL)
     first, half = terms(model, batch()), terms(model, batch(), SMALL.kl_ramp // 2)
@@ -51,7 +51,7 @@ def test_the_kl_term_is_ramped() -> None:
     assert half["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_posterior_is_never_narrower_than_what_the_prior_can_follow() -> None:
+def test_posterior_has_a_minimal_width() -> None:
     torch.manual_seed(0)
     model, level = audio_vae.Model(SMALL), torch.zeros(4, SMALL.stft.bins, SMALL.stft.frames)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_a_posterior_is_never_narrower_than_what_the_prior_can_follow() -> None:
 
 
 @pytest.mark.process
-def test_a_few_steps_bring_every_term_down_and_the_pitch_into_the_decoder() -> None:
+def test_few_steps_lower_every_term_and_use_the_pitch() -> None:
     torch.manual_seed(0)
     model, sounds = audio_vae.Model(SMALL), batch()
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
@@ -78,7 +78,7 @@ def test_a_few_steps_bring_every_term_down_and_the_pitch_into_the_decoder() -> N
         assert after[name] < 0.5 * before[name], name
 
 
-def test_a_sound_that_is_served_is_what_the_loss_hears() -> None:
+def test_loss_hears_the_served_sound() -> None:
     torch.manual_seed(0)
     model = audio_vae.Model(SMALL).eval()
     z = torch.randn(4, SMALL.latent)
@@ -88,7 +88,7 @@ def test_a_sound_that_is_served_is_what_the_loss_hears() -> None:
     assert torch.equal(model.voice.sound(drawn), served)
 
 
-def test_the_prior_goes_on_when_the_networks_are_done_and_a_resumed_run_is_bit_equal(
+def test_prior_trains_on_after_the_networks_and_resumes_bit_equal(
     tmp_path: Path,
 ) -> None:
     preset = models.preset("audio_vae:spoken_digits")
@@ -125,7 +125,7 @@ def test_the_prior_goes_on_when_the_networks_are_done_and_a_resumed_run_is_bit_e
     assert all(torch.equal(value, expected[name]) for name, value in tensors.items())
 
 
-def test_a_reconstruction_is_the_sound_of_what_the_posterior_mean_decodes_to() -> None:
+def test_reconstruct_decodes_the_posterior_mean() -> None:
     torch.manual_seed(0)
     exports = audio_vae.Model(SMALL).eval().exports()
     sound = batch()["audio"]
@@ -137,7 +137,7 @@ def test_a_reconstruction_is_the_sound_of_what_the_posterior_mean_decodes_to() -
     assert torch.allclose(drawn, decoded, atol=1e-5), "an untrained prior is the standard normal"
 
 
-def test_a_latent_that_says_nothing_is_a_collapse() -> None:
+def test_unused_latent_is_a_collapse() -> None:
     model = audio_vae.Model(SMALL)
     assert "KL 0.01 nats" in model.collapsed({"prior/loss": 0.01})
     assert model.collapsed({"prior/loss": 20.0}) == model.collapsed({}) == ""
@@ -155,11 +155,11 @@ def test_a_latent_that_says_nothing_is_a_collapse() -> None:
         ({"encoder_widths": (8, 0)}, "encoder_widths must all be > 0"),
     ],
 )
-def test_configs_that_cannot_be_are_refused(changes: dict, says: str) -> None:
+def test_impossible_configs_are_refused(changes: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         audio_vae.Model(replace(SMALL, **changes))
 
 
-def test_the_preset_is_small_enough_for_minutes_of_one_core() -> None:
+def test_preset_fits_minutes_of_one_core() -> None:
     model = models.build(models.preset("audio_vae:spoken_digits"))
     assert sum(np.prod(p.shape) for p in model.parameters()) < 1.5e6

@@ -52,7 +52,7 @@ def translate(model: Model, changes: dict[str, Tensor]) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("missing", MODALITIES)
-def test_what_is_not_given_changes_nothing_and_what_is_does(model: Model, missing: str) -> None:
+def test_absent_parts_have_no_influence_and_present_ones_do(model: Model, missing: str) -> None:
     flag = {f"{missing}_given": torch.tensor([0.0, 1.0, 1.0])}
     kind = torch.zeros_like if missing == "text" else torch.ones_like
     shape = TINY.shapes[missing]
@@ -64,7 +64,7 @@ def test_what_is_not_given_changes_nothing_and_what_is_does(model: Model, missin
         assert not torch.equal(one[1], changed[1])
 
 
-def test_what_a_row_lacks_changes_no_loss(tmp_path: Path, model: Model) -> None:
+def test_missing_parts_change_no_loss(tmp_path: Path, model: Model) -> None:
     config = run(tmp_path, "audio")
     batch = batch_of(config)
     lacking = batch["mask/audio"] == 0
@@ -80,7 +80,7 @@ def test_what_a_row_lacks_changes_no_loss(tmp_path: Path, model: Model) -> None:
     assert found[0] != found[2]
 
 
-def test_a_graph_hears_what_training_hears(model: Model) -> None:
+def test_exported_graph_hears_what_training_hears(model: Model) -> None:
     torch.manual_seed(0)
     module = copy.deepcopy(model).exports()["translate"].module
     wave, noise = torch.rand(3, 1, TINY.samples) - 0.5, torch.randn(3, TINY.latent + 8)
@@ -101,7 +101,7 @@ def elbo(model: Model, batch: dict[str, Tensor], samples: int = 0) -> tuple[Tens
     return model.loss("elbo", batch, noise, model.prepare(batch, noise, {"elbo"}))
 
 
-def test_the_sound_costs_its_three_views_and_its_own_kl(tmp_path: Path, model: Model) -> None:
+def test_sound_loss_is_three_views_and_its_own_kl(tmp_path: Path, model: Model) -> None:
     batch = batch_of(run(tmp_path))
     loss, found = elbo(model, batch)
     mute = Model(replace(TINY, audio_weight=0.0))
@@ -112,9 +112,7 @@ def test_the_sound_costs_its_three_views_and_its_own_kl(tmp_path: Path, model: M
 
 
 @pytest.mark.parametrize("name", ["image", "audio"])
-def test_what_is_private_is_never_narrower_than_its_flow_can_follow(
-    tmp_path: Path, model: Model, name: str
-) -> None:
+def test_private_posterior_has_a_minimal_width(tmp_path: Path, model: Model, name: str) -> None:
     batch = batch_of(run(tmp_path))
     with torch.no_grad():
         bias = list(model.networks.private[name].parameters())[-1]
@@ -124,7 +122,7 @@ def test_what_is_private_is_never_narrower_than_its_flow_can_follow(
 
 
 @pytest.mark.process
-def test_a_few_steps_bring_down_what_a_sound_costs(tmp_path: Path) -> None:
+def test_few_steps_lower_the_sound_loss(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, batch = Model(TINY), batch_of(run(tmp_path))
     optimizer = torch.optim.Adam(model.networks.parameters(), 5e-3)
@@ -138,7 +136,7 @@ def test_a_few_steps_bring_down_what_a_sound_costs(tmp_path: Path) -> None:
         assert after[name] < 0.5 * before[name], name
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_resumed_run_is_bit_equal(tmp_path: Path) -> None:
     config = run(tmp_path / "data", "image", checkpoint_interval=32, grid_interval=64)
     whole = write_run(tmp_path / "whole", config)
     write_run(tmp_path / "parts", replace(config, samples=32))
@@ -148,7 +146,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     assert [path.name for path in (whole.folder / "grids").iterdir()] == ["000000000064.png"]
 
 
-def test_losses_and_gradients_of_two_workers_add_up_to_those_of_one(tmp_path: Path) -> None:
+def test_two_workers_sum_to_one(tmp_path: Path) -> None:
     config = run(tmp_path, "audio", precision="float64", batch=15, samples=15)
     source = data.load(config.data, config.model)
     halves = [Half(0), Half(1)]
@@ -168,7 +166,7 @@ def test_losses_and_gradients_of_two_workers_add_up_to_those_of_one(tmp_path: Pa
         assert (added - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
-def test_rows_with_other_things_given_share_a_batch(joined: Path) -> None:
+def test_rows_with_different_parts_share_a_batch(joined: Path) -> None:
     artifact = Artifact.open(joined)
     given: list[dict[str, np.ndarray]] = [
         {"text": artifact.vocabulary("translate").rows(["two"], TINY.tokens)},
@@ -205,6 +203,6 @@ def test_rows_with_other_things_given_share_a_batch(joined: Path) -> None:
         (lambda: replace(TINY, jitter=-1.0), "jitter must be >= 0, got -1"),
     ],
 )
-def test_an_impossible_choice_is_refused(build: Callable[[], Any], message: str) -> None:
+def test_impossible_configs_are_refused(build: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()

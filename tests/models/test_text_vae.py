@@ -38,13 +38,13 @@ def figures(config: Config, samples: int = 0, **changes: Tensor) -> dict[str, fl
     return {"loss": loss.item(), **{name: value.item() for name, value in metrics.items()}}
 
 
-def test_without_ramp_and_floor_the_loss_is_the_negative_elbo() -> None:
+def test_loss_without_ramp_and_floor_is_the_negative_elbo() -> None:
     found = figures(SMALL)
     assert found["loss"] == pytest.approx(-found["elbo"], rel=1e-6)
     assert found["kl"] > 0
 
 
-def test_hidden_words_change_the_loss_and_nothing_that_is_exported() -> None:
+def test_word_dropout_changes_the_loss_only() -> None:
     hidden = replace(SMALL, word_dropout=0.5)
     assert figures(hidden)["loss"] != figures(SMALL)["loss"]
     texts = []
@@ -55,7 +55,7 @@ def test_hidden_words_change_the_loss_and_nothing_that_is_exported() -> None:
     assert torch.equal(*texts)
 
 
-def test_dropped_outputs_change_the_loss_and_nothing_that_is_exported() -> None:
+def test_output_dropout_changes_the_loss_only() -> None:
     dropped = replace(SMALL, dropout=0.5)
     assert figures(dropped)["loss"] != figures(SMALL)["loss"]
     assert Model(dropped).exports().keys() == Model(SMALL).exports().keys()
@@ -70,7 +70,7 @@ def test_dropped_outputs_change_the_loss_and_nothing_that_is_exported() -> None:
     assert nothing.abs().max() < 1e-6 < whole.abs().max()
 
 
-def test_what_is_behind_the_end_of_a_text_changes_no_loss() -> None:
+def test_padding_changes_no_loss() -> None:
     """Only tokens go through the GRU; the sum is that over whole rows."""
     torch.manual_seed(0)
     model = Model(SMALL).double()
@@ -89,7 +89,7 @@ def test_what_is_behind_the_end_of_a_text_changes_no_loss() -> None:
     assert float(found["elbo"]) == pytest.approx(elbo.item(), rel=1e-12)
 
 
-def test_texts_are_sampled_blurred_and_decoded_clear() -> None:
+def test_sampling_blurs_and_decoding_does_not() -> None:
     config = replace(BLURRED, temperature=0.25, spread=0.5)
     exports = Model(config).exports()
     settings = {
@@ -108,12 +108,12 @@ def test_texts_are_sampled_blurred_and_decoded_clear() -> None:
     assert not torch.equal(logits[0], halved[2])
 
 
-def test_a_text_is_its_tokens_and_one_end() -> None:
+def test_text_is_its_tokens_and_one_end() -> None:
     text = torch.tensor([[3, 1, 0, 0], [0, 0, 0, 0], [1, 2, 3, 4]])
     assert written(text).int().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
 
 
-def test_a_class_is_given_to_both_networks() -> None:
+def test_both_networks_get_the_class() -> None:
     conditional = replace(SMALL, num_classes=2)
     labels = {"label": 1 - torch.arange(ROWS) % 2}
     assert figures(conditional)["kl"] != figures(conditional, **labels)["kl"]
@@ -131,15 +131,13 @@ def test_a_class_is_given_to_both_networks() -> None:
         (4.0, 3.0, ""),
     ],
 )
-def test_a_latent_that_says_nothing_is_called_collapsed(
-    kl: float, active: float, says: str
-) -> None:
+def test_unused_latent_is_a_collapse(kl: float, active: float, says: str) -> None:
     found = Model(SMALL).collapsed({"elbo/kl": kl, "elbo/active_units": active})
     assert found.startswith(says) if says else found == ""
     assert Model(SMALL).collapsed({"run/stop": 0.0}) == ""
 
 
-def test_a_kl_that_is_fixed_and_not_used_is_called_collapsed() -> None:
+def test_fixed_kl_that_is_unused_is_a_collapse() -> None:
     used = {"elbo/kl": 4.1, "elbo/active_units": 32.0, "elbo/information_gain": 9.0}
     assert Model(BLURRED).collapsed(used) == ""
     assert "of which the decoder uses 0.05" in Model(BLURRED).collapsed(
@@ -160,6 +158,6 @@ def test_a_kl_that_is_fixed_and_not_used_is_called_collapsed() -> None:
         ({"kl_ramp": -1}, "kl_ramp must be >= 0 samples"),
     ],
 )
-def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_impossible_configs_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         text_vae.Config(**changes)

@@ -10,7 +10,7 @@ from aigc.rng import BatchRNG
 SMALL = wavegan.Config(latent=8, widths=(16, 8), shape=(1, 256))
 
 
-def test_rows_move_by_what_they_are_told_and_mirror_at_the_ends() -> None:
+def test_phase_shuffle_shifts_rows_and_mirrors_ends() -> None:
     x = torch.arange(6.0).expand(3, 2, 6)
     moved = phase_shuffle(x, torch.tensor([0, 2, -1]), 2)
     assert moved[0, 0].tolist() == [0, 1, 2, 3, 4, 5]
@@ -18,7 +18,7 @@ def test_rows_move_by_what_they_are_told_and_mirror_at_the_ends() -> None:
     assert moved[2, 0].tolist() == [1, 0, 1, 2, 3, 4]
 
 
-def test_the_discriminator_is_shuffled_by_noise_in_a_loss_and_nowhere_else() -> None:
+def test_phase_shuffle_acts_in_losses_only() -> None:
     torch.manual_seed(0)
     model, x = wavegan.Model(SMALL), torch.randn(4, 1, 256)
     plain = model.discriminator(x, None)[0]
@@ -34,7 +34,7 @@ def test_the_discriminator_is_shuffled_by_noise_in_a_loss_and_nowhere_else() -> 
     assert torch.equal(plain, model.discriminator(x, None)[0]), "it stays shuffled"
 
 
-def test_a_row_is_shuffled_alike_whoever_has_it() -> None:
+def test_phase_shuffle_depends_on_the_row_not_the_worker() -> None:
     torch.manual_seed(0)
     model, x = wavegan.Model(SMALL), torch.randn(4, 1, 256)
     with model.discriminator.shuffled(BatchRNG(0, 0, 4, 0, 4, x)):
@@ -53,6 +53,6 @@ def test_a_row_is_shuffled_alike_whoever_has_it() -> None:
         ({"widths": ()}, "cannot be reached by 0 widths"),
     ],
 )
-def test_configs_that_cannot_be_are_refused(changes: dict, says: str) -> None:
+def test_impossible_configs_are_refused(changes: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         wavegan.Config(**({"latent": 8, "widths": (16, 8), "shape": (1, 256)} | changes))

@@ -26,7 +26,7 @@ def levels(n: int = 4) -> torch.Tensor:
     return SMALL.stft.log_magnitude(sounds)
 
 
-def test_energies_weigh_every_bin_once_in_each_size_of_patch() -> None:
+def test_energies_weigh_every_bin_once_per_patch_size() -> None:
     drawn, stft = HarmonicSynthesizer(SMALL), SMALL.stft
     level = torch.full((1, stft.bins, stft.frames), 0.6)
     assert drawn.energies(level, level).item() == 0
@@ -36,7 +36,7 @@ def test_energies_weigh_every_bin_once_in_each_size_of_patch() -> None:
     assert drawn.energies(level + 0.2, level).item() == pytest.approx(expected, rel=0.02)
 
 
-def test_the_mean_of_logarithms_is_too_quiet_for_an_energy() -> None:
+def test_mean_of_logarithms_underestimates_energy() -> None:
     """For noise around a level, the best constant by energy is above the mean of the levels."""
     torch.manual_seed(0)
     noisy = 0.2 * torch.randn(8, SMALL.stft.bins, SMALL.stft.frames)
@@ -47,7 +47,7 @@ def test_the_mean_of_logarithms_is_too_quiet_for_an_energy() -> None:
     assert costs[1] < costs[0]
 
 
-def test_energies_are_compared_of_the_sound_that_is_served() -> None:
+def test_energies_are_those_of_the_served_sound() -> None:
     torch.manual_seed(0)
     drawn, stft = HarmonicSynthesizer(SMALL), SMALL.stft
     level = levels()
@@ -62,7 +62,7 @@ def test_energies_are_compared_of_the_sound_that_is_served() -> None:
     assert ((bare["energy"] / found["energy"] - 1).abs() > 0.02).all()
 
 
-def test_a_pitch_is_told_apart_from_what_is_drawn_at_it() -> None:
+def test_pitch_loss_separates_pitch_and_drawing() -> None:
     """A wrong pitch costs in its own term; the comb is drawn at that of the data all the same."""
     torch.manual_seed(0)
     drawn, level = HarmonicSynthesizer(SMALL), levels()
@@ -78,7 +78,7 @@ def test_a_pitch_is_told_apart_from_what_is_drawn_at_it() -> None:
     assert all(torch.equal(right[name], wrong[name]) for name in ("level", "energy"))
 
 
-def test_the_decoder_makes_up_for_what_griffin_lim_loses() -> None:
+def test_decoder_compensates_griffin_lim_losses() -> None:
     """Optimising unconstrained levels by energy gives a sound nearer to the target than its own
     levels."""
     drawn, stft, level = HarmonicSynthesizer(SMALL), SMALL.stft, levels()
@@ -96,7 +96,7 @@ def test_the_decoder_makes_up_for_what_griffin_lim_loses() -> None:
         assert cost(free) < 0.7 * cost(level)
 
 
-def test_what_is_the_same_in_all_frames_reaches_every_one() -> None:
+def test_global_latent_reaches_every_frame() -> None:
     torch.manual_seed(0)
     decoder = Decoder(SMALL, 5, 6, 7)
     with torch.no_grad():
@@ -120,6 +120,6 @@ def test_what_is_the_same_in_all_frames_reaches_every_one() -> None:
         ({"pitch": (0.1, 0.05)}, "pitch must rise"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes: dict, says: str) -> None:
+def test_impossible_settings_are_refused(changes: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         HarmonicSynthesizer(replace(SMALL, **changes))

@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import pad_packed_sequence
 from aigc.models import text_vae
 
 
-def test_steps_give_the_logits_of_the_whole_sequence() -> None:
+def test_steps_equal_the_logits_of_the_whole_sequence() -> None:
     """Greedy texts, read again by the decoder that training uses, are its likeliest tokens."""
     torch.manual_seed(0)
     config = text_vae.Config(shape=(12,), vocabulary=7, latent=3, width=16, num_classes=2)

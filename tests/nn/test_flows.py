@@ -24,7 +24,7 @@ def random_flow(size: int = 4, context: int = 3, **kind: Any) -> Flow:
     return flow
 
 
-def test_an_untrained_flow_is_the_standard_normal() -> None:
+def test_untrained_flow_is_the_standard_normal() -> None:
     x = torch.randn(5, 4)
     expected = torch.distributions.Normal(0, 1).log_prob(x).sum(1)
     assert torch.allclose(Flow(4, 0, 3, 8).log_prob(x), expected)
@@ -41,7 +41,7 @@ def test_inverse_undoes_forward(size: int, kind: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("size", "kind"), [(4, KINDS[0]), (4, KINDS[1]), (5, KINDS[1])])
-def test_log_det_is_that_of_the_jacobian(size: int, kind: dict[str, Any]) -> None:
+def test_log_det_equals_that_of_the_jacobian(size: int, kind: dict[str, Any]) -> None:
     flow = random_flow(size, **kind)
     x, context = torch.randn(1, size).double(), torch.randn(1, 3).double()
     jacobian = torch.autograd.functional.jacobian(lambda x: flow(x, context)[0], x)[0, :, 0]

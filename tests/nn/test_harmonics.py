@@ -27,21 +27,21 @@ def hz(pitch: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("f0_hz", [85, 130, 250, 340])
-def test_the_pitch_of_a_voice_is_found_and_no_octave_of_it(f0_hz: float) -> None:
+def test_pitch_of_a_voice_is_found_without_octave_errors(f0_hz: float) -> None:
     level = SIZE.log_magnitude(voice(torch.full((4096,), f0_hz)))
     found, sure = harmonics().pitch(level)
     assert hz(found)[0, 8:56].numpy() == pytest.approx(f0_hz, rel=0.03)
     assert sure[0, 8:56].min() > 0.05
 
 
-def test_a_gliding_pitch_is_followed() -> None:
+def test_gliding_pitch_is_followed() -> None:
     found, _ = harmonics().pitch(SIZE.log_magnitude(voice(torch.linspace(110, 170, 4096))))
     track = hz(found)[0, 8:56]
     assert (track.diff() > -0.5).all()
     assert track[[0, -1]].tolist() == pytest.approx([117, 162], rel=0.05)
 
 
-def test_silence_has_no_pitch_and_takes_that_of_its_neighbours() -> None:
+def test_silence_takes_the_pitch_of_its_neighbours() -> None:
     wave = voice(torch.full((4096,), 130.0))
     wave[..., 2048:] = 0
     found, sure = harmonics().pitch(SIZE.log_magnitude(wave))
@@ -50,7 +50,7 @@ def test_silence_has_no_pitch_and_takes_that_of_its_neighbours() -> None:
     assert torch.isfinite(harmonics().pitch(-torch.ones(1, SIZE.bins, SIZE.frames))[0]).all()
 
 
-def test_the_comb_stands_at_multiples_of_the_pitch_in_the_strength_given() -> None:
+def test_comb_peaks_at_multiples_of_the_pitch() -> None:
     made = harmonics(ripples=1)
     parameters = torch.zeros(1, made.size, SIZE.frames)
     parameters[:, made.bands : -1] = 2
@@ -72,7 +72,7 @@ def test_further_ripples_are_cosines_of_multiples() -> None:
         assert torch.allclose(level, STRENGTH * torch.cos(2 * torch.pi * times), atol=1e-4)
 
 
-def test_the_envelope_is_what_its_bands_say_and_the_pitch_is_the_parameters_own() -> None:
+def test_envelope_follows_bands_and_pitch_is_a_parameter() -> None:
     made = harmonics()
     parameters = torch.zeros(1, made.size, SIZE.frames)
     parameters[:, : made.bands] = 0.25
@@ -84,6 +84,6 @@ def test_the_envelope_is_what_its_bands_say_and_the_pitch_is_the_parameters_own(
     assert not torch.allclose(made(parameters), made(parameters, own + 0.1), atol=0.01)
 
 
-def test_a_pitch_that_does_not_rise_is_refused() -> None:
+def test_pitch_range_must_rise() -> None:
     with pytest.raises(ValueError, match=r"pitch must rise within \(0, 0.5\)"):
         Harmonics(SIZE, 8, 4, 1, (0.05, 0.01))

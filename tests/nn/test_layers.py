@@ -14,7 +14,7 @@ from aigc.nn.layers import Upsampler
 
 @pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 2), (5, 2), (3, 1), (2, 2)])
 @pytest.mark.parametrize("width", [3, 8])
-def test_a_convolution_to_one_channel_is_torchs(kernel: int, stride: int, width: int) -> None:
+def test_single_channel_convolution_equals_torchs(kernel: int, stride: int, width: int) -> None:
     torch.manual_seed(0)
     last = Upsampler(5, (1, 6 * stride, 4 * stride), (width,), (stride,), kernel, "relu", False)[-1]
     plain = nn.ConvTranspose2d(
@@ -35,7 +35,7 @@ def test_a_convolution_to_one_channel_is_torchs(kernel: int, stride: int, width:
 
 
 @pytest.mark.process
-def test_what_is_exported_is_a_convolution(tmp_path: Path) -> None:
+def test_exported_layer_is_a_convolution(tmp_path: Path) -> None:
     to_onnx(models.build(models.preset("conv_vae:digits")).exports()["decode"], tmp_path / "graph")
     kinds = [node.op_type for node in onnx.load(tmp_path / "graph").graph.node]
     assert kinds.count("ConvTranspose") == 2

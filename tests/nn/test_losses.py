@@ -36,19 +36,19 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
-def test_every_objective_is_computed_by_hand_here() -> None:
+def test_every_objective_has_a_formula_here() -> None:
     assert BY_HAND.keys() == OBJECTIVES.keys()
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_equals_its_formula_by_hand(name: str) -> None:
+def test_objective_equals_its_formula(name: str) -> None:
     discriminator, generator = BY_HAND[name]
     assert OBJECTIVES[name].discriminator(REAL, FAKE).item() == pytest.approx(discriminator)
     assert OBJECTIVES[name].generator(FAKE).item() == pytest.approx(generator)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_and_its_gradient_are_finite_at_extreme_logits(name: str) -> None:
+def test_objective_and_gradient_are_finite_at_extreme_logits(name: str) -> None:
     logits = [torch.tensor([-100.0, 100.0, 0.0], requires_grad=True) for _ in range(2)]
     losses_ = [OBJECTIVES[name].discriminator(*logits), OBJECTIVES[name].generator(logits[1])]
     for loss in losses_:
@@ -58,14 +58,14 @@ def test_an_objective_and_its_gradient_are_finite_at_extreme_logits(name: str) -
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_gradient_of_an_objective_is_that_of_finite_differences(name: str) -> None:
+def test_objective_gradient_equals_finite_differences(name: str) -> None:
     real, fake = random(5, seed=1), random(5, seed=2)
     assert gradcheck(OBJECTIVES[name].discriminator, (real, fake))
     assert gradcheck(OBJECTIVES[name].generator, (fake,))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_generator_descends_by_raising_the_logits_of_its_fakes(name: str) -> None:
+def test_generator_loss_falls_with_the_logits_of_fakes(name: str) -> None:
     fake = torch.tensor([-2.0, -0.5, 0.5], requires_grad=True)  # below the target of least squares
     (gradient,) = torch.autograd.grad(OBJECTIVES[name].generator(fake), fake)
     assert (gradient < 0).all()
@@ -74,23 +74,23 @@ def test_the_generator_descends_by_raising_the_logits_of_its_fakes(name: str) ->
     assert (torch.autograd.grad(loss, real)[0] < 0).all()
 
 
-def test_minimax_is_the_cross_entropy_of_real_against_fake() -> None:
+def test_minimax_is_binary_cross_entropy() -> None:
     labels = torch.cat([torch.ones(2), torch.zeros(2)])
     cross_entropy = F.binary_cross_entropy_with_logits(torch.cat([REAL, FAKE]), labels)
     assert torch.allclose(losses.minimax_discriminator(REAL, FAKE), 2 * cross_entropy)
 
 
-def test_an_ignorant_discriminator_loses_two_logarithms_of_two() -> None:
+def test_undecided_discriminator_loses_2_log_2() -> None:
     zero = torch.zeros(7)
     assert losses.minimax_discriminator(zero, zero).item() == pytest.approx(2 * math.log(2))
 
 
-def test_the_two_generator_losses_of_goodfellow_add_up_to_minus_the_mean_logit() -> None:
+def test_goodfellows_generator_losses_sum_to_minus_the_mean_logit() -> None:
     total = losses.minimax_generator(FAKE) + losses.non_saturating_generator(FAKE)
     assert torch.allclose(total, -FAKE.mean())  # log(1 - p) - log p = -logit
 
 
-def test_hinge_is_wasserstein_within_the_margin_and_zero_beyond_it() -> None:
+def test_hinge_is_wasserstein_within_the_margin() -> None:
     real, fake = torch.rand(9) * 2 - 1, torch.rand(9) * 2 - 1
     assert torch.allclose(
         losses.hinge_discriminator(real, fake), 2 + losses.wasserstein_discriminator(real, fake)
@@ -111,7 +111,7 @@ PENALTIES: list[tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Ten
 
 
 @pytest.mark.parametrize(("penalty", "of_norm"), PENALTIES)
-def test_a_penalty_of_a_linear_discriminator_is_known_in_closed_form(
+def test_penalty_of_a_linear_discriminator_is_closed_form(
     penalty: Callable[[Tensor, Tensor], Tensor], of_norm: Callable[[Tensor], Tensor]
 ) -> None:
     w, x = random(12, seed=1), random(4, 3, 2, 2, seed=2)
@@ -123,7 +123,7 @@ def test_a_penalty_of_a_linear_discriminator_is_known_in_closed_form(
 
 
 @pytest.mark.parametrize(("penalty", "of_norm"), PENALTIES)
-def test_a_penalty_is_a_mean_over_samples(
+def test_penalty_is_a_mean_over_samples(
     penalty: Callable[[Tensor, Tensor], Tensor], of_norm: Callable[[Tensor], Tensor]
 ) -> None:
     x = random(5, 3)
@@ -132,21 +132,21 @@ def test_a_penalty_is_a_mean_over_samples(
     assert gradcheck(lambda x: penalty(0.5 * x.square().sum(1), x), (x,))
 
 
-def test_the_gradient_penalty_is_finite_where_the_discriminator_is_flat() -> None:
+def test_gradient_penalty_is_finite_for_a_flat_discriminator() -> None:
     w, x = torch.zeros(3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
     value = losses.gradient_penalty(x @ w, x)
     assert value.item() == pytest.approx(1, abs=1e-5)
     assert torch.autograd.grad(value, w)[0].isfinite().all()
 
 
-def test_the_gaussian_kl_is_that_of_torch_distributions() -> None:
+def test_gaussian_kl_equals_torch_distributions() -> None:
     mu, logvar = random(6, 3, seed=1), random(6, 3, seed=2)
     posterior, prior = Normal(mu, (0.5 * logvar).exp()), Normal(torch.zeros(()), torch.ones(()))
     assert torch.allclose(losses.gaussian_kl(mu, logvar), kl_divergence(posterior, prior).sum(1))
     assert gradcheck(losses.gaussian_kl, (mu, logvar))
 
 
-def test_the_gaussian_kl_is_zero_at_the_prior_and_positive_elsewhere() -> None:
+def test_gaussian_kl_is_zero_at_the_prior_only() -> None:
     zero = torch.zeros(2, 4)
     assert torch.equal(losses.gaussian_kl(zero, zero), torch.zeros(2))
     assert (losses.gaussian_kl(random(50, 1), random(50, 1, seed=1)) > 0).all()
@@ -155,14 +155,14 @@ def test_the_gaussian_kl_is_zero_at_the_prior_and_positive_elsewhere() -> None:
     assert value.item() == pytest.approx(0.5 * (4 + math.e - 1 - 1))
 
 
-def test_the_bernoulli_log_likelihood_is_that_of_torch_distributions() -> None:
+def test_bernoulli_log_likelihood_equals_torch_distributions() -> None:
     logits, x = random(4, 1, 3, 3), torch.rand(4, 1, 3, 3, dtype=torch.float64).round()
     expected = Bernoulli(logits=logits).log_prob(x).flatten(1).sum(1)
     assert torch.allclose(losses.bernoulli_log_likelihood(logits, x), expected)
     assert gradcheck(lambda a: losses.bernoulli_log_likelihood(a, x), (logits,))
 
 
-def test_the_bernoulli_log_likelihood_of_a_grey_pixel_mixes_those_of_black_and_white() -> None:
+def test_bernoulli_log_likelihood_interpolates_grey_pixels() -> None:
     logits = random(5, 1)
     black, white, grey = (
         losses.bernoulli_log_likelihood(logits, torch.full_like(logits, v)) for v in (0, 1, 0.3)
@@ -170,21 +170,21 @@ def test_the_bernoulli_log_likelihood_of_a_grey_pixel_mixes_those_of_black_and_w
     assert torch.allclose(grey, 0.7 * black + 0.3 * white)
 
 
-def test_the_bernoulli_log_likelihood_is_finite_at_extreme_logits() -> None:
+def test_bernoulli_log_likelihood_is_finite_at_extreme_logits() -> None:
     logits = torch.tensor([[-100.0, 100.0, -100.0, 100.0]], requires_grad=True)
     value = losses.bernoulli_log_likelihood(logits, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
     assert value.item() == pytest.approx(-200)
     assert torch.autograd.grad(value.sum(), logits)[0].isfinite().all()
 
 
-def test_the_gaussian_log_likelihood_is_that_of_torch_distributions() -> None:
+def test_gaussian_log_likelihood_equals_torch_distributions() -> None:
     mean, x = random(4, 2, 3, seed=1), random(4, 2, 3, seed=2)
     expected = Normal(mean, 0.3).log_prob(x).flatten(1).sum(1)
     assert torch.allclose(losses.gaussian_log_likelihood(mean, x, 0.3), expected)
     assert gradcheck(lambda a, b: losses.gaussian_log_likelihood(a, b, 0.3), (mean, x))
 
 
-def test_second_derivatives_of_the_penalised_loss_are_those_of_finite_differences() -> None:
+def test_penalised_loss_passes_gradgradcheck() -> None:
     x, w = random(3, 2, seed=1), random(2, seed=2)
 
     def loss(w: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def elbo(**changes: Any) -> tuple[Tensor, dict[str, Tensor], fc_vae.Model, Tenso
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-def test_the_loss_of_a_vae_holds_beta_times_the_kl(likelihood: str) -> None:
+def test_vae_loss_holds_beta_times_kl(likelihood: str) -> None:
     (without, _, _, _), (with_, metrics, model, x) = (
         elbo(beta=beta, likelihood=likelihood) for beta in (0.0, 3.0)
     )
@@ -216,7 +216,7 @@ def test_the_loss_of_a_vae_holds_beta_times_the_kl(likelihood: str) -> None:
     assert torch.allclose(metrics["elbo"], -(without + kl))
 
 
-def test_the_latent_of_a_vae_is_reparameterised_noise() -> None:
+def test_vae_latent_is_reparameterised_noise() -> None:
     """z = μ + σ·ε: the reconstruction term equals the likelihood at exactly that z."""
     loss, _, model, x = elbo(beta=0.0)
     eps = BatchRNG(0, 0, 5, 0, 5, x).normal("posterior", 3)

@@ -26,7 +26,7 @@ def noise(rows: int, samples: int = 0) -> BatchRNG:
 
 
 @pytest.mark.parametrize(("samples", "share"), [(0, 0.0), (250, 0.25), (1000, 1.0), (5000, 1.0)])
-def test_the_weight_of_the_kl_term_is_ramped(samples: int, share: float) -> None:
+def test_kl_weight_is_ramped(samples: int, share: float) -> None:
     loss, metrics = LearnedPosterior(2, 0.0, 1000).objective(
         NATS, MU, torch.zeros(3, 2), noise(3, samples)
     )
@@ -41,7 +41,7 @@ def test_free_bits_floor_the_kl_of_each_row() -> None:
     assert metrics["elbo"] == pytest.approx(-6 - KL.mean())
 
 
-def test_a_learned_posterior_takes_moments_from_the_encoder() -> None:
+def test_learned_posterior_takes_moments_from_the_encoder() -> None:
     raw = torch.arange(8.0).reshape(2, 4)
     posterior = LearnedPosterior(2, 0.0, 0)
     assert posterior.outputs == 4
@@ -78,7 +78,7 @@ def test_metrics_separate_rows_by_noise_level() -> None:
     assert metrics["information_gain"] == pytest.approx(expected)
 
 
-def test_log_density_of_a_product_is_the_sum_of_the_experts_up_to_a_constant() -> None:
+def test_product_log_density_is_the_sum_of_experts_up_to_a_constant() -> None:
     torch.manual_seed(0)
     experts = [(torch.randn(2, 3).double(), torch.randn(2, 3).double()) for _ in range(3)]
     present = torch.tensor([[1.0, 0, 1], [0, 0, 0]]).double()

@@ -20,7 +20,7 @@ def comb(f0_hz: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("bin_", [5, 40, 100])
-def test_a_sine_is_a_line_at_its_bin_with_its_amplitude(bin_: int) -> None:
+def test_sine_is_a_line_at_its_bin_with_its_amplitude(bin_: int) -> None:
     level = SIZE.log_magnitude(sine(bin_ * RATE_HZ / SIZE.window))
     assert level.shape == (1, SIZE.bins, SIZE.frames) == (1, 128, 64)
     middle = level[0, :, 30]
@@ -29,14 +29,14 @@ def test_a_sine_is_a_line_at_its_bin_with_its_amplitude(bin_: int) -> None:
     assert (middle[bin_ + 4 :] < -0.9).all()
 
 
-def test_silence_is_minus_one_and_nothing_leaves_the_range() -> None:
+def test_levels_stay_in_range_and_silence_is_minus_one() -> None:
     assert (SIZE.log_magnitude(torch.zeros(2, 1, 4096)) == -1).all()
     loud = SIZE.log_magnitude(torch.ones(1, 1, 4096).cumsum(2) % 2 * 2 - 1)
     assert loud.min() >= -1
     assert loud.max() <= 1
 
 
-def test_magnitude_is_the_inverse_of_the_level() -> None:
+def test_magnitude_inverts_level() -> None:
     level = SIZE.log_magnitude(comb(130))
     again = 2 * ((SIZE.magnitude(level) + SIZE.floor) / SIZE.floor).log() / SIZE.span - 1
     assert torch.allclose(again, level, atol=1e-5)
@@ -44,7 +44,7 @@ def test_magnitude_is_the_inverse_of_the_level() -> None:
 
 
 @pytest.mark.parametrize(("iterations", "most_db"), [(0, -8), (2, -13), (16, -18)])
-def test_more_iterations_come_closer_to_the_spectrogram(iterations: int, most_db: float) -> None:
+def test_griffin_lim_converges_with_iterations(iterations: int, most_db: float) -> None:
     level = SIZE.log_magnitude(comb(130))
     wave = GriffinLim(SIZE, iterations, 0.5)(level)
     wanted, found = (SIZE.magnitude(x) for x in (level, SIZE.log_magnitude(wave)))
@@ -52,19 +52,19 @@ def test_more_iterations_come_closer_to_the_spectrogram(iterations: int, most_db
     assert error_db < most_db
 
 
-def test_the_sound_has_the_pitch_of_its_spectrogram() -> None:
+def test_griffin_lim_keeps_the_pitch() -> None:
     wave = GriffinLim(SIZE, 2, 0.5)(SIZE.log_magnitude(comb(160)))[0, 0]
     spectrum = np.abs(np.fft.rfft(wave.numpy() * np.hanning(4096), 65536))
     assert spectrum.argmax() * RATE_HZ / 65536 == pytest.approx(160, abs=3)
 
 
-def test_the_sound_of_silence_is_silence_and_of_all_at_full_scale_in_range() -> None:
+def test_griffin_lim_of_silence_and_full_scale_is_in_range() -> None:
     heard = GriffinLim(SIZE, 2, 0.5)
     assert heard(-torch.ones(1, 128, 64)).abs().max() < 1e-6
     assert heard(torch.ones(1, 128, 64)).abs().max() <= 1
 
 
-def test_what_no_transform_can_do_is_refused() -> None:
+def test_impossible_transforms_are_refused() -> None:
     with pytest.raises(ValueError, match="4000 samples must be a multiple of the hop, 64"):
         STFT(samples=4000, window=256, hop=64, floor=1e-3)
     with pytest.raises(ValueError, match="at least four hops, got 256 for hop 100"):
@@ -73,6 +73,6 @@ def test_what_no_transform_can_do_is_refused() -> None:
         STFT(samples=4096, window=256, hop=64, floor=0)
 
 
-def test_what_a_graph_holds_sees_the_same_spectrogram() -> None:
+def test_exported_graph_computes_the_same_spectrogram() -> None:
     sounds = torch.cat([comb(130), sine(700), torch.zeros(1, 1, 4096)])
     assert torch.allclose(LogMagnitude(SIZE)(sounds), SIZE.log_magnitude(sounds), atol=1e-3)

@@ -19,14 +19,14 @@ WHOLE = str(HERE / "whole.yaml")
 JOB = str(HERE / "foreign" / "raycluster.yaml")
 
 
-def test_nothing_found_is_0(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_exits_0_without_findings(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["check", WHOLE]) == 0
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "18 objects, 0 findings\n"
 
 
-def test_findings_are_1_and_lines_of_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_exits_1_and_prints_findings(capsys: pytest.CaptureFixture[str]) -> None:
     skip = ["--skip", "clusters", "images", "placement", "ports", "selectors", "references/claims"]
     assert command(["check", JOB, *skip]) == 1
     said = capsys.readouterr()
@@ -40,7 +40,7 @@ def test_findings_are_1_and_lines_of_stdout(capsys: pytest.CaptureFixture[str]) 
     assert command(["check", JOB, *skip, "--external", "Secret/object-store", "Pod/a=b"]) == 0
 
 
-def test_json_is_a_finding_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_option_prints_a_finding_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["check", JOB, "--json"]) == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 10
@@ -56,7 +56,7 @@ def test_json_is_a_finding_a_line(capsys: pytest.CaptureFixture[str]) -> None:
         (["chekc"], "aigc k8s: unknown action 'chekc'; there is: check"),
     ],
 )
-def test_what_cannot_be_checked_is_2(
+def test_command_exits_2_on_unusable_input(
     arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(arguments) == 2
@@ -101,7 +101,7 @@ BROKEN = {
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_cannot_be_read_is_named_and_hides_nothing(name: str, tmp_path: Path) -> None:
+def test_unreadable_files_are_named_and_others_checked(name: str, tmp_path: Path) -> None:
     """Findings of the rest are shown, and the status says that not all was checked."""
     text, reason = BROKEN[name]
     file = tmp_path / "broken.yaml"
@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_named_and_hides_nothing(name: str, tmp_path: Pat
 
 
 @pytest.mark.process
-def test_what_people_have_is_read(tmp_path: Path) -> None:
+def test_folders_in_common_layouts_are_read(tmp_path: Path) -> None:
     """Exit status 0, from files and from stdin."""
     service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}}\n"
     pod = "apiVersion: v1\nkind: Pod\nmetadata: {generateName: web-, labels: {app: web}}\n"
@@ -158,7 +158,7 @@ def flow(text: str) -> str:
 
 
 @pytest.mark.process
-def test_a_large_set_is_checked_in_reasonable_time(tmp_path: Path) -> None:
+def test_large_input_is_checked_in_linear_time(tmp_path: Path) -> None:
     """Every object names another and is selected by one: what compares all with all takes hours."""
     one = """---
 apiVersion: v1
@@ -184,7 +184,7 @@ spec: {{selector: {{app: {2}{0}}}}}
 
 
 @pytest.mark.process
-def test_a_rule_that_fails_is_said_and_hides_no_other(tmp_path: Path) -> None:
+def test_failing_rule_is_named_and_others_run(tmp_path: Path) -> None:
     code = (
         "import sys; from k8s.check.rules import images; from k8s.check.command import command\n"
         "def broken(manifests):\n    raise KeyError('x')\n    yield\n"
@@ -216,7 +216,7 @@ def test_help_lists_every_rule(arguments: list[str], capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.process
-def test_without_ray_what_needs_it_is_skipped_visibly(tmp_path: Path) -> None:
+def test_rules_that_need_ray_are_skipped_visibly_without_it(tmp_path: Path) -> None:
     line = "raise ModuleNotFoundError('no module ray', name='ray')\n"
     (tmp_path / "ray.py").write_text(line)
     code = "import sys; from k8s.check.command import command; sys.exit(command(sys.argv[1:]))"

@@ -124,16 +124,16 @@ EXPECTED: dict[str, list[tuple[str, str, str]]] = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_what_is_found_in_foreign_manifests_is_true_and_all(name: str) -> None:
+def test_findings_in_foreign_manifests_are_those_expected(name: str) -> None:
     found = findings(render.manifests([str(FOLDER / f"{name}.yaml")]))
     assert [(each.rule, each.kind, each.path) for each in found] == EXPECTED[name]
 
 
-def test_every_set_has_its_expectation() -> None:
+def test_every_foreign_set_has_an_expectation() -> None:
     assert sorted(EXPECTED) == sorted(file.stem for file in FOLDER.iterdir())
 
 
-def test_declared_to_be_outside_only_the_mistakes_are_left() -> None:
+def test_external_declarations_leave_only_mistakes() -> None:
     external = ("Secret/*", "PersistentVolumeClaim/data", "Pod/app=notebook")
     manifests = Manifests(render.manifests([str(FOLDER / "raycluster.yaml")]), external)
     found, *_ = check(manifests, skip=["clusters", "images"])

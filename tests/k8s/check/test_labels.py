@@ -27,12 +27,12 @@ def expression(key: str, operator: str, *values: str) -> dict[str, object]:
         (expression("app", "DoesNotExist"), "app DoesNotExist", False),
     ],
 )
-def test_matching(selector: dict[str, object], said: str, match: bool) -> None:
+def test_selector_matches_labels(selector: dict[str, object], said: str, match: bool) -> None:
     assert matches(selector, LABELS) == match
     assert format_selector(selector) == said
 
 
-def test_the_nearest_is_shown() -> None:
+def test_closest_labels_are_shown() -> None:
     others = {"app": "redis"}, LABELS, {"tier": "front"}
     selector = {"matchLabels": {"app": "web", "tier": "back", "zone": "a"}}
     assert closest_selector(selector, [*others]) == "the closest has app=web, tier=front, no zone"

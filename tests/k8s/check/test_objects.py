@@ -36,7 +36,7 @@ def replaced(value: Any, path: Path, new: Any) -> Any:
 
 
 @pytest.mark.process
-def test_nothing_odd_in_an_object_is_an_error_of_the_checker() -> None:
+def test_check_survives_odd_values_in_objects() -> None:
     odd = cycle(ODD)
     named = (("kind",), ("metadata",), ("metadata", "name"))  # what is read only if they are there
     for index, document in enumerate(WHOLE):
@@ -48,7 +48,7 @@ def test_nothing_odd_in_an_object_is_an_error_of_the_checker() -> None:
 
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
-def test_nothing_odd_in_a_serve_config_is_an_error_of_the_checker(odd: Any) -> None:
+def test_check_survives_odd_values_in_serve_configs(odd: Any) -> None:
     service = one(WHOLE, "RayService/sampling")
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
     for path in paths(config):
@@ -57,7 +57,7 @@ def test_nothing_odd_in_a_serve_config_is_an_error_of_the_checker(odd: Any) -> N
         assert check(Manifests(broken), skip=["references"]).failed == {}
 
 
-def test_values_are_found_or_empty() -> None:
+def test_getters_return_values_or_empty() -> None:
     value = {"a": [{"b": "c"}, 1], "d": {"e": "f"}}
     assert get_path(value, "a", 0, "b") == "c"
     assert get_path(value, "a", 2, "b") is None
@@ -70,7 +70,7 @@ def test_values_are_found_or_empty() -> None:
     assert list(iter_strings(value)) == [("a[0].b", "c"), ("d.e", "f")]
 
 
-def test_a_kind_of_another_api_is_another_kind() -> None:
+def test_find_separates_kinds_by_api_group() -> None:
     service = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "a"}}
     assert Objects([service]).of_kind("Service") == []
     own = Objects([service | {"apiVersion": "v1"}])

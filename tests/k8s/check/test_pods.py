@@ -22,7 +22,7 @@ def template(**labels: str) -> dict[str, Any]:
     return {"metadata": {"labels": labels}, "spec": {"containers": [CONTAINER]}}
 
 
-def test_core_kinds() -> None:
+def test_pods_of_core_kinds() -> None:
     (own,) = pods("Pod", "", {"containers": [CONTAINER]})
     assert (own.path, own.labels, own.ports) == ("spec", {"of": "object"}, {"http": 80})
     (job,) = pods("Job", "batch", {"template": template(a="b")})
@@ -34,7 +34,7 @@ def test_core_kinds() -> None:
     assert kept.labels == {"statefulset.kubernetes.io/pod-name": "x-0"}
 
 
-def test_kuberay_s_labels_count_and_its_own_stay() -> None:
+def test_kuberay_labels_override_those_of_the_template() -> None:
     given = {"ray.io/node-type": "mine", "app.kubernetes.io/name": "mine", "a": "b"}
     head = {"template": template(**given), "labels": {"c": "d"}}
     worker = {"groupName": "small", "template": template()}
@@ -58,7 +58,7 @@ def test_kuberay_s_labels_count_and_its_own_stay() -> None:
     assert "ray-logs" in other.volumes
 
 
-def test_a_job_has_a_submitter_unless_it_is_told_otherwise() -> None:
+def test_ray_job_has_a_submitter_unless_disabled() -> None:
     job = {"rayClusterSpec": {"headGroupSpec": {"template": template()}}}
     head, submitter = pods("RayJob", "ray.io", job)
     assert (head.role, submitter.role) == ("head", "submitter")
@@ -72,7 +72,7 @@ def test_a_job_has_a_submitter_unless_it_is_told_otherwise() -> None:
     assert submitter.labels["job-name"] != "x"
 
 
-def test_the_autoscaler_is_a_container_of_the_head() -> None:
+def test_autoscaler_is_a_container_of_the_head() -> None:
     cluster = {"autoscalerOptions": {"env": []}, "headGroupSpec": {"template": template()}}
     (head,) = pods("RayCluster", "ray.io", cluster)
     assert [path for path, _ in head.containers] == [
@@ -81,7 +81,7 @@ def test_the_autoscaler_is_a_container_of_the_head() -> None:
     ]
 
 
-def test_what_operators_make() -> None:
+def test_pods_of_operators() -> None:
     (prometheus,) = pods(
         "Prometheus",
         "monitoring.coreos.com",

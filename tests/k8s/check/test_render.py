@@ -29,7 +29,7 @@ def overlay(tmp_path: Path) -> Path:
 
 
 @pytest.mark.process
-def test_a_kustomization_is_rendered(overlay: Path) -> None:
+def test_kustomization_is_rendered(overlay: Path) -> None:
     if not any(map(shutil.which, render.RENDERERS)):
         pytest.skip("neither kustomize nor kubectl is installed")
     assert names(overlay) == ["prod-settings"]
@@ -45,7 +45,7 @@ def program(folder: Path, name: str, script: str) -> None:
 
 
 @pytest.mark.process
-def test_kustomize_comes_before_kubectl_and_what_it_warns_of_is_shown(
+def test_kustomize_precedes_kubectl_and_shows_warnings(
     overlay: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -60,7 +60,7 @@ def test_kustomize_comes_before_kubectl_and_what_it_warns_of_is_shown(
     assert capsys.readouterr().err == "# Warning: old\n"
 
 
-def test_without_a_renderer_it_says_what_to_install(
+def test_missing_renderer_names_what_to_install(
     overlay: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -70,7 +70,7 @@ def test_without_a_renderer_it_says_what_to_install(
         names(overlay)
 
 
-def test_a_folder_without_one_is_read_as_kubectl_does(tmp_path: Path) -> None:
+def test_folder_without_kustomization_is_read_like_kubectl(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(MAP % "b" + "---\n---\n" + MAP % "c")
     (tmp_path / "a.json").write_text('{"kind": "ConfigMap", "metadata": {"name": "a"}}')
     (tmp_path / "notes.txt").write_text("no: [yaml")
@@ -100,15 +100,13 @@ def test_stdin_and_lists_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("kind: List\nitems: [1]", "file.yaml: an object with kind"),
     ],
 )
-def test_what_is_no_manifest_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+def test_other_documents_are_refused(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_text(text)
     with pytest.raises(ValueError, match=reason):
         names(tmp_path / "file.yaml")
 
 
-def test_what_is_not_there_is_refused_and_what_is_near_is_named(
-    overlay: Path, tmp_path: Path
-) -> None:
+def test_missing_path_suggests_a_close_one(overlay: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere: No such file"):
         names(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=rf"no manifests; there are kustomizations in .*{overlay}"):

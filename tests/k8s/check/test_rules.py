@@ -17,12 +17,12 @@ MUTATIONS: list[Mutation] = [
 ]
 
 
-def test_nothing_is_wrong_with_the_whole_set() -> None:
+def test_own_manifests_have_no_findings() -> None:
     assert findings(WHOLE) == []
 
 
 @pytest.mark.parametrize("rule", rules())
-def test_every_rule_is_broken_by_a_mutation(rule: str) -> None:
+def test_every_rule_finds_a_mutation(rule: str) -> None:
     own = [mutation for mutation in MUTATIONS if mutation.rule == rule]
     assert own
     for mutation in own:
@@ -33,20 +33,20 @@ def test_every_rule_is_broken_by_a_mutation(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", rules())
-def test_every_rule_says_in_a_line_what_it_finds(rule: str) -> None:
+def test_every_rule_has_a_one_line_description(rule: str) -> None:
     line = (rules()[rule].__doc__ or "").partition("\n")[0]
     assert 20 < len(line) < 100
     assert line.endswith(".")
 
 
-def test_a_family_can_be_left_out_and_an_unknown_rule_is_refused() -> None:
+def test_families_may_be_skipped_and_unknown_rules_are_refused() -> None:
     mutation = next(each for each in MUTATIONS if each.rule == "images/pinned")
     assert check(Manifests(broken(mutation)), skip=["images"]) == ([], {}, {})
     with pytest.raises(ValueError, match="unknown rule 'imges'; there are: clusters, images, pl"):
         check(Manifests(WHOLE), skip=["imges"])
 
 
-def test_every_function_of_a_family_that_finds_is_among_its_rules() -> None:
+def test_every_rule_function_is_listed() -> None:
     """A rule that is written and not listed would never be applied."""
     for family in families():
         module = import_module(f"k8s.check.rules.{family}")

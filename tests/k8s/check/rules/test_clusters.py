@@ -61,7 +61,7 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_it_is_found(mutation: Mutation) -> None:
+def test_rule_finds_mutation(mutation: Mutation) -> None:
     holds(mutation)
 
 
@@ -77,7 +77,7 @@ def token(group: str) -> tuple[str, str, Any]:
     return "RayJob/training", f"{JOB}.{group}.template.spec.containers[0].env", value
 
 
-def test_a_token_by_the_environment_is_one_if_every_group_has_it() -> None:
+def test_token_variable_must_be_in_every_group() -> None:
     without = ("RayJob/training", f"{JOB}.authOptions", GONE)
     groups = ["headGroupSpec", "workerGroupSpecs[0]", "workerGroupSpecs[1]"]
     assert rules_of(without, *map(token, groups)) == []
@@ -88,7 +88,7 @@ def test_a_token_by_the_environment_is_one_if_every_group_has_it() -> None:
     assert rules_of(without, *map(token, groups), head) == [found]
 
 
-def test_a_token_by_a_config_map_is_one() -> None:
+def test_token_may_come_from_a_config_map() -> None:
     changes: list[tuple[str, str, Any]] = [
         ("RayJob/training", f"{JOB}.authOptions", GONE),
         ("ConfigMap/settings", "data.RAY_AUTH_MODE", "token"),
@@ -102,7 +102,7 @@ def test_a_token_by_a_config_map_is_one() -> None:
     ]
 
 
-def test_an_old_ray_has_no_tokens_and_that_is_said() -> None:
+def test_old_ray_without_tokens_is_reported() -> None:
     documents = deepcopy(WHOLE)
     job = one(documents, "RayJob/training")
     set_at(job, f"{JOB}.authOptions", GONE)
@@ -114,7 +114,7 @@ def test_an_old_ray_has_no_tokens_and_that_is_said() -> None:
 @pytest.mark.parametrize(
     ("stated", "number"), [({"num-cpus": "0"}, 0), ({"num-cpus": 0}, 0), ({}, 1), (GONE, 1)]
 )
-def test_a_head_beside_an_autoscaler_is_idle(stated: Any, number: int) -> None:
+def test_head_beside_an_autoscaler_must_be_idle(stated: Any, number: int) -> None:
     scales = ("RayJob/training", f"{JOB}.enableInTreeAutoscaling", True)
     head = ("RayJob/training", f"{JOB}.headGroupSpec.rayStartParams", stated)
     found = rules_of(scales, head)
@@ -122,7 +122,7 @@ def test_a_head_beside_an_autoscaler_is_idle(stated: Any, number: int) -> None:
     assert found == [("clusters/idle_head", path)] * number
 
 
-def test_a_head_may_say_so_by_resources_and_do_the_work_where_nothing_scales() -> None:
+def test_head_may_be_idle_by_resources_or_work_without_autoscaler() -> None:
     scales = ("RayJob/training", f"{JOB}.enableInTreeAutoscaling", True)
     start = ("RayJob/training", f"{JOB}.headGroupSpec.rayStartParams", {})
     own = ("RayJob/training", f"{JOB}.headGroupSpec.resources", {"CPU": "0"})
@@ -130,7 +130,7 @@ def test_a_head_may_say_so_by_resources_and_do_the_work_where_nothing_scales() -
     assert rules_of(start) == []
 
 
-def test_a_head_that_is_alone_does_the_work() -> None:
+def test_lone_head_may_work() -> None:
     job = "RayJob/training"
     alone: list[tuple[str, str, Any]] = [
         (job, f"{JOB}.workerGroupSpecs", []),
@@ -149,12 +149,12 @@ def test_a_head_that_is_alone_does_the_work() -> None:
         (f"{JOB}.{HEAD}.resources.limits['nvidia.com/mig-1g.5gb']", 1),
     ],
 )
-def test_a_gpu_on_a_head_is_found_wherever_it_is_asked_for(path: str, value: Any) -> None:
+def test_gpu_on_a_head_is_found_in_every_field(path: str, value: Any) -> None:
     found = [rule for rule, _ in rules_of(("RayJob/training", path, value))]
     assert "clusters/head_gpus" in found
 
 
-def test_a_limit_may_come_from_the_pod_the_namespace_or_ray_s_own_flag() -> None:
+def test_limit_may_come_from_pod_namespace_or_ray_flag() -> None:
     gone = ("RayJob/training", f"{JOB}.{WORKER}.resources.limits.memory", GONE)
     pod = f"{JOB}.workerGroupSpecs[0].template.spec.resources"
     assert rules_of(gone, ("RayJob/training", pod, {"limits": {"memory": "8Gi"}})) == []

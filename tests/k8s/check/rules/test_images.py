@@ -83,18 +83,18 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS[:-2], ids=str)
-def test_images_that_move_or_differ_are_found(mutation: Mutation) -> None:
+def test_rule_finds_mutation(mutation: Mutation) -> None:
     holds(mutation)
 
 
-def test_a_ray_version_that_is_not_the_image_s_is_found() -> None:
+def test_ray_version_must_match_the_image() -> None:
     mutation = MUTATIONS[-2]
     found = [each for each in findings(broken(mutation)) if each.rule == mutation.rule]
     assert {(each.name, each.path) for each in found} == {("sampling", mutation.path)}
     assert mutation.says in found[0].message
 
 
-def test_our_code_wants_the_ray_that_it_is_pinned_to() -> None:
+def test_our_image_needs_the_pinned_ray() -> None:
     mutation = MUTATIONS[-1]
     documents = broken(mutation)
     (found,) = [each for each in findings(documents) if each.rule == "images/ours"]
@@ -117,17 +117,17 @@ def test_our_code_wants_the_ray_that_it_is_pinned_to() -> None:
         ("rayproject/ray:nightly", None),
     ],
 )
-def test_the_ray_that_a_tag_states(image: str, ray: str | None) -> None:
+def test_ray_version_is_parsed_from_tags(image: str, ray: str | None) -> None:
     assert ray_of(image) == ray
 
 
-def test_an_image_is_taken_apart() -> None:
+def test_image_names_are_parsed() -> None:
     assert split("registry:5000/a/b") == ("registry:5000/a/b", "")
     assert split("registry:5000/a/b:1") == ("registry:5000/a/b", "1")
     assert split("a:1@sha256:00") == ("a", "1")
 
 
-def test_a_sidecar_of_the_same_code_has_the_same_image() -> None:
+def test_sidecar_of_the_same_code_needs_the_same_image() -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     for group in ("headGroupSpec", "workerGroupSpecs[0]"):
@@ -155,7 +155,7 @@ def test_a_sidecar_of_the_same_code_has_the_same_image() -> None:
         ("tag", "example.com/web:1.4.2"),
     ],
 )
-def test_whoever_wants_digests_may_except_some(wish: str, image: str) -> None:
+def test_digests_may_be_required_with_exceptions(wish: str, image: str) -> None:
     documents = deepcopy(WHOLE)
     web = one(documents, "Deployment/web")
     set_at(web, "metadata.annotations", {"aigc/images": wish})
@@ -163,7 +163,7 @@ def test_whoever_wants_digests_may_except_some(wish: str, image: str) -> None:
     assert findings(documents) == []
 
 
-def test_a_digest_pins_and_gpus_may_have_their_own_variant() -> None:
+def test_digest_pins_and_gpu_variants_are_allowed() -> None:
     documents = deepcopy(WHOLE)
     digest = f"example.com/web@sha256:{'0' * 64}"
     set_at(one(documents, "Deployment/web"), WEB, digest)

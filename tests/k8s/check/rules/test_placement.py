@@ -147,18 +147,18 @@ MEANT: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_what_is_on_the_wrong_pods_is_found(mutation: Mutation) -> None:
+def test_rule_finds_mutation(mutation: Mutation) -> None:
     holds(mutation)
 
 
 @pytest.mark.parametrize(("path", "value"), MEANT)
-def test_workers_may_be_on_spot_nodes_and_gpus_stay_unused(path: str, value: Any) -> None:
+def test_workers_may_use_spot_nodes_and_leave_gpus(path: str, value: Any) -> None:
     documents = deepcopy(WHOLE)
     set_at(one(documents, "RayJob/training"), path, value)
     assert findings(documents) == []
 
 
-def test_a_gpu_may_come_as_a_device_or_a_share_of_one() -> None:
+def test_gpu_may_be_a_device_or_a_share() -> None:
     documents = deepcopy(WHOLE)
     job = one(documents, "RayJob/training")
     set_at(job, f"{CPUS}.tolerations[0]", GPU_TAINT)
@@ -171,7 +171,7 @@ def test_a_gpu_may_come_as_a_device_or_a_share_of_one() -> None:
     assert findings(documents) == []
 
 
-def test_a_daemon_set_is_on_gpu_nodes_for_a_reason() -> None:
+def test_daemon_set_may_tolerate_gpu_nodes() -> None:
     documents = deepcopy(WHOLE)
     web = one(documents, "Deployment/web")
     set_at(web, "spec.template.spec.tolerations", [GPU_TAINT])

@@ -71,11 +71,11 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_a_port_that_nothing_declares_is_found(mutation: Mutation) -> None:
+def test_rule_finds_mutation(mutation: Mutation) -> None:
     holds(mutation)
 
 
-def test_the_ports_of_kuberay_s_services_are_known() -> None:
+def test_kuberay_service_ports_are_known() -> None:
     documents = deepcopy(WHOLE)
     backend = one(documents, "Ingress/web")["spec"]["rules"][0]["http"]["paths"][1]["backend"]
     backend["service"] = {"name": "sampling-head-svc", "port": {"name": "metrics"}}
@@ -87,7 +87,7 @@ def test_the_ports_of_kuberay_s_services_are_known() -> None:
     assert [each.rule for each in findings(documents)] == ["ports/pod_monitors"]
 
 
-def test_a_probe_may_ask_the_port_that_kuberay_adds_or_a_number() -> None:
+def test_probe_may_use_kuberay_ports_or_numbers() -> None:
     documents = deepcopy(WHOLE)
     head = one(documents, "RayService/sampling")["spec"]["rayClusterConfig"]["headGroupSpec"]
     container = head["template"]["spec"]["containers"][0]
@@ -98,7 +98,7 @@ def test_a_probe_may_ask_the_port_that_kuberay_adds_or_a_number() -> None:
     assert [each.rule for each in findings(documents)] == ["ports/probes"]
 
 
-def test_the_services_of_prometheus_operator_are_known() -> None:
+def test_prometheus_operator_services_are_known() -> None:
     documents = deepcopy(WHOLE)
     group = "monitoring.coreos.com/v1"
     metadata = {"name": "k8s", "namespace": "prod"}
@@ -111,7 +111,7 @@ def test_the_services_of_prometheus_operator_are_known() -> None:
     assert [each.rule for each in findings(documents)] == ["ports/service_monitors"]
 
 
-def test_a_route_of_the_gateway_api_is_followed() -> None:
+def test_gateway_api_routes_are_followed() -> None:
     route = {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",

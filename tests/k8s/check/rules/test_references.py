@@ -176,11 +176,11 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS[:-1], ids=str)
-def test_what_is_named_and_nowhere_is_found(mutation: Mutation) -> None:
+def test_rule_finds_mutation(mutation: Mutation) -> None:
     holds(mutation)
 
 
-def test_an_object_that_stands_twice_is_found() -> None:
+def test_duplicate_object_is_found() -> None:
     found = [each for each in findings(broken(MUTATIONS[-1])) if "duplicates" in each.rule]
     assert [(each.kind, each.name, each.path) for each in found] == [
         ("Service", "web", "metadata.name")
@@ -188,7 +188,7 @@ def test_an_object_that_stands_twice_is_found() -> None:
 
 
 @pytest.mark.parametrize("external", ["Secret/registry", "Secret/reg*"])
-def test_what_is_declared_outside_may_be_named(external: str) -> None:
+def test_objects_declared_external_may_be_referenced(external: str) -> None:
     documents = broken(next(m for m in MUTATIONS if m.path == f"{POD}.imagePullSecrets"))
     assert findings(documents, external) == []
     assert len(findings(documents, "ConfigMap/registry")) == 1
@@ -198,13 +198,13 @@ def test_what_is_declared_outside_may_be_named(external: str) -> None:
     assert findings(documents) == []
 
 
-def test_an_annotation_speaks_for_the_object_that_bears_it_only() -> None:
+def test_annotation_applies_to_its_own_object_only() -> None:
     documents = broken(next(m for m in MUTATIONS if m.path == f"{POD}.imagePullSecrets"))
     one(documents, "Service/web")["metadata"]["annotations"] = {"aigc/external": "Secret/registry"}
     assert len(findings(documents)) == 1
 
 
-def test_an_optional_reference_may_lead_nowhere() -> None:
+def test_optional_references_may_dangle() -> None:
     documents = deepcopy(WHOLE)
     set_at(
         one(documents, "Deployment/web"),
@@ -214,7 +214,7 @@ def test_an_optional_reference_may_lead_nowhere() -> None:
     assert findings(documents) == []
 
 
-def test_an_optional_key_may_be_missing() -> None:
+def test_optional_key_may_be_missing() -> None:
     documents = deepcopy(WHOLE)
     named = {"name": "settings", "key": "LANGUAGE", "optional": True}
     variable = {"name": "LANGUAGE", "valueFrom": {"configMapKeyRef": named}}
@@ -226,7 +226,7 @@ def test_an_optional_key_may_be_missing() -> None:
     assert [each.rule for each in findings(documents)] == ["references/keys"]
 
 
-def test_a_cluster_role_is_in_no_namespace() -> None:
+def test_cluster_roles_are_without_namespace() -> None:
     documents = deepcopy(WHOLE)
     set_at(
         one(documents, "RoleBinding/web-reads"), "roleRef", {"kind": "ClusterRole", "name": "list"}
@@ -238,7 +238,7 @@ def test_a_cluster_role_is_in_no_namespace() -> None:
     assert findings(documents) == []
 
 
-def test_the_token_that_kuberay_makes_may_be_named() -> None:
+def test_kuberay_token_secret_may_be_referenced() -> None:
     cluster = {
         "apiVersion": "ray.io/v1",
         "kind": "RayCluster",
@@ -259,7 +259,7 @@ def test_the_token_that_kuberay_makes_may_be_named() -> None:
     ]
 
 
-def test_the_targets_of_every_scaler_are_followed() -> None:
+def test_targets_of_every_scaler_are_followed() -> None:
     for kind, field in (("ScaledObject", "scaleTargetRef"), ("VerticalPodAutoscaler", "targetRef")):
         scaler = {
             "kind": kind,
@@ -271,7 +271,7 @@ def test_the_targets_of_every_scaler_are_followed() -> None:
         assert "no Deployment 'wep'" in found.message
 
 
-def test_what_the_cluster_and_its_operators_make_may_be_named() -> None:
+def test_objects_of_cluster_and_operators_may_be_referenced() -> None:
     documents = deepcopy(WHOLE)
     web = one(documents, "Deployment/web")
     names = ("sealed", "pulled", "certificate", "tls", "csi")

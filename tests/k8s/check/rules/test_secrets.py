@@ -148,12 +148,12 @@ MEANT: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_a_secret_in_plain_text_is_found(mutation: Mutation) -> None:
+def test_rule_finds_mutation(mutation: Mutation) -> None:
     holds(mutation)
 
 
 @pytest.mark.parametrize(("object", "path", "value"), MEANT)
-def test_what_only_looks_like_a_secret_is_none(object: str, path: str, value: Any) -> None:
+def test_harmless_values_are_no_secrets(object: str, path: str, value: Any) -> None:
     documents = deepcopy(WHOLE)
     if path == "metadata.annotations":
         set_at(one(documents, object), "stringData", {"password": "hunter2"})
@@ -161,7 +161,7 @@ def test_what_only_looks_like_a_secret_is_none(object: str, path: str, value: An
     assert findings(documents) == []
 
 
-def test_a_keys_file_holds_hashes_only() -> None:
+def test_keys_file_must_hold_hashes() -> None:
     entry = key_entry(CreateKey(action="new", name="alice"), "aigc_secret")
     documents = deepcopy(WHOLE)
     secret = one(documents, "Secret/redis-password")
@@ -180,7 +180,7 @@ def test_a_keys_file_holds_hashes_only() -> None:
         *("RAY_AUTH_TOKEN", "AZURE_CLIENT_SECRET", "GOOGLE_CREDENTIALS", "ENCRYPTION_KEY_V2"),
     ],
 )
-def test_names_of_secrets(name: str) -> None:
+def test_secret_names_are_recognised(name: str) -> None:
     assert is_secret_name(name)
 
 
@@ -202,5 +202,5 @@ def test_names_of_secrets(name: str) -> None:
         *("AWS_ACCESS_KEY_ID", "RAY_AUTH_TOKEN_PATH", "HOT_KEY", "KEY_VAULT_URL"),
     ],
 )
-def test_names_of_no_secrets(name: str) -> None:
+def test_other_names_are_not_recognised(name: str) -> None:
     assert not is_secret_name(name)

@@ -173,18 +173,18 @@ MEANT: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_a_selector_that_matches_nothing_is_found(mutation: Mutation) -> None:
+def test_rule_finds_mutation(mutation: Mutation) -> None:
     holds(mutation)
 
 
 @pytest.mark.parametrize(("object", "path", "value"), MEANT)
-def test_labels_that_others_add_count(object: str, path: str, value: Any) -> None:
+def test_labels_added_by_operators_count(object: str, path: str, value: Any) -> None:
     documents = deepcopy(WHOLE)
     set_at(one(documents, object), path, value)
     assert [each for each in findings(documents) if each.rule.startswith("selectors/")] == []
 
 
-def test_pods_and_namespaces_that_are_declared_outside_may_be_meant() -> None:
+def test_pods_and_namespaces_declared_external_may_match() -> None:
     policy = broken(next(m for m in MUTATIONS if m.path.startswith("spec.ingress")))
     assert findings(policy, "Pod/app=x,ray.io/node-type=header") == []
     assert len(findings(policy, "Pod/app=x")) == 1
@@ -192,7 +192,7 @@ def test_pods_and_namespaces_that_are_declared_outside_may_be_meant() -> None:
     assert findings(elsewhere, "Namespace/staging") == []
 
 
-def test_the_head_is_not_behind_the_service_of_a_ray_service_that_leaves_it_out() -> None:
+def test_head_is_excluded_from_its_serve_service_where_stated() -> None:
     documents = deepcopy(WHOLE)
     budget, service = (
         one(documents, "PodDisruptionBudget/sampling"),

@@ -189,7 +189,7 @@ CROSSED = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.path[19:]}-{m.value!r:.20}")
-def test_a_mistake_in_the_serve_config_is_found(mutation: Mutation) -> None:
+def test_rule_finds_mutation(mutation: Mutation) -> None:
     if mutation.path.endswith("pool") or mutation.value == "larger":
         documents = deepcopy(WHOLE)
         set_at(one(documents, mutation.object), mutation.path, mutation.value)
@@ -199,9 +199,7 @@ def test_a_mistake_in_the_serve_config_is_found(mutation: Mutation) -> None:
 
 
 @pytest.mark.parametrize(("key", "value", "at", "says"), CROSSED)
-def test_bounds_that_cross_are_found_and_ray_refuses_them(
-    key: str, value: int, at: str, says: str
-) -> None:
+def test_crossing_bounds_are_found_as_ray_does(key: str, value: int, at: str, says: str) -> None:
     documents = deepcopy(WHOLE)
     set_at(one(documents, "RayService/sampling"), f"{OTHER}.autoscaling_config.{key}", value)
     (found,) = findings(documents)
@@ -221,7 +219,7 @@ def test_bounds_that_cross_are_found_and_ray_refuses_them(
         ("", "a mapping with applications is expected"),
     ],
 )
-def test_a_config_that_cannot_be_read_is_found(text: str, says: str) -> None:
+def test_unreadable_config_is_found(text: str, says: str) -> None:
     documents = deepcopy(WHOLE)
     one(documents, "RayService/sampling")["spec"]["serveConfigV2"] = text
     found = [each for each in findings(documents) if each.rule.startswith("serve_config/")]
@@ -237,7 +235,7 @@ def test_a_config_that_cannot_be_read_is_found(text: str, says: str) -> None:
         ("env_vars: {}\nworking_dirs: x\n", "runtime_env", "did you mean 'working_dir'?"),
     ],
 )
-def test_the_runtime_environment_of_a_job_is_read(text: str, rule: str, says: str) -> None:
+def test_job_runtime_env_is_read(text: str, rule: str, says: str) -> None:
     documents = deepcopy(WHOLE)
     one(documents, "RayJob/training")["spec"]["runtimeEnvYAML"] = text
     (found,) = findings(documents)
@@ -246,7 +244,7 @@ def test_the_runtime_environment_of_a_job_is_read(text: str, rule: str, says: st
     assert says in found.message
 
 
-def test_what_a_config_names_is_not_imported() -> None:
+def test_named_imports_are_not_executed() -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     set_at(
@@ -258,7 +256,7 @@ def test_what_a_config_names_is_not_imported() -> None:
     assert findings(documents) == []
 
 
-def test_bounds_that_the_config_leaves_to_others_do_not_cross() -> None:
+def test_unset_bounds_do_not_cross() -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     set_at(service, f"{OTHER}.max_ongoing_requests", GONE)  # the code may have one
@@ -277,7 +275,7 @@ def test_bounds_that_the_config_leaves_to_others_do_not_cross() -> None:
     assert findings(documents) == []
 
 
-def test_what_may_be_of_several_types_is_one_finding() -> None:
+def test_union_type_gives_one_finding() -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     set_at(service, f"{CONFIG}.applications[1].deployments", [{"name": "Other"}])
@@ -291,7 +289,7 @@ def test_what_may_be_of_several_types_is_one_finding() -> None:
     "path",
     ["serve.app:build", "serve.app.build", "serve:app", "other.app:build", "app:app", "serve"],
 )
-def test_what_is_ours_and_there_or_not_ours_is_no_mistake(path: str) -> None:
+def test_our_and_foreign_options_are_accepted(path: str) -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     set_at(service, "spec.serveConfigV2.applications[1].import_path", path)
@@ -311,7 +309,7 @@ def test_what_is_ours_and_there_or_not_ours_is_no_mistake(path: str) -> None:
         ("serve/app:build", "did you mean 'serve.app:build'?"),
     ],
 )
-def test_what_was_meant_is_said(path: str, says: str) -> None:
+def test_closest_name_is_suggested(path: str, says: str) -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     set_at(service, "spec.serveConfigV2.applications[1].import_path", path)

@@ -74,7 +74,7 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_times_that_do_not_fit_are_found(mutation: Mutation) -> None:
+def test_rule_finds_mutation(mutation: Mutation) -> None:
     holds(mutation)
 
 
@@ -100,7 +100,7 @@ def test_variables_may_come_from_a_config_map() -> None:
     assert findings(documents) == []
 
 
-def test_the_variable_that_a_container_comes_to_have_counts() -> None:
+def test_last_value_of_a_variable_counts() -> None:
     drain = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
     maps = [
         {"kind": "ConfigMap", "metadata": {"name": name}, "data": {drain: value}}
@@ -120,7 +120,7 @@ def test_the_variable_that_a_container_comes_to_have_counts() -> None:
     assert manifests.variable(by, {"envFrom": both, "env": env}, drain) == "3"
 
 
-def test_an_older_ray_does_not_drain_and_a_head_that_serves_counts() -> None:
+def test_old_ray_does_not_drain_and_serving_heads_count() -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     set_at(service, f"{WORKER}.containers[0].env", GONE)
@@ -134,7 +134,7 @@ def test_an_older_ray_does_not_drain_and_a_head_that_serves_counts() -> None:
     assert "is 30 (the default), and must be more than 30" in found[0].message
 
 
-def test_a_cluster_that_is_never_replaced_is_never_deleted() -> None:
+def test_cluster_that_is_never_replaced_needs_no_deletion_time() -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     set_at(service, "spec.rayClusterDeletionDelaySeconds", GONE)
@@ -143,7 +143,7 @@ def test_a_cluster_that_is_never_replaced_is_never_deleted() -> None:
     assert findings(documents) == []
 
 
-def test_a_head_without_replicas_has_its_proxy_only_to_end() -> None:
+def test_head_without_replicas_ends_its_proxy_only() -> None:
     documents = deepcopy(WHOLE)
     service = one(documents, "RayService/sampling")
     set_at(service, "spec.excludeHeadPodFromServeSvc", False)
@@ -155,7 +155,7 @@ def test_a_head_without_replicas_has_its_proxy_only_to_end() -> None:
     assert findings(documents) == []
 
 
-def test_the_project_s_own_time_is_that_of_its_application() -> None:
+def test_graceful_shutdown_matches_the_application() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray's own
         from serve.app import build
@@ -163,7 +163,7 @@ def test_the_project_s_own_time_is_that_of_its_application() -> None:
     assert pool._deployment_config.graceful_shutdown_timeout_s == OUR_GRACEFUL_S
 
 
-def test_how_long_a_hook_sleeps() -> None:
+def test_pre_stop_sleep_is_parsed() -> None:
     assert sleep_of({}) == 0
     for hook in ({"sleep": {"seconds": 5}}, {"exec": {"command": ["sleep", "5"]}}):
         assert sleep_of({"lifecycle": {"preStop": hook}}) == 5
