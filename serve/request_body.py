@@ -32,8 +32,8 @@ class BodyReader:
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
-        self._deadlines_s: dict[asyncio.Task[object], float] = {}
-        """By the monotonic clock, in ascending order: the limit is the same for all."""
+        self.deadlines_s: dict[asyncio.Task[object], float] = {}
+        """Of each task that reads, by the monotonic clock: ascending, as all have one limit."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(
@@ -49,19 +49,19 @@ class BodyReader:
         """
         task = asyncio.current_task()
         assert task is not None
-        self._deadlines_s[task] = time.monotonic() + self.limit_s
+        self.deadlines_s[task] = time.monotonic() + self.limit_s
         if self._timer is None:
             self._start_timer(self.limit_s)
         try:
             return await _read(scope, receive, max_bytes, hold)
         except asyncio.CancelledError:
             # A client that is late and also hangs up cancels twice, and the task stays cancelled.
-            if task in self._deadlines_s or task.uncancel() > 0:
+            if task in self.deadlines_s or task.uncancel() > 0:
                 raise
             message = f"the body must arrive within {self.limit_s:g} s"
             raise HTTPError(408, "body_too_slow", message, [CLOSE]) from None
         finally:
-            self._deadlines_s.pop(task, None)
+            self.deadlines_s.pop(task, None)
 
     def _start_timer(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._cancel_late)
@@ -70,11 +70,11 @@ class BodyReader:
         """Cancel the reads that are due, and start the timer for the next deadline."""
         self._timer = None
         now_s = time.monotonic()
-        for task, deadline_s in list(self._deadlines_s.items()):
+        for task, deadline_s in list(self.deadlines_s.items()):
             if deadline_s > now_s:
                 self._start_timer(deadline_s - now_s)
                 return
-            del self._deadlines_s[task]
+            del self.deadlines_s[task]
             task.cancel()
 
 

@@ -93,7 +93,7 @@ class Sampler:
         self._replica = replica.encode()
         self._gate = gate or AccessControl()
         self._body_reader = BodyReader(limits.max_body_seconds)
-        self._in_flight = BytesInFlight(limits.inflight_bytes)
+        self.in_flight = BytesInFlight(limits.inflight_bytes)
         self._executor = FairExecutor("encoder", MAX_READING)
 
     def admit(self, headers: RawHeaders) -> Key | None:
@@ -421,7 +421,7 @@ class Sampler:
         """
         started = time.perf_counter()
         context = RequestContext(
-            self._metrics.unknown, self._body_reader, self._in_flight, request_id(headers)
+            self._metrics.unknown, self._body_reader, self.in_flight, request_id(headers)
         )
         code, first_s, num_bytes = CLIENT_CLOSED_REQUEST, None, 0
         self._metrics.in_progress.inc()

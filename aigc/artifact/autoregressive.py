@@ -57,7 +57,7 @@ class TokenDecoder:
     """
 
     def __init__(self, signature: Signature, step: Signature, run: Run) -> None:
-        self._run = run
+        self.run = run
         self._length = signature.outputs[0].shape[0]
         self._noisy = any(spec.name == NOISE for spec in signature.inputs)
         self._step = step
@@ -130,7 +130,7 @@ class TokenDecoder:
         If the graph fails, the state is unchanged.
         """
         n = len(self)
-        outputs = self._run({name: _padded(value) for name, value in self._feeds.items()})
+        outputs = self.run({name: _padded(value) for name, value in self._feeds.items()})
         outputs = {name: value[:n] for name, value in outputs.items()}
         at = (np.arange(n), np.minimum(self.position, self._length - 1))
         draws = self._draws

@@ -33,10 +33,15 @@ budget."""
 class AccessControl:
     """Access control of one replica. Not thread-safe: used on one event loop."""
 
-    def __init__(self, keys: Keys | None = None, limiter: RateLimiter | None = None) -> None:
+    def __init__(
+        self,
+        keys: Keys | None = None,
+        limiter: RateLimiter | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> None:
         self.keys = keys
         self._limiter = limiter
-        self._idempotency = Idempotency()
+        self._idempotency = Idempotency() if idempotency is None else idempotency
         self._exchange: asyncio.Task[None] | None = None
 
     async def open(self) -> None:

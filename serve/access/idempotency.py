@@ -78,6 +78,10 @@ class Idempotency:
         self._clock = clock
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Number of requests that are remembered."""
+        return len(self._entries)
+
     def attempt(
         self, key: Key | None, header: bytes | None, path: str, body: bytes
     ) -> Attempt | None:

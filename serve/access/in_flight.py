@@ -20,7 +20,8 @@ class BytesInFlight:
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._share = int(SHARE * limit_bytes)
-        self._by_key: dict[str, int] = {}
+        self.by_key: dict[str, int] = {}
+        """Bytes held by the requests of each key that has any."""
         self.held = 0
         """Bytes held by all requests together."""
 
@@ -30,21 +31,21 @@ class BytesInFlight:
         Raises HTTPError 413 for more than ever fit, 429 if the key's share is used up, 503 if the
         whole limit is.
         """
-        by_key = self._by_key.get(key, 0) + num_bytes
+        by_key = self.by_key.get(key, 0) + num_bytes
         if by_key > self._share or self.held + num_bytes > self._limit:
             raise self._refusal(key, num_bytes, by_key)
-        self._by_key[key] = by_key
+        self.by_key[key] = by_key
         self.held += num_bytes
         return num_bytes
 
     def release(self, key: str, num_bytes: int) -> None:
         """Uncount the bytes of a request that has ended."""
         self.held -= num_bytes
-        left = self._by_key.get(key, 0) - num_bytes
+        left = self.by_key.get(key, 0) - num_bytes
         if left:
-            self._by_key[key] = left
+            self.by_key[key] = left
         else:
-            self._by_key.pop(key, None)
+            self.by_key.pop(key, None)
 
     def _refusal(self, key: str, num_bytes: int, by_key: int) -> HTTPError:
         if num_bytes > self._share:

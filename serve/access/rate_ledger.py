@@ -166,7 +166,7 @@ class _Booked:
 
 
 @dataclass(slots=True)
-class _Account:
+class Account:
     """Account of one key: the tokens that no replica holds, and what each replica holds."""
 
     policy: Policy
@@ -289,7 +289,8 @@ class Ledger:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._accounts: dict[str, _Account] = {}
+        self.accounts: dict[str, Account] = {}
+        """Budgets by name of the key."""
         self._heard_at_s: dict[str, float] = {}
 
     def take(self, replica: str, requests: Mapping[str, TokenRequest]) -> LedgerReply:
@@ -302,10 +303,10 @@ class Ledger:
         self._heard_at_s[replica] = now_s
         grants = {}
         for name, request in requests.items():
-            account = self._accounts.get(name)
+            account = self.accounts.get(name)
             if account is None:
-                account = _Account(request.policy, float(request.policy.burst), now_s)
-                self._accounts[name] = account
+                account = Account(request.policy, float(request.policy.burst), now_s)
+                self.accounts[name] = account
             grants[name] = account.take(replica, request, now_s)
         return LedgerReply(replicas=len(self._heard_at_s), grants=grants)
 
@@ -314,10 +315,10 @@ class Ledger:
         gone = [name for name, at_s in self._heard_at_s.items() if now_s - at_s > LOST_S]
         for replica in gone:
             del self._heard_at_s[replica]
-        for name, account in list(self._accounts.items()):
+        for name, account in list(self.accounts.items()):
             for replica in gone:
                 account.holdings.pop(replica, None)
             if gone and not account.holdings:
                 account.fill(account.policy, now_s)
                 if account.is_as_new():
-                    del self._accounts[name]
+                    del self.accounts[name]

@@ -109,7 +109,8 @@ class RateLimiter:
         self._take = take
         self._replicas = replicas
         self._clock = clock
-        self._buckets: dict[str, TokenBucket] = {}
+        self.buckets: dict[str, TokenBucket] = {}
+        """Budgets by name of the key."""
         self._sent_at_s = clock()
         self._wake = asyncio.Event()
         self._replied: asyncio.Event = asyncio.Event()
@@ -191,7 +192,7 @@ class RateLimiter:
     def update_policies(self, keys: Iterable[Key]) -> None:
         """Apply changed policies from now on; the ledger learns them with the next message."""
         for key in keys:
-            bucket = self._buckets.get(key.name)
+            bucket = self.buckets.get(key.name)
             if bucket is not None and bucket.policy != key.policy:
                 bucket.set_policy(key.policy)
                 if self.offline:
@@ -216,9 +217,9 @@ class RateLimiter:
         ]
 
     def _bucket(self, key: Key) -> TokenBucket:
-        bucket = self._buckets.get(key.name)
+        bucket = self.buckets.get(key.name)
         if bucket is None:
-            bucket = self._buckets[key.name] = TokenBucket(key.name, key.policy)
+            bucket = self.buckets[key.name] = TokenBucket(key.name, key.policy)
             if self.offline:
                 bucket.go_offline(self._clock(), self._replicas)
         return bucket
@@ -263,7 +264,7 @@ class RateLimiter:
                         await self._wake.wait()
                 self._wake.clear()
                 elapsed_s = self._clock() - self._sent_at_s
-                idle = all(bucket.is_idle() for bucket in self._buckets.values())
+                idle = all(bucket.is_idle() for bucket in self.buckets.values())
                 if self._lost_message or not idle or elapsed_s >= IDLE_INTERVAL_S:
                     await self.exchange()
                 await asyncio.sleep(MIN_GAP_S)
@@ -286,7 +287,7 @@ class RateLimiter:
         """Send one message to the ledger and apply its reply; errors take the limiter offline."""
         now_s = self._clock()
         elapsed_s, self._sent_at_s = now_s - self._sent_at_s, now_s
-        sent = {name: b for name, b in self._buckets.items() if not b.is_idle()}
+        sent = {name: b for name, b in self.buckets.items() if not b.is_idle()}
         requests = {name: bucket.make_request(elapsed_s) for name, bucket in sent.items()}
         # Requests that start to wait from here on wait for the next reply.
         replied, self._replied = self._replied, asyncio.Event()
@@ -306,7 +307,7 @@ class RateLimiter:
         if self.offline or self._clock() - self._answered_at_s < OFFLINE_AFTER_S:
             return
         self.offline = True
-        for bucket in self._buckets.values():
+        for bucket in self.buckets.values():
             bucket.go_offline(self._clock(), self._replicas)
         logger.warning(
             "the ledger of rate limits does not answer (%s: %s); until it does, this replica keeps"
@@ -323,7 +324,7 @@ class RateLimiter:
         if not self.offline:
             return
         self.offline = False
-        for bucket in self._buckets.values():
+        for bucket in self.buckets.values():
             bucket.share = 0.0
         logger.warning("the ledger of rate limits answers again")
 

@@ -50,7 +50,7 @@ class TokenBucket:
         """Sizes of the requests in spend_or_wait()."""
         self.queueing = 0
         """Requests in acquire_slot_or_wait()."""
-        self._charges: list[ChargeNotice] = []
+        self.unconfirmed: list[ChargeNotice] = []
         """Notices that the ledger has not confirmed."""
         self._num_confirmed = 0
         """Number of notices that the ledger has confirmed."""
@@ -84,10 +84,10 @@ class TokenBucket:
         self.spent += n
         if offline:
             self.offline_spent += n
-        if name is None or len(self._charges) >= MAX_UNCONFIRMED:
+        if name is None or len(self.unconfirmed) >= MAX_UNCONFIRMED:
             return Charge(partial(self._give_back, n, offline))
-        self._charges.append(ChargeNotice(name, 0 if offline else n, 1))
-        number = self._num_confirmed + len(self._charges) - 1
+        self.unconfirmed.append(ChargeNotice(name, 0 if offline else n, 1))
+        number = self._num_confirmed + len(self.unconfirmed) - 1
         return Charge(partial(self._take_back, n, offline, name, number))
 
     def _give_back(self, n: int, offline: bool) -> None:
@@ -99,9 +99,9 @@ class TokenBucket:
     def _take_back(self, n: int, offline: bool, name: bytes, number: int) -> None:
         """Undo a charge that the ledger may know: then the ledger decides what is paid back."""
         if number < self._num_sent:
-            self._charges.append(ChargeNotice(name, 0 if offline else n, -1))
+            self.unconfirmed.append(ChargeNotice(name, 0 if offline else n, -1))
             return
-        self._charges[number - self._num_confirmed] = ChargeNotice(b"", 0, 0)
+        self.unconfirmed[number - self._num_confirmed] = ChargeNotice(b"", 0, 0)
         self._give_back(n, offline)
 
     def count_request(self, n: int) -> None:
@@ -132,7 +132,7 @@ class TokenBucket:
             or self.limit != self.spent
             or self.waiting
             or self.queueing
-            or self._charges
+            or self.unconfirmed
         )
 
     def make_request(self, elapsed_s: float) -> TokenRequest:
@@ -162,11 +162,11 @@ class TokenBucket:
             least=max(1, least),
             running=self.running,
             want_slots=want_slots,
-            charges=tuple(self._charges),
+            charges=tuple(self.unconfirmed),
             num_confirmed=self._num_confirmed,
             repaid=self._repaid,
         )
-        self._num_sent = self._num_confirmed + len(self._charges)
+        self._num_sent = self._num_confirmed + len(self.unconfirmed)
         self.requested = self.smallest = 0
         self.peak = self.running
         return request
@@ -180,7 +180,7 @@ class TokenBucket:
         self.slots = grant.slots
         self.slots_short = grant.slots_short
         confirmed = request.num_confirmed + len(request.charges)
-        del self._charges[: confirmed - self._num_confirmed]
+        del self.unconfirmed[: confirmed - self._num_confirmed]
         self._num_confirmed = confirmed
 
     def go_offline(self, now_s: float, replicas: int) -> None:

@@ -87,7 +87,7 @@ class Batcher:
         if linger_s < 0:
             raise ValueError(f"linger_s must be at least 0, got {linger_s}")
         self._linger_s = linger_s
-        self._inline_s = inline_s
+        self.inline_s = inline_s
         self._complaints: set[str] = set()
         """Messages already logged, each once."""
         self._open: set[Job] = set()
@@ -122,6 +122,11 @@ class Batcher:
         """Monotonic time at which the running batch was taken; None when idle."""
         running = self._jobs.running
         return running.since_s if running else None
+
+    @property
+    def is_idle(self) -> bool:
+        """True when every job is answered and nothing looks for further ones."""
+        return self._pump is None and not self._open and self._jobs.running is None
 
     def busy_s(self, now_s: float) -> float:
         """Total seconds of all batches, the running one up to `now_s` by the monotonic clock."""
@@ -275,7 +280,7 @@ class Batcher:
             if time.monotonic() + result.seconds > yield_at_s:
                 for _ in range(TURNS):
                     await asyncio.sleep(0)
-                yield_at_s = time.monotonic() + self._inline_s
+                yield_at_s = time.monotonic() + self.inline_s
 
     def _run_on(self, batch: RunningBatch, loop: asyncio.AbstractEventLoop) -> RunningBatch | None:
         """In the thread: run a batch and its successors; returns the first short one, not run."""
@@ -310,7 +315,7 @@ class Batcher:
     def _is_short(self, batch: RunningBatch) -> bool:
         """True for a batch that is known to take less than `inline_s`."""
         seconds = batch.size * self.latency.seconds_per_run(batch.runner)
-        return 0 < seconds < self._inline_s and batch.runner.is_bounded
+        return 0 < seconds < self.inline_s and batch.runner.is_bounded
 
     def _take(self, call: Callable[..., object]) -> RunningBatch | None:
         """The next batch, without jobs that are answered or whose deadline has passed.

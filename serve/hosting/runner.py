@@ -325,29 +325,29 @@ class AutoregressiveRunner(LocalRunner, StepRunner):
         batcher: Batcher,
     ) -> None:
         super().__init__(artifact, name, max_batch, metrics, batcher)
-        self._rows: list[BatchSlice] = []
+        self.rows: list[BatchSlice] = []
         """Slices of one sample each."""
-        self._decoder = artifact.token_decoder(name)
+        self.decoder = artifact.token_decoder(name)
         """Their tokens and state, in the same order."""
 
     def keep(self, rows: Sequence[BatchSlice]) -> None:
-        if len(rows) < max(len(self._rows), len(self._decoder)):
+        if len(rows) < max(len(self.rows), len(self.decoder)):
             wanted = {(part.job, part.start) for part in rows}
-            stay = [(part.job, part.start) in wanted for part in self._rows]
+            stay = [(part.job, part.start) in wanted for part in self.rows]
             self._keep([i for i, stays in enumerate(stay) if stays])
 
     def _keep(self, rows: list[int]) -> None:
-        self._rows = [self._rows[i] for i in rows]
-        self._decoder.keep(rows)
+        self.rows = [self.rows[i] for i in rows]
+        self.decoder.keep(rows)
 
     def join(self, rows: Sequence[BatchSlice], inputs: Arrays) -> None:
-        self._decoder.join([self.artifact.checked(self.name, inputs)])
-        self._rows += rows
+        self.decoder.join([self.artifact.checked(self.name, inputs)])
+        self.rows += rows
 
     def advance(self) -> tuple[list[BatchSlice], list[Outcome], list[int]]:
         failed = self._step()
         failed |= self._end_early()
-        decoder, rows = self._decoder, self._rows
+        decoder, rows = self.decoder, self.rows
         name = self.spec.outputs[0].name
         ended = decoder.ended.tolist()
         lost = decoder.failed.tolist()
@@ -368,28 +368,28 @@ class AutoregressiveRunner(LocalRunner, StepRunner):
         """Advance all rows by one step; returns the rows that fail alone, which leave."""
         failed: dict[BatchSlice, Exception] = {}
         try:
-            if self._rows:
-                self._decoder.advance()
+            if self.rows:
+                self.decoder.advance()
         except BaseException:
-            for i in range(len(self._rows)):
+            for i in range(len(self.rows)):
                 try:
-                    self._decoder.copy([i]).advance()
+                    self.decoder.copy([i]).advance()
                 except BaseException as error:
-                    failed[self._rows[i]] = as_exception(error)
+                    failed[self.rows[i]] = as_exception(error)
             self._leave(failed)
             try:
-                if self._rows:
-                    self._decoder.advance()
+                if self.rows:
+                    self.decoder.advance()
             except BaseException as error:  # each row succeeds alone, but not together
-                failed |= {row: batch_error(error) for row in self._rows}
+                failed |= {row: batch_error(error) for row in self.rows}
                 self._keep([])
         return failed
 
     def _end_early(self) -> dict[BatchSlice, Exception]:
         """Apply stopping criteria; rows whose criterion raises leave with its error."""
-        decoder = self._decoder
+        decoder = self.decoder
         failed: dict[BatchSlice, Exception] = {}
-        for i, row in enumerate(self._rows):
+        for i, row in enumerate(self.rows):
             criterion = row.job.params.stopping_criterion
             if criterion is not None and not decoder.ended[i]:
                 drawn = decoder.tokens[i, decoder.begun[i] : decoder.position[i]]
@@ -402,4 +402,4 @@ class AutoregressiveRunner(LocalRunner, StepRunner):
         return failed
 
     def _leave(self, rows: Container[BatchSlice]) -> None:
-        self._keep([i for i, row in enumerate(self._rows) if row not in rows])
+        self._keep([i for i, row in enumerate(self.rows) if row not in rows])

@@ -187,10 +187,10 @@ class Supervisor:
         signal.set_wakeup_fd(writing)
         self._selector.register(reading, selectors.EVENT_READ, lambda: os.read(reading, 512))
         for number in FORWARDED:
-            signal.signal(number, lambda number, _: self._forward(number))
+            signal.signal(number, lambda number, _: self.forward(number))
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake
 
-    def _forward(self, number: int) -> None:
+    def forward(self, number: int) -> None:
         if number in ENDING:
             self._ending = number
         with suppress(AttributeError, OSError):  # before there is one, or after

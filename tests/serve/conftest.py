@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from tests.serve.artifacts import (
     publish_translator,
     publish_words,
 )
+from tests.serve.browser import CHROMIUM
 from tests.serve.listening import Gate, Listening, listening
 
 
@@ -90,8 +92,23 @@ def served(store: Path, metrics_dir: Path) -> Iterator[Listening]:
 
 @pytest.fixture
 def gate(served: Listening) -> Iterator[Gate]:
-    models = served.replica._models
-    assert models is not None
-    gate = Gate(models.all[0].runners["sample"], served.replica._batcher)
+    gate = Gate(served.probe)
     yield gate
     gate.open.set()
+
+
+@pytest.fixture(scope="module")  # its event loop would be in the way of others'
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    switches = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--use-fake-device-for-media-stream",  # a microphone that beeps
+        "--use-fake-ui-for-media-stream",
+    ]
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=switches)
+        yield browser
+        browser.close()

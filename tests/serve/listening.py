@@ -6,19 +6,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
+from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import uvicorn
 
 from serve.access.rate_ledger import Take
-from serve.batching.batcher import Batcher
-from serve.hosting.runner import SignatureRunner
+from serve.hosting.runner import AutoregressiveRunner
 from serve.ingress import IngressReplica
 from serve.ingress_servers import replace_http
+from serve.protocols.oip.grpc import GrpcApi
+from serve.protocols.oip.protobuf import METHODS, add_to_server
 from serve.settings import Settings
+from tests.serve.probe import Probe
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Listening:
     """A replica that is served, by a thread of its own."""
 
@@ -30,14 +35,13 @@ class Listening:
         """The result of a coroutine on the replica's event loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
+    @cached_property
+    def probe(self) -> Probe:
+        return Probe(self.replica)
+
     def requests(self, **labels: str) -> float:
         """How many requests were counted under these labels."""
-        (family,) = self.replica._metrics.requests.collect()
-        return sum(
-            sample.value
-            for sample in family.samples
-            if sample.name == "aigc_requests_total" and labels.items() <= sample.labels.items()
-        )
+        return self.probe.count("aigc_requests_total", **labels)
 
 
 @contextmanager
@@ -78,22 +82,29 @@ def listening(
 
 
 class Gate:
-    """Stands before a lane: lets so many batches through and holds the rest, or fails them."""
+    """Stands before a graph: lets so many runs through and holds the rest, slows or fails them.
 
-    def __init__(self, lane: SignatureRunner, batcher: Batcher) -> None:
-        batcher._inline_s = 0.0  # what is held must hold the thread, not the event loop
-        self.batches = 0
-        self.free = 10**9
+    A run is a batch, or a step of the texts of a batch.
+    """
+
+    def __init__(self, probe: Probe, model: str = "", *, free: int = 10**9) -> None:
+        probe.batcher.inline_s = 0.0  # what is held must hold the thread, not the event loop
+        self.runs = 0
+        self.free = free
         self.fails_at = 10**9
+        self.slow_s = 0.0
         self.open = threading.Event()
-        self._run = lane.run
-        lane.run = self.run  # type: ignore[method-assign]
+        runner = probe.runner(model)
+        target: Any = runner.decoder if isinstance(runner, AutoregressiveRunner) else runner
+        self._run = target.run
+        target.run = self.run
 
     def run(self, inputs: Mapping[str, Any]) -> Any:
-        self.batches += 1
-        if self.batches > self.free:
+        self.runs += 1
+        time.sleep(self.slow_s)
+        if self.runs > self.free:
             assert self.open.wait(30)
-        if self.batches >= self.fails_at:
+        if self.runs >= self.fails_at:
             raise RuntimeError("the graph fell over")
         return self._run(inputs)
 
@@ -104,3 +115,42 @@ def settled(predicate: Callable[[], bool]) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("it did not come to pass")
+
+
+class GrpcListening:
+    """A replica behind a grpc.aio server, on a thread of its own."""
+
+    def __init__(self, settings: Settings, *references: str) -> None:
+        self._settings = settings
+        self._references = references
+        self._ready, self._stop = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.replica = IngressReplica(self._settings, "replica-7")
+        self.probe = Probe(self.replica)
+        if self._references:
+            await self.replica.configure({"artifacts": self._references})
+        server = grpc.aio.server()
+        add_to_server(servicer(self.replica.grpc), server, self.replica.grpc.reception)
+        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        self._ready.set()
+        await self._stop.wait()
+        await server.stop(1)
+        self.replica.close()
+
+    def __enter__(self) -> "GrpcListening":
+        self._thread.start()
+        assert self._ready.wait(60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+
+def servicer(api: GrpcApi) -> Any:
+    """A servicer with the methods that serve.app.IngressDeployment has for Serve."""
+    return SimpleNamespace(**{method: partial(api.answer, method) for method in METHODS})

@@ -14,9 +14,9 @@ from serve.access.api_keys import CreateKey, key_entry
 from serve.access.rate_ledger import Ledger
 from serve.access.rate_limiter import in_process
 from serve.settings import Settings
+from tests.serve.browser import ALICE, CHROMIUM
+from tests.serve.client import Client, serving
 from tests.serve.listening import Listening, listening
-from tests.serve.protocols.native.test_routes import Client, serving
-from tests.serve.test_playground import ALICE, CHROMIUM, browser
 
 PAGE = "https://page.example"
 SDK = (
@@ -25,8 +25,6 @@ SDK = (
     "x-stainless-retry-count,x-stainless-runtime,x-stainless-runtime-version,x-stainless-timeout"
 )
 """What OpenAI's JavaScript SDK asks for in a browser, and a page that traces."""
-
-__all__ = ["browser"]
 
 
 def preflight(
@@ -229,7 +227,7 @@ def test_a_page_of_another_origin_asks_as_openais_sdk_does(
     status, _, headers = ask(guarded.url, "/v1/models", {})
     assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS")
     page.goto(f"http://localhost:{elsewhere}/")  # another origin
-    if "*" in guarded.replica._settings.cors:
+    if "*" in guarded.probe.settings.cors:
         assert ask(guarded.url, "/v1/samples", {"model": "tiny", "n": 0})[0] == 400
     else:
         with pytest.raises(Exception, match="Failed to fetch"):

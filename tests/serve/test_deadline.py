@@ -30,22 +30,21 @@ def test_what_is_not_begun_in_time_is_not_run(served: Listening, gate: Gate) -> 
     gate.free = 0
     holding = threading.Thread(target=ask, args=(served, ""))
     holding.start()
-    settled(lambda: gate.batches == 1)
+    settled(lambda: gate.runs == 1)
     began = time.monotonic()
     answer = ask(served, "0.3")
     assert time.monotonic() - began < 5
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-    assert served.replica._batcher.queued == 0
+    assert served.probe.queued == 0
     gate.open.set()
     holding.join()
-    assert gate.batches == 1, "it was not run when the graph was free again"
+    assert gate.runs == 1, "it was not run when the graph was free again"
 
 
 def test_a_wait_that_is_known_to_be_too_long_is_refused_at_once(
     served: Listening, gate: Gate
 ) -> None:
-    run = gate._run
-    gate._run = lambda inputs: (time.sleep(0.2), run(inputs))[1]
+    gate.slow_s = 0.2
     for _ in range(3):
         assert ask(served, "").status_code == 200  # now the pace is known: 20 samples/s
     answer = ask(served, "0.5", n=100)
@@ -59,7 +58,7 @@ def test_who_hangs_up_while_it_waits_leaves_the_queue(served: Listening, gate: G
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{served.url}/v1/samples", json={"model": "tiny", "n": 100}, timeout=0.5)
     settled(lambda: served.requests(code="499") == 1)
-    assert served.replica._batcher.queued == 0
+    assert served.probe.queued == 0
     gate.open.set()
-    settled(lambda: served.replica._batcher.running_since_s is None)
-    assert gate.batches == 1
+    settled(lambda: served.probe.batcher.running_since_s is None)
+    assert gate.runs == 1

@@ -124,4 +124,4 @@ def test_one_key_holds_half_of_the_bytes_and_all_keys_no_more_than_all() -> None
     assert in_flight.hold("c", 51) == 51
     for key, held in (("a", 500), ("c", 51)):
         in_flight.release(key, held)
-    assert (in_flight.held, in_flight._by_key) == (0, {})
+    assert (in_flight.held, in_flight.by_key) == (0, {})

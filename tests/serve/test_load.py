@@ -10,7 +10,7 @@ import pytest
 from serve.autoscaling import IDLE_SHARE, LoadReporter
 from serve.batching.batcher import Batcher
 from serve.batching.jobs import OverloadedError
-from tests.serve.batching.test_batcher import Doubler, settled
+from tests.serve.batching.runners import Doubler, settled
 
 
 def test_a_batcher_that_runs_waits_and_sheds() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from serve import log_format
 from serve.settings import Settings
-from tests.serve.protocols.native.test_routes import Client, serving
+from tests.serve.client import Client, serving
 
 
 @pytest.fixture
@@ -22,9 +22,7 @@ def client(store: Path, metrics_dir: Path) -> Iterator[Client]:
         raise RuntimeError("the graph fell over: secret detail")
 
     with serving(Settings(metrics_dir=str(metrics_dir)), f"{store}/tiny@1") as client:
-        models = client.replica._models
-        assert models is not None
-        models.all[0].runners["sample"].run = fall  # type: ignore[method-assign]
+        client.probe.runner().run = fall  # type: ignore[method-assign]
         yield client
 
 

@@ -22,8 +22,8 @@ from serve.ingress import IngressReplica
 from serve.metrics import Metrics
 from serve.settings import Limits, Settings
 from tests.serve.artifacts import WORDS_LENGTH
+from tests.serve.client import Client, running
 from tests.serve.listening import Gate, Listening
-from tests.serve.protocols.native.test_routes import Client, running
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "serving-reference.md"
 ALICE, BOB = "aigc_secret_of_alice", "aigc_secret_of_bob"
@@ -78,25 +78,27 @@ def draw(client: Client, n: int, secret: str = BOB, **fields: Any) -> httpx.Resp
 def test_every_metric_moves(
     client: Client, store: Path, words: str, keys: Path, metrics_dir: Path
 ) -> None:
-    replica, seen = client.replica, defaultdict[str, set[tuple[float, ...]]](set)
+    replica, probe, seen = (
+        client.replica,
+        client.probe,
+        defaultdict[str, set[tuple[float, ...]]](set),
+    )
 
     def look() -> Values:
-        found = values(replica._metrics)
-        for family in replica._metrics.registry.collect():
+        found = values(probe.metrics)
+        for family in probe.metrics.registry.collect():
             names = {sample.name for sample in family.samples}
             seen[family.name].add(tuple(v for key, v in found.items() if key[0] in names))
         return found
 
     async def held() -> None:
         """One request in the graph and one in the queue."""
-        assert replica._models is not None
-        gate = Gate(replica._models.all[0].runners["sample"], replica._batcher)
-        gate.free = 0
+        gate = Gate(probe, free=0)
         asked = [asyncio.create_task(ask(client, BOB, 3))]
-        while gate.batches != 1:
+        while gate.runs != 1:
             await asyncio.sleep(0.001)
         asked.append(asyncio.create_task(ask(client, BOB, 3)))
-        while replica._batcher.queued != 3:
+        while probe.queued != 3:
             await asyncio.sleep(0.001)
         now = look()
         assert total(now, "aigc_queue_samples") == 3
@@ -107,8 +109,7 @@ def test_every_metric_moves(
 
     async def refused_load() -> None:
         await replica.configure({"artifacts": [f"{store}/none"]})
-        assert replica._loading is not None
-        await replica._loading
+        await probe.loaded()
 
     look()
     client.run(replica.configure({"artifacts": [f"{store}/tiny@1", words]}))
@@ -131,7 +132,7 @@ def test_every_metric_moves(
     look()
     still = {name for name, snapshots in seen.items() if len(snapshots) == 1}
     assert still == {"aigc_replica_starts", "aigc_max_replicas"}, "what is true once and for all"
-    found = values(replica._metrics)
+    found = values(probe.metrics)
     assert total(found, "aigc_replica_starts_total") == 1
     assert total(found, "aigc_max_replicas") == 1
     one = ("model=tiny", "version=1")
@@ -157,31 +158,36 @@ def test_every_metric_moves(
 def test_a_replica_that_cannot_start_is_counted(client: Client, store: Path) -> None:
     with pytest.raises(ArtifactError, match="no artifact"):
         client.run(client.replica.configure({"artifacts": [f"{store}/none"]}))
-    found = values(client.replica._metrics)
+    found = values(client.probe.metrics)
     assert total(found, "aigc_refused_loads_total") == 1
     assert total(found, "aigc_replica_starts_total") == 1
     assert total(found, "aigc_ready") == 0
 
 
 def test_a_replica_s_cost_is_its_time_times_its_price(client: Client) -> None:
-    began = client.replica._counted_until_s
+    def spent() -> float:
+        client.run(client.replica.tend())
+        return client.probe.count("aigc_cost_total")
+
+    times = [time.monotonic()]
+    first = spent()
+    times.append(time.monotonic())
     for _ in range(3):
         time.sleep(0.02)
-        client.run(client.replica.tend())
-    hours = (client.replica._counted_until_s - began) / 3600
-    cost = total(values(client.replica._metrics), "aigc_cost_total")
-    assert cost == pytest.approx(3600 * hours)
+        last = spent()
+        times.append(time.monotonic())
+    # At 3600 an hour; the clock is read at some time during each call.
+    assert times[-2] - times[1] < last - first < times[-1] - times[0]
 
 
 def test_which_versions_how_many_replicas_host(client: Client, store: Path) -> None:
     def hosting() -> dict[str, float]:
-        found = values(client.replica._metrics)
+        found = values(client.probe.metrics)
         return {k[2]: v for k, v in found.items() if k[0] == "aigc_model_replicas"}
 
     async def change() -> None:
         await client.replica.configure({"artifacts": [f"{store}/tiny@2"]})
-        assert client.replica._loading is not None
-        await client.replica._loading
+        await client.probe.loaded()
 
     client.run(client.replica.configure({"artifacts": [f"{store}/tiny@1"]}))
     assert hosting() == {"version=1": 1}
@@ -191,7 +197,7 @@ def test_which_versions_how_many_replicas_host(client: Client, store: Path) -> N
 
 def test_refused_samples_have_their_reason(served: Listening) -> None:
     def shed() -> dict[str, float]:
-        found = values(served.replica._metrics)
+        found = values(served.probe.metrics)
         sample = {k: v for k, v in found.items() if k[0] == "aigc_shed_samples_total"}
         return {k[2]: v for k, v in sample.items() if "signature=sample" in k and v}
 
@@ -199,16 +205,13 @@ def test_refused_samples_have_their_reason(served: Listening) -> None:
         body = {"model": "tiny", "n": n, "format": "npy"}
         return httpx.post(f"{served.url}/v1/samples", json=body, headers=headers).status_code
 
-    batcher = served.replica._batcher
+    batcher = served.probe.batcher
     assert shed() == {}
     batcher.admission.max_queue = 5
     assert ask(6) == 503
     assert shed() == {"reason=overloaded": 6}
     batcher.admission.max_queue = 8192
-    assert served.replica._models is not None
-    lane = served.replica._models.all[0].runners["sample"]
-    run = lane.run
-    lane.run = lambda inputs: (time.sleep(0.1), run(inputs))[1]  # type: ignore[method-assign]
+    Gate(served.probe).slow_s = 0.1
     assert ask(4) == 200
     assert ask(40, **{"x-request-timeout": "0.2"}) == 503
     assert shed() == {"reason=overloaded": 6, "reason=deadline": 40}
@@ -231,7 +234,7 @@ def test_bytes_and_the_first_sample_of_whole_answers_and_streams(
     deadline = time.monotonic() + 10
     while served.requests(code="200") < 1 and time.monotonic() < deadline:
         time.sleep(0.01)  # a stream is counted when its last byte was sent
-    found = values(served.replica._metrics)
+    found = values(served.probe.metrics)
     assert total(found, "aigc_response_bytes_total", "api=native") == len(answer.content)
     first = total(found, "aigc_time_to_first_sample_seconds_sum", "api=native")
     whole = total(found, "aigc_request_duration_seconds_sum", "api=native", "model=tiny")
@@ -241,7 +244,7 @@ def test_bytes_and_the_first_sample_of_whole_answers_and_streams(
 
 def test_where_no_key_is_asked_for_samples_are_nobody_s(served: Listening) -> None:
     httpx.post(f"{served.url}/v1/samples", json={"model": "tiny", "n": 3})
-    found = values(served.replica._metrics)
+    found = values(served.probe.metrics)
     assert {k[1:]: v for k, v in found.items() if k[0] == "aigc_key_samples_total"} == {
         ("key=",): 3
     }
@@ -295,9 +298,9 @@ def test_ten_thousand_requests_add_no_series(
 
     client.run(client.replica.configure({"artifacts": [f"{store}/tiny@1"]}))
     client.run(crowd(50))
-    before = values(client.replica._metrics).keys()
+    before = values(client.probe.metrics).keys()
     assert client.run(crowd(2000)) == {200, 401, 404, 429}
-    assert values(client.replica._metrics).keys() == before
+    assert values(client.probe.metrics).keys() == before
     assert b"made-up" not in prometheus_exporter.render(metrics_dir)
 
 

@@ -22,9 +22,10 @@ from serve.protocols.oip.grpc import GrpcApi
 from serve.protocols.oip.protobuf import MESSAGES
 from serve.settings import Limits, PoolSettings, Settings
 from tests.serve.artifacts import IMAGE, LETTERS
+from tests.serve.client import Client, serving
 from tests.serve.faulty import BAD_LABEL, publish_faulty, publish_lost_words
-from tests.serve.hosting.test_pool_client import Beside
-from tests.serve.protocols.native.test_routes import Client, serving
+from tests.serve.hosting.pools import Beside
+from tests.serve.probe import Probe
 
 FAULTS = ("nan", "inf", "shape", "throw")
 
@@ -62,9 +63,7 @@ def together(client: Client, *asked: Any) -> list[httpx.Response]:
 
 
 def counted(client: Client, model: str, signature: str = "sample") -> float:
-    labels = {"model": model, "version": "1", "signature": signature}
-    registry = client.replica._metrics.registry
-    return registry.get_sample_value("aigc_model_output_errors_total", labels) or 0.0
+    return client.probe.count("aigc_model_output_errors_total", model=model, signature=signature)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -98,7 +97,7 @@ def test_a_bad_row_fails_its_own_request_alone(
 def test_one_bad_row_of_a_batch_costs_no_second_run(
     inline: bool, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.replica._batcher._inline_s = 3600.0 if inline else 0.0
+    client.probe.batcher.inline_s = 3600.0 if inline else 0.0
     sizes: list[int] = []
     run = Artifact.run
 
@@ -217,9 +216,7 @@ def test_another_pool_says_so_too(
         assert good.status_code == 200
         assert error(bad) == (500, "model_output")
         assert "image has values that are not finite" in bad.text
-        registry = worker._metrics.registry
-        labels = {"model": "nan", "version": "1", "signature": "sample"}
-        assert registry.get_sample_value("aigc_model_output_errors_total", labels) == 1
+        assert Probe(worker).count("aigc_model_output_errors_total", model="nan") == 1
         assert counted(client, "nan") == 0, "counted once, where it ran"
         assert error(runner.run(ask(client, "throw", BAD_LABEL))) == (500, "internal")
         assert len(beside.works) == 3

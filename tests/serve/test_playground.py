@@ -2,7 +2,6 @@
 
 import base64
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,8 @@ from serve.access.api_keys import CreateKey, key_entry
 from serve.access.rate_ledger import Ledger
 from serve.access.rate_limiter import in_process
 from serve.settings import Settings
+from tests.serve.browser import ALICE, CHROMIUM, METRICS
 from tests.serve.listening import Listening, listening, settled
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-ALICE, METRICS = "aigc_secret_of_alice", "aigc_secret_of_m"
 
 pytestmark = [
     pytest.mark.process,
@@ -40,23 +37,6 @@ def guarded(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     settings = Settings(metrics_dir=str(folder), keys=str(keys))
     with listening(settings, f"{store}/tiny@1", take_budget=in_process(Ledger())) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    switches = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--use-fake-device-for-media-stream",  # a microphone that beeps
-        "--use-fake-ui-for-media-stream",
-    ]
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=switches)
-        yield browser
-        browser.close()
 
 
 def test_the_page_asks_for_a_key_and_says_what_it_may(guarded: Listening, browser: Any) -> None:

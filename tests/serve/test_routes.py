@@ -16,8 +16,8 @@ from aigc.artifact import image_files
 from serve.errors import HTTPError
 from serve.http import Application, Message, Response, Route
 from serve.ingress import IngressReplica
-from tests.serve.hosting.test_desired_models import Cluster
-from tests.serve.protocols.native.test_routes import Client, limited, running
+from tests.serve.client import Client, limited, running
+from tests.serve.hosting.pools import Cluster
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 READ, WRITTEN = "GET, HEAD, OPTIONS", "POST, OPTIONS"

@@ -21,7 +21,7 @@ from serve.hosting.memory_budget import MemoryBudget
 from serve.hosting.models import LONGEST_S, SLOWER, ModelLoader, longest_s
 from serve.metrics import Metrics
 from serve.settings import Limits, Settings, parse
-from tests.serve.batching.test_batcher import Doubler
+from tests.serve.batching.runners import Doubler
 from tests.serve.faulty import BAD_LABEL, publish_faulty
 from tests.serve.listening import listening, settled
 from tests.serve.test_server import server

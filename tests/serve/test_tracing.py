@@ -19,11 +19,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from serve import tracing
 from serve.cli import prepare
 from serve.options import ServeConfig
-from serve.sampler import Sampler
 from serve.settings import Limits, Settings
 from tests.ports import free_port
+from tests.serve.client import Client, serving
 from tests.serve.listening import Gate, Listening, listening, settled
-from tests.serve.protocols.native.test_routes import Client, serving
 
 EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -124,14 +123,13 @@ def test_a_stream_is_one_request_until_its_last_line(
 def test_who_hangs_up_ends_the_span(
     traced: Listening, memory: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert traced.replica._models is not None
-    gate = Gate(traced.replica._models.all[0].runners["sample"], traced.replica._batcher)
+    gate = Gate(traced.probe)
     gate.free = 1
     body = {"model": "tiny", "n": 40, "format": "ndjson"}
     with httpx.stream("POST", f"{traced.url}/v1/samples", json=body) as answer:
         lines = answer.iter_lines()  # kept: letting go of it hangs up
         next(lines)
-        settled(lambda: gate.batches == 2)
+        settled(lambda: gate.runs == 2)
     gate.open.set()
     request, _ = request_of(memory)
     assert (request.attributes or {})["http.response.status_code"] == 499
@@ -155,8 +153,7 @@ def test_what_is_refused_is_told_with_its_status(
 def test_what_fails_is_an_error_without_its_stack(
     traced: Listening, memory: InMemorySpanExporter
 ) -> None:
-    assert traced.replica._models is not None
-    Gate(traced.replica._models.all[0].runners["sample"], traced.replica._batcher).fails_at = 1
+    Gate(traced.probe).fails_at = 1
     assert ask(traced).status_code == 500
     request, _ = request_of(memory)
     assert not request.status.is_ok
@@ -210,19 +207,13 @@ def test_off_it_is_not_even_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_off_the_sampler_is_the_plain_one(store: Path, metrics_dir: Path) -> None:
+def test_off_requests_are_served_without_a_provider(
+    store: Path, metrics_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "open_provider", lambda: pytest.fail("tracing was opened"))
+    monkeypatch.setattr(tracing, "TracedSampler", lambda *_, **__: pytest.fail("it was traced"))
     with serving(Settings(metrics_dir=str(metrics_dir)), f"{store}/tiny@1") as client:
-        assert type(client.replica._sampler(**_parts(client))) is Sampler
-
-
-def _parts(client: Client) -> dict[str, Any]:
-    replica = client.replica
-    return {
-        "models": lambda: None,
-        "metrics": replica._metrics,
-        "limits": Limits(),
-        "replica": "replica-7",
-    }
+        assert client.samples().status_code == 200
 
 
 @pytest.mark.parametrize("by_flag", [True, False])

@@ -16,7 +16,7 @@ from serve.access.rate_ledger import Ledger
 from serve.access.rate_limiter import in_process
 from serve.ingress import IngressReplica
 from serve.settings import Limits, Settings
-from tests.serve.protocols.native.test_routes import Client, running
+from tests.serve.client import Client, running
 
 ALICE, BOB, METRICS, ADMIN = (f"aigc_secret_of_{name}" for name in ("alice", "bob", "m", "admin"))
 
@@ -68,12 +68,7 @@ def bearer(secret: str, **more: str) -> dict[str, str]:
 
 def counted(client: Client, **labels: str) -> float:
     """Requests that were counted under these labels."""
-    (family,) = client.replica._metrics.requests.collect()
-    return sum(
-        sample.value
-        for sample in family.samples
-        if sample.name == "aigc_requests_total" and labels.items() <= sample.labels.items()
-    )
+    return client.probe.count("aigc_requests_total", **labels)
 
 
 def code(answer: httpx.Response) -> tuple[int, str]:
@@ -240,7 +235,7 @@ def test_pictures_are_paid_for_even_if_one_of_them_is_none(pictures: Any, client
 
 
 def test_what_was_not_drawn_is_given_back(client: Client) -> None:
-    client.replica._batcher.close()
+    client.probe.batcher.close()
     for _ in range(3):
         answer = draw(client, 15)
         assert code(answer) == (503, "shutting_down")
@@ -287,7 +282,7 @@ def test_no_more_requests_at_a_time_than_allowed(client: Client) -> None:
 
 def test_no_series_for_a_seed_or_a_key_that_is_made_up(client: Client) -> None:
     def series() -> int:
-        metrics = client.replica._metrics
+        metrics = client.probe.metrics
         families = [*metrics.requests.collect(), *metrics.duration.collect()]
         return sum(len(family.samples) for family in families)
 

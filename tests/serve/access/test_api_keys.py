@@ -328,8 +328,10 @@ def test_a_keys_file_that_cannot_be_read_is_named(tmp_path: Path, data: bytes, s
     with pytest.raises(ValueError, match=re.escape(said)) as refused:
         keys.load(str(path), {})
     assert str(path) in str(refused.value)
+    path.unlink()
+    path.touch()
     file = keys.KeyFile(str(path))
-    file._seen = None
+    path.write_bytes(data)
     with pytest.raises(ValueError, match=re.escape(said)) as refused:
         file.changed()
     assert str(path) in str(refused.value)

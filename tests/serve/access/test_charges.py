@@ -59,8 +59,7 @@ class World:
         ]
         self.samplers = []
         for limiter in self.limiters:
-            gate = AccessControl(Keys([key]), limiter)
-            gate._idempotency = Idempotency(self.loop.time)
+            gate = AccessControl(Keys([key]), limiter, Idempotency(self.loop.time))
             self.samplers.append(
                 Sampler(
                     models=lambda: None,
@@ -166,10 +165,10 @@ class World:
 
     def check_nothing_leaks(self) -> None:
         for sampler, limiter in zip(self.samplers, self.limiters, strict=True):
-            bucket = limiter._buckets.get("mallory")
+            bucket = limiter.buckets.get("mallory")
             assert bucket is None or (bucket.running, bucket.queueing, bucket.waiting) == (0, 0, [])
-            assert bucket is None or not bucket._charges
-            assert sampler._in_flight.held == 0
+            assert bucket is None or not bucket.unconfirmed
+            assert sampler.in_flight.held == 0
 
     @property
     def allowed(self) -> float:
@@ -246,7 +245,7 @@ class Exactly(Requests):
 
     def check(self) -> None:
         paid = sum(self.world.kept.values())
-        account = self.world.ledger._accounts.get("mallory")
+        account = self.world.ledger.accounts.get("mallory")
         left = self.policy.burst if account is None else account.tokens
         assert self.policy.burst - paid <= left
         assert left <= min(self.policy.burst, self.world.allowed - paid)
@@ -293,7 +292,7 @@ def test_a_retry_that_is_answered_keeps_what_the_first_attempt_would_have_back()
     world.ask(1, b"order", "answered", 0.0)
     world.settle()
     paid = sum(world.kept.values())
-    assert 1000 - paid <= world.ledger._accounts["mallory"].tokens <= 1000 - paid + 5
+    assert 1000 - paid <= world.ledger.accounts["mallory"].tokens <= 1000 - paid + 5
     world.close()
 
 

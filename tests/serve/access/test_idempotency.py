@@ -154,9 +154,9 @@ def test_so_many_retries_are_free_and_no_more(replica: Idempotency) -> None:
 def test_memory_ends_with_time_and_with_number(replica: Idempotency, clock: Clock) -> None:
     for i in range(MAX_ATTEMPTS + 10):
         replica.remember(attempt(replica, b"%d" % i), [Charge()])
-    assert len(replica._entries) == MAX_ATTEMPTS
+    assert len(replica) == MAX_ATTEMPTS
     assert not is_free(replica, attempt(replica, b"0"))
     assert is_free(replica, attempt(replica, b"10"))
     clock.now_s = KEEP_S
     assert not is_free(replica, attempt(replica, b"10"))
-    assert not replica._entries
+    assert not len(replica)

@@ -276,7 +276,7 @@ def test_an_idle_replica_says_little_and_holds_nothing() -> None:
         before = cluster.messages
         await asyncio.sleep(10.0)
         said = cluster.messages - before
-        account = cluster.ledger._accounts["alice"]
+        account = cluster.ledger.accounts["alice"]
         held = sum(h.limit - h.spent + h.slots for h in account.holdings.values())
         await cluster.close()
         return said, held
@@ -296,7 +296,7 @@ def test_a_dead_replica_costs_what_it_held_and_its_slots_come_back() -> None:
         refused = await ask(living, alice, 1)
         await asyncio.sleep(rate_ledger.LOST_S + 1.0)
         taken = await ask(living, alice, 200)
-        left = cluster.ledger._accounts["alice"].holdings.keys()
+        left = cluster.ledger.accounts["alice"].holdings.keys()
         await cluster.close()
         return refused, taken, len(left)
 
@@ -590,7 +590,7 @@ def test_a_charge_is_given_back_once_wherever_its_request_was_tried() -> None:
     assert b.says(b"x", 10, -1) == 10
     assert b.says(b"x", 10, -1) == 0, "of what nobody has paid"
     assert a.says(b"x", 10) == 0
-    assert ledger._accounts["k"].tokens == 90
+    assert ledger.accounts["k"].tokens == 90
 
 
 def test_a_retry_elsewhere_leaves_the_budget_as_it_was() -> None:
@@ -604,7 +604,7 @@ def test_a_retry_elsewhere_leaves_the_budget_as_it_was() -> None:
         assert await ask(other, alice, 300, b"order") is None
         other.release_slot(alice)
         await asyncio.sleep(0.5)
-        left = cluster.ledger._accounts["alice"].tokens
+        left = cluster.ledger.accounts["alice"].tokens
         (_, remaining, _) = other.headers(alice)
         await cluster.close()
         return int(left), int(remaining[1])

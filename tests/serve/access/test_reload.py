@@ -13,8 +13,8 @@ from serve.access.rate_limiter import in_process
 from serve.hosting import pool_worker
 from serve.ingress import IngressReplica
 from serve.settings import Settings
+from tests.serve.client import Client, running
 from tests.serve.listening import listening, settled
-from tests.serve.protocols.native.test_routes import Client, running
 
 OLD, NEW = "aigc_secret_old", "aigc_secret_new"
 
@@ -55,8 +55,7 @@ def status(client: Client, secret: str, n: int = 1) -> int:
 
 
 def refused(client: Client) -> float:
-    (family,) = client.replica._metrics.refused_keys.collect()
-    return family.samples[0].value
+    return client.probe.count("aigc_refused_keys_total")
 
 
 def test_a_revoked_key_is_401_and_a_new_one_200(client: Client, keys: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,48 +15,9 @@ from hypothesis import strategies as st
 
 from aigc.artifact.sampling_inputs import Arrays
 from serve.batching.batcher import Batcher
-from serve.batching.jobs import BatchStats, ClosedError, DeadlineError, Job, OverloadedError, Runner
+from serve.batching.jobs import BatchStats, ClosedError, DeadlineError, Job, OverloadedError
 from serve.sampling_params import SamplingParams
-from tests.serve.batching.test_fair_queue import Watched
-
-HELD_S = 10.0
-"""A thread held for longer lets go: a test that fails must end, and so must its process."""
-
-
-class Doubler(Runner):
-    """A runner that doubles; refuses the numbers named, may be held."""
-
-    def __init__(self, max_batch: int = 4, bad: frozenset[int] = frozenset()) -> None:
-        self.max_batch = max_batch
-        self.bad = bad
-        self.open = threading.Event()
-        self.open.set()
-        self.batches: list[list[int]] = []
-        self.observed: list[BatchStats] = []
-
-    def run(self, inputs: Mapping[str, Any]) -> Arrays:
-        assert self.open.wait(HELD_S), "nobody let the batch through"
-        numbers = inputs["x"]
-        if self.bad & set(numbers.tolist()):
-            raise ValueError("bad number")
-        self.batches.append(numbers.tolist())
-        return {"y": numbers * 2}
-
-    def observe(self, batch: BatchStats) -> None:
-        self.observed.append(batch)
-
-    def job(self, first: int, n: int) -> Job:
-        return Job(
-            runner=self,
-            params=SamplingParams(n=n),
-            draw=lambda a, b: {"x": np.arange(first + a, first + b)},
-        )
-
-
-async def settled(predicate: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not predicate():
-            await asyncio.sleep(0.001)
+from tests.serve.batching.runners import HELD_S, Doubler, Watched, settled
 
 
 class Stepped(Doubler):

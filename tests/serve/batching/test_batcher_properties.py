@@ -30,6 +30,7 @@ from serve.hosting.runner import AutoregressiveRunner, LocalRunner
 from serve.metrics import Metrics
 from serve.sampling_params import SamplingParams
 from tests.serve.artifacts import WORDS_LENGTH
+from tests.serve.batching.runners import settled
 from tests.serve.faulty import publish_optional
 
 ERRORS = (
@@ -362,12 +363,8 @@ def test_each_is_answered_as_if_alone_or_by_its_own_error(
                     task.cancel()
             _done, waits = await asyncio.wait(tasks, timeout=20)
             assert not waits, "somebody waits for ever"
-            for _ in range(2000):
-                if batcher._pump is None:
-                    break
-                await asyncio.sleep(0.005)
-            assert batcher._pump is None, "the pump goes on without work"
-            assert (batcher.queued, batcher._open, batcher.running_since_s) == (0, set(), None)
+            await settled(lambda: batcher.is_idle)  # the pump ends with the work
+            assert batcher.queued == 0
             faults.over = True
             for one in all_asked:  # and all is as before
                 job = job_of(one, broken[one.kind])

@@ -14,7 +14,6 @@ import pytest
 from aigc.artifact import Store
 from serve.hosting.desired_models import (
     DesiredModels,
-    DesiredModelsStore,
     parse_desired,
     resolve_store,
 )
@@ -22,29 +21,8 @@ from serve.hosting.models import HostedModels
 from serve.ingress import IngressReplica
 from serve.settings import Settings
 from tests.serve.artifacts import publish
-from tests.serve.protocols.native.test_routes import Client, running
-
-
-class Cluster:
-    """Serve's config, and the replica that it is handed to."""
-
-    def __init__(self) -> None:
-        self.target = DesiredModels(artifacts=("none",))
-        self.writes = 0
-        self.replica: IngressReplica | None = None
-        self.config = DesiredModelsStore(read=self.read, swap=self.swap)
-
-    async def read(self) -> tuple[DesiredModels, str]:
-        return self.target, str(self.writes)
-
-    async def swap(self, version: str, target: DesiredModels) -> bool:
-        if version != str(self.writes):
-            return False
-        self.target = target
-        self.writes += 1
-        assert self.replica is not None
-        await self.replica.configure(target.document())
-        return True
+from tests.serve.client import Client, running
+from tests.serve.hosting.pools import Cluster
 
 
 @pytest.fixture
@@ -78,12 +56,7 @@ def admin(client: Client, verb: str, **body: Any) -> httpx.Response:
 
 def settle(client: Client) -> None:
     """Until the replica has taken up its target, or refused it."""
-
-    async def loaded() -> None:
-        if client.replica._loading is not None:
-            await client.replica._loading
-
-    client.run(loaded())
+    client.run(client.probe.loaded())
 
 
 def hosted(client: Client) -> list[str]:
@@ -162,7 +135,7 @@ def test_a_config_that_cannot_be_met_leaves_what_is_served(
         client.run(client.replica.configure(config))
         settle(client)
         assert hosted(client) == ["tiny@1"]
-    assert client.replica._metrics.refused_loads._value.get() == 4
+    assert client.probe.count("aigc_refused_loads_total") == 4
 
 
 def test_what_cannot_be_is_said(client: Client) -> None:
@@ -207,9 +180,7 @@ def test_no_request_fails_and_no_memory_stays_over_fifty_switches(
         for number in range(times):
             uri = versions[1 + number % 2]
             await client.replica.configure({"artifacts": [versions[0], uri]})
-            loading = client.replica._loading
-            assert loading is not None
-            await loading
+            await client.probe.loaded()
 
     async def under_load(times: int) -> None:
         stop = asyncio.Event()

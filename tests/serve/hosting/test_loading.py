@@ -23,7 +23,7 @@ from serve.settings import Settings
 from tests.artifact.hostile import ROUNDS, forever, model, write, zeros_graph
 from tests.artifact.keys import write_keys
 from tests.artifact.test_trial import BOMBS
-from tests.serve.protocols.native.test_routes import serving
+from tests.serve.client import serving
 
 pytestmark = pytest.mark.process
 

@@ -17,7 +17,7 @@ from serve.hosting.memory_budget import (
 from serve.hosting.models import HostedModels, ModelLoader
 from serve.metrics import Metrics
 from serve.settings import PoolSettings, Settings
-from tests.serve.protocols.native.test_routes import Client, serving
+from tests.serve.client import Client, serving
 
 MIB = 1 << 20
 
@@ -112,21 +112,20 @@ def test_what_does_not_fit_fails_the_start_and_later_leaves_what_is_served(
     with serving(tight) as client, pytest.raises(MemoryLimitError):
         client.run(client.replica.configure({"artifacts": [f"{store}/tiny@1"]}))
     with serving(Settings(metrics_dir=str(metrics_dir / "ample")), f"{store}/tiny@1") as client:
-        client.replica._memory.limit_bytes = resident_bytes()
+        client.probe.memory.limit_bytes = resident_bytes()
         _configure(client, f"{store}/tiny@1", f"{store}/other")
         assert [one["id"] for one in client.get("/v1/models").json()["data"]] == ["tiny@1"]
-        assert client.replica._metrics.refused_loads._value.get() == 1
-        client.replica._memory.limit_bytes += 1 << 30
+        assert client.probe.count("aigc_refused_loads_total") == 1
+        client.probe.memory.limit_bytes += 1 << 30
         _configure(client, f"{store}/other")
-        assert set(client.replica._memory.allocations) == {"other@1"}
+        assert set(client.probe.memory.allocations) == {"other@1"}
 
 
 def _configure(client: Client, *references: str) -> None:
     client.run(client.replica.configure({"artifacts": references}))
 
     async def settle() -> None:
-        assert client.replica._loading is not None
-        await client.replica._loading
+        await client.probe.loaded()
 
     client.run(settle())
 

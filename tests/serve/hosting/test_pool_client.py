@@ -5,7 +5,7 @@ import io
 import json
 import pickle
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,52 +27,15 @@ from serve.hosting.pool_client import (
     UnreachedError,
 )
 from serve.hosting.pool_worker import ModelReplica
-from serve.hosting.runner import AutoregressiveRunner
 from serve.ingress import IngressReplica
 from serve.protocols.oip import protobuf
 from serve.protocols.oip.protobuf import add_to_server
 from serve.settings import Limits, PoolSettings, Settings
 from tests.serve.artifacts import publish
-from tests.serve.listening import Gate
-from tests.serve.protocols.native.test_routes import Client
-from tests.serve.protocols.oip.test_grpc import servicer
-
-
-class Beside:
-    """A connection to a worker of this process. What travels is pickled, as a handle does it."""
-
-    def __init__(self, worker: ModelReplica) -> None:
-        self.worker = worker
-        self.works: list[PoolRequest] = []
-        self.answers: list[Callable[[PoolRequest], Awaitable[PoolResult | PoolRefusal]]] = []
-        """Instead of the worker's, for the next works."""
-        self.streamed = 0
-        """Parts of the last stream."""
-        self.dies_after: int | None = None
-        """Such a part, of the next stream."""
-
-    async def sample(self, work: PoolRequest) -> PoolResult | PoolRefusal:
-        self.works.append(work)
-        if self.answers:
-            return await self.answers.pop(0)(work)
-        answer: PoolResult | PoolRefusal = pickle.loads(
-            pickle.dumps(await self.worker.sample(pickle.loads(pickle.dumps(work))))
-        )
-        return answer
-
-    async def stream(self, work: PoolRequest) -> AsyncGenerator[Any, None]:
-        self.works.append(work)
-        self.streamed = 0
-        async for came in self.worker.stream(pickle.loads(pickle.dumps(work))):
-            yield pickle.loads(pickle.dumps(came))
-            self.streamed += 1
-            if self.dies_after == self.streamed:
-                self.dies_after = None
-                raise ReplicaLostError("the replica died")
-
-    async def prove(self, uri: str) -> str:
-        return await self.worker.refusal(uri)
-
+from tests.serve.client import Client
+from tests.serve.hosting.pools import Beside
+from tests.serve.listening import Gate, servicer
+from tests.serve.probe import Probe
 
 LIMITS = Limits(max_batch=4, max_n=100, max_queue=100)
 
@@ -119,8 +82,7 @@ class Both:
     def settle(self) -> None:
         async def loaded() -> None:
             for one in (self.worker, self.remote.replica):
-                if one._loading is not None:
-                    await one._loading
+                await Probe(one).loaded()
 
         self.run(loaded())
 
@@ -255,17 +217,7 @@ def compare(both: Both, path: str, options: dict[str, Any]) -> None:
 
 def slow_down(worker: ModelReplica, step_s: float = 0.005) -> None:
     """Else all has come before the first part was sent."""
-    models = worker._models
-    assert models is not None
-    words_runner = next(one for one in models.all if one.id == "words@1").runners["sample"]
-    assert isinstance(words_runner, AutoregressiveRunner)
-    run = words_runner._decoder._run
-
-    def slowly(feeds: Any) -> Any:
-        time.sleep(step_s)
-        return run(feeds)
-
-    words_runner._decoder._run = slowly
+    Gate(Probe(worker), "words@1").slow_s = step_s
 
 
 def streamed(client: Client, **headers: str) -> dict[int, str]:
@@ -336,14 +288,13 @@ def test_a_stream_of_which_a_text_has_not_begun_in_time_ends(with_words: Both) -
         *parts, last = answer.text.removesuffix("\n\n").split("\n\n")
         assert len(parts) > 4
         assert '"deadline_exceeded"' in last
-        assert worker._batcher.queued == 0
+        assert Probe(worker).queued == 0
 
 
 def test_what_stops_a_text_ends_its_steps_in_another_pool(with_words: Both) -> None:
     def steps() -> float:
-        labels = {"model": "words", "version": "1", "signature": "decode"}
-        registry = with_words.worker._metrics.registry
-        return registry.get_sample_value("aigc_steps_total", labels) or 0.0
+        probe = Probe(with_words.worker)
+        return probe.count("aigc_steps_total", model="words", signature="decode")
 
     fields = {"signature": "reconstruct", "inputs": {"text": "jeb"}, "model": "words"}
     whole = with_words.remote.request("POST", "/v1/samples", json=fields).json()["samples"]
@@ -357,7 +308,7 @@ def test_what_stops_a_text_ends_its_steps_in_another_pool(with_words: Both) -> N
 
 @pytest.mark.process
 def test_refusals_of_a_stream_are_the_same_as_at_home(with_words: Both) -> None:
-    with_words.worker._batcher.close()
+    Probe(with_words.worker).batcher.close()
     fields = text(prompt="be", stream=True)
     answer = with_words.remote.request("POST", "/v1/completions", **fields)
     assert error(answer) == (503, "pool_unavailable")
@@ -514,14 +465,11 @@ def test_refusals_are_the_same_as_at_home(n: int, both: Both) -> None:
     """A full queue, and a deadline that passes in it."""
     answers = []
     for client, worker in ((both.local, both.local.replica), (both.remote, both.worker)):
-        assert worker._models is not None
-        (hosted,) = [one for one in worker._models.all if one.id == "tiny@1"]
-        gate = Gate(hosted.runners["sample"], worker._batcher)  # type: ignore[arg-type]
-        gate.free = 0
+        gate = Gate(Probe(worker), "tiny@1", free=0)
 
         async def ask(client: Client = client, gate: Gate = gate) -> httpx.Response:
             held = asyncio.create_task(client.http.post("/v1/samples", **body(n=60)))
-            while gate.batches == 0:
+            while gate.runs == 0:
                 await asyncio.sleep(0.01)
             headers = {"x-request-timeout": "0.2"} if n == 4 else {}
             answer = await client.http.post("/v1/samples", headers=headers, **body(n=n))
@@ -561,31 +509,29 @@ def test_a_pool_without_replicas_holds_only_so_much(both: Both) -> None:
     assert error(refused) == (503, "overloaded")
     assert "queue of pool large is full" in refused.json()["error"]["message"]
     assert [error(one) for one in waited] == [(504, "deadline_exceeded")] * 2
-    assert both.remote.replica._pools["large"].outstanding == 0
+    assert both.remote.probe.outstanding("large") == 0
 
 
 def test_hanging_up_cancels_the_work_in_the_pool(both: Both) -> None:
-    assert both.worker._models is not None
-    gate = Gate(both.worker._models.all[0].runners["sample"], both.worker._batcher)  # type: ignore[arg-type]
-    gate.free = 0
+    probe = Probe(both.worker)
+    gate = Gate(probe, free=0)
 
     async def hang_up() -> None:
         asking = asyncio.create_task(both.remote.http.post("/v1/samples", **body(n=60)))
-        while gate.batches == 0:
+        while gate.runs == 0:
             await asyncio.sleep(0.01)
-        assert both.worker._batcher.queued == 56
+        assert probe.queued == 56
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        assert both.worker._batcher.queued == 0
+        assert probe.queued == 0
         gate.open.set()
 
     both.run(hang_up())
-    assert both.remote.replica._pools["large"].outstanding == 0
+    assert both.remote.probe.outstanding("large") == 0
 
 
 def test_an_error_of_the_graph_is_the_servers(both: Both) -> None:
-    assert both.worker._models is not None
-    gate = Gate(both.worker._models.all[0].runners["sample"], both.worker._batcher)  # type: ignore[arg-type]
+    gate = Gate(Probe(both.worker))
     gate.fails_at = 0
     assert error(both.remote.request("POST", "/v1/samples", **body())) == (500, "internal")
 
@@ -640,7 +586,7 @@ def test_what_a_pool_cannot_host_is_refused_and_all_stays(
     assert "in the pools default and large have the same name" in refused(
         artifact=f"{store}/tiny@2", pool="large"
     )
-    both.worker._memory.limit_bytes = 1
+    Probe(both.worker).memory.limit_bytes = 1
     assert "other@1 does not fit" in refused(artifact=f"{store}/other", pool="large")
     answer = admin(both, "remove", model="tiny@1")
     assert "pool large would host nothing" in answer.json()["error"]["message"]
@@ -650,7 +596,7 @@ def test_what_a_pool_cannot_host_is_refused_and_all_stays(
     both.run(both.remote.replica.configure(target.document()))
     both.settle()
     assert both.remote.request("POST", "/v1/samples", **body()).status_code == 200
-    assert both.remote.replica._metrics.refused_loads._value.get() == 1
+    assert both.remote.probe.count("aigc_refused_loads_total") == 1
 
 
 def test_a_worker_alone_proves_and_keeps(both: Both, store: Path) -> None:

@@ -30,7 +30,7 @@ from serve.hosting.runner import AutoregressiveRunner
 from serve.metrics import Metrics
 from serve.sampling_params import SamplingParams
 from tests.serve.artifacts import WORDS_LENGTH
-from tests.serve.batching.test_batcher import Doubler, settled
+from tests.serve.batching.runners import Doubler, settled
 
 LENGTH = WORDS_LENGTH
 
@@ -56,13 +56,13 @@ def slow(runner: AutoregressiveRunner, seconds: float) -> AutoregressiveRunner:
     other = AutoregressiveRunner(
         runner.artifact, runner.name, runner.max_batch, runner.metrics, Batcher(max_queue=1)
     )
-    run = other._decoder._run
+    run = other.decoder.run
 
     def later(feeds: Arrays) -> Arrays:
         time.sleep(seconds)
         return run(feeds)
 
-    other._decoder._run = later
+    other.decoder.run = later
     return other
 
 
@@ -139,7 +139,7 @@ def test_rows_join_as_others_end_and_never_more_than_a_batch(runner: Autoregress
     other = AutoregressiveRunner(
         runner.artifact, runner.name, runner.max_batch, runner.metrics, Batcher(max_queue=1)
     )
-    run, join = other._decoder._run, other.join
+    run, join = other.decoder.run, other.join
 
     def counted(feeds: Arrays) -> Arrays:
         sizes.append(len(feeds["token"]))
@@ -149,7 +149,7 @@ def test_rows_join_as_others_end_and_never_more_than_a_batch(runner: Autoregress
         joined.append(len(sizes))
         join(rows, inputs)
 
-    other._decoder._run = counted
+    other.decoder.run = counted
     other.join = noted  # type: ignore[method-assign]
 
     async def main() -> None:
@@ -192,7 +192,7 @@ async def known(runner: AutoregressiveRunner, inline_s: float) -> Batcher:
     """A batcher that has written texts, so that it knows how long steps take."""
     batcher = Batcher(max_queue=100, inline_s=inline_s)
     await batcher.submit(runner.job(SamplingParams(seed=1, first_index=0, n=2)))
-    await settled(lambda: batcher._pump is None)
+    await settled(lambda: batcher.is_idle)
     return batcher
 
 
@@ -235,7 +235,7 @@ def test_the_event_loop_is_kept_for_no_longer_than_it_may_be(runner: Autoregress
     step = other.advance
 
     def advance() -> Any:
-        steps.append(len(other._rows))
+        steps.append(len(other.rows))
         return step()
 
     async def main() -> list[int]:
@@ -283,7 +283,7 @@ def test_who_hangs_up_leaves_at_the_next_step(runner: AutoregressiveRunner) -> N
         gone = asyncio.create_task(
             batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=9)))
         )
-        await settled(lambda: len(other._rows) == 6)
+        await settled(lambda: len(other.rows) == 6)
         stays = asyncio.create_task(
             batcher.submit(other.job(SamplingParams(seed=2, first_index=0, n=1)))
         )
@@ -291,7 +291,7 @@ def test_who_hangs_up_leaves_at_the_next_step(runner: AutoregressiveRunner) -> N
         gone.cancel()
         await asyncio.wait([gone])
         assert batcher.queued == 1
-        await settled(lambda: len(other._rows) == 1)
+        await settled(lambda: len(other.rows) == 1)
         assert len((await stays)["text"]) == 1
         await settled(lambda: (batcher.queued, batcher.work_s) == (0, 0))
         batcher.close()
@@ -357,7 +357,7 @@ def test_deadlines_are_for_beginning(runner: AutoregressiveRunner) -> None:
         begun = asyncio.create_task(
             batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=6), deadline_s=soon))
         )
-        await settled(lambda: len(other._rows) == 6)
+        await settled(lambda: len(other.rows) == 6)
         late = other.job(SamplingParams(seed=2, first_index=0, n=12), deadline_s=soon)
         with pytest.raises(DeadlineError):
             await batcher.submit(late)
@@ -367,7 +367,7 @@ def test_deadlines_are_for_beginning(runner: AutoregressiveRunner) -> None:
         full = asyncio.create_task(
             batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=60)))
         )
-        await settled(lambda: len(other._rows) == 6)
+        await settled(lambda: len(other.rows) == 6)
         soon = time.monotonic() + 0.05
         with pytest.raises(OverloadedError, match="longer than the deadline allows"):
             await batcher.submit(
@@ -392,7 +392,7 @@ def test_how_long_texts_take_is_known_from_their_steps(runner: AutoregressiveRun
         waiting = asyncio.create_task(
             batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=60)))
         )
-        await settled(lambda: len(other._rows) == 6)
+        await settled(lambda: len(other.rows) == 6)
         assert batcher.work_s == pytest.approx(57 * per_sample, rel=0.5)
         assert batcher.admission.wait_s(other, 1) < 12 * per_sample  # it passes the large one
         waiting.cancel()
@@ -407,14 +407,14 @@ def test_a_fault_is_its_own_rows_alone(runner: AutoregressiveRunner, artifact: A
     other = AutoregressiveRunner(
         runner.artifact, runner.name, runner.max_batch, runner.metrics, Batcher(max_queue=1)
     )
-    run = other._decoder._run
+    run = other.decoder.run
 
     def picky(feeds: Arrays) -> Arrays:
         if (feeds["latent"] > 50).any():
             raise RuntimeError("bad latent")
         return run(feeds)
 
-    other._decoder._run = picky
+    other.decoder.run = picky
     bad = artifact.draw("sample", 1, range(2))
     bad["latent"][1] = 99
     odd = artifact.draw("sample", 1, range(2))
@@ -474,7 +474,7 @@ def test_closing_fails_what_waits_and_lets_end_what_runs(runner: AutoregressiveR
         running = asyncio.create_task(
             batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=6)))
         )
-        await settled(lambda: len(other._rows) == 6)
+        await settled(lambda: len(other.rows) == 6)
         waiting = asyncio.create_task(
             batcher.submit(other.job(SamplingParams(seed=2, first_index=0, n=2)))
         )

@@ -285,7 +285,7 @@ import signal, sys
 from serve.local.haproxy_supervisor import Supervisor
 
 supervisor = Supervisor([sys.argv[1]], {}, ["-db", "-f", sys.argv[2]])
-supervisor._forward(signal.SIGTERM)
+supervisor.forward(signal.SIGTERM)
 sys.exit(supervisor.run())
 """
 

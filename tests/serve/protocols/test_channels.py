@@ -4,16 +4,16 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from aigc.artifact import Artifact
 from aigc.artifact.image_files import read_image
-from aigc.commands import sample_remote
+from aigc.commands.sample import command
 from serve.settings import Settings
 from tests.channels import OfChannels
-from tests.serve.protocols.native.test_routes import Client, serving
+from tests.serve.client import Client, serving
+from tests.serve.listening import listening
 
 pytestmark = pytest.mark.process
 
@@ -46,20 +46,13 @@ def test_a_server_gives_transparency(of_channels: OfChannels, metrics_dir: Path)
 
 
 def test_a_server_gives_five_channels_as_numbers(
-    of_channels: OfChannels, metrics_dir: Path
+    of_channels: OfChannels, metrics_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = Artifact.open(of_channels(5)).sample(seed=5, n=2)["image"]
     with serving(Settings(metrics_dir=str(metrics_dir)), str(of_channels(5))) as client:
         body = asked(client, n=2, seed=5)
         numbers = [one["outputs"]["image"] for one in body["samples"]]
         assert np.array_equal(np.array(numbers, np.float32), made)
-        # What the command line makes of it is what it makes itself.
-        spec = msgspec.convert({"name": "image", "kind": "image"}, sample_remote._Tensor)
-        found = sample_remote._samples_of(
-            body["samples"], spec, ("many@1", body["digest"], 5), None
-        )
-        assert np.array_equal(found.arrays, made)
-        assert found.suffix == "npy"
         for form in ("png", "grid"):
             answer = client.samples(model="many@1", format=form)
             assert answer.status_code == 400
@@ -72,6 +65,10 @@ def test_a_server_gives_five_channels_as_numbers(
         ends = {"model": "many", "from_seed": 1, "to_seed": 2}
         answer = client.request("POST", "/v1/interpolate", json=ends)
         assert answer.json()["error"]["code"] == "format_needs_image"
+    with listening(Settings(metrics_dir=str(metrics_dir)), str(of_channels(5))) as served:
+        out = str(tmp_path / "of-the-command")
+        assert command([served.url, "-n", "2", "--seed", "5", "--out", out]) == 0
+    assert np.array_equal(np.load(Path(capsys.readouterr().out.strip())), made)
 
 
 def asked(client: Client, **fields: Any) -> dict[str, Any]:

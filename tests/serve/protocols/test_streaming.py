@@ -51,8 +51,8 @@ def test_the_first_line_comes_before_the_second_batch_is_made(
         assert "content-length" not in answer.headers
         lines = answer.iter_lines()
         first = [json.loads(next(lines))["index"] for _ in range(4)]
-        settled(lambda: gate.batches == 2)
-        assert served.replica._batcher.queued == 0, "no part of the stream competes with another"
+        settled(lambda: gate.runs == 2)
+        assert served.probe.queued == 0, "no part of the stream competes with another"
         gate.open.set()
         assert first + [json.loads(line)["index"] for line in lines] == list(range(20))
     settled(lambda: served.requests(code="200") == 1)
@@ -60,16 +60,16 @@ def test_the_first_line_comes_before_the_second_batch_is_made(
 
 def test_hanging_up_takes_the_rest_out_of_the_queue(served: Listening, gate: Gate) -> None:
     gate.free = 1
-    batcher = served.replica._batcher
+    batcher = served.probe.batcher
     with httpx.stream("POST", f"{served.url}/v1/samples", json=body(n=100)) as answer:
         chunks = answer.iter_lines()  # kept: letting go of it hangs up
         next(chunks)
-        settled(lambda: gate.batches == 2)
+        settled(lambda: gate.runs == 2)
     settled(lambda: served.requests(code="499") == 1)
     assert batcher.queued == 0
     gate.open.set()
     settled(lambda: batcher.running_since_s is None)
-    assert gate.batches == 2
+    assert gate.runs == 2
     assert len(whole(served, n=3)) == 3
 
 
@@ -86,12 +86,12 @@ def test_a_server_that_goes_says_so_in_the_last_line(served: Listening, gate: Ga
     gate.free = 1
 
     async def close() -> None:
-        served.replica._batcher.close()
+        served.probe.batcher.close()
 
     with httpx.stream("POST", f"{served.url}/v1/samples", json=body(n=40)) as answer:
         lines = answer.iter_lines()
         next(lines)
-        settled(lambda: gate.batches == 2)
+        settled(lambda: gate.runs == 2)
         served.run(close())
         gate.open.set()
         found = [json.loads(line) for line in lines]

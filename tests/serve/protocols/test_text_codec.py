@@ -17,9 +17,8 @@ from aigc.artifact import Artifact, latents
 from aigc.commands.sample import command
 from serve.protocols.text_codec import Stop
 from tests.serve.artifacts import LETTERS, WORDS_LENGTH
-from tests.serve.listening import listening, settled
-from tests.serve.protocols.native.test_routes import Client, limited, serving
-from tests.serve.protocols.openai.test_completions import Hold
+from tests.serve.client import Client, limited, serving
+from tests.serve.listening import Gate, listening, settled
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +146,7 @@ def test_what_stops_a_text_ends_its_steps(
     client: Client, signature: str, fields: dict[str, Any]
 ) -> None:
     def steps() -> float:
-        registry = client.replica._metrics.registry
+        registry = client.probe.metrics.registry
         labels = {"model": "words", "version": "1", "signature": signature}
         return registry.get_sample_value("aigc_steps_total", labels) or 0.0
 
@@ -299,7 +298,7 @@ def test_what_is_wrong_is_refused_before_anything_is_encoded(
 
     def encoded() -> float:
         labels = {"model": "words", "version": "1", "signature": "encode"}
-        found = client.replica._metrics.registry.get_sample_value("aigc_samples_total", labels)
+        found = client.probe.metrics.registry.get_sample_value("aigc_samples_total", labels)
         return found or 0.0
 
     before = encoded()
@@ -457,12 +456,12 @@ def test_the_command_writes_the_same_bytes_from_a_server_as_from_the_artifact(
 
 def test_who_hangs_up_before_the_answer_leaves_the_batch(words: str, metrics_dir: Path) -> None:
     with listening(limited(metrics_dir, max_batch=4), words) as served:
-        hold = Hold(served, 2)
+        hold = Gate(served.probe, free=2)
         body = {"model": "words", "n": 9, "seed": 1}
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{served.url}/v1/samples", json=body, timeout=0.3)
         settled(lambda: served.requests(code="499") == 1)
-        assert served.replica._batcher.queued == 0
+        assert served.probe.queued == 0
         hold.open.set()
-        settled(lambda: served.replica._batcher.running_since_s is None)
-        assert hold.steps == 3
+        settled(lambda: served.probe.batcher.running_since_s is None)
+        assert hold.runs == 3

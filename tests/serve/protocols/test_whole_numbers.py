@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from serve.settings import MAX_SEED
-from tests.serve.protocols.native.test_routes import Client, limited, serving
+from tests.serve.client import Client, limited, serving
 
 
 @pytest.fixture(scope="module")

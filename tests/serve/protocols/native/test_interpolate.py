@@ -14,8 +14,8 @@ from PIL import Image, ImageSequence
 from aigc.artifact import Artifact, image_files, latents
 from aigc.commands import verify
 from serve.settings import MAX_SEED
+from tests.serve.client import Client, error, limited, serving
 from tests.serve.conftest import images
-from tests.serve.protocols.native.test_routes import Client, error, limited, serving
 
 
 @pytest.fixture

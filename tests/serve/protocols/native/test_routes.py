@@ -3,8 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,55 +12,9 @@ import numpy as np
 import pytest
 
 from aigc.artifact import Artifact, image_files
-from serve.ingress import IngressReplica
-from serve.settings import MAX_SEED, Limits, Settings
+from serve.settings import MAX_SEED, Settings
+from tests.serve.client import Client, error, limited, serving
 from tests.serve.conftest import images
-
-
-class Client:
-    """httpx against a replica's ASGI application, on an event loop of its own."""
-
-    def __init__(self, replica: IngressReplica, runner: asyncio.Runner) -> None:
-        self.replica = replica
-        self.run = runner.run
-        transport = httpx.ASGITransport(replica.application, raise_app_exceptions=False)
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://localhost")
-
-    async def close(self) -> None:
-        await self.http.aclose()
-        self.replica.close()
-
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        return self.run(self.http.request(method, path, **options))
-
-    def get(self, path: str) -> httpx.Response:
-        return self.request("GET", path)
-
-    def samples(self, **fields: Any) -> httpx.Response:
-        return self.request("POST", "/v1/samples", json={"model": "tiny@1", **fields})
-
-
-def serving(settings: Settings, *references: str) -> AbstractContextManager[Client]:
-    """A replica that hosts these artifacts, or none yet."""
-    return running(lambda: IngressReplica(settings, "replica-7"), *references)
-
-
-@contextmanager
-def running(make: Callable[[], IngressReplica], *references: str) -> Iterator[Client]:
-    """A replica made on its event loop that hosts these artifacts, or none yet."""
-    with asyncio.Runner() as runner:
-        replica = make()
-        if references:
-            runner.run(replica.configure({"artifacts": references}))
-        client = Client(replica, runner)
-        try:
-            yield client
-        finally:
-            runner.run(client.close())
-
-
-def limited(metrics_dir: Path, **limits: int) -> Settings:
-    return Settings(metrics_dir=str(metrics_dir), limits=Limits(**limits))
 
 
 @pytest.fixture
@@ -69,15 +22,6 @@ def client(store: Path, metrics_dir: Path) -> Iterator[Client]:
     settings = limited(metrics_dir, max_batch=4, max_n=100)
     with serving(settings, f"{store}/tiny@1", f"{store}/tiny@2") as client:
         yield client
-
-
-def error(answer: httpx.Response) -> tuple[int, str, str]:
-    body = answer.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"code", "message", "type", "param"}
-    kind = "server_error" if answer.status_code >= 500 else "invalid_request_error"
-    assert body["error"]["type"] == kind
-    return answer.status_code, body["error"]["code"], body["error"]["message"]
 
 
 def test_n_samples_are_n_times_one_sample(client: Client) -> None:
@@ -277,8 +221,7 @@ def test_new_artifacts_are_switched_to_and_broken_ones_refused(
 ) -> None:
     async def configure(reference: str) -> None:
         await client.replica.configure({"artifacts": [reference]})
-        assert client.replica._loading is not None
-        await client.replica._loading
+        await client.probe.loaded()
 
     def hosted() -> list[str]:
         return [model["id"] for model in client.get("/v1/models").json()["data"]]

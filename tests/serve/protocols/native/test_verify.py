@@ -23,7 +23,7 @@ from tests.artifact.test_image_files import chunk
 from tests.serve.artifacts import IMAGE, LATENT
 from tests.serve.artifacts import _graph as write_graph
 from tests.serve.artifacts import _seal as seal_in
-from tests.serve.protocols.native.test_routes import Client, error, limited, serving
+from tests.serve.client import Client, error, limited, serving
 
 
 @pytest.fixture(scope="session")

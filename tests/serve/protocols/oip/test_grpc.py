@@ -2,10 +2,8 @@
 
 import asyncio
 import pickle
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,54 +20,16 @@ from tritonclient.utils import InferenceServerException
 
 from aigc.artifact import Artifact, latents
 from serve.batching.batcher import Batcher
-from serve.ingress import IngressReplica
 from serve.protocols.oip import protobuf
-from serve.protocols.oip.grpc import GrpcApi, is_local
-from serve.protocols.oip.protobuf import MESSAGES, METHODS, add_to_server
+from serve.protocols.oip.grpc import is_local
+from serve.protocols.oip.protobuf import MESSAGES, METHODS
 from serve.settings import Limits, Settings
 from tests.ports import free_port
+from tests.serve.listening import GrpcListening
 from tests.serve.test_server import Server
 from tests.serve.test_server import server as running_server
 
 Triton = tritonclient.grpc.InferenceServerClient
-
-
-class GrpcListening:
-    """A replica behind a grpc.aio server, on a thread of its own."""
-
-    def __init__(self, settings: Settings, *references: str) -> None:
-        self._settings = settings
-        self._references = references
-        self._ready, self._stop = threading.Event(), asyncio.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.replica = IngressReplica(self._settings, "replica-7")
-        if self._references:
-            await self.replica.configure({"artifacts": self._references})
-        server = grpc.aio.server()
-        add_to_server(servicer(self.replica.grpc), server, self.replica.grpc.reception)
-        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
-        self._ready.set()
-        await self._stop.wait()
-        await server.stop(1)
-        self.replica.close()
-
-    def __enter__(self) -> "GrpcListening":
-        self._thread.start()
-        assert self._ready.wait(60)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-
-def servicer(api: GrpcApi) -> Any:
-    """A servicer with the methods that serve.app.IngressDeployment has for Serve."""
-    return SimpleNamespace(**{method: partial(api.answer, method) for method in METHODS})
 
 
 @contextmanager
@@ -329,7 +289,7 @@ def test_requests_are_counted(store: Path, metrics_dir: Path) -> None:
                 triton.infer(model, [])
         counted = {
             (s.labels["api"], s.labels["model"], s.labels["signature"], s.labels["code"]): s.value
-            for metric in listening.replica._metrics.requests.collect()
+            for metric in listening.probe.metrics.requests.collect()
             for s in metric.samples
             if s.name == "aigc_requests_total"
         }
@@ -348,8 +308,7 @@ def test_a_failure_is_in_the_log_with_the_call_s_id_and_not_with_the_client(
 
     settings = Settings(metrics_dir=str(metrics_dir))
     with GrpcListening(settings, f"{store}/tiny@1") as listening:
-        assert listening.replica._models is not None
-        listening.replica._models.all[0].tensors["sample"].run = fall  # type: ignore[method-assign]
+        listening.probe.model().tensors["sample"].run = fall  # type: ignore[method-assign]
         with connected(listening.address) as client, pytest.raises(InferenceServerException) as no:
             client.infer("tiny", [], headers={"request_id": "order-66"})
     assert "secret" not in str(no.value)
@@ -373,7 +332,7 @@ def test_not_ready_and_overloaded(store: Path, metrics_dir: Path) -> None:
         GrpcListening(settings, f"{store}/tiny@1") as listening,
         connected(listening.address) as one,
     ):
-        full = Full(listening.replica._batcher)
+        full = Full(listening.probe.batcher)
         with full, pytest.raises(InferenceServerException, match="the queue is full") as caught:
             one.infer("tiny", [])
         assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aigc.artifact import audio_files, image_files
-from tests.serve.protocols.native.test_routes import Client, limited, serving
+from tests.serve.client import Client, limited, serving
 
 OURS = re.compile(r"object at|0x[0-9a-f]{6,}|Traceback|site-packages|/tmp/|/root/|/home/|\.py\b")
 

@@ -24,8 +24,8 @@ from serve.protocols.oip import rest as oip
 from serve.protocols.oip.inference import InferenceResult
 from serve.sampling_params import SamplingParams
 from serve.settings import Limits, Settings
+from tests.serve.client import Client, limited, serving
 from tests.serve.listening import Listening, listening
-from tests.serve.protocols.native.test_routes import Client, limited, serving
 
 Triton = tritonclient.http.InferenceServerClient
 
@@ -438,7 +438,7 @@ class Blocked(Runner):
 
 def test_pixels_share_batches_with_the_native_dialect(client: Client) -> None:
     async def crowd() -> list[httpx.Response]:
-        batcher, blocked = client.replica._batcher, Blocked()
+        batcher, blocked = client.probe.batcher, Blocked()
         first = asyncio.create_task(batcher.submit(blocked.job()))
         body = {"inputs": [], "outputs": [{"name": "pixels"}], "parameters": {"n": 2}}
         posts = [client.http.post("/v2/models/tiny/infer", json=body) for _ in range(8)]
@@ -454,7 +454,7 @@ def test_pixels_share_batches_with_the_native_dialect(client: Client) -> None:
     assert {answer.status_code for answer in client.run(crowd())} == {200}
     counted = {
         (s.labels.get("signature"), s.name): s.value
-        for metric in client.replica._metrics.batch.collect()
+        for metric in client.probe.metrics.batch.collect()
         for s in metric.samples
         if not s.name.endswith("_bucket")
     }
@@ -494,7 +494,7 @@ def test_requests_are_counted(client: Client) -> None:
     post(client, "none")
     counted = {
         (s.labels["api"], s.labels["model"], s.labels["signature"], s.labels["code"]): s.value
-        for metric in client.replica._metrics.requests.collect()
+        for metric in client.probe.metrics.requests.collect()
         for s in metric.samples
         if s.name == "aigc_requests_total"
     }

@@ -25,8 +25,7 @@ from serve.protocols.oip.protobuf import add_to_server
 from serve.protocols.oip.tensor_bytes import from_bytes, to_bytes
 from serve.settings import Limits, Settings
 from tests.serve.artifacts import WORDS_LENGTH
-from tests.serve.listening import Listening, listening
-from tests.serve.protocols.oip.test_grpc import servicer
+from tests.serve.listening import Listening, listening, servicer
 
 OBJECT = np.dtype(object)
 

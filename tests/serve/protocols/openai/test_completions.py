@@ -15,10 +15,9 @@ import pytest
 from aigc.artifact import Artifact
 from aigc.artifact.autoregressive import PREFIX
 from aigc.artifact.vocabulary import Vocabulary
-from serve.hosting.runner import AutoregressiveRunner
 from serve.settings import Limits, Settings
 from tests.serve.artifacts import WORDS_LENGTH
-from tests.serve.listening import Listening, listening, settled
+from tests.serve.listening import Gate, Listening, listening, settled
 
 
 def hosting(metrics_dir: Path, *references: str, **limits: Any) -> Any:
@@ -309,40 +308,16 @@ def test_a_model_that_is_not_there_is_not_found(client: openai.OpenAI) -> None:
         assert refused.value.code in ("unknown_model", "unknown_signature")
 
 
-class Hold:
-    """Lets so many steps of a lane through and holds the rest, or fails them."""
-
-    def __init__(self, served: Listening, free: int) -> None:
-        models = served.replica._models
-        assert models is not None
-        lane = next(one for one in models.all if one.id == "words@1").runners["sample"]
-        assert isinstance(lane, AutoregressiveRunner)
-        served.replica._batcher._inline_s = 0.0
-        self.lane, self.free, self.steps = lane, free, 0
-        self.fails = False
-        self.open = threading.Event()
-        self._run = lane._decoder._run
-        lane._decoder._run = self.run
-
-    def run(self, feeds: Any) -> Any:
-        self.steps += 1
-        if self.steps > self.free:
-            assert self.open.wait(30)
-            if self.fails:
-                raise RuntimeError("the graph fell over")
-        return self._run(feeds)
-
-
 def test_the_first_token_comes_before_the_last_is_written(words: str, metrics_dir: Path) -> None:
     with hosting(metrics_dir, words) as served, sdk(served) as client:
-        hold = Hold(served, 2)
+        hold = Gate(served.probe, free=2)
         stream = complete(client, seed=7, n=1, stream=True, extra_body={"first_index": 4})
         first = next(iter(stream))
         assert first.choices[0].text
         assert first.choices[0].finish_reason is None
         assert stream.response.headers["x-aigc-seed"] == "7"
         assert stream.response.headers["content-type"].startswith("text/event-stream")
-        settled(lambda: hold.steps == 3)
+        settled(lambda: hold.runs == 3)
         hold.open.set()
         found, _, _ = gathered(stream)
         artifact = Artifact.open(words, verify=False)
@@ -353,36 +328,36 @@ def test_the_first_token_comes_before_the_last_is_written(words: str, metrics_di
 
 def test_who_hangs_up_leaves_and_the_others_go_on(words: str, metrics_dir: Path) -> None:
     with hosting(metrics_dir, words) as served, sdk(served) as client:
-        hold = Hold(served, 2)
+        hold = Gate(served.probe, free=2)
         stream = complete(client, seed=7, n=3, stream=True)
         next(iter(stream))
-        settled(lambda: hold.steps == 3)
+        settled(lambda: hold.runs == 3)
         stream.close()
         settled(lambda: served.requests(code="499") == 1)
         hold.open.set()
-        settled(lambda: served.replica._batcher.running_since_s is None)
-        assert hold.steps == 3
-        assert served.replica._batcher.queued == 0
+        settled(lambda: served.probe.batcher.running_since_s is None)
+        assert hold.runs == 3
+        assert served.probe.queued == 0
         assert texts(complete(client, seed=7, n=3)) == texts(complete(client, seed=7, n=3))
 
 
 def test_a_graph_that_fails_ends_the_stream_with_the_error(words: str, metrics_dir: Path) -> None:
     with hosting(metrics_dir, words) as served, sdk(served) as client:
-        hold = Hold(served, 3)
-        hold.fails = True
+        hold = Gate(served.probe, free=3)
+        hold.fails_at = 4
         stream = complete(client, seed=7, n=2, stream=True)
         hold.open.set()
         with pytest.raises(openai.APIError, match="the server failed on this request") as failed:
             list(stream)
         assert failed.value.code == "internal"
         settled(lambda: served.requests(code="500") == 1)
-        hold.fails = False
+        hold.fails_at = 10**9
         assert len(complete(client, n=2).choices) == 2
 
 
 def test_a_full_queue_is_said_before_the_stream_begins(words: str, metrics_dir: Path) -> None:
     with hosting(metrics_dir, words, max_n=3, max_queue=3) as served, sdk(served) as client:
-        served.replica._batcher.close()
+        served.probe.batcher.close()
         with pytest.raises(openai.InternalServerError) as refused:
             complete(client, stream=True)
         assert (refused.value.status_code, refused.value.code) == (503, "shutting_down")

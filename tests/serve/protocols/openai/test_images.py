@@ -340,7 +340,7 @@ def test_the_error_of_a_full_queue_is_the_servers_and_is_tried_again(
     limits = Limits(max_n=1, max_queue=1, max_batch=1)
     settings = Settings(metrics_dir=str(metrics_dir), limits=limits)
     with listening(settings, f"{store}/tiny@1") as served, sdk(served) as client:
-        served.replica._batcher.close()
+        served.probe.batcher.close()
         with pytest.raises(openai.InternalServerError) as refused:
             generate(client)
         assert refused.value.status_code == 503

@@ -35,11 +35,7 @@ def client(served: Listening) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def gate(served: Listening) -> Iterator[Gate]:
-    models = served.replica._models
-    assert models is not None
-    hosted = models.find("voices")
-    assert hosted is not None
-    gate = Gate(hosted.runners["sample"], served.replica._batcher)
+    gate = Gate(served.probe, "voices@1")
     yield gate
     gate.open.set()
 
@@ -149,9 +145,9 @@ def test_hanging_up_ends_the_work(served: Listening, gate: Gate) -> None:
     with httpx.stream("POST", f"{served.url}/v1/audio/speech", json=body) as answer:
         chunks = answer.iter_raw()  # kept: letting go of it hangs up
         next(chunks)
-        settled(lambda: gate.batches == 2)
+        settled(lambda: gate.runs == 2)
     settled(lambda: served.requests(code="499") == 1)
-    assert served.replica._batcher.queued == 0
+    assert served.probe.queued == 0
 
 
 @pytest.mark.parametrize(

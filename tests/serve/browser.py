@@ -1,0 +1,6 @@
+"""What tests of pages in a real browser share."""
+
+import shutil
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+ALICE, METRICS = "aigc_secret_of_alice", "aigc_secret_of_m"
