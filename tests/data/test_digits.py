@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from aigc.config import DataConfig
-from aigc.data import digits, resize
+from aigc.data import Split, resize
+from aigc.data.sources import digits
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_digits_equal_those_of_scikit_learn(split: digits.Split) -> None:
+def test_digits_equal_those_of_scikit_learn(split: Split) -> None:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -30,7 +31,7 @@ def test_digits_equal_those_of_scikit_learn(split: digits.Split) -> None:
 
 def test_digits_do_not_import_scikit_learn() -> None:
     program = (
-        "import sys; from aigc.config import DataConfig; from aigc.data import digits;"
+        "import sys; from aigc.config import DataConfig; from aigc.data.sources import digits;"
         "digits.load(DataConfig(source='digits'), (1, 8, 8), 'test');"
         "assert 'sklearn' not in sys.modules"
     )
