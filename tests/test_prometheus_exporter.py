@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from aigc import prometheus_exporter
 from aigc.prometheus_values import register_process
+from tests.exporter import read
 
 WRITER = """
 import sys
@@ -63,14 +63,6 @@ def writers(directory: Path, n: int) -> Iterator[list[Writer]]:
     finally:
         for writer in started:
             writer.kill()
-
-
-def read(body: bytes) -> dict[str, float]:
-    return {
-        sample.name + "".join(sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-    }
 
 
 def test_counters_of_dead_processes_are_kept_and_gauges_dropped(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from aigc import prometheus_exporter
 from tests.disks import fill, remount, small_disk
-from tests.test_prometheus_exporter import read
+from tests.exporter import read
 
 PROCESS = """
 import logging, sys

@@ -9,7 +9,7 @@ from aigc import data
 from aigc.config import DataConfig
 from aigc.data import digits, digits3, spoken_digits
 from aigc.models import multimodal_vae
-from tests.data.test_sources import idx
+from tests.data.tiny import idx
 
 pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
 
