@@ -120,6 +120,12 @@ class Server(ThreadingHTTPServer):
         with suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def connections(self) -> int:
+        """Number of connections that are open or being answered."""
+        with self._changing:
+            return len(self._opened)
+
     def is_open(self, request: Any) -> bool:
         """True if a connection has not been cut."""
         with self._changing:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from aigc import prometheus_exporter
 from aigc.prometheus_values import register_process
+from tests.exporter import read
 
 WRITER = """
 import sys
@@ -65,14 +65,7 @@ def writers(directory: Path, n: int) -> Iterator[list[Writer]]:
             writer.kill()
 
 
-def read(body: bytes) -> dict[str, float]:
-    return {
-        sample.name + "".join(sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-    }
-
-
+@pytest.mark.process
 def test_counters_of_dead_processes_are_kept_and_gauges_dropped(tmp_path: Path) -> None:
     with writers(tmp_path, 3) as (first, second, third):
         for number, writer in enumerate((first, second, third), 1):
@@ -101,6 +94,7 @@ def test_counters_of_dead_processes_are_kept_and_gauges_dropped(tmp_path: Path) 
         assert left == ["fold.lock", "folded_3"], "files of dead processes pile up"
 
 
+@pytest.mark.process
 def test_crash_after_a_fold_counts_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

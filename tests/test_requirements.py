@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.test_packages import TRAINING_ONLY, closure
+from tests.packages import TRAINING_ONLY, closure
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "requirements"

@@ -158,12 +158,12 @@ def test_slow_clients_are_cut_and_hold_up_nobody(
         for _ in range(5):
             assert httpx.get(server.url, timeout=10).status_code == 200
         until = time.monotonic() + 10
-        while server._opened and time.monotonic() < until:
+        while server.connections and time.monotonic() < until:
             for client in slow:
                 with suppress(OSError):
                     client.send(b"x")  # a byte now and then is no request
             time.sleep(0.05)
-        assert not server._opened, "connections outlive their time"
+        assert not server.connections, "connections outlive their time"
     finally:
         for client in slow:
             client.close()

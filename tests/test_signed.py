@@ -9,9 +9,9 @@ from aigc.artifact.manifest import SIGNATURE
 from aigc.artifact.signing import Trust
 from aigc.commands import evaluate, export, sample, verify
 from serve.hosting import deploy
+from tests.artifact.bombs import BOMBS
 from tests.artifact.hostile import model, write, zeros_graph
 from tests.artifact.keys import write_keys
-from tests.artifact.test_trial import BOMBS
 from tests.fixtures.make import config, write_run
 
 pytestmark = pytest.mark.process

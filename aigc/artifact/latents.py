@@ -95,7 +95,7 @@ def integers(
     return raw
 
 
-def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def logarithm(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Natural logarithm of x > 0 by exact operations only: x = m 2^e, ln m = 2 artanh((m-1)/(m+1)).
 
     With m in [sqrt(1/2), sqrt(2)) the argument is below 0.172 and nine terms reach 1e-15.
@@ -112,7 +112,7 @@ def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(2 * s * series + e * 0.6931471805599453)
 
 
-def _inverse_normal(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def inverse_normal(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Quantile of the standard normal for p in (0, 1), relative error 1e-7.
 
     Wichura 1988, "Algorithm AS 241: the percentage points of the normal distribution", PPND7.
@@ -123,7 +123,7 @@ def _inverse_normal(p: NDArray[np.float64]) -> NDArray[np.float64]:
     x /= ((67.187563600 * r + 78.757757664) * r + 17.895169469) * r + 1
     tail = np.flatnonzero(np.abs(q) > 0.425)
     pt = p[tail]
-    r = np.sqrt(-_log(np.minimum(pt, 1 - pt)))
+    r = np.sqrt(-logarithm(np.minimum(pt, 1 - pt)))
     near = r - 1.6
     t = ((0.17023821103 * near + 1.3067284816) * near + 2.7568153900) * near + 1.4234372777
     t /= (0.12021132975 * near + 0.73700164250) * near + 1
@@ -145,7 +145,7 @@ def normal(
     raw = integers(seed, purpose, indices, size)
     # The upper 52 bits, centred in their cell: never 0, never 1.
     p = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-    return _inverse_normal(p.reshape(-1)).astype(np.float32).reshape(len(indices), *shape)
+    return inverse_normal(p.reshape(-1)).astype(np.float32).reshape(len(indices), *shape)
 
 
 def slerp(

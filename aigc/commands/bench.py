@@ -131,7 +131,7 @@ def measure(
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
 
-    _watch(state, watch, warm)
+    watch_stages(state, watch, warm)
     train(config, state, source)
     memory = _peak_memory_bytes(device)
     stages = watch.seconds()
@@ -195,7 +195,7 @@ class Stopwatch:
         return seconds
 
 
-def _watch(state: TrainState, watch: Stopwatch, after: Callable[[int], None]) -> None:
+def watch_stages(state: TrainState, watch: Stopwatch, after: Callable[[int], None]) -> None:
     """Mark the stages of a state on `watch`; call `after` with each finished batch's number."""
     model, average = state.model, state.update_ema
     prepare, loss = model.prepare, model.loss

@@ -179,7 +179,7 @@ def write_artifact(
         run = _runner(graph.read_bytes(), signature, step.signature if step else None)
         inputs = example(signature, PARITY_TEXTS if step else PARITY_SAMPLES)
         expected = _run_torch(part.module, signature, inputs)
-        parity[name] = _prove(name, signature, run(1), inputs, expected)
+        parity[name] = prove_parity(name, signature, run(1), inputs, expected)
         reproducibility[name] = _measure(signature, run, inputs)
         few = {key: value[:REFERENCES] for key, value in inputs.items()}
         outputs = _run_onnx(run(1), few)
@@ -318,7 +318,7 @@ def _run_onnx(run: autoregressive.Run, inputs: Arrays, batch: int = 64) -> Array
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _prove(
+def prove_parity(
     name: str, signature: Signature, run: autoregressive.Run, inputs: Arrays, expected: Arrays
 ) -> Parity:
     """Compare torch and onnxruntime over batch sizes. Raises ValueError beyond the budget."""
@@ -330,7 +330,7 @@ def _prove(
             if spec.kind == "text" and a.shape == b.shape:
                 rows = max(rows, float((a != b).any(1).mean()))
                 continue
-            errors = _errors(a, b, spec) if a.shape == b.shape else np.array([math.inf])
+            errors = row_errors(a, b, spec) if a.shape == b.shape else np.array([math.inf])
             usual = max(usual, float(np.quantile(errors, 0.99, method="lower")))
             worst = max(worst, float(errors.max()))
             if spec.kind == "image" and spec.range is not None and math.isfinite(worst):
@@ -355,7 +355,7 @@ def _prove(
     )
 
 
-def _errors(
+def row_errors(
     a: NDArray[np.float32], b: NDArray[np.float32], spec: TensorSpec
 ) -> NDArray[np.float64]:
     """(n,) largest |a - b| of each row, inf for NaN.

@@ -1,6 +1,8 @@
 """Artifacts as a stranger would make them: sealed with the project's own code, of any graph."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,3 +166,7 @@ def contents(folder: Path) -> tuple[bytes, Contents]:
     """Arguments of try_out()."""
     sealed = SealedFolder.open(str(folder))
     return sealed.manifest_bytes, sealed.contents(*sealed.graphs())
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

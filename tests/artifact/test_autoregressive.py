@@ -161,19 +161,21 @@ def test_prefix_starts_the_row() -> None:
 
 
 def test_failed_graph_run_leaves_the_state_unchanged() -> None:
-    writing = autoregressive.TokenDecoder(SAMPLE, STEP, run)
+    broken = False
+
+    def run_or_fail(feeds: Arrays) -> Arrays:
+        if broken:
+            raise RuntimeError("the graph fell over")
+        return run(feeds)
+
+    writing = autoregressive.TokenDecoder(SAMPLE, STEP, run_or_fail)
     writing.join([inputs(4)])
     writing.advance()
-    before = writing.tokens.copy()
-
-    def broken(feeds: Arrays) -> Arrays:
-        raise RuntimeError("the graph fell over")
-
-    writing._run = broken
+    before, broken = writing.tokens.copy(), True
     with pytest.raises(RuntimeError, match="fell over"):
         writing.advance()
     assert np.array_equal(writing.tokens, before)
-    writing._run = run
+    broken = False
     part = writing.copy([2])
     while not writing.ended.all():
         writing.advance()

@@ -33,6 +33,7 @@ from aigc.artifact.image_files import (
     to_uint8,
     webp,
 )
+from tests.artifact.hostile import chunk
 
 PIXELS = hnp.arrays(
     np.uint8,
@@ -269,10 +270,6 @@ def test_png_of_another_mode_is_read_as_rgb(mode: str) -> None:
     Image.new(mode, (3, 2), 1).save(buffer, "PNG")
     pixels, _ = read_png(buffer.getvalue())
     assert (pixels.shape, pixels.dtype) == ((2, 3, 3), np.uint8)
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 @pytest.mark.parametrize("side", [8_001, 12_000, 30_000, 2**31 - 1])

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
+from fsspec.core import url_to_fs
 
 from aigc.artifact import Artifact, ArtifactError, Store
 from aigc.artifact.manifest import parse, seal
@@ -24,7 +24,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     else:
         uri = f"memory://{uuid.uuid4().hex}"
         yield Store(uri)
-        fs, root = fsspec.core.url_to_fs(uri)
+        fs, root = url_to_fs(uri)
         if fs.exists(root):
             fs.rm(root, recursive=True)
 
@@ -124,7 +124,8 @@ def test_interrupted_upload_is_invisible_and_repeatable(
 ) -> None:
     """The connection breaks after `written` of the claim and the five files."""
     folder, store = build("digits", "1"), Store(f"memory://{uuid.uuid4().hex}")
-    upload, left = store._fs.pipe_file, iter(range(written))
+    fs, root = url_to_fs(store.uri)
+    upload, left = fs.pipe_file, iter(range(written))
 
     def cut(path: str, data: bytes, **mode: str) -> None:
         if next(left, None) is None:
@@ -132,12 +133,12 @@ def test_interrupted_upload_is_invisible_and_repeatable(
         upload(path, data, **mode)
 
     with monkeypatch.context() as network:
-        network.setattr(store._fs, "pipe_file", cut)
+        network.setattr(fs, "pipe_file", cut)
         with pytest.raises(ConnectionError):
             store.publish(folder)
     unpublished(store)
     assert Artifact.open(store.publish(folder)).id == "digits@1"
-    store._fs.rm(store._root, recursive=True)
+    fs.rm(root, recursive=True)
 
 
 def test_interrupted_copy_is_invisible_and_repeatable(
@@ -231,15 +232,16 @@ def test_published_version_is_world_readable(tmp_path: Path, build: Build) -> No
 
 def test_publishers_of_one_version_do_not_mix(build: Build) -> None:
     folder, store = build("digits", "1"), Store(f"memory://{uuid.uuid4().hex}")
-    claim = f"{store._root}/digits/1/publishing"
-    store._fs.pipe_file(claim, str(time.time()).encode())
+    fs, root = url_to_fs(store.uri)
+    claim = f"{root}/digits/1/publishing"
+    fs.pipe_file(claim, str(time.time()).encode())
     with pytest.raises(ArtifactError, match="being published by another process; if that has died"):
         store.publish(folder)
     assert store.versions("digits") == []
-    store._fs.pipe_file(claim, str(time.time() - 3600).encode())  # that one died
+    fs.pipe_file(claim, str(time.time() - 3600).encode())  # that one died
     store.publish(folder)
     assert store.versions("digits") == ["1"]
-    assert not store._fs.exists(claim)
+    assert not fs.exists(claim)
 
 
 NAMES = (

@@ -18,8 +18,8 @@ import pytest
 from aigc.artifact import ArtifactError
 from aigc.artifact.manifest import Manifest
 from aigc.artifact.trial import Bounds, _environment, try_out
+from tests.artifact.bombs import BOMBS, whole
 from tests.artifact.hostile import (
-    FLOAT,
     ROUNDS,
     added,
     const,
@@ -80,71 +80,6 @@ def tried(folder: Path, seconds: float = 60, max_batch: int = 16) -> None:
     try_out(*contents(folder), bounds)
 
 
-def whole(name: str, *shape: int) -> onnx.TensorProto:
-    return const(name, np.array(shape, np.int64))
-
-
-def squared(times: int) -> list[onnx.NodeProto]:
-    """A column times its row, again and again: 4 ** (2 ** times) numbers."""
-    nodes = []
-    for k in range(times):
-        of = f"flat{k}" if k else "four"
-        nodes += [
-            node("Reshape", [of, "column"], [f"column{k}"]),
-            node("Reshape", [of, "line"], [f"line{k}"]),
-            node("MatMul", [f"column{k}", f"line{k}"], [f"square{k}"]),
-            node("Reshape", [f"square{k}", "minus"], [f"flat{k + 1}"]),
-        ]
-    return nodes
-
-
-SQUARED = (
-    const("four", np.ones(4, np.float32)),
-    whole("column", -1, 1),
-    whole("line", 1, -1),
-    whole("minus", -1),
-)
-GROWING = (
-    node("Shape", ["latent"], ["shape"]),
-    node("Gather", ["shape", "zero_at"], ["n"]),
-    node("Mul", ["n", "n"], ["n2"]),
-    node("Mul", ["n2", "n2"], ["n4"]),
-    node("Mul", ["n4", "n4"], ["n8"]),
-    node("ConstantOfShape", ["n8"], ["made"]),
-)
-BOMBS = {
-    "folded": added([node("ConstantOfShape", ["size"], ["made"])], "made", whole("size", 1 << 30)),
-    "tiled": added(
-        [node("Tile", ["before", "size"], ["made"])], "made", whole("size", 1, 64, 64, 64)
-    ),
-    "expanded": added(
-        [node("Expand", ["row", "size"], ["made"])], "made", whole("size", 1 << 24, 64)
-    ),
-    "padded": added(
-        [node("Pad", ["before", "size"], ["made"])], "made", whole("size", *[0] * 6, 9999, 9999)
-    ),
-    "resized": added(
-        [node("Resize", ["before", "", "scale"], ["made"], mode="nearest")],
-        "made",
-        const("scale", np.array([1, 1, 999, 999], np.float32)),
-    ),
-    "counted": added(
-        [node("Range", ["zero", "most", "step"], ["r"]), node("Cast", ["r"], ["made"], to=FLOAT)],
-        "made",
-        *(const(k, np.int64(v)) for k, v in {"zero": 0, "most": 1 << 32, "step": 1}.items()),
-    ),
-    "multiplied": added(squared(4), "flat4", *SQUARED),
-    "with the batch": added(GROWING, "made"),
-    "one-hot": added(
-        [node("OneHot", ["rows", "depth", "pair"], ["made"])],
-        "made",
-        const("rows", np.zeros(1 << 10, np.int64)),
-        const("depth", np.int64(1 << 20)),
-        const("pair", np.zeros(2, np.float32)),
-    ),
-}
-
-
 @pytest.mark.parametrize("name", BOMBS)
 def test_graph_beyond_the_memory_fails_in_the_child(
     name: str, tmp_path: Path, watch: Watch
@@ -203,8 +138,8 @@ def test_weights_may_fill_half_of_the_memory(tmp_path: Path) -> None:
 
 def test_reference_bombs_are_refused(tmp_path: Path) -> None:
     """Their shape is the one that the manifest promises."""
-    from tests.artifact.test_references import archive, header
-    from tests.artifact.test_references import whole as whole_archive
+    from tests.artifact.archives import archive, header
+    from tests.artifact.archives import whole as whole_archive
 
     def wide(manifest: Manifest) -> Manifest:
         signature = manifest.signatures["sample"]

@@ -84,7 +84,7 @@ def test_stopwatch_leaves_training_bit_equal() -> None:
     source = data.load(config.data, config.model)
     states = [TrainState(config), TrainState(config)]
     heard: list[int] = []
-    bench._watch(states[1], bench.Stopwatch(CPU), heard.append)
+    bench.watch_stages(states[1], bench.Stopwatch(CPU), heard.append)
     plain, watched = ((train(config, s, source), checkpoint.tensors(s))[1] for s in states)
     assert heard == [1, 2, 3, 4, 5]
     assert [name for name in plain if not torch.equal(plain[name], watched[name])] == []

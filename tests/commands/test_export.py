@@ -350,9 +350,9 @@ def test_parity_of_sounds_allows_few_outliers(rows: int, off: float, says: str) 
     expected = {"audio": np.zeros((1000, 1, 1), np.float32)}
     if says:
         with pytest.raises(ValueError, match=says):
-            exporting._prove("sample", signature, run, inputs, expected)
+            exporting.prove_parity("sample", signature, run, inputs, expected)
         return
-    parity = exporting._prove("sample", signature, run, inputs, expected)
+    parity = exporting.prove_parity("sample", signature, run, inputs, expected)
     assert parity.max_abs == pytest.approx(off)
 
 
@@ -443,5 +443,5 @@ def test_parity_of_unbounded_values_is_relative() -> None:
     a, b = np.float32([20, -1]), np.float32([20.0002, -1])
     free = TensorSpec(name="x", kind="vector", dtype="float32", shape=())
     bound = TensorSpec(name="x", kind="vector", dtype="float32", shape=(), range=(-1, 1))
-    assert exporting._errors(a, b, free).max() == pytest.approx(0.0002 / 21, rel=0.01)
-    assert exporting._errors(a, b, bound).max() == pytest.approx(0.0002, rel=0.01)
+    assert exporting.row_errors(a, b, free).max() == pytest.approx(0.0002 / 21, rel=0.01)
+    assert exporting.row_errors(a, b, bound).max() == pytest.approx(0.0002, rel=0.01)

@@ -26,7 +26,7 @@ from cluster.train import command as train
 from tests.data import found, rows
 from tests.data.pictures import CLASSES, KINDS, TEST, TRAIN, pictures, write
 from tests.data.sounds import recordings
-from tests.data.test_sources import idx, lines
+from tests.data.tiny import idx, lines
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from aigc.config import DataConfig, ModelConfig
 from aigc.data import CorruptRow
 from aigc.data.splits import name_held_out
 from tests.data.pictures import SHAPE, picture, png
-from tests.data.test_sources import idx
+from tests.data.tiny import idx
 
 DATES = [datetime.date(2024, month, 1) for month in (3, 1, 2)]
 LABELS: dict[str, tuple[list[Any], tuple[str, ...]]] = {

@@ -12,18 +12,14 @@ from hypothesis import strategies as st
 
 from aigc import data
 from aigc.config import DataConfig, ModelConfig
-from aigc.data import CorruptRow, Source, read, rows, whole
+from aigc.data import CorruptRow, read, rows, whole
 from aigc.data.shards import shard_order
 from aigc.data.splits import held_out
 from tests.data.pictures import KINDS, SHAPE, picture, pictures, png, tar, write
+from tests.data.reading import Mapped, seen
 
 MODEL = ModelConfig(shape=SHAPE, num_classes=3)
 SHARDED = ("parquet", "webdataset")
-
-
-def seen(source: Source) -> set[tuple[bytes, int]]:
-    pairs = (source.read(row) for row in range(len(source)))
-    return {(sample.tobytes(), label) for sample, label in pairs}
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -233,6 +229,7 @@ def test_tar_index_follows_changes_of_the_tar(tmp_path: Path) -> None:
     assert len(data.load(config, MODEL)) == len(before) - 3
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", KINDS)
 def test_loader_processes_read_equal_rows(kind: str, tmp_path: Path) -> None:
     from torch.utils.data import DataLoader
@@ -241,7 +238,7 @@ def test_loader_processes_read_equal_rows(kind: str, tmp_path: Path) -> None:
     source.read(0)  # the parent has a shard open when it forks
     order = source.order(0, 0).tolist()
     loader = DataLoader(
-        _Mapped(source),
+        Mapped(source),
         batch_size=None,
         sampler=order,
         num_workers=2,
@@ -252,18 +249,6 @@ def test_loader_processes_read_equal_rows(kind: str, tmp_path: Path) -> None:
         assert np.array_equal(sample, wanted[0])
         assert label == wanted[1]
     assert seen(pickle.loads(pickle.dumps(source))) == seen(source)
-
-
-class _Mapped:
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
-        sample, label = self.source.read(row)
-        return np.asarray(sample), label
 
 
 def test_pictures_without_labels_are_read(tmp_path: Path) -> None:

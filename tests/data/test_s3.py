@@ -15,7 +15,7 @@ from aigc.data.guess import guess
 from aigc.data_report.report import inspect
 from aigc.training.dataloader import BatchLoader
 from tests.data.pictures import SHAPE, write
-from tests.data.test_rows import _Mapped, seen
+from tests.data.reading import Mapped, seen
 from tests.s3 import s3_server
 
 pytestmark = pytest.mark.process
@@ -44,7 +44,7 @@ def test_shards_on_s3_equal_those_on_disk(kind: str, store: str, tmp_path: Path)
     prints = (source.fingerprint() for source in (local, remote))
     assert len({p["sha256"] for p in prints}) == 1
     order = remote.order(0, 0).tolist()
-    loader = DataLoader(_Mapped(remote), batch_size=None, sampler=order, num_workers=2)
+    loader = DataLoader(Mapped(remote), batch_size=None, sampler=order, num_workers=2)
     for row, (sample, label) in zip(order, loader, strict=True):
         assert np.array_equal(sample, local.read(row)[0])
         assert label == local.read(row)[1]

@@ -18,36 +18,9 @@ from tests.data.pictures import KINDS, SHAPE, write
 from tests.data.rows import PAIRED, written
 from tests.data.sounds import SHAPE as SOUND_SHAPE
 from tests.data.sounds import recordings
+from tests.data.tiny import idx, lines
 
 IMAGE = ModelConfig(shape=(1, 28, 28))
-
-
-def idx(folder: Path, split: str, n: int, zipped: bool = False) -> None:
-    """A tiny IDX pair of 12 x 10 pixels."""
-    generator = np.random.default_rng(n)
-    images = generator.integers(0, 256, (n, 12, 10), np.uint8)
-    labels = (np.arange(n) % 3).astype(np.uint8)
-    files = {
-        f"{split}-images-idx3-ubyte": struct.pack(">4B3I", 0, 0, 8, 3, *images.shape)
-        + images.tobytes(),
-        f"{split}-labels-idx1-ubyte": struct.pack(">4BI", 0, 0, 8, 1, n) + labels.tobytes(),
-    }
-    for name, content in files.items():
-        if zipped:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-        else:
-            (folder / name).write_bytes(content)
-
-
-def lines(folder: Path) -> DataConfig:
-    """Texts of one to three letters; those of three different ones are a class of their own."""
-    for number, letters in enumerate(("abc", "cba")):
-        (folder / str(number)).mkdir()
-        texts = {f"{a}{b}{c}" for a in letters for b in letters for c in letters}
-        texts |= {a * length for a in letters for length in (1, 2)}
-        kept = sorted(text for text in texts if (len(set(text)) == 3) == bool(number))
-        (folder / str(number) / "lines.txt").write_text("\n".join(kept) + "\n")
-    return DataConfig(source="text", path=str(folder))
 
 
 def dtype(config: DataConfig, modality: str) -> type[np.generic]:

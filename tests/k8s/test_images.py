@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from tests.k8s.image import DOCKERFILE, build, stages
+from tests.packages import TRAINING_ONLY
 from tests.ports import free_port
-from tests.test_packages import TRAINING_ONLY
 
 
 def test_the_linter_finds_nothing() -> None:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from k8s.pin import CLIENTS, digest, main, tagged
-from tests.k8s.check.test_render import program
+from tests.k8s.programs import program
 from tests.k8s.rendered import Rendered, containers, kustomize, pods
 
 SHA = "sha256:" + "0123456789abcdef" * 4

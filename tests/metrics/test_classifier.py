@@ -64,7 +64,6 @@ def test_damaged_cache_entry_is_replaced(damage: str, tmp_path: Path) -> None:
 def test_trains_each_time_and_warns_once_without_a_cache(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    classifier._warn_once.cache_clear()
     (tmp_path / "file").write_text("no folder")
     trained: list[int] = []
     for _ in range(3):

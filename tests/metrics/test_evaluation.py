@@ -23,7 +23,7 @@ from aigc.metrics import (
 )
 from tests.data.sounds import SHAPE
 from tests.data.sounds import sealed as sounding
-from tests.metrics.test_paired import TEST, TRAIN
+from tests.metrics.paired_rows import TEST, TRAIN
 
 Splits = tuple[Artifact, Dataset, Dataset]
 

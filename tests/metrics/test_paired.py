@@ -13,13 +13,11 @@ from aigc.artifact import Artifact, Manifest
 from aigc.artifact.folder import read_manifest
 from aigc.artifact.image_files import grid, to_uint8
 from aigc.artifact.sampling_inputs import ArtifactSpec
-from aigc.artifact.vocabulary import Vocabulary
 from aigc.commands.evaluate import evaluate
-from aigc.data import Dataset
-from aigc.data.sources.paired import record
 from aigc.metrics import Metric, paired
 from aigc.metrics.paired import distance, side_by_side
-from tests.data.rows import RATE_HZ, SHAPES, WORDS
+from tests.data.rows import SHAPES
+from tests.metrics.paired_rows import TEST, TRAIN
 
 pytestmark = pytest.mark.process
 
@@ -29,34 +27,6 @@ Rows = NDArray[Any]
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-def split(seed: int, n: int) -> Dataset:
-    """n rows of two classes, all different: one half bright or the other, a word, a tone."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(n) % 2
-    pieces = ("", *sorted(set("".join(WORDS))))
-    samples = np.zeros(n, record(SHAPES))
-    for name in SHAPES:
-        samples[f"mask/{name}"] = 1
-    samples["image"] = random.normal(-0.5, 0.1, (n, *SHAPES["image"]))
-    samples["image"][labels == 0, :, 4:] += 1
-    samples["image"][labels == 1, :, :4] += 1
-    samples["text"] = Vocabulary(pieces).rows([WORDS[label] for label in labels], 4)
-    hz = 300 + 500 * labels + random.uniform(0, 60, n)
-    time_s = np.arange(SHAPES["audio"][1]) / RATE_HZ
-    samples["audio"] = 0.5 * np.sin(2 * np.pi * hz[:, None] * time_s)[:, None]
-    return Dataset(
-        name="rows",
-        samples=samples,
-        labels=labels,
-        classes=WORDS,
-        vocabulary=pieces,
-        sample_rate_hz=RATE_HZ,
-    )
-
-
-TRAIN, TEST = split(0, 60), split(1, 24)
 
 
 class Imitated(ArtifactSpec):

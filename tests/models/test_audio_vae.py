@@ -16,7 +16,7 @@ from aigc.models import audio_vae
 from aigc.rng import BatchRNG
 from aigc.training import checkpoint
 from aigc.training.loop import PeriodicAction, TrainState, train
-from tests.nn.test_harmonics import voice
+from tests.nn.voices import voice
 
 SMALL = audio_vae.Config(
     latent=4,

@@ -32,8 +32,8 @@ def batch() -> Batch:
 def figures(config: Config, samples: int = 0, **changes: Tensor) -> dict[str, float]:
     torch.manual_seed(0)
     model = Model(config)
-    noise = BatchRNG(1, samples, ROWS, 0, ROWS, next(model.parameters()))
-    noise._key = "1/0"  # the same draws whatever has been seen
+    noise = BatchRNG(1, 0, ROWS, 0, ROWS, next(model.parameters()))
+    noise.samples = samples  # the same draws whatever has been seen
     loss, metrics = model.loss("elbo", batch() | changes, noise, None)
     return {"loss": loss.item(), **{name: value.item() for name, value in metrics.items()}}
 

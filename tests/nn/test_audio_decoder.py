@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aigc.nn.audio_decoder import Decoder, HarmonicSynthesizer, VoiceConfig
-from tests.nn.test_harmonics import voice
+from tests.nn.voices import voice
 
 
 @dataclass(frozen=True, kw_only=True)

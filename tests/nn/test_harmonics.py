@@ -5,8 +5,8 @@ import torch
 
 from aigc.nn.harmonics import STRENGTH, Harmonics
 from aigc.nn.spectrogram import STFT
+from tests.nn.voices import RATE_HZ, voice
 
-RATE_HZ = 8000
 SIZE = STFT(samples=4096, window=384, hop=64, floor=1e-3)
 PITCH = (60 / RATE_HZ, 400 / RATE_HZ)
 
@@ -14,12 +14,6 @@ PITCH = (60 / RATE_HZ, 400 / RATE_HZ)
 def harmonics(**changes: int) -> Harmonics:
     given = {"bands": 64, "ripple_bands": 16, "ripples": 3} | changes
     return Harmonics(SIZE, pitch=PITCH, **given)
-
-
-def voice(hz: torch.Tensor) -> torch.Tensor:
-    """(samples,) Hz -> (1, 1, samples): eleven harmonics of a pitch that may glide."""
-    turn = 2 * torch.pi * (hz.double() / RATE_HZ).cumsum(0)
-    return sum(0.3 / k * torch.sin(k * turn) for k in range(1, 12)).float()[None, None]  # type: ignore[union-attr]
 
 
 def hz(pitch: torch.Tensor) -> torch.Tensor:

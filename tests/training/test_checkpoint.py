@@ -284,11 +284,11 @@ from aigc.training import checkpoint
 from tests.training.small_runs import write_checkpoint
 folder = Path({str(tmp_path)!r})
 write_checkpoint(folder, 64)
-real = checkpoint._write_state
-def die(path, named):
-    real(path, named)
+save = checkpoint.save_file
+def die(named, path):
+    save(named, path)
     os.kill(os.getpid(), signal.SIGKILL)
-checkpoint._write_state = die
+checkpoint.save_file = die
 write_checkpoint(folder, 128)
 """
     killed = subprocess.run([sys.executable, "-c", code], timeout=60)

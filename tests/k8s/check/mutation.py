@@ -44,6 +44,8 @@ class Mutation:
     """Kind/name of who is found where it is another one."""
     says: str
     """Part of the message."""
+    others: bool = False
+    """True if there are more findings, all of this rule with the same place."""
 
     def __str__(self) -> str:
         return f"{self.rule}-{self.path}"
@@ -58,16 +60,26 @@ def findings(documents: list[dict[str, Any]], *external: str) -> list[Finding]:
 
 def broken(mutation: Mutation) -> list[dict[str, Any]]:
     """The set, broken."""
+    return changed((mutation.object, mutation.path, mutation.value))
+
+
+def changed(*changes: tuple[str, str, Any]) -> list[dict[str, Any]]:
+    """The set with values replaced: (Kind/name, path, value) each."""
     documents = deepcopy(WHOLE)
-    set_at(one(documents, mutation.object), mutation.path, mutation.value)
+    for object, path, value in changes:
+        set_at(one(documents, object), path, value)
     return documents
 
 
 def one(documents: list[dict[str, Any]], object: str) -> dict[str, Any]:
     """The object Kind/name of a set."""
-    kind, name = object.split("/")
-    (found,) = (d for d in documents if (d["kind"], d["metadata"]["name"]) == (kind, name))
+    (found,) = named(documents, object)
     return found
+
+
+def named(documents: list[dict[str, Any]], object: str) -> list[dict[str, Any]]:
+    """Objects Kind/name of a set."""
+    return [d for d in documents if f"{d['kind']}/{d['metadata']['name']}" == object]
 
 
 def set_at(document: dict[str, Any], path: str, value: Any) -> None:
@@ -90,15 +102,15 @@ def set_at(document: dict[str, Any], path: str, value: Any) -> None:
         where[steps[-1]] = value
 
 
-def holds(mutation: Mutation) -> None:
+def assert_found(mutation: Mutation) -> None:
     """Assert that a mutation causes exactly its one finding."""
     documents = broken(mutation)
     found = findings(documents)
-    assert len(found) == 1, "\n".join(map(str, found))
-    (only,) = found
-    assert only.rule == mutation.rule
+    if mutation.others:
+        found = [each for each in found if each.rule == mutation.rule]
+    assert mutation.others or len(found) == 1, "\n".join(map(str, found))
     where = mutation.by or mutation.object
-    assert f"{only.kind}/{only.name}" == where
-    assert only.namespace == one(documents, where)["metadata"]["namespace"]
-    assert only.path == (mutation.found or mutation.path)
-    assert mutation.says in only.message
+    (namespace,) = {d["metadata"]["namespace"] for d in named(documents, where)}
+    place = (mutation.rule, where, namespace, mutation.found or mutation.path)
+    assert {(e.rule, f"{e.kind}/{e.name}", e.namespace, e.path) for e in found} == {place}
+    assert mutation.says in found[0].message

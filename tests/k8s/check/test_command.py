@@ -12,7 +12,7 @@ import pytest
 from k8s.check.command import command
 from k8s.check.rules import rules
 from tests.k8s.check import mutation  # noqa: F401  Ray's schema, imported without its warnings
-from tests.test_strict_yaml import BOMBS
+from tests.yaml_bombs import BOMBS
 
 HERE = Path(__file__).parent
 WHOLE = str(HERE / "whole.yaml")

@@ -8,6 +8,7 @@ import pytest
 
 from aigc.strict_yaml import documents
 from k8s.check import render
+from tests.k8s.programs import program
 
 MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\n"
 
@@ -36,12 +37,6 @@ def test_kustomization_is_rendered(overlay: Path) -> None:
     (overlay / "kustomization.yaml").write_text("resources: [../nowhere]\n")
     with pytest.raises(ValueError, match=r"overlay failed: .*nowhere"):
         names(overlay)
-
-
-def program(folder: Path, name: str, script: str) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-    (folder / name).chmod(0o755)
 
 
 @pytest.mark.process

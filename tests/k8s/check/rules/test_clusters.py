@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.k8s.check.mutation import GONE, WHOLE, Mutation, findings, holds, one, set_at
+from tests.k8s.check.mutation import GONE, WHOLE, Mutation, changed, findings, one, set_at
 
 JOB = "spec.rayClusterSpec"
 SERVICE = "spec.rayClusterConfig"
@@ -58,11 +58,6 @@ MUTATIONS = [
         says="give a limit, and the same as a request",
     ),
 ]
-
-
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_rule_finds_mutation(mutation: Mutation) -> None:
-    holds(mutation)
 
 
 def rules_of(*changes: tuple[str, str, Any]) -> list[tuple[str, str]]:
@@ -160,8 +155,7 @@ def test_limit_may_come_from_pod_namespace_or_ray_flag() -> None:
     assert rules_of(gone, ("RayJob/training", pod, {"limits": {"memory": "8Gi"}})) == []
     flag = f"{JOB}.workerGroupSpecs[0].rayStartParams.memory"
     assert rules_of(gone, ("RayJob/training", flag, "1000000000")) == []
-    documents = deepcopy(WHOLE)
-    set_at(one(documents, "RayJob/training"), gone[1], GONE)
+    documents = changed(("RayJob/training", gone[1], GONE))
     limits = [{"type": "Container", "default": {"memory": "1Gi"}}]
     ranges = {
         "apiVersion": "v1",

@@ -2,9 +2,7 @@
 
 from copy import deepcopy
 
-import pytest
-
-from tests.k8s.check.mutation import WHOLE, Mutation, findings, holds, one
+from tests.k8s.check.mutation import WHOLE, Mutation, findings, one
 
 MUTATIONS = [
     Mutation(
@@ -68,11 +66,6 @@ MUTATIONS = [
         says="the container declares no port 'health'; there are: http",
     ),
 ]
-
-
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_rule_finds_mutation(mutation: Mutation) -> None:
-    holds(mutation)
 
 
 def test_kuberay_service_ports_are_known() -> None:

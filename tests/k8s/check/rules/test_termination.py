@@ -3,11 +3,9 @@
 import warnings
 from copy import deepcopy
 
-import pytest
-
 from k8s.check.manifests import Manifests
 from k8s.check.rules.termination import OUR_GRACEFUL_S, sleep_of
-from tests.k8s.check.mutation import GONE, WHOLE, Mutation, findings, holds, one, set_at
+from tests.k8s.check.mutation import GONE, WHOLE, Mutation, findings, one, set_at
 
 WORKER = "spec.rayClusterConfig.workerGroupSpecs[0].template.spec"
 
@@ -71,11 +69,6 @@ MUTATIONS = [
         says="is 60 (the default)",
     ),
 ]
-
-
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_rule_finds_mutation(mutation: Mutation) -> None:
-    holds(mutation)
 
 
 def test_variables_may_come_from_a_config_map() -> None:
