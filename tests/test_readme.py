@@ -105,7 +105,7 @@ def test_documented_examples_run_with_the_class_names_of_the_data(tmp_path: Path
 
 
 @pytest.mark.cluster
-@pytest.mark.slow  # tests/serve/test_server.py proves the serving part over Ray, too
+@pytest.mark.slow  # tests/serve/pair/test_requests.py proves the serving part over Ray, too
 @pytest.mark.timeout(900)
 def test_demo_of_other_modalities_runs_as_shown(tmp_path: Path) -> None:
     """`make demo-modalities` with runs of 640 samples."""

@@ -17,20 +17,27 @@ import httpx
 import psutil
 import pytest
 
-from tests.serve.test_server import Server, left_over, run_folder, server
+from tests.serve.servers import Server, left_over, server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
-QUICK = json.dumps({"scaling": {"downscale_delay_s": 3, "average_s": 1, "target_busy": 0.3}})
+CONFIG = """
+pools:
+  default:
+    artifacts: [{store}/tiny@1]
+    replicas: 1..2
+    scaling: {{downscale_delay_s: 2, average_s: 0.5, target_busy: 0.3}}
+"""
 """The client needs more of the machine than a replica does: half-busy is enough for another."""
 
 
 @pytest.fixture(scope="module")
 def scaled(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One or two replicas of tiny@1 that come and go sooner than by default."""
-    arguments = [f"{store}/tiny@1", "--replicas", "1..2"]
-    module = ("benchmarks.scaled_server", QUICK)
-    with server(tmp_path_factory.mktemp("scaled"), *arguments, module=module) as running:
+    folder = tmp_path_factory.mktemp("scaled")
+    file = folder / "serve.yaml"
+    file.write_text(CONFIG.format(store=store))
+    with server(folder, "--config", str(file)) as running:
         running.wait_until_ready()
         yield running
 
@@ -39,7 +46,7 @@ def body(n: int, form: str = "npy") -> dict[str, Any]:
     return {"model": "tiny", "n": n, "seed": 7, "format": form}
 
 
-def test_replicas_rise_and_fall_with_the_load_and_no_request_fails(scaled: Server) -> None:
+def test_scaling_up_and_down_fails_no_request(scaled: Server) -> None:
     codes: Counter[int] = Counter()
     seen: set[str] = set()
     assert len(scaled.replicas()) == 1
@@ -57,7 +64,7 @@ def test_replicas_rise_and_fall_with_the_load_and_no_request_fails(scaled: Serve
         """Load, until so many answer and there are no others."""
         stop = asyncio.Event()
         running = [asyncio.create_task(ask(n, pause_s, stop)) for _ in range(clients)]
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 80
         while len(await asyncio.to_thread(scaled.replicas)) != replicas or len(seen) < replicas:
             assert time.monotonic() < deadline, f"there were never {replicas} replicas: {codes}"
             await asyncio.sleep(0.2)
@@ -73,8 +80,8 @@ def test_replicas_rise_and_fall_with_the_load_and_no_request_fails(scaled: Serve
     assert sum(codes.values()) > 200
 
 
-def test_sigterm_answers_all_that_was_asked_and_leaves_nothing(scaled: Server) -> None:
-    folder, tree = run_folder(scaled), scaled.tree()
+def test_sigterm_answers_every_request_and_leaves_nothing(scaled: Server) -> None:
+    folder, tree = scaled.run_folder(), scaled.tree()
     with socket.create_connection(("127.0.0.1", scaled.port)) as half_asked:
         text = json.dumps(body(4)).encode()
         head = f"POST /v1/samples HTTP/1.1\r\nhost: x\r\ncontent-length: {len(text)}\r\n\r\n"

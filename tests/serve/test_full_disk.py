@@ -2,8 +2,8 @@
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.disks import fill, small_disk
-from tests.serve.test_server import Server, server
+from tests.serve.servers import Server, server, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -61,13 +61,8 @@ ANSWERS = {
 }
 
 
-def lost(running: Server, wanted: float) -> float:
-    """What the gauge comes to, within ten seconds."""
-    for _ in range(100):
-        if running.total("aigc_metrics_lost") == wanted:
-            break
-        time.sleep(0.1)
-    return running.total("aigc_metrics_lost")
+def wait_until_lost(running: Server, wanted: float) -> None:
+    wait_until(lambda: running.total("aigc_metrics_lost") == wanted, 20, "the gauge")
 
 
 def test_a_full_disk_costs_metrics_and_no_request(
@@ -78,22 +73,20 @@ def test_a_full_disk_costs_metrics_and_no_request(
     config.write_text(POOLS.format(store=store))
     with server(tmp_path, "--config", str(config)) as running:
         url = running.wait_until_ready()
-        assert lost(running, 0) == 0
+        wait_until_lost(running, 0)
         filler = fill(disk)
-        rounds = 20
+        rounds = 10
         for _ in range(rounds):
             assert ask(url) == ANSWERS
-        assert lost(running, 1) == 1
+        wait_until_lost(running, 1)
         assert httpx.get(f"{url}/metrics").status_code == 200
         filler.unlink()
-        assert lost(running, 0) == 0
+        wait_until_lost(running, 0)
         one = ("model=tiny", "signature=sample", "code=200")
         # Each process looks for room by itself, some seconds apart.
         for api in ("api=native", "api=openai"):
-            until_s = time.monotonic() + 20
-            while running.total("aigc_requests_total", api, *one) < rounds:
-                assert time.monotonic() < until_s, api
-                time.sleep(0.2)
-            assert running.total("aigc_requests_total", api, *one) == rounds
+            counted = partial(running.total, "aigc_requests_total", api, *one)
+            wait_until(lambda total=counted: total() >= rounds, 20, api)
+            assert counted() == rounds
         assert running.total("aigc_replica_starts_total") == 2, "some replica died"
         assert running.stop()[0] == 0

@@ -24,7 +24,6 @@ from serve.settings import Limits, Settings, parse
 from tests.serve.batching.runners import Doubler
 from tests.serve.faulty import BAD_LABEL, publish_faulty
 from tests.serve.listening import listening, settled
-from tests.serve.test_server import server
 
 
 @pytest.fixture(scope="module")
@@ -163,45 +162,3 @@ def test_how_long_a_batch_may_take_follows_from_what_one_took() -> None:
     for wrong in (0.5, 0, -1, float("nan")):
         with pytest.raises(ValueError, match="max_batch_seconds must be at least 1"):
             Limits(max_batch_seconds=wrong)
-
-
-CONFIG = """
-pools:
-  default:
-    artifacts: [{looper}]
-    replicas: 2
-    cpus: 0.5
-    limits: {{max_batch_seconds: 2}}
-"""
-
-
-@pytest.mark.cluster
-@pytest.mark.timeout(180)
-def test_a_second_replica_never_sees_what_held_up_the_first(looper: str, tmp_path: Path) -> None:
-    file = tmp_path / "serve.yaml"
-    file.write_text(CONFIG.format(looper=looper))
-    with server(tmp_path, "--config", str(file)) as running:
-        running.wait_until_ready()
-        before = {one.pid for one in running.replicas()}
-        assert len(before) == 2
-        began = time.monotonic()
-        looping = ask(running.url, BAD_LABEL)
-        assert error(looping) == (504, "run_too_long")
-        assert time.monotonic() - began < 20
-        held = looping.headers.get("x-aigc-replica")
-        answers: list[httpx.Response] = []
-        while len({one.pid for one in running.replicas()} & before) > 1 or len(answers) < 50:
-            answers.append(ask(running.url, 0))
-            assert time.monotonic() - began < 90, "the replica was not replaced"
-            time.sleep(0.05)
-        found = {answer.status_code for answer in answers}
-        assert found <= {200, 503}
-        assert all(one.headers["retry-after"] for one in answers if one.status_code == 503)
-        assert held is None
-        assert len({one.pid for one in running.replicas()} & before) == 1, "one never noticed"
-        assert running.total("aigc_runs_too_long_total", "model=looper") == 1
-        assert running.total("aigc_requests_total", "code=504") == 1
-        while running.total("aigc_ready") < 2:
-            assert time.monotonic() - began < 120, "no other one came"
-            time.sleep(0.5)
-        assert running.total("aigc_replica_starts_total") == 3

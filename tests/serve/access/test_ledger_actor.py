@@ -11,7 +11,9 @@ import pytest
 
 from serve.access.rate_ledger import LedgerReply, Policy, TokenRequest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+# With `aigc serve`, test_two_replicas.py shows that all ask one ledger, single/test_admission.py
+# that another takes its place when it dies.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture

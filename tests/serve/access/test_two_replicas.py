@@ -1,12 +1,11 @@
-"""Two real replicas with keys: one budget for both, and versions that change under load."""
+"""Two replicas with keys: one budget, new keys and versions for both, and what one cannot end."""
 
 import asyncio
-import os
-import subprocess
-import sys
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ import tritonclient.grpc
 
 from aigc.artifact import Store
 from serve.access.api_keys import CreateKey, key_entry
+from serve.hosting.deploy import command as deploy
 from tests.ports import free_port
 from tests.serve.artifacts import publish
-from tests.serve.test_server import Server, server
+from tests.serve.faulty import BAD_LABEL, publish_faulty
+from tests.serve.servers import Server, server, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -27,43 +28,52 @@ RATE, BURST = 300.0, 300
 LIMITED, FREE, ADMIN = (f"aigc_secret_of_{name}" for name in ("limited", "free", "admin"))
 
 
+REFUSED = "a changed keys file is refused"
+CONFIG = """
+keys: {keys}
+logs: json
+pools:
+  default:
+    artifacts: [{tiny}, {looper}]
+    replicas: 2
+    cpus: 0.5
+    limits: {{max_batch_seconds: 3}}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Guarded:
-    """A server, its gRPC port, and where its artifacts lie."""
+    """A server, its gRPC port, its keys file, and the versions of `tiny`."""
 
-    def __init__(self, server: Server, grpc_port: int, versions: list[str], keys: Path) -> None:
-        self.keys = keys
-        self.server = server
-        self.url = server.url
-        self.grpc_port = grpc_port
-        self.versions = versions
+    server: Server
+    grpc_port: int
+    versions: list[str]
+    keys: Path
 
-    def command(self, *arguments: str, key: str = ADMIN) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "aigc.cli", *arguments],
-            env=os.environ | {"AIGC_KEY": key},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+    @property
+    def url(self) -> str:
+        return self.server.url
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """tiny@1, and looper@1, whose label BAD_LABEL loops for ever."""
     folder = tmp_path_factory.mktemp("guarded")
     store = Store(folder / "store")
     versions = [publish(store, folder / f"v{seed}", "tiny", seed) for seed in (1, 2, 3)]
-    keys = folder / "keys.toml"
+    looper = publish_faulty(store, folder / "looper", "looper", "loop")
+    keys, file = folder / "keys.toml", folder / "serve.yaml"
     limited = CreateKey(action="new", name="limited", samples_per_s=RATE, burst=BURST)
     keys.write_text(
         key_entry(limited, LIMITED)
         + key_entry(CreateKey(action="new", name="free"), FREE)
         + key_entry(CreateKey(action="new", name="admin", scope=("admin",)), ADMIN)
     )
+    file.write_text(CONFIG.format(keys=keys, tiny=versions[0], looper=looper))
     port = free_port()
-    arguments = [versions[0], "--replicas", "2", "--keys", str(keys), "--grpc-port", str(port)]
-    with server(folder, *arguments) as running:
+    with server(folder, "--config", str(file), "--grpc-port", str(port)) as running:
         running.wait_until_ready()
-        yield Guarded(running, port, versions, keys)
+        yield Guarded(server=running, grpc_port=port, versions=versions, keys=keys)
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -77,8 +87,8 @@ def pixels(guarded: Guarded, model: str) -> bytes:
     return answer.content
 
 
-def test_one_budget_holds_for_both_replicas(guarded: Guarded) -> None:
-    seconds = 6.0
+def test_a_budget_holds_over_both_replicas(guarded: Guarded) -> None:
+    seconds = 5.0
     drawn, codes, replicas = 0, Counter[int](), Counter[str]()
 
     async def ask(until: float) -> None:
@@ -105,10 +115,12 @@ def test_one_budget_holds_for_both_replicas(guarded: Guarded) -> None:
     allowed = BURST + RATE * took
     assert set(codes) == {200, 429}
     assert len(replicas) == 2
-    assert 0.9 * allowed <= drawn <= 1.1 * allowed, (drawn, allowed, replicas)
+    assert drawn <= 1.1 * allowed, (drawn, allowed, replicas)
+    # How near it comes depends on the machine; tests/serve/access/test_rate_ledger.py is exact.
+    assert drawn >= 0.75 * allowed, (drawn, allowed, replicas)
 
 
-def test_grpc_asks_for_the_same_keys(guarded: Guarded) -> None:
+def test_grpc_needs_the_same_keys(guarded: Guarded) -> None:
     client: Any = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{guarded.grpc_port}")
     with pytest.raises(Exception, match="UNAUTHENTICATED"):
         client.get_model_metadata("tiny")
@@ -139,22 +151,27 @@ def test_a_changed_keys_file_reaches_both_replicas(guarded: Guarded) -> None:
         fresh.write_text(text)
         fresh.rename(guarded.keys)
         if text == "[[key]":
-            deadline = time.monotonic() + 30
-            while guarded.server.total("aigc_refused_keys_total") < 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+            wait_until(lambda: guarded.server.total("aigc_refused_keys_total") >= 2, 30)
+            wait_until(lambda: REFUSED in guarded.server.stderr, 10)
+            (line, *_) = (x for x in guarded.server.stderr.splitlines() if REFUSED in x)
+            assert json.loads(line)["level"] == "ERROR"
         until("aigc_secret_of_guest", status)
     until(FREE, 200)
 
 
-def test_the_wrong_key_deploys_nothing(guarded: Guarded) -> None:
+def test_deploy_needs_a_key_with_the_scope_admin(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key, reason in (("", "wants a key"), (FREE, "needs the scope 'admin'")):
-        done = guarded.command("deploy", guarded.versions[1], "--url", guarded.url, key=key)
-        assert done.returncode != 0
-        assert reason in done.stderr
+        monkeypatch.setenv("AIGC_KEY", key)
+        with pytest.raises(ValueError, match=reason):
+            deploy([guarded.versions[1], "--url", guarded.url])
 
 
-def test_versions_change_under_load_and_no_request_fails(guarded: Guarded) -> None:
+def test_versions_change_under_load_without_a_failed_request(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIGC_KEY", ADMIN)
     exact = pixels(guarded, "tiny@1")
     codes: Counter[int] = Counter()
     said: Counter[tuple[str, str]] = Counter()
@@ -169,32 +186,25 @@ def test_versions_change_under_load_and_no_request_fails(guarded: Guarded) -> No
                 codes[answer.status_code] += 1
                 said[answer.headers["x-aigc-replica"], answer.headers["x-aigc-model"]] += 1
 
-    async def deploy() -> list[str]:
-        """Forth and back, five times; what each said it deployed."""
-        found = []
-        for number in range(5):
-            uri = guarded.versions[1 + number % 2]
-            done = await asyncio.to_thread(
-                guarded.command, "deploy", uri, "--url", guarded.url, "--keep", "3"
-            )
-            assert done.returncode == 0, done.stderr
-            found.append(done.stdout.strip())
-            if number == 3:  # what is older than the newest is named by a pin
-                done = await asyncio.to_thread(
-                    guarded.command, "deploy", "--pin", "tiny@1", "--url", guarded.url
-                )
-                assert done.returncode == 0, done.stderr
-        return found
+    async def change() -> None:
+        """Forth and back; what is older than the newest is named by a pin."""
+        for words in (
+            (guarded.versions[1], "--keep", "3"),
+            (guarded.versions[2], "--keep", "3"),
+            ("--pin", "tiny@1"),
+            (guarded.versions[1], "--keep", "3"),
+        ):
+            assert await asyncio.to_thread(deploy, [*words, "--url", guarded.url]) == 0
 
-    async def under_load() -> list[str]:
+    async def under_load() -> None:
         clients = [asyncio.create_task(ask()) for _ in range(6)]
         try:
-            return await deploy()
+            await change()
         finally:
             stop.set()
             await asyncio.gather(*clients)
 
-    assert asyncio.run(under_load()) == ["tiny@2", "tiny@3", "tiny@2", "tiny@3", "tiny@2"]
+    asyncio.run(under_load())
     assert set(codes) == {200}, codes
     assert sum(codes.values()) > 200
     replicas = {replica for replica, _ in said}
@@ -203,11 +213,42 @@ def test_versions_change_under_load_and_no_request_fails(guarded: Guarded) -> No
     assert pixels(guarded, "tiny@1") == exact == pixels(guarded, "tiny")
 
 
-def test_a_candidate_that_is_broken_is_refused_in_one_sentence(
-    guarded: Guarded, tmp_path: Path
+def test_deploy_of_a_broken_candidate_changes_nothing(
+    guarded: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = guarded.command("deploy", str(tmp_path), "--url", guarded.url)
-    assert done.returncode != 0
-    assert "is refused, what is served stays" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("AIGC_KEY", ADMIN)
+    with pytest.raises(ValueError, match=r"\A.+ is refused, what is served stays.+\Z"):
+        deploy([str(tmp_path), "--url", guarded.url])
     assert pixels(guarded, "tiny@1")
+
+
+def test_a_run_without_end_takes_one_replica_with_it(guarded: Guarded) -> None:
+    """The second replica never sees what held up the first."""
+    running = guarded.server
+
+    def ask(label: int) -> httpx.Response:
+        fields = {"model": "looper", "label": label, "seed": 7, "format": "npy"}
+        return running.post(headers=bearer(FREE), **fields)
+
+    def survivors() -> set[int]:
+        return {one.pid for one in running.replicas()} & before
+
+    before = {one.pid for one in running.replicas()}
+    starts = running.total("aigc_replica_starts_total")
+    looping = ask(BAD_LABEL)
+    assert (looping.status_code, looping.json()["error"]["code"]) == (504, "run_too_long")
+    assert "x-aigc-replica" not in looping.headers
+    answers: list[httpx.Response] = []
+
+    def is_replaced() -> bool:
+        answers.append(ask(0))
+        return len(survivors()) < 2 and len(answers) >= 50
+
+    wait_until(is_replaced, 90, "the replacement of the replica")
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert all(one.headers["retry-after"] for one in answers if one.status_code == 503)
+    assert len(survivors()) == 1, "one never noticed"
+    assert running.total("aigc_runs_too_long_total", "model=looper") == 1
+    assert running.total("aigc_requests_total", "code=504") == 1
+    running.wait_until_replaced()
+    assert running.total("aigc_replica_starts_total") == starts + 1

@@ -1,11 +1,11 @@
-"""Two pools in one real `aigc serve --config`: forwarded, woken, killed, deployed, refused."""
+"""Two pools in one `aigc serve --config`: forwarded, woken, killed, deployed, refused."""
 
 import base64
 import io
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,32 +21,9 @@ from numpy.typing import NDArray
 from aigc.artifact import Artifact, Store, image_files
 from serve.hosting.deploy import command as deploy
 from tests.serve.artifacts import publish
-from tests.serve.test_server import Server, server, title
+from tests.serve.servers import Server, title, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(150)]
-
-CONFIG = """
-pools:
-  default:
-    artifacts: [{store}/tiny@1]
-    cpus: 0.5
-  large:
-    artifacts: [{store}/other@1, {words}]
-    replicas: 0..1
-    memory: 640MiB
-    cpus: 0.5
-    scaling: {{average_s: 0.1, downscale_delay_s: 2}}
-"""
-
-
-@pytest.fixture(scope="module")
-def pools(store: Path, words: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("pools")
-    file = folder / "serve.yaml"
-    file.write_text(CONFIG.format(store=store, words=words))
-    with server(folder, "--config", str(file)) as running:
-        running.wait_until_ready()
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +46,7 @@ def npy(server: Server, **fields: Any) -> httpx.Response:
     return httpx.post(f"{server.url}/v1/samples", json=asked, timeout=60)
 
 
-def test_samples_of_both_pools_are_those_of_their_artifacts(
+def test_both_pools_return_the_samples_of_their_artifacts(
     pools: Server, artifact: Artifact, other: Artifact
 ) -> None:
     """Native, OpenAI's and the inference protocol's route; the pool's replica signs its own."""
@@ -92,11 +69,12 @@ def test_samples_of_both_pools_are_those_of_their_artifacts(
         ).json()
         assert inferred["outputs"][0]["data"] == pixels.reshape(-1).tolist()
     assert len(replicas) == 2
-    models = httpx.get(f"{pools.url}/v1/models").json()["data"]
-    assert [model["id"] for model in models] == ["other@1", "tiny@1", "words@1"]
+    ids = [model["id"] for model in httpx.get(f"{pools.url}/v1/models").json()["data"]]
+    assert ids == sorted(ids)
+    assert {"other@1", "tiny@1", "words@1"} <= set(ids)
 
 
-def test_a_text_of_another_pool_is_streamed(pools: Server, words: str) -> None:
+def test_texts_stream_from_another_pool(pools: Server, words: str) -> None:
     artifact = Artifact.open(words, verify=False)
     fields: dict[str, Any] = {"model": "words", "prompt": "", "seed": 7, "n": 40}
     expected = artifact.texts("sample", artifact.sample(seed=7, n=40))
@@ -114,15 +92,8 @@ def test_a_text_of_another_pool_is_streamed(pools: Server, words: str) -> None:
         assert [choice.text for choice in whole.choices] == expected
 
 
-def until(predicate: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not predicate():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
-
-
 def test_a_pool_scales_to_zero_and_a_request_wakes_it(pools: Server, other: Artifact) -> None:
-    until(lambda: not large(pools))
+    wait_until(lambda: not large(pools))
     asked = {"model": "other", "n": 1}
     headers = {"x-request-timeout": "0.2"}
     late = httpx.post(f"{pools.url}/v1/samples", json=asked, headers=headers, timeout=60)
@@ -135,7 +106,7 @@ def test_a_pool_scales_to_zero_and_a_request_wakes_it(pools: Server, other: Arti
     assert len(large(pools)) == 1
 
 
-def test_only_what_a_killed_replica_had_begun_fails(pools: Server, other: Artifact) -> None:
+def test_a_killed_replica_fails_only_requests_it_had_begun(pools: Server, other: Artifact) -> None:
     """It may have died of it, so nobody runs it again; what comes after waits for the next one."""
     assert npy(pools).status_code == 200
     stop = threading.Event()
@@ -151,13 +122,13 @@ def test_only_what_a_killed_replica_had_begun_fails(pools: Server, other: Artifa
         asking = [threads.submit(ask, number) for number in range(4)]
         try:
             time.sleep(3)  # one that was leaving when they began is gone by then
-            until(lambda: len(large(pools)) == 1)
+            wait_until(lambda: len(large(pools)) == 1)
             (victim,) = large(pools)
             victim.send_signal(signal.SIGKILL)
             with suppress(psutil.Error):
                 victim.wait(10)
-            until(lambda: large(pools) and large(pools)[0].pid != victim.pid)
-            until(lambda: npy(pools).status_code == 200)
+            wait_until(lambda: large(pools) and large(pools)[0].pid != victim.pid)
+            wait_until(lambda: npy(pools).status_code == 200)
             time.sleep(1)
         finally:
             stop.set()
@@ -169,12 +140,15 @@ def test_only_what_a_killed_replica_had_begun_fails(pools: Server, other: Artifa
     assert all(b'"pool_unavailable"' in content for content in lost)
 
 
-def test_a_version_is_deployed_into_the_other_pool(
-    pools: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_deploy_into_another_pool_wakes_it(
+    pools: Server,
+    signed: Callable[[str], str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Also while it has no replica: the candidate wakes it."""
-    uri = publish(Store(tmp_path / "store"), tmp_path / "build", "big", 9)
-    until(lambda: not large(pools))
+    uri = signed(publish(Store(tmp_path / "store"), tmp_path / "build", "big", 9))
+    wait_until(lambda: not large(pools))
     assert deploy([uri, "--url", pools.url, "--pool", "large"]) == 0
     assert f"hosted  {uri} in pool large" in capsys.readouterr().err
     answer = npy(pools, model="big")
@@ -182,13 +156,16 @@ def test_a_version_is_deployed_into_the_other_pool(
     assert npy(pools).status_code == 200
     pids = {one.pid for one in pools.replicas()}
     assert deploy(["--remove", "big", "--url", pools.url]) == 0
-    until(lambda: npy(pools, model="big").status_code == 404)
+    wait_until(lambda: npy(pools, model="big").status_code == 404)
     assert npy(pools).status_code == 200
     assert {one.pid for one in pools.replicas()} <= pids, "no replica was started anew"
 
 
-def test_what_does_not_fit_into_the_pools_memory_is_refused(pools: Server, tmp_path: Path) -> None:
-    uri = publish(Store(tmp_path / "store"), tmp_path / "build", "heavy", 9, ballast=256 << 20)
+def test_deploy_refuses_what_exceeds_the_memory_of_the_pool(
+    pools: Server, signed: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    uri = signed(publish(store, tmp_path / "build", "heavy", 9, ballast=256 << 20))
     with pytest.raises(ValueError, match=r"heavy@1 does not fit.*may hold 640\.0 MiB"):
         deploy([uri, "--url", pools.url, "--pool", "large"])
     assert npy(pools).status_code == 200

@@ -1,0 +1,122 @@
+"""Sockets and files of a running `aigc serve`, as others on this machine find them."""
+
+import re
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from serve.local import exposure
+from tests import strangers
+from tests.serve.servers import Server
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+
+SOCKETS = {
+    # process: (listening sockets, what they are)
+    "serve.local.driver": (1, "Ray's driver, for answers of its workers"),
+    "aigc.prometheus_exporter": (1, "the merged metrics"),
+    "haproxy": (3, "the HTTP port of the command; its own statistics and metrics"),
+    "gcs_server": (1, "Ray's directory of the cluster"),
+    "raylet": (2, "Ray's node manager and object manager"),
+    "monitor.py": (1, "metrics of Ray's autoscaler"),
+    "dashboard.py": (1, "metrics of Ray's dashboard, which is off otherwise"),
+    "ray::DashboardAgent": (3, "Ray's agent of the node: gRPC, HTTP and Ray's own metrics"),
+    "ray::RuntimeEnvAgent": (1, "gives workers their environment"),
+    "ray::ServeController": (1, "Ray's calls between actors, as below"),
+    "ray::HAProxyManager": (1, "calls between actors"),
+    "ray::ProxyActor": (2, "calls between actors; Serve's fallback proxy"),
+    "ray::ServeReplica": (3, "calls between actors; HTTP for HAProxy; Serve's handle calls"),
+    "ray::TargetWriter": (1, "calls between actors"),
+    "ray::IDLE": (1, "calls between actors"),
+}
+WITHOUT_TOKEN = {
+    "aigc.prometheus_exporter": 1,
+    "haproxy": 3,
+    "monitor.py": 1,
+    "dashboard.py": 1,
+    "ray::DashboardAgent": 1,  # Ray's own metrics
+    "ray::ProxyActor": 1,  # the API, as on the public port
+    "ray::ServeReplica": 1,  # the same
+}
+"""At most so many sockets of a process answer whoever reaches loopback; the others refuse calls."""
+
+
+def kind(process: psutil.Process) -> str:
+    line = process.cmdline()
+    text = " ".join(line)
+    for name in (
+        "aigc.prometheus_exporter",
+        "serve.local.driver",
+        "monitor.py",
+        "dashboard.py",
+        "gcs_server",
+        "haproxy",
+    ):
+        if name in (process.name(), *(Path(part).name for part in line)) or name in line:
+            return name
+    if "raylet" in process.name():
+        return "raylet"
+    # "ray::ServeReplica:aigc:default", or "ray::ServeController.method" while that runs.
+    return "ray::" + re.split(r"[:.]", text.split()[0].removeprefix("ray::"))[0]
+
+
+def settled(process: psutil.Process) -> set[Any]:
+    """Where a process listens; Ray's agents may still be starting, and get a while for it."""
+    end = time.monotonic() + 60
+    while True:
+        connections = process.net_connections("inet")
+        listening = {c.laddr for c in connections if c.status == psutil.CONN_LISTEN}
+        expected, _ = SOCKETS.get(kind(process), (0, ""))
+        if not listening or len(listening) >= expected or time.monotonic() > end:
+            return listening
+        time.sleep(0.2)
+
+
+def test_every_process_listens_on_loopback_alone(pair: Server) -> None:
+    for process in [psutil.Process(pair.process.pid), *pair.tree()]:
+        try:
+            listening = settled(process)
+        except psutil.NoSuchProcess:
+            continue  # Ray starts and ends idle workers as it likes
+        if not listening:
+            continue
+        name = kind(process)
+        outside = [a for a in listening if a.ip.removeprefix("::ffff:") != "127.0.0.1"]
+        assert name in SOCKETS, (name, process.cmdline(), listening)
+        expected, _ = SOCKETS[name]
+        assert len(listening) == expected, (name, listening)
+        assert outside == [], (name, listening)
+
+
+def test_other_users_reach_no_file_and_no_unguarded_socket(pair: Server) -> None:
+    tree = [psutil.Process(pair.process.pid), *pair.tree()]
+    assert strangers.reachable(Path(pair.run_folder()), tree) == []
+    for process in tree:
+        with suppress(psutil.NoSuchProcess):
+            open_to_all = {
+                address.port
+                for address in settled(process)
+                if not strangers.unauthenticated(address.port)
+            }
+            most = WITHOUT_TOKEN.get(kind(process), 0)
+            assert len(open_to_all) <= most, (kind(process), open_to_all)
+
+
+def test_listeners_finds_sockets_that_other_machines_reach(pair: Server) -> None:
+    assert exposure.listeners([psutil.Process(pair.process.pid), *pair.tree()]) == []
+    with socket.socket() as listening:
+        listening.bind(("0.0.0.0", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        (found,) = exposure.listeners([psutil.Process()])
+        assert (found.address, found.port) == ("0.0.0.0", port)
+        exposure.check_listeners([found], {port})
+        threading.Thread(target=lambda: listening.accept()[0].close()).start()
+        with pytest.raises(ValueError, match=f"port {port}, .* asks for no token there"):
+            exposure.check_listeners([found], set())
