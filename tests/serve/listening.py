@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ class Listening:
     url: str
     replica: IngressReplica
     loop: asyncio.AbstractEventLoop
+    grpc_servers: list[Any] = field(default_factory=list)
 
     def run(self, coroutine: Any) -> Any:
         """The result of a coroutine on the replica's event loop."""
@@ -38,6 +39,20 @@ class Listening:
     @cached_property
     def probe(self) -> Probe:
         return Probe(self.replica)
+
+    @cached_property
+    def grpc_address(self) -> str:
+        """HOST:PORT of the same replica over gRPC, which is served from the first use on."""
+
+        async def start() -> str:
+            server = grpc.aio.server()
+            add_to_server(servicer(self.replica.grpc), server, self.replica.grpc.reception)
+            address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+            await server.start()
+            self.grpc_servers.append(server)
+            return address
+
+        return str(self.run(start()))
 
     def requests(self, **labels: str) -> float:
         """How many requests were counted under these labels."""
@@ -48,27 +63,30 @@ class Listening:
 def listening(
     settings: Settings, *references: str, take_budget: Take | None = None
 ) -> Iterator[Listening]:
-    """A replica that hosts these artifacts and listens on a free port."""
+    """A replica that hosts these artifacts, or none yet, and listens on a free port."""
     started = threading.Event()
     made: list[Any] = []
 
     async def main() -> None:
         replica = IngressReplica(settings, "replica-7", None, take_budget)
-        await replica.configure({"artifacts": references})
+        if references:
+            await replica.configure({"artifacts": references})
         replace_http()
         config = uvicorn.Config(
             replica.application, port=0, ws="none", lifespan="off", log_level="warning"
         )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
+        http = uvicorn.Server(config)
+        serving = asyncio.create_task(http.serve())
+        while not http.started:
             await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        port = http.servers[0].sockets[0].getsockname()[1]
         loop = asyncio.get_running_loop()
         made.append(Listening(url=f"http://127.0.0.1:{port}", replica=replica, loop=loop))
-        made.append(server)
+        made.append(http)
         started.set()
         await serving
+        for server in made[0].grpc_servers:
+            await server.stop(1)
         replica.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
@@ -87,14 +105,16 @@ class Gate:
     A run is a batch, or a step of the texts of a batch.
     """
 
-    def __init__(self, probe: Probe, model: str = "", *, free: int = 10**9) -> None:
+    def __init__(
+        self, probe: Probe, model: str = "", *, free: int = 10**9, tensors: bool = False
+    ) -> None:
         probe.batcher.inline_s = 0.0  # what is held must hold the thread, not the event loop
         self.runs = 0
         self.free = free
         self.fails_at = 10**9
         self.slow_s = 0.0
         self.open = threading.Event()
-        runner = probe.runner(model)
+        runner = probe.runner(model, tensors=tensors)
         target: Any = runner.decoder if isinstance(runner, AutoregressiveRunner) else runner
         self._run = target.run
         target.run = self.run
@@ -115,40 +135,6 @@ def settled(predicate: Callable[[], bool]) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("it did not come to pass")
-
-
-class GrpcListening:
-    """A replica behind a grpc.aio server, on a thread of its own."""
-
-    def __init__(self, settings: Settings, *references: str) -> None:
-        self._settings = settings
-        self._references = references
-        self._ready, self._stop = threading.Event(), asyncio.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.replica = IngressReplica(self._settings, "replica-7")
-        self.probe = Probe(self.replica)
-        if self._references:
-            await self.replica.configure({"artifacts": self._references})
-        server = grpc.aio.server()
-        add_to_server(servicer(self.replica.grpc), server, self.replica.grpc.reception)
-        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
-        self._ready.set()
-        await self._stop.wait()
-        await server.stop(1)
-        self.replica.close()
-
-    def __enter__(self) -> "GrpcListening":
-        self._thread.start()
-        assert self._ready.wait(60)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
 
 
 def servicer(api: GrpcApi) -> Any:

@@ -31,9 +31,10 @@ class Probe:
         assert models is not None
         return next(one for one in models.all if name in ("", one.id))
 
-    def runner(self, model: str = "", signature: str = "sample") -> LocalRunner:
-        """The runner of a signature whose images leave as pixels."""
-        runner = self.model(model).runners[signature]
+    def runner(self, model: str = "", *, tensors: bool = False) -> LocalRunner:
+        """Runner of the signature "sample"; with `tensors`, the one that keeps images as floats."""
+        hosted = self.model(model)
+        runner = (hosted.tensors if tensors else hosted.runners)["sample"]
         assert isinstance(runner, LocalRunner)
         return runner
 

@@ -251,7 +251,7 @@ def test_where_no_key_is_asked_for_samples_are_nobody_s(served: Listening) -> No
 
 
 async def ask(client: Client, secret: str, n: int = 1, **fields: Any) -> int:
-    """The status of one request, straight through ASGI: ten thousand of them have to be quick."""
+    """The status of one request, straight through ASGI: hundreds of them have to be quick."""
     body = orjson.dumps({"model": "tiny", "n": n, "format": "npy", **fields})
     name = f"{random.random()}".encode()
     scope = {
@@ -280,9 +280,7 @@ async def ask(client: Client, secret: str, n: int = 1, **fields: Any) -> int:
 
 
 @pytest.mark.process
-def test_ten_thousand_requests_add_no_series(
-    client: Client, store: Path, metrics_dir: Path
-) -> None:
+def test_made_up_names_add_no_series(client: Client, store: Path, metrics_dir: Path) -> None:
     async def crowd(times: int) -> set[int]:
         codes: set[int] = set()
         for _ in range(times):
@@ -299,7 +297,7 @@ def test_ten_thousand_requests_add_no_series(
     client.run(client.replica.configure({"artifacts": [f"{store}/tiny@1"]}))
     client.run(crowd(50))
     before = values(client.probe.metrics).keys()
-    assert client.run(crowd(2000)) == {200, 401, 404, 429}
+    assert client.run(crowd(100)) == {200, 401, 404, 429}
     assert values(client.probe.metrics).keys() == before
     assert b"made-up" not in prometheus_exporter.render(metrics_dir)
 

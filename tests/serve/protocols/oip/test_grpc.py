@@ -1,9 +1,8 @@
-"""The Open Inference Protocol over gRPC: tritonclient against a replica, and `aigc serve`."""
+"""What gRPC adds to the Open Inference Protocol: messages, contents, peers; and `aigc serve`."""
 
 import asyncio
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,52 +11,35 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-import tritonclient.grpc
 from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
-from tritonclient.utils import InferenceServerException
 
 from aigc.artifact import Artifact, latents
-from serve.batching.batcher import Batcher
 from serve.protocols.oip import protobuf
 from serve.protocols.oip.grpc import is_local
 from serve.protocols.oip.protobuf import MESSAGES, METHODS
 from serve.settings import Limits, Settings
 from tests.ports import free_port
-from tests.serve.listening import GrpcListening
+from tests.serve.listening import Listening, listening
+from tests.serve.protocols.oip.wires import Wire, connected
 from tests.serve.test_server import Server
 from tests.serve.test_server import server as running_server
 
-Triton = tritonclient.grpc.InferenceServerClient
-
-
-@contextmanager
-def connected(address: str) -> Iterator[Triton]:
-    with Triton(address) as client:
-        yield client
-
 
 @pytest.fixture(scope="module")
-def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpcListening]:
+def served(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
     limits = Limits(max_batch=4, max_n=100, max_body_bytes=2000, max_tensor_bytes=4000)
-    settings = Settings(
-        metrics_dir=str(tmp_path_factory.mktemp("metrics")), limits=limits, local_only=True
-    )
-    with GrpcListening(settings, f"{store}/tiny@1", f"{store}/tiny@2") as listening:
-        yield listening
+    metrics_dir = str(tmp_path_factory.mktemp("metrics"))
+    settings = Settings(metrics_dir=metrics_dir, limits=limits, local_only=True)
+    with listening(settings, f"{store}/tiny@1", f"{store}/tiny@2") as served:
+        yield served
 
 
 @pytest.fixture
-def triton(server: GrpcListening) -> Iterator[Triton]:
-    with connected(server.address) as client:
-        yield client
-
-
-@pytest.fixture
-def stub(server: GrpcListening) -> Iterator[Any]:
+def stub(served: Listening) -> Iterator[Any]:
     """For what the client would not send."""
-    with grpc.insecure_channel(server.address) as channel:
+    with grpc.insecure_channel(served.grpc_address) as channel:
         yield channel.unary_unary(
             f"/{protobuf.SERVICE}/ModelInfer",
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,
@@ -65,17 +47,7 @@ def stub(server: GrpcListening) -> Iterator[Any]:
         )
 
 
-def tensor(name: str, array: Any) -> tritonclient.grpc.InferInput:
-    datatype = {"float32": "FP32", "int64": "INT64"}[str(array.dtype)]
-    one = tritonclient.grpc.InferInput(name, list(array.shape), datatype)
-    return one.set_data_from_numpy(array)
-
-
-def output(name: str) -> tritonclient.grpc.InferRequestedOutput:
-    return tritonclient.grpc.InferRequestedOutput(name)
-
-
-def test_the_messages_are_those_of_the_protocol() -> None:
+def test_messages_have_the_fields_of_the_protocol() -> None:
     def fields(descriptor: Any) -> dict[str, Any]:
         return {
             field.name: (
@@ -95,7 +67,7 @@ def test_the_messages_are_those_of_the_protocol() -> None:
     assert set(METHODS) == {name.removesuffix("Request") for name in MESSAGES if "Request" in name}
 
 
-def test_messages_travel_between_processes() -> None:
+def test_messages_are_pickled_between_processes() -> None:
     """Ray's own proxy pickles them."""
     message = MESSAGES["ModelInferRequest"](model_name="m", inputs=[{"name": "x", "shape": [1]}])
     assert pickle.loads(pickle.dumps(message)) == message
@@ -103,77 +75,16 @@ def test_messages_travel_between_processes() -> None:
         _ = protobuf.Nothing
 
 
-def test_health_and_metadata(triton: Triton) -> None:
-    assert triton.is_server_live()
-    assert triton.is_server_ready()
-    assert triton.get_server_metadata().name == "aigc"
-    assert triton.is_model_ready("tiny")
-    assert triton.is_model_ready("tiny:encode", "1")
-    assert not triton.is_model_ready("tiny", "3")
-    assert not triton.is_model_ready("none")
-    metadata = triton.get_model_metadata("tiny", as_json=True)
-    assert metadata == {
-        "name": "tiny",
-        "versions": ["1", "2"],
-        "platform": "onnxruntime_onnx",
-        "inputs": [
-            {"name": "latent", "datatype": "FP32", "shape": ["-1", "16"]},
-            {"name": "label", "datatype": "INT64", "shape": ["-1"]},
-        ],
-        "outputs": [
-            {"name": "image", "datatype": "FP32", "shape": ["-1", "1", "8", "8"]},
-            {"name": "pixels", "datatype": "UINT8", "shape": ["-1", "8", "8", "1"]},
-        ],
-    }
-
-
-def test_a_seed_gives_what_the_artifact_gives(triton: Triton, artifact: Artifact) -> None:
-    sampling = {"seed": 2**53 - 1, "n": 6, "first_index": 3, "label": 4}
-    outputs = [output("pixels"), output("image")]
-    result = triton.infer("tiny", [], "1", outputs, request_id="42", parameters=sampling)
-    expected = artifact.sample(seed=2**53 - 1, n=6, first_index=3, label=4)
-    assert result.as_numpy("image").tobytes() == expected["image"].tobytes()
-    assert np.array_equal(result.as_numpy("pixels"), artifact.uint8("sample", expected))
-    response = result.get_response()
-    assert (response.id, response.model_name, response.model_version) == ("42", "tiny", "1")
-    assert [one.name for one in response.outputs] == ["pixels", "image"]
-    assert response.parameters["seed"].int64_param == 2**53 - 1
-    assert response.parameters["first_index"].int64_param == 3
-    assert response.parameters["digest"].string_param == artifact.manifest.digest
-    alone = triton.infer("tiny", [], "1", outputs[:1], parameters=sampling)
-    assert np.array_equal(alone.as_numpy("pixels"), result.as_numpy("pixels"))
-
-
-def test_a_seed_is_drawn_and_returned(triton: Triton) -> None:
-    first, second = triton.infer("tiny", []), triton.infer("tiny", [])
-    seed = first.get_response().parameters["seed"].int64_param
-    assert seed != second.get_response().parameters["seed"].int64_param
-    again = triton.infer("tiny", [], parameters={"seed": seed})
-    assert again.as_numpy("image").tobytes() == first.as_numpy("image").tobytes()
-    assert again.get_response().id == ""
-
-
-def test_latents_of_a_seed_are_its_samples(triton: Triton, artifact: Artifact) -> None:
-    z, labels = latents.normal(9, range(10), (16,)), latents.labels(9, range(10), 10)
-    result = triton.infer("tiny", [tensor("latent", z), tensor("label", labels)], "1")
-    expected = artifact.sample(seed=9, n=10)["image"].tobytes()
-    assert result.as_numpy("image").tobytes() == expected
-    assert "seed" not in result.get_response().parameters
-    seeded = triton.infer("tiny", [tensor("label", labels)], "1", parameters={"seed": 9})
-    assert seeded.as_numpy("image").tobytes() == expected
-
-
-def test_typed_contents_are_raw_contents(triton: Triton, stub: Any, artifact: Artifact) -> None:
+def test_typed_contents_are_read_as_raw_ones(stub: Any, artifact: Artifact) -> None:
     images = latents.normal(1, range(9), (1, 8, 8))
-    raw = triton.infer("tiny:encode", [tensor("image", images)], "1").as_numpy("vector")
-    assert raw.tobytes() == artifact.run("encode", {"image": images})["vector"].tobytes()
+    expected = artifact.run("encode", {"image": images})["vector"].tobytes()
     request = service_pb2.ModelInferRequest(model_name="tiny:encode", model_version="1")
     one = request.inputs.add(name="image", datatype="FP32", shape=images.shape)
     one.contents.fp32_contents.extend(images.ravel().tolist())
-    assert list(stub(request).raw_output_contents) == [raw.tobytes()]
+    assert list(stub(request).raw_output_contents) == [expected]
 
 
-def test_trailing_metadata_says_who_answered(stub: Any) -> None:
+def test_trailing_metadata_names_model_and_replica(stub: Any) -> None:
     request = service_pb2.ModelInferRequest(model_name="tiny")
     _, call = stub.with_call(request)
     metadata = dict(call.trailing_metadata())
@@ -181,62 +92,11 @@ def test_trailing_metadata_says_who_answered(stub: Any) -> None:
     assert metadata["x-aigc-replica"] == "replica-7"
 
 
-def test_the_asynchronous_client(server: GrpcListening, artifact: Artifact) -> None:
-    import tritonclient.grpc.aio
-
-    async def crowd() -> list[Any]:
-        async with tritonclient.grpc.aio.InferenceServerClient(server.address) as client:
-            calls = (
-                client.infer("tiny", [], "1", parameters={"seed": i, "n": i + 1}) for i in range(20)
-            )
-            return await asyncio.gather(*calls)
-
-    for i, result in enumerate(asyncio.run(crowd())):
-        expected = artifact.sample(seed=i, n=i + 1)["image"]
-        assert result.as_numpy("image").tobytes() == expected.tobytes()
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "expected"),
-    [
-        ("none", {}, ("NOT_FOUND", "unknown model 'none'; hosted are: tiny@1, tiny@2")),
-        ("tiny", {"model_version": "7"}, ("NOT_FOUND", "unknown model 'tiny@7'")),
-        ("tiny:dream", {}, ("NOT_FOUND", "has no signature 'dream'")),
-        ("tiny:encode", {}, ("INVALID_ARGUMENT", "needs image as input")),
-        ("tiny", {"parameters": {"sead": 7}}, ("INVALID_ARGUMENT", "unknown parameter 'sead'")),
-        ("tiny", {"parameters": {"n": 101}}, ("INVALID_ARGUMENT", "n must be in [1, 100]")),
-        ("tiny", {"parameters": {"n": 2.0}}, ("INVALID_ARGUMENT", "must be a whole number")),
-        ("tiny", {"parameters": {"label": 12}}, ("INVALID_ARGUMENT", "in [0, 10), got 12")),
-        ("tiny", {"outputs": [output("x")]}, ("INVALID_ARGUMENT", "gives no output 'x'")),
-        (
-            "tiny",
-            {"outputs": [tritonclient.grpc.InferRequestedOutput("image", class_count=2)]},
-            ("INVALID_ARGUMENT", "'classification'; there are none"),
-        ),
-        (
-            "tiny",
-            {"inputs": [tensor("latent", np.full((1, 16), np.nan, np.float32))]},
-            ("INVALID_ARGUMENT", "not finite"),
-        ),
-        (
-            "tiny",
-            {"inputs": [tensor("latent", np.zeros((1, 15), np.float32))]},
-            ("INVALID_ARGUMENT", "must have shape [n, 16], got [1, 15]"),
-        ),
-        (
-            "tiny:encode",
-            {"inputs": [tensor("image", np.zeros((30, 1, 8, 8), np.float32))]},
-            ("RESOURCE_EXHAUSTED", "the request must be at most 6000 bytes, got"),
-        ),
-    ],
-)
-def test_what_is_wrong_is_said(
-    triton: Triton, model: str, options: dict[str, Any], expected: tuple[str, str]
-) -> None:
-    with pytest.raises(InferenceServerException) as caught:
-        triton.infer(model, **{"inputs": [], **options})
-    assert caught.value.status() == f"StatusCode.{expected[0]}"
-    assert expected[1] in caught.value.message()
+def test_a_message_beyond_the_limits_is_refused(served: Listening) -> None:
+    with connected("grpc", served) as wire:
+        refusal = wire.refusal("tiny:encode", [("image", np.zeros((30, 1, 8, 8), np.float32))])
+    assert refusal.status == "RESOURCE_EXHAUSTED"
+    assert "the request must be at most 6000 bytes, got" in refusal.message
 
 
 def latent_request(**fields: Any) -> Any:
@@ -245,7 +105,7 @@ def latent_request(**fields: Any) -> Any:
     return request
 
 
-def test_contents_must_fit(stub: Any) -> None:
+def test_contents_that_do_not_fit_are_refused(stub: Any) -> None:
     def refused(request: Any) -> str:
         with pytest.raises(grpc.RpcError) as caught:
             stub(request)
@@ -264,92 +124,21 @@ def test_contents_must_fit(stub: Any) -> None:
     shared = latent_request()
     shared.inputs[0].parameters["shared_memory_region"].string_param = "x"
     assert "'shared_memory_region'; there are none" in refused(shared)
+    ranked = latent_request()
+    ranked.outputs.add(name="image").parameters["classification"].int64_param = 2
+    assert "'classification'; there are none" in refused(ranked)
     empty = latent_request()
     empty.parameters["seed"].SetInParent()
     assert "'seed' has no value" in refused(empty)
 
 
 @given(st.binary(max_size=80))
-def test_any_message_is_answered_or_refused(server: GrpcListening, data: bytes) -> None:
-    with grpc.insecure_channel(server.address) as channel:
+def test_any_message_is_answered_or_refused(served: Listening, data: bytes) -> None:
+    with grpc.insecure_channel(served.grpc_address) as channel:
         call = channel.unary_unary(f"/{protobuf.SERVICE}/ModelInfer")
         with pytest.raises(grpc.RpcError) as caught:
             call(data)
     assert caught.value.code() != grpc.StatusCode.OK
-
-
-def test_requests_are_counted(store: Path, metrics_dir: Path) -> None:
-    with (
-        GrpcListening(Settings(metrics_dir=str(metrics_dir)), f"{store}/tiny@1") as listening,
-        connected(listening.address) as triton,
-    ):
-        triton.infer("tiny", [])
-        for model in ("tiny:encode", "none"):
-            with pytest.raises(InferenceServerException):
-                triton.infer(model, [])
-        counted = {
-            (s.labels["api"], s.labels["model"], s.labels["signature"], s.labels["code"]): s.value
-            for metric in listening.probe.metrics.requests.collect()
-            for s in metric.samples
-            if s.name == "aigc_requests_total"
-        }
-    assert counted == {
-        ("oip-grpc", "tiny", "sample", "200"): 1,
-        ("oip-grpc", "tiny", "encode", "400"): 1,
-        ("oip-grpc", "", "", "404"): 1,
-    }
-
-
-def test_a_failure_is_in_the_log_with_the_call_s_id_and_not_with_the_client(
-    store: Path, metrics_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fall(inputs: Any) -> Any:
-        raise RuntimeError("secret detail")
-
-    settings = Settings(metrics_dir=str(metrics_dir))
-    with GrpcListening(settings, f"{store}/tiny@1") as listening:
-        listening.probe.model().tensors["sample"].run = fall  # type: ignore[method-assign]
-        with connected(listening.address) as client, pytest.raises(InferenceServerException) as no:
-            client.infer("tiny", [], headers={"request_id": "order-66"})
-    assert "secret" not in str(no.value)
-    (record,) = caplog.records
-    assert record.request_id == "order-66"  # type: ignore[attr-defined]
-    assert "secret detail" in caplog.text
-
-
-def test_not_ready_and_overloaded(store: Path, metrics_dir: Path) -> None:
-    limits = Limits(max_n=4, max_queue=4, max_batch=1)
-    settings = Settings(metrics_dir=str(metrics_dir), limits=limits)
-    with GrpcListening(settings) as listening, connected(listening.address) as triton:
-        assert triton.is_server_live()
-        assert not triton.is_server_ready()
-        assert not triton.is_model_ready("tiny")
-        with pytest.raises(InferenceServerException, match="being loaded") as caught:
-            triton.infer("tiny", [])
-        assert caught.value.status() == "StatusCode.UNAVAILABLE"
-
-    with (
-        GrpcListening(settings, f"{store}/tiny@1") as listening,
-        connected(listening.address) as one,
-    ):
-        full = Full(listening.probe.batcher)
-        with full, pytest.raises(InferenceServerException, match="the queue is full") as caught:
-            one.infer("tiny", [])
-        assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
-        assert one.infer("tiny", []).as_numpy("image").shape == (1, 1, 8, 8)
-
-
-class Full:
-    """While it is entered, the queue of a batcher has no room."""
-
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
-
-    def __enter__(self) -> None:
-        self._batcher._jobs._count(4)
-
-    def __exit__(self, *_: object) -> None:
-        self._batcher._jobs._count(-4)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +156,7 @@ class Full:
     ],
 )
 def test_only_this_machine_may_call_a_replica_directly(
-    server: GrpcListening, peer: str, local: bool
+    served: Listening, peer: str, local: bool
 ) -> None:
     assert is_local(peer) is local
     context = SimpleNamespace(
@@ -377,7 +166,7 @@ def test_only_this_machine_may_call_a_replica_directly(
         set_trailing_metadata=lambda metadata: None,
         code=None,
     )
-    api = server.replica.grpc
+    api = served.replica.grpc
     request = MESSAGES["ServerLiveRequest"]()
     assert asyncio.run(api.answer("ServerLive", request, context)).live is local
     assert context.code == (None if local else grpc.StatusCode.PERMISSION_DENIED)
@@ -392,24 +181,25 @@ def test_the_command_serves_both_wires(store: Path, tmp_path: Path, artifact: Ar
         url = running.wait_until_ready()
         assert f"gRPC     {address}" in running.stderr
         expected = artifact.sample(seed=7, n=5)["image"].tobytes()
-        with connected(address) as triton:
-            assert triton.is_server_live()
-            assert triton.is_server_ready()
-            assert triton.get_model_metadata("tiny:encode").platform == "onnxruntime_onnx"
+        wire = Wire("grpc", address)
+        with wire.client:
+            assert wire.client.is_server_live()
+            assert wire.client.is_server_ready()
+            assert wire.metadata("tiny:encode")["platform"] == "onnxruntime_onnx"
             for _ in range(10):
-                result = triton.infer("tiny", [], request_id="7", parameters={"seed": 7, "n": 5})
-                assert result.as_numpy("image").tobytes() == expected
-                assert result.get_response().id == "7"
-            with pytest.raises(InferenceServerException, match=r"in \[0, 10\), got 12") as caught:
-                triton.infer("tiny", [], parameters={"label": 12})
-            assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+                result = wire.infer("tiny", request_id="7", seed=7, n=5)
+                assert result.outputs["image"].tobytes() == expected
+                assert result.id == "7"
+            refusal = wire.refusal("tiny", label=12)
+            assert refusal.status == "INVALID_ARGUMENT"
+            assert "in [0, 10), got 12" in refusal.message
             images = np.zeros((1024, 1, 8, 8), np.float32)
-            found = triton.infer("tiny:encode", [tensor("image", images)]).as_numpy("vector")
+            found = wire.infer("tiny:encode", [("image", images)]).outputs["vector"]
             assert found.shape == (1024, 4)
             large = np.zeros((80_000, 1, 8, 8), np.float32)
-            with pytest.raises(InferenceServerException, match="larger than max") as caught:
-                triton.infer("tiny:encode", [tensor("image", large)])
-            assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+            refusal = wire.refusal("tiny:encode", [("image", large)])
+            assert refusal.status == "RESOURCE_EXHAUSTED"
+            assert "larger than max" in refusal.message
         body = {"inputs": [], "parameters": {"seed": 7, "n": 5}}
         answer = httpx.post(f"{url}/v2/models/tiny/infer", json=body).json()
         found = np.array(answer["outputs"][0]["data"], np.float32)

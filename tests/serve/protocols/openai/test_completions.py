@@ -245,26 +245,17 @@ def test_what_asks_for_nothing_is_accepted(client: openai.OpenAI) -> None:
 
 
 BAD: list[tuple[dict[str, Any], str, str | None, str]] = [
-    ({"temperature": -1}, "setting_out_of_range", "temperature", "in [0, 100], got -1"),
-    ({"temperature": 101}, "setting_out_of_range", "temperature", "got 101"),
-    ({"max_tokens": 0}, "setting_out_of_range", "max_tokens", "in [1, 24], got 0"),
-    ({"max_tokens": 25}, "setting_out_of_range", "max_tokens", "in [1, 24], got 25"),
     (
         {"prompt": "abc", "max_tokens": 22},
         "setting_out_of_range",
         "max_tokens",
         "in [1, 21] beside a prompt of 3, got 22",
     ),
-    ({"extra_body": {"top_k": 14}}, "setting_out_of_range", "top_k", "in [0, 13], got 14"),
     ({"extra_body": {"top_k": 10**400}}, "setting_out_of_range", "top_k", "in [0, 13], got 1000"),
-    ({"prompt": "Hello"}, "unknown_characters", "prompt", "lacks: 'H', 'l', 'o'"),
-    ({"prompt": "ab" * 12}, "text_too_long", "prompt", "at most 23 tokens long"),
     ({"prompt": [1, 2]}, "unsupported_value", "prompt", "token ids are not supported"),
     ({"prompt": [[1], [2]]}, "unsupported_value", "prompt", "token ids are not supported"),
     ({"prompt": []}, "unsupported_value", "prompt", "a string or a list of strings"),
-    ({"n": 0}, "n_out_of_range", "n", "in [1, 40]"),
     ({"n": 21, "prompt": ["a", "b"]}, "n_out_of_range", "n", "got 42"),
-    ({"stop": ["a"] * 5}, "stop_out_of_range", "stop", "at most 4"),
     ({"top_p": 0.5}, "unsupported_value", "top_p", "must be 1; use top_k, got '0.5'"),
     ({"best_of": 2}, "unsupported_value", "best_of", "must be n, which is 1"),
     ({"frequency_penalty": 1}, "unsupported_value", "frequency_penalty", "must be 0"),
@@ -276,8 +267,6 @@ BAD: list[tuple[dict[str, Any], str, str | None, str]] = [
     ({"model": "tiny"}, "model_gives_no_text", "model", "writes no text"),
     ({"extra_body": {"signature": "encode"}}, "model_gives_no_text", "model", "writes no text"),
     ({"extra_body": {"signature": "decode"}}, "signature_needs_input", "signature", "needs latent"),
-    ({"extra_body": {"label": 1}}, "label_not_supported", "label", "takes no label"),
-    ({"extra_body": {"seed": -1}}, "seed_out_of_range", "seed", "got -1"),
     ({"extra_body": {"tools": []}}, "malformed_body", "tools", "unknown field"),
 ]
 
@@ -299,13 +288,6 @@ def test_what_cannot_be_had_is_a_bad_request_that_names_the_field(
     error = refused.value
     assert (error.code, error.param, error.type) == (code, param, "invalid_request_error")
     assert message in error.message
-
-
-def test_a_model_that_is_not_there_is_not_found(client: openai.OpenAI) -> None:
-    for fields in ({"model": "davinci-002"}, {"extra_body": {"signature": "step"}}):
-        with pytest.raises(openai.NotFoundError) as refused:
-            complete(client, **fields)
-        assert refused.value.code in ("unknown_model", "unknown_signature")
 
 
 def test_the_first_token_comes_before_the_last_is_written(words: str, metrics_dir: Path) -> None:
