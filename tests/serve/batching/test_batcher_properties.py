@@ -363,10 +363,10 @@ def test_each_is_answered_as_if_alone_or_by_its_own_error(
             _done, waits = await asyncio.wait(tasks, timeout=20)
             assert not waits, "somebody waits for ever"
             for _ in range(2000):
-                if batcher._pump is None:
+                if batcher._queue_task is None:
                     break
                 await asyncio.sleep(0.005)
-            assert batcher._pump is None, "the pump goes on without work"
+            assert batcher._queue_task is None, "the queue runs on without work"
             assert (batcher.queued, batcher._open, batcher.running_since_s) == (0, set(), None)
             faults.over = True
             for one in all_asked:  # and all is as before

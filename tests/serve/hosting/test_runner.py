@@ -192,7 +192,7 @@ async def known(runner: AutoregressiveRunner, inline_s: float) -> Batcher:
     """A batcher that has written texts, so that it knows how long steps take."""
     batcher = Batcher(max_queue=100, inline_s=inline_s)
     await batcher.submit(runner.job(SamplingParams(seed=1, first_index=0, n=2)))
-    await settled(lambda: batcher._pump is None)
+    await settled(lambda: batcher._queue_task is None)
     return batcher
 
 
