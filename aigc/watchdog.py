@@ -7,6 +7,9 @@
     end_run(folder, spare=watchdog)
     watchdog.close()
 
+A run here is one command, such as `aigc train` or `aigc serve`, with all its processes; its folder
+is a temporary one.
+
 Ray's agents notice the death of the process that started them after minutes, or never. The watchdog
 is a process of its own, which waits for the pipe from the command to break:
 
@@ -63,7 +66,7 @@ class Watchdog:
 
 
 def run_processes(folder: Path) -> list[psutil.Process]:
-    """All processes of a run but this one: its descendants, marked orphans, and theirs."""
+    """All processes of a run but this one: descendants, those with RUN_FOLDER, and theirs."""
     me = psutil.Process()
     processes = {process.pid: process for process in me.children(recursive=True)}
     for process in psutil.process_iter():
@@ -99,6 +102,7 @@ def end_run(
             with suppress(psutil.Error):
                 process.kill()
         _, left = psutil.wait_procs(remaining, timeout=1)  # reaps the children of this process
+        # One that has ended and that its own parent does not reap is not waited for.
         done |= {process.pid for process in left if not is_alive(process)}
         if time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in remaining)

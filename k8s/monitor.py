@@ -169,7 +169,7 @@ def page(url: str) -> str:
     return f"{url}/graph?{urllib.parse.urlencode(fields)}"
 
 
-def _free(port: int) -> int:
+def _free_port(port: int) -> int:
     """This port, or any other if it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,12 +181,12 @@ def _free(port: int) -> int:
 
 
 def main(addresses: Sequence[str]) -> int:
-    """Until Ctrl-C: exit status 0. 1, with the reason, if nothing can be watched."""
+    """Watch until Ctrl-C and return 0; return 1, with the reason, if nothing can be watched."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="aigc-monitor-") as folder:
         try:
             targets = _targets(addresses)
-            with prometheus(Path(folder), targets, port=_free(PORT)) as url:
+            with prometheus(Path(folder), targets, port=_free_port(PORT)) as url:
                 shown = ", ".join(f"{target.app} at {target.address}" for target in targets)
                 print(f"\n  watching {shown}\n\n  graphs   {page(url)}\n", file=sys.stderr)
                 print(f"  alerts   {url}/alerts\n  Ctrl-C stops.\n", file=sys.stderr)
@@ -205,7 +205,7 @@ def main(addresses: Sequence[str]) -> int:
 
 
 def _targets(addresses: Sequence[str]) -> list[Target]:
-    """Raises ValueError if there is nothing."""
+    """The targets at these addresses, by default all of this machine. Raises ValueError if none."""
     if not addresses:
         found = find()
         if not found:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def _text(name: str, summary: str, error: int, *, needs_key: bool) -> Operation:
+def _text_operation(name: str, summary: str, error: int, *, needs_key: bool) -> Operation:
     return Operation(
         id=name,
         summary=summary,
@@ -60,16 +60,17 @@ def _text(name: str, summary: str, error: int, *, needs_key: bool) -> Operation:
     )
 
 
-HEALTH = _text("health", "200 while the replica works", 500, needs_key=False)
-READY = _text("ready", "200 when the references were replayed", 503, needs_key=False)
-METRICS = _text("metrics", "Prometheus metrics of this machine", 500, needs_key=True)
+HEALTH = _text_operation("health", "200 while the replica works", 500, needs_key=False)
+READY = _text_operation("ready", "200 when the references were replayed", 503, needs_key=False)
+METRICS = _text_operation("metrics", "Prometheus metrics of this machine", 500, needs_key=True)
 
 
 class IngressReplica(ModelReplica):
     """A model replica that serves HTTP and gRPC, for its own models and those of other pools.
 
-    Responses carry `name`. With `config`, the store of the desired models, there are admin routes.
-    `connections` are the transports to the other pools of the settings.
+    Responses carry `name`. `config` is the store of the desired models; with it there are admin
+    routes. `take_budget` reaches the ledger of all replicas, `connections` the other pools of the
+    settings. `apart`: see ModelReplica.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class IngressReplica(ModelReplica):
             )
             for pool, connection in (connections or {}).items()
         }
-        sampler = self._sampler(
+        sampler = self._create_sampler(
             models=lambda: self._models,
             metrics=self._metrics,
             limits=settings.limits,
@@ -115,7 +116,7 @@ class IngressReplica(ModelReplica):
         body_reader = BodyReader(settings.limits.max_body_seconds)
         admin = AdminApi(config, self.prove_in, self.admit_admin, body_reader) if config else None
         oip = OipApi(sampler, check_health=self.check_health, check_ready=self.check_ready)
-        openai = (
+        openai_routes = (
             *ImagesApi(sampler).routes(),
             *SpeechApi(sampler).routes(),
             *CompletionsApi(sampler).routes(),
@@ -124,7 +125,7 @@ class IngressReplica(ModelReplica):
             *NativeApi(sampler).routes(),
             *InterpolationApi(sampler).routes(),
             *VerificationApi(sampler).routes(),
-            *openai,
+            *openai_routes,
             *oip.routes(),
             *(admin.routes() if admin else ()),
             *playground.routes(),
@@ -133,7 +134,9 @@ class IngressReplica(ModelReplica):
             Route("GET", "/metrics", self.metrics, METRICS),
             Route("GET", "/openapi.json", self.openapi),
         )
-        self._apis = (("/v2", rest.API), *((route.path, images.API) for route in openai))
+        self._apis = (("/v2", rest.API), *((route.path, images.API) for route in openai_routes))
+        """Beginning of a path, and the protocol that it belongs to; all others are the native one.
+        """
         application = Application(
             self._routes, {"/v2": rest.error_response}, self._count_refused_websocket
         )
@@ -141,8 +144,8 @@ class IngressReplica(ModelReplica):
         if settings.cors:
             self.application = CrossOrigin(application, settings.cors)
 
-    def _sampler(self, **options: Any) -> Sampler:
-        """A traced sampler if tracing is on; else a request costs nothing for spans."""
+    def _create_sampler(self, **options: Any) -> Sampler:
+        """A sampler; one that records spans only if tracing is on, since they cost time."""
         if not self._settings.tracing:
             return Sampler(**options)
         from serve.tracing import TracedSampler, open_provider
@@ -183,7 +186,7 @@ class IngressReplica(ModelReplica):
         return self._pools[name]
 
     def _let_go(self, gone: list[HostedModel]) -> None:
-        """Release removed models at once: only this replica sends work to them."""
+        """Release removed models at once: no other replica sends work to them."""
         self._free()
 
     async def prove_in(self, pool: str, uri: str) -> None:
@@ -239,7 +242,7 @@ class IngressReplica(ModelReplica):
             self._spans.shutdown()
 
     def _count_refused_websocket(self, path: str, status: int, seconds: float) -> None:
-        """Count it as a request to the protocol of its path."""
+        """Count a WebSocket that was refused as a request to the protocol of its path."""
         apis = (api for top, api in self._apis if f"{path}/".startswith(f"{top}/"))
         api = next(apis, routes.API)
         self._metrics.unknown.answered(api, status, seconds)

@@ -58,7 +58,7 @@ ENCODE_INLINE_VALUES = 1 << 15
 """
 
 COPY_INLINE_VALUES = 1 << 20
-"""The same limit where encoding is no more than copying."""
+"""ENCODE_INLINE_VALUES where encoding is no more than copying."""
 
 PARSE_INLINE_BYTES = 1 << 16
 """Requests of fewer bytes are parsed on the event loop."""
@@ -68,7 +68,7 @@ MAX_READING = 64
 
 WATCH_AFTER_S = 0.05
 """Time after which a waiting request is watched for its client hanging up, which drops its samples.
-Few requests take that long, and watching all of them would cost a small one a twentieth."""
+Few requests take that long; watching every request would make small ones 5 % slower."""
 
 T = TypeVar("T")
 
@@ -147,7 +147,8 @@ class Sampler:
     ) -> SamplingRequest:
         """A validated request; a seed that is absent is drawn. Raises HTTPError 400.
 
-        `has_inputs`: inputs that no seed can give will be passed to infer().
+        `has_inputs`: infer() will get inputs that no seed can give. `composed`: signature that the
+        caller named, where the artifact answers it by two of its own.
         """
         if not runner.spec.drawable and not has_inputs:
             needs = ", ".join(spec.name for spec in runner.spec.inputs if not spec.drawn)
@@ -172,7 +173,7 @@ class Sampler:
             )
         check_label(label, n, runner)
         check_settings(settings or {}, runner)
-        # A seed without effect is not stated: the same inputs give the same file again.
+        # A seed that changes nothing is no part of the provenance: the inputs determine the file.
         seeded = not has_inputs or runner.draws_noise
         return SamplingRequest(
             runner=runner,
@@ -238,7 +239,7 @@ class Sampler:
 
         async def work(on_progress: ProgressCallback) -> None:
             def progressed(position: int, outcome: Outcome) -> None:
-                context.access.keep()  # it is sent, whether the rest is in time or not
+                context.access.keep()  # this part is sent, even if the rest comes too late
                 on_progress(position, outcome)
 
             await self._charge_and_run(
@@ -322,10 +323,11 @@ class Sampler:
                 watch.stop()
 
     async def charge(self, n: int, runner: SignatureRunner | None, context: RequestContext) -> None:
-        """Charge the key for `n` samples in all. Raises HTTPError 400 or 429.
+        """Charge the key so that `n` samples of the request are paid. Raises HTTPError 400 or 429.
 
-        run() and infer() charge by themselves; a caller that runs a request in parts charges for
-        all of them first. Refunded if the request ends in an error before any sample ran.
+        run() and infer() charge for their own samples. A caller that runs a request in parts
+        charges for all of them first; then the parts cost nothing more. Refunded if the request
+        ends in an error before any sample ran.
         """
         context.num_samples = context.num_samples or n
         try:
@@ -347,7 +349,8 @@ class Sampler:
     ) -> T:
         """The result of `reading` the inputs of `n` samples; in a thread for many `values`.
 
-        Charged first: a key without budget has nothing read. Raises HTTPError 400, 429, 503 or 504.
+        The samples are charged first, so nothing is read for a key without budget. Raises HTTPError
+        400, 429, 503 or 504.
         """
         await self.charge(n, runner, context)
         if values < ENCODE_INLINE_VALUES:
@@ -423,7 +426,7 @@ class Sampler:
         context = RequestContext(
             self._metrics.unknown, self._body_reader, self.in_flight, request_id(headers)
         )
-        code, first_s, num_bytes = CLIENT_CLOSED_REQUEST, None, 0
+        code, first_s, num_bytes = CLIENT_CLOSED_REQUEST, None, 0  # if it is cancelled
         self._metrics.in_progress.inc()
 
         def ended(code: int, num_bytes: int) -> None:

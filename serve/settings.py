@@ -47,9 +47,9 @@ class Limits:
     max_tensor_bytes: int = 1 << 24
     """Most bytes of binary tensors after the JSON of a request; more is answered with 413."""
     max_inflight_bytes: int | None = None
-    """Most bytes of requests that a replica holds at a time, from the first of a body to the end of
-    its answer, half of them for one key; beyond, requests are answered with 429 or 503. If absent,
-    four times the largest request, and at least 128 MiB."""
+    """Most bytes of requests that a replica holds at a time, each from the first byte of its body
+    to the end of its answer. One key may hold half of them; beyond, requests are answered with 429
+    or 503. If absent, four times the largest request, and at least 128 MiB."""
     max_body_seconds: int = 30
     """Longest that a request's body may take to arrive; slower requests are answered with 408."""
     max_n: int = 1024
@@ -107,7 +107,7 @@ class ParsedScaling(Scaling):
 
 @dataclass(frozen=True, kw_only=True)
 class HostingOptions:
-    """Options of a pool that are also flags of `aigc serve`, for its only pool."""
+    """Options of a pool that `aigc serve` also takes as flags, for a server of one pool."""
 
     artifacts: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ARTIFACT...")
@@ -181,7 +181,7 @@ class PoolSettings(HostingOptions):
         return replace(self, artifacts=(), pinned={})
 
     def without_runtime_options(self) -> Self:
-        """A copy without the options that running replicas take up: artifacts, pins, scaling."""
+        """A copy without the options that change while replicas run: artifacts, pins, scaling."""
         return replace(self.without_models(), scaling=ParsedScaling())
 
 

@@ -167,9 +167,10 @@ def left_over(folder: Path) -> list[str]:
 
 def test_table_has_every_model_and_preset() -> None:
     for name in models.names():
-        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}`"))
+        rows = [line for line in README.splitlines() if line.startswith(f"| `{name}`")]
+        assert len(rows) == 1, f"the README's table of models needs a row for {name}"
         for preset in models.load(name).PRESETS:
-            assert f"`{preset}`" in row
+            assert f"`{preset}`" in rows[0], f"the row of {name} lacks {preset}"
 
 
 def test_tree_names_the_folders_that_exist() -> None:

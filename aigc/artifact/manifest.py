@@ -78,7 +78,8 @@ class TensorSpec:
     """Sample rate of audio; 0 for other kinds."""
     presence: str = ""
     """Name of the input of kind presence that says for each row whether this optional input is
-    given; empty for required ones. Rows without it hold zeros, which have no effect."""
+    given; empty for required ones. Rows in which it is not given hold zeros, which have no effect.
+    """
     preprocessing: Preprocessing | msgspec.UnsetType = msgspec.UNSET
     """Conversion of a file or text to the numbers of an image, audio or text. Unset in older
     artifacts, which use preprocessing.LEGACY_IMAGE, LEGACY_AUDIO and LEGACY_TEXT."""
@@ -190,8 +191,10 @@ class Manifest:
     training: Training
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, File] = field(default_factory=dict)
+    """All files but the manifest, by path in the folder; empty until sealed."""
     format_version: int = FORMAT_VERSION
     digest: str = ""
+    """digest() of the document; empty until sealed."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -239,7 +242,11 @@ class Manifest:
         return tuple(name for name in self.signatures if name not in steps)
 
 
-_READ_BY = {"image": ImagePreprocessing, "audio": AudioPreprocessing, "text": TextPreprocessing}
+_PREPROCESSING = {
+    "image": ImagePreprocessing,
+    "audio": AudioPreprocessing,
+    "text": TextPreprocessing,
+}
 
 
 def _check_spec(signature: str, spec: TensorSpec) -> None:
@@ -259,8 +266,8 @@ def _check_spec(signature: str, spec: TensorSpec) -> None:
         raise ArtifactError(f"{what} is no number from 0 to 1 for each row")
     if spec.kind == "setting" and spec.default is None:
         raise ArtifactError(f"{what} has no default")
-    read_by = _READ_BY.get(spec.kind)
-    if spec.preprocessing and (read_by is None or not isinstance(spec.preprocessing, read_by)):
+    allowed = _PREPROCESSING.get(spec.kind)
+    if spec.preprocessing and (allowed is None or not isinstance(spec.preprocessing, allowed)):
         raise ArtifactError(f"{what} has a preprocessing of another kind")
 
 

@@ -42,7 +42,7 @@ class Artifact(ArtifactSpec):
     artifact.sample(seed=7, n=4, label=3)["image"]      # (4, 1, 28, 28) float32 in [-1, 1]
     artifact.run("encode", {"image": images})           # any signature, tensors in and out
 
-    Without an `arena` memory is freed as soon as possible, on the CPU.
+    Without an `arena` graphs run on the CPU, and memory is freed as soon as it is not used.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Artifact(ArtifactSpec):
             for graph, data in contents.graphs.items()
         }
         self._bounded = contents.bounded
+        """Graphs without a loop."""
         for name, signature in manifest.signatures.items():
             if signature.step:
                 autoregressive.check(name, signature, manifest.signatures[signature.step])
@@ -92,9 +93,9 @@ class Artifact(ArtifactSpec):
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph: inputs by name with a batch axis first -> outputs by name.
 
-        Settings and optional inputs may be left out, and the flags that say which of these are
-        there. Raises ValueError as checked() does, OutputError for outputs of another shape than
-        the signature's.
+        Settings may be left out, and so may optional inputs and their flags of kind presence.
+        Raises ValueError as checked() does, OutputError for outputs of another shape than the
+        signature's.
         """
         spec = self.signature(signature)
         feeds = self.checked(signature, inputs)
@@ -103,7 +104,7 @@ class Artifact(ArtifactSpec):
         return self._run(spec, feeds)
 
     def checked(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """complete(), each array contiguous, as graphs take them."""
+        """complete() with each array contiguous, as graphs take them. Raises ValueError too."""
         whole = self.complete(signature, inputs)
         return {name: np.ascontiguousarray(array) for name, array in whole.items()}
 

@@ -4,8 +4,8 @@
     store.publish(folder)                       # -> artifacts/digits/1
     store.resolve("digits")                     # -> artifacts/digits/1, the newest version
 
-A version exists once its manifest does, which is written last. After its evaluation a version never
-changes.
+A version exists once its manifest does, which is written last. It never changes, but for
+`aigc evaluate --write`, which adds metrics to a local one, once.
 """
 
 import errno
@@ -63,26 +63,26 @@ REFUSALS = (
 )
 """By words in the name of an error: a description of the refusal, and the remedy."""
 LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of the local disk."""
+"""Numbers of OSErrors that are of the local disk, not of a store."""
 
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Convert errors of object store clients to one OSError whose message contains `uri`.
 
-    An OSError keeps its class, so a missing file is still found as one. Errors of the local disk,
-    and those that name the URI already, are not changed.
+    An OSError keeps its class, so that callers can still catch FileNotFoundError. Errors of the
+    local disk, and those that name the URI already, are not changed.
     """
     try:
         yield
     except Exception as error:
         foreign = type(error).__module__.partition(".")[0] in CLIENTS
-        if "://" not in uri or uri in str(error) or not (foreign or _is_of_a_store(error)):
+        if "://" not in uri or uri in str(error) or not (foreign or _is_from_store(error)):
             raise
         raise _refusal(uri, error, OSError if foreign else type(error)) from error
 
 
-def _is_of_a_store(error: Exception) -> bool:
+def _is_from_store(error: Exception) -> bool:
     return isinstance(error, OSError) and error.filename is None and error.errno not in LOCAL
 
 
@@ -259,7 +259,7 @@ class Store:
         except FileExistsError as error:
             raise ArtifactError(f"{target} exists already and versions never change") from error
         finally:
-            with suppress(Exception):  # it ends by itself
+            with suppress(Exception):  # a claim that stays expires
                 self._fs.rm_file(claim)
 
     def _make_folder(self, path: str) -> None:
@@ -293,13 +293,13 @@ def locate(reference: str | Path) -> str:
     uri = expanded(str(reference)).rstrip("/")
     fs, path = filesystem(uri)
     with store_errors(uri):
-        if fs.isfile(f"{path}/{MANIFEST}"):  # an artifact may be called like that, too
+        if fs.isfile(f"{path}/{MANIFEST}"):  # the folder itself, whatever its name looks like
             return uri
     parent, _, last = uri.rpartition("/")
     if parent.endswith(":/"):  # memory://digits: the store is the root
         parent += "/"
     store = Store(parent or ".")
-    # What looks like a version may be a name; where there is none, a version was meant.
+    # "3" is the name of an artifact if there is one; else a folder of that version was meant.
     if NAME.fullmatch(last.partition("@")[0]) and (
         not VERSION.fullmatch(last) or store.versions(last)
     ):

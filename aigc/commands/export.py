@@ -52,10 +52,12 @@ from aigc.model import Export, GenerativeModel
 from aigc.training.run import Run
 
 PARITY_MAX_ABS = 1e-5
+"""Largest |torch - onnx| of outputs, but for sounds and texts."""
 PARITY_SOUND = 1e-4
 """Largest difference of 99 % of sounds: three steps of 16 bits. Phase reconstruction amplifies
 rounding errors, of a few sounds so much that a bound for all could not tell a wrong graph."""
 PARITY_UINT8 = 1e-4
+"""Largest share of unsaturated pixels that may differ."""
 PARITY_BATCHES = (1, 2, 3, 7, 64)
 PARITY_SAMPLES = 1024
 PARITY_TEXTS = 128
@@ -63,6 +65,7 @@ PARITY_TEXTS = 128
 PARITY_DIFFERENT = 0.02
 """Largest share of token rows that may differ: a draw near the boundary of two tokens may flip."""
 REFERENCES = 16
+"""Samples that are stored for a replica to replay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,7 @@ def export(
         ),
     )
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as temporary:
-        folder = Path(temporary) / name  # a signature names it
+        folder = Path(temporary) / name  # model.sig holds the folder's name
         folder.mkdir()
         if weights:
             named = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -322,34 +325,35 @@ def prove_parity(
     name: str, signature: Signature, run: autoregressive.Run, inputs: Arrays, expected: Arrays
 ) -> Parity:
     """Compare torch and onnxruntime over batch sizes. Raises ValueError beyond the budget."""
-    usual, worst, differing, rows = 0.0, 0.0, 0.0, 0.0
+    usual, worst, pixels, texts = 0.0, 0.0, 0.0, 0.0  # the last two: shares that differ
     for batch in PARITY_BATCHES:
         actual = _run_onnx(run, inputs, batch)
         for spec in signature.outputs:
             a, b = expected[spec.name], actual[spec.name]
             if spec.kind == "text" and a.shape == b.shape:
-                rows = max(rows, float((a != b).any(1).mean()))
+                texts = max(texts, float((a != b).any(1).mean()))
                 continue
             errors = row_errors(a, b, spec) if a.shape == b.shape else np.array([math.inf])
             usual = max(usual, float(np.quantile(errors, 0.99, method="lower")))
             worst = max(worst, float(errors.max()))
             if spec.kind == "image" and spec.range is not None and math.isfinite(worst):
-                differing = max(differing, _mismatch_share(a, b, spec.range))
-    if rows > PARITY_DIFFERENT:
+                pixels = max(pixels, _mismatch_share(a, b, spec.range))
+    if texts > PARITY_DIFFERENT:
         raise ValueError(
-            f"signature {name!r} is not exported faithfully: {rows:.2g} of its texts differ between"
-            f" torch and onnx (allowed {PARITY_DIFFERENT:g})"
+            f"signature {name!r} is not exported faithfully: {texts:.2g} of its texts differ"
+            f" between torch and onnx (allowed {PARITY_DIFFERENT:g})"
         )
-    most, every = budget(signature)
-    if not (usual <= most and worst <= every and differing <= PARITY_UINT8):
+    for_most, for_all = budget(signature)
+    if not (usual <= for_most and worst <= for_all and pixels <= PARITY_UINT8):
         raise ValueError(
             f"signature {name!r} is not exported faithfully: max |torch - onnx| is {worst:.2g}"
-            f" (allowed {every:.0e}), of 99 rows in a hundred {usual:.2g} (allowed {most:.0e}),"
-            f" share of differing pixels {differing:.2g} (allowed {PARITY_UINT8:.0e})"
+            f" (allowed {for_all:.0e}), of 99 rows in a hundred {usual:.2g}"
+            f" (allowed {for_most:.0e}), share of differing pixels {pixels:.2g}"
+            f" (allowed {PARITY_UINT8:.0e})"
         )
     return Parity(
         max_abs=worst,
-        uint8_mismatch=max(differing, rows),
+        uint8_mismatch=max(pixels, texts),
         samples=len(next(iter(inputs.values()))),
         batch_sizes=PARITY_BATCHES,
     )

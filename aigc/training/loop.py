@@ -37,8 +37,9 @@ class PeriodicAction:
     action: Callable[[TrainState, Values], None]
     """Called with the means of the losses and metrics since the last call, over all workers."""
     at_end: bool = True
+    """Due also after the last batch, whatever the interval."""
     when_stopped: bool = True
-    """Due also where the run is stopped before its end; false for what takes long."""
+    """Due at all in a run that is stopped before its end; false for what takes long."""
 
 
 def train(
@@ -73,6 +74,7 @@ def train(
     state.model.train()
     while state.samples < config.samples and not metrics.stopped:
         batch = next(loader)
+        # A request to stop goes through the metrics, so that all workers see it after one batch.
         stop_now = group.rank == 0 and stop(state.samples)
         state.set_rates()
         metrics.add(state.samples, step(batch, {"run/stop": float(stop_now), **loader.metrics()}))

@@ -65,7 +65,7 @@ class Run:
     def open(cls, reference: str) -> "Run":
         """Open a run by its folder, or by its URI on an object store, from which it is copied.
 
-        The copy is not in the folder where `aigc train` of this machine may work on the run.
+        The copy has a folder of its own: `aigc train` on this machine may be working in the other.
         """
         reference = expanded(reference)
         if not is_remote(reference):
@@ -134,7 +134,10 @@ class Run:
             )
 
     def facts(self) -> dict[str, Any]:
-        """trainer.json of the newest checkpoint. Raises ValueError without a checkpoint."""
+        """Samples, data, environment and cost, by trainer.json of the newest checkpoint.
+
+        Raises ValueError without a checkpoint.
+        """
         return run_folder.trainer(self._newest())
 
     def load_state(self) -> TrainState:
@@ -169,27 +172,27 @@ def train_run(
     lost_samples = context.lost_samples
     if group.rank == 0:
         data_facts.write_facts(run.folder, data_facts.facts(config.data, source))
-    tries, begun_at = 0, None
+    rollbacks, begun_at = 0, None  # rollbacks to the samples of `begun_at`
     while True:
         state = TrainState(config, group.device)
-        facts = _begin(run, config, source, group, state)
+        facts = _restore(run, config, source, group, state)
         if begun_at is not None:
-            tries = tries + 1 if state.samples == begun_at else 1
+            rollbacks = rollbacks + 1 if state.samples == begun_at else 1
         begun_at = state.samples
         clock = RunClock(facts, group.world_size)
-        clock.rollbacks = facts.get("rollbacks", 0) + tries
-        if tries:
-            state.rate_scale *= 0.5**tries
+        clock.rollbacks = facts.get("rollbacks", 0) + rollbacks
+        if rollbacks:
+            state.rate_scale *= 0.5**rollbacks
         reporter: Reporter | NullReporter = NullReporter()
         if group.rank == 0:
-            _start(run, clock, lost_samples)
+            _note_start(run, clock, lost_samples)
             lost_samples = 0  # a rollback does not lose them again
             reporter = Reporter(context, config, source, clock)
         try:
             actions = periodic_actions(config, reporter)
             return train(config, state, source, actions, group, context.stop, stream)
         except Diverged as error:
-            if config.on_divergence == "stop" or tries >= MAX_ROLLBACKS:
+            if config.on_divergence == "stop" or rollbacks >= MAX_ROLLBACKS:
                 reporter.close()
                 barrier(group)  # the first worker to raise may end the others while they write
                 raise
@@ -201,7 +204,7 @@ def train_run(
             reporter.close()
 
 
-def _begin(
+def _restore(
     run: Run, config: TrainConfig, source: Source, group: ProcessGroup, state: TrainState
 ) -> dict[str, Any]:
     """Load the newest checkpoint, or the initial weights; returns trainer.json or {}."""
@@ -216,8 +219,8 @@ def _begin(
     return facts
 
 
-def _start(run: Run, clock: RunClock, lost_samples: int) -> None:
-    """Bring the folder to the samples of the checkpoint, and note a start of the workers."""
+def _note_start(run: Run, clock: RunClock, lost_samples: int) -> None:
+    """Remove from the folder what is newer than the checkpoint, and note a start of the workers."""
     checkpoint.tidy(run.checkpoints, clock.samples)
     run_folder.truncate(run.folder / METRICS, clock.samples)
     run_folder.truncate(run.folder / QUALITY, clock.samples)
@@ -229,7 +232,7 @@ def _start(run: Run, clock: RunClock, lost_samples: int) -> None:
 
 
 def load_initial_weights(state: TrainState, reference: str) -> None:
-    """Overwrite the model and its average; optimizers and counters stay new.
+    """Overwrite a new run's weights and their average; optimizers and counters are not changed.
 
     `reference` is a run (folder or URI) or an artifact (folder, STORE/NAME, STORE/NAME@VERSION).
     Raises ValueError if it holds no weights, or those of another model.
@@ -265,7 +268,7 @@ def _artifact_weights(reference: str) -> dict[str, Tensor]:
 
 
 def _check_same(facts: dict[str, Any], source: Source, group: ProcessGroup) -> None:
-    """Raise ValueError for other data than `facts` name; another name alone is not other data.
+    """Raise ValueError if the data differ from those in `facts` in more than their name.
 
     Warns on rank 0 if the environment differs, which ends bit-exactness.
     """
@@ -280,9 +283,9 @@ def _check_same(facts: dict[str, Any], source: Source, group: ProcessGroup) -> N
             f"the run was begun on data {old.get('name')!r} with {'; '.join(other)};"
             " resume with the same data or train under another --name"
         )
-    was = facts["environment"] | {"workers": facts["workers"]}
+    before = facts["environment"] | {"workers": facts["workers"]}
     now = checkpoint.environment() | {"workers": group.world_size}
-    changed = {key: (was.get(key), now[key]) for key in now if was.get(key) != now[key]}
+    changed = {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key]}
     if changed and group.rank == 0:
         log.warning("resumed, but no longer bit-exact: %s", changed)
 

@@ -1,4 +1,4 @@
-"""API keys: permissions and limits of each.
+"""API keys: scopes and limits of each.
 
     [[key]]
     name = "alice"                # label of metrics and logs: letters, digits, '.', '_', '-'
@@ -262,9 +262,9 @@ class CreateKey:
 def command(argv: list[str]) -> int:
     """Make a key for the keys file of `aigc serve --keys FILE`."""
     entries = sys.stderr
-    listed = _regular_file(entries)
-    if listed:
-        # `2>> keys.toml`: any other text there would break the keys file.
+    keys_file = _regular_file(entries)
+    if keys_file:
+        # `2>> keys.toml`: any other text there, such as a usage error, would break the keys file.
         sys.stderr = sys.stdout
     options = tyro.cli(CreateKey, args=argv, prog="aigc keys")
     secret = f"aigc_{secrets.token_urlsafe(32)}"
@@ -275,7 +275,7 @@ def command(argv: list[str]) -> int:
     else:
         known = None
         with suppress(ValueError, OSError):  # it may be a log
-            known = parse(read_text(listed), "") if listed else None
+            known = parse(read_text(keys_file), "") if keys_file else None
         if known:
             _check_new(options.name, known, "the file that stderr goes to")
         print(block, file=entries, flush=True)

@@ -76,9 +76,10 @@ class ChargeNotice(NamedTuple):
     name: bytes
     """Identifier of the request."""
     n: int
-    """Samples to pay back if this was too much: 0 if they were spent without the ledger."""
+    """Samples to pay back if another replica paid for the request; 0 if they were spent offline."""
     change: int
-    """1: charged; -1: to be given back; 0: neither, as it was given back before it was sent."""
+    """1: charged; -1: to be given back; 0: neither, as the charge was given back before this notice
+    was sent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +106,7 @@ class TokenRequest:
     num_confirmed: int = 0
     """Total of the notices before those."""
     repaid: int = 0
-    """Total of Grant.repaid that `spent` already contains."""
+    """Total of Grant.repaid that is subtracted from `spent` already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +155,7 @@ class _Holding:
 class _Charge:
     until_s: float
     holders: int = 0
-    """Charges of replicas for the same request that were kept or are still open."""
+    """Number of charges for the same request, over all replicas, that were kept or are open."""
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@
     charge = limiter.spend(key, n)           # samples; then spend_or_wait(), likewise
     if isinstance(charge, Refusal):
         raise charge.error()
-    charge.join()
+    charge.join()                            # this request is one that the charge is for
     try: ...
     finally:
         charge.leave(kept=answered)
@@ -145,8 +145,8 @@ class RateLimiter:
     def spend(self, key: Key, n: int, name: bytes | None = None) -> Charge | Refusal:
         """Take `n` samples.
 
-        `name` identifies the request (Attempt.charge): the same one on another replica is paid
-        back.
+        `name` identifies the request (idempotency.Attempt.charge): if another replica charged for
+        the same one, the ledger pays it back.
         """
         bucket = self._bucket(key)
         if n > bucket.policy.burst and bucket.policy.samples_per_s is not None:

@@ -4,10 +4,10 @@
     outputs = await batcher.submit(Job(runner=runner, params=SamplingParams(n=100), draw=draw))
 
 The unit is the sample. While a batch runs in the one inference thread, arriving samples queue up
-and form the next batch: nothing lingers when the machine is idle unless asked to, and batches grow
-by themselves under load. A batch never mixes runners. `serve.batching.fair_queue` chooses the next
-batch when the previous one ends, in the thread, so the thread never waits for the event loop while
-there is work.
+and form the next batch: an idle batcher runs a batch at once unless `linger_s` is set, and batches
+grow by themselves under load. A batch never mixes runners. `serve.batching.fair_queue` chooses the
+next batch when the previous one ends, in the thread, so the thread never waits for the event loop
+while there is work.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ from serve.batching.jobs import (
 from serve.batching.latency import LatencyEstimator, RunningBatch
 
 TURNS = 4
-"""Turns of the event loop between batches that run on it: a request needs this many from its socket
-to the queue, an outcome fewer to its client. Without them both would wait for further batches."""
+"""Turns of the event loop between batches that run on it. In this many a request gets from its
+socket to the queue, and an outcome to its client; without them both would wait for more batches."""
 
 WATCH_S = 0.5
 """Interval at which the running batch is checked against its time limit."""
@@ -69,9 +69,9 @@ class Batcher:
     row: a hand-over to the thread costs 0.1 ms, and reporting each step of a text about as much.
     `observe_queue`: called with the number of waiting samples when it changes.
 
-    An error of a job's own functions, its runner, the queue or an observer fails exactly the jobs
-    that it concerns; nothing waits for ever. A batch in the thread that exceeds its runner's
-    `max_seconds` is given up, and every other job with it (`is_stuck`).
+    An error of a job's own functions, its runner or the queue fails exactly the jobs that it
+    concerns, one of an observer none; nothing waits for ever. A batch in the thread that exceeds
+    its runner's `max_seconds` is given up, and every other job with it (`is_stuck`).
     """
 
     def __init__(
@@ -94,7 +94,8 @@ class Batcher:
         """Jobs submitted and not answered."""
         self._jobs = JobQueue(FairQueue() if queue is None else queue, observe_queue, self._try)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._pump: asyncio.Task[None] | None = None
+        self._queue_task: asyncio.Task[None] | None = None
+        """Task of _run_queue(), while it runs."""
         self._lingering: asyncio.TimerHandle | None = None
         self._watching: asyncio.TimerHandle | None = None
         self.latency = LatencyEstimator()
@@ -162,7 +163,7 @@ class Batcher:
                 self._try("a job could not be observed", self.observe_job, job)
 
     def _enter(self, job: Job) -> "asyncio.Future[Arrays]":
-        """Queue a job and start the pump if needed. Raises as submit() does."""
+        """Queue a job and have the queue run if it does not. Raises as submit() does."""
         if self.is_stuck:
             raise StuckError
         if self._closed:
@@ -174,7 +175,7 @@ class Batcher:
         self._open.add(job)
         try:
             self._jobs.push(job)
-            if self._pump is None:
+            if self._queue_task is None:
                 self._wake(job)
         except BaseException as error:
             raise batch_error(error) from error
@@ -196,7 +197,7 @@ class Batcher:
         self._thread.shutdown(wait=False)
 
     def _wake(self, job: Job) -> None:
-        """Start the pump now, or after lingering."""
+        """Run the queue now, or after lingering."""
         lingers = self._linger_s > 0 and job.deadline_s is None
         if not lingers or self._jobs.num_samples_beside(job) >= job.runner.max_batch:
             self._start()
@@ -209,7 +210,7 @@ class Batcher:
             self._lingering.cancel()
             self._lingering = None
         loop = asyncio.get_running_loop()
-        self._pump = loop.create_task(self._run_queue())
+        self._queue_task = loop.create_task(self._run_queue())
         if self._watching is None:
             self._watching = loop.call_later(WATCH_S, self._watch)
 
@@ -222,7 +223,7 @@ class Batcher:
             if time.monotonic() - running.since_s > limit_s:
                 self._give_up(running, limit_s)
                 return
-        if self._pump is not None:
+        if self._queue_task is not None:
             self._watching = asyncio.get_running_loop().call_later(WATCH_S, self._watch)
 
     def _give_up(self, running: RunningBatch, limit_s: float) -> None:
@@ -239,9 +240,9 @@ class Batcher:
         self._try("a run could not be asked to end", running.runner.stop)
 
     async def _run_queue(self) -> None:
-        """Run batches until the queue is empty; the next submit starts this again.
+        """Run batches until the queue is empty; the next submit() starts this again.
 
-        A job that is unanswered then was lost by the queue and fails.
+        A job that has no answer when the queue is empty was lost by the queue, and fails.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -265,15 +266,15 @@ class Batcher:
                     self._fail(job, batch_error(error))
         finally:
             self._jobs.running = None
-            self._pump = None
+            self._queue_task = None
 
     async def _run_batches(self, loop: asyncio.AbstractEventLoop) -> None:
-        left: RunningBatch | None = None
+        short: RunningBatch | None = None
         yield_at_s = 0.0  # the first batch of an idle batcher is answered at once
-        while batch := left or self._take(_call):
-            left = None
+        while batch := short or self._take(_call):
+            short = None
             if not self._is_short(batch):
-                left = await loop.run_in_executor(self._thread, self._run_on, batch, loop)
+                short = await loop.run_in_executor(self._thread, self._run_on, batch, loop)
                 continue
             result = self._run(batch)
             self._finish(batch, result)
@@ -295,7 +296,7 @@ class Batcher:
         return following
 
     def _run(self, batch: RunningBatch) -> BatchResult:
-        """Run a batch; slices that need further runs go into the next one of their group."""
+        """Run a batch; slices that need further runs go into the next batch of their group."""
         ended_s, _ = self._busy
         started_s = time.monotonic()
         self._busy = ended_s, started_s

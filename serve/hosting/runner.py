@@ -102,7 +102,7 @@ class SignatureRunner(ABC):
 
     @property
     def no_image(self) -> str:
-        """The reason for which samples are no pictures, as a sentence without its end."""
+        """Reason why samples are no pictures: a sentence without its full stop."""
         which = f"signature {self.name!r} of {self.artifact.id} gives"
         image = next((out for out in self.spec.outputs if out.kind == "image"), None)
         if image is None:
@@ -112,7 +112,8 @@ class SignatureRunner(ABC):
     def complete(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs of the signature, from those given. Raises ValueError.
 
-        Called where a request is admitted, so that inputs of one form share batches.
+        Called where a request is admitted, so that all inputs are there when it is put into a
+        batch: inputs share one only with those of the same names, types and row shapes.
         """
         return self.artifact.complete(self.name, inputs)
 
@@ -137,7 +138,7 @@ class LocalRunner(SignatureRunner, Runner):
     ) -> None:
         super().__init__(artifact, name, max_batch, metrics)
         self._batcher = batcher
-        self._form = tuple(
+        self._seeded_layout = tuple(
             (spec.name, np.dtype(spec.dtype), spec.shape) for spec in artifact.inputs(name)
         )
         """Names, types and row shapes of inputs drawn from seeds."""
@@ -170,7 +171,7 @@ class LocalRunner(SignatureRunner, Runner):
         """
         if inputs is None:
             return self._seeded_job(params, deadline_s, request_id)
-        form = tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items())
+        layout = tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items())
 
         def draw(start: int, stop: int) -> Arrays:
             return {name: array[start:stop] for name, array in inputs.items()}
@@ -178,7 +179,7 @@ class LocalRunner(SignatureRunner, Runner):
         return Job(
             runner=self,
             params=params,
-            key=None if form == self._form else form,
+            key=None if layout == self._seeded_layout else layout,
             draw=draw,
             deadline_s=deadline_s,
             request_id=request_id,
@@ -232,12 +233,12 @@ class LocalRunner(SignatureRunner, Runner):
         seeds = [part.seed for part in parts for _ in range(part.n)]
         indices = [index for part in parts for index in part.indices]
         labels = [label for part in parts for label in part.labels()]
-        asked = None if all(label is None for label in labels) else labels
+        given_labels = None if all(label is None for label in labels) else labels
         settings = {
             name: [value for part in parts for value in part.setting(name, default)]
             for name, default in self.defaults.items()
         }
-        inputs = self.artifact.draw(self.name, seeds, indices, asked, settings)
+        inputs = self.artifact.draw(self.name, seeds, indices, given_labels, settings)
         if self.spec.step:
             inputs[PREFIX] = np.concatenate([self._prefix(part) for part in parts])
         return inputs
@@ -276,7 +277,7 @@ class LocalRunner(SignatureRunner, Runner):
         self.metrics.observe(batch)
 
     def observe_failure(self, job: Job, error: Exception) -> None:
-        """Count and log a failure of the model; other errors are logged where they end."""
+        """Count and log a failure of the model; other errors are logged where they are handled."""
         if not isinstance(error, OutputError | RunTooLongError):
             return
         too_long = isinstance(error, RunTooLongError)
@@ -291,7 +292,7 @@ class LocalRunner(SignatureRunner, Runner):
 
 
 class TensorRunner(LocalRunner):
-    """The same graph with its images as it gives them, beside the pixels.
+    """A LocalRunner that returns images twice: as the graph's own values and as pixels.
 
     A runner of its own, so that a batch of pixels alone never carries floats along.
     """
@@ -365,7 +366,10 @@ class AutoregressiveRunner(LocalRunner, StepRunner):
         return [*rows, *failed], [*outcomes, *failed.values()], steps
 
     def _step(self) -> dict[BatchSlice, Exception]:
-        """Advance all rows by one step; returns the rows that fail alone, which leave."""
+        """Advance all rows by one step; removes and returns the rows that fail, with their errors.
+
+        If a step of all rows fails, each row is tried alone to find those at fault.
+        """
         failed: dict[BatchSlice, Exception] = {}
         try:
             if self.rows:
@@ -386,7 +390,7 @@ class AutoregressiveRunner(LocalRunner, StepRunner):
         return failed
 
     def _end_early(self) -> dict[BatchSlice, Exception]:
-        """Apply stopping criteria; rows whose criterion raises leave with its error."""
+        """Apply stopping criteria; removes and returns rows whose criterion raises."""
         decoder = self.decoder
         failed: dict[BatchSlice, Exception] = {}
         for i, row in enumerate(self.rows):

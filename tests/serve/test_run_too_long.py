@@ -74,7 +74,7 @@ def test_a_loop_is_given_up_and_the_replica_takes_no_more(
         assert registry.get_sample_value("aigc_runs_too_long_total", labels) == 1
         assert served.replica._batcher.queued == 0
         # onnxruntime ends the loop when it is asked to, so that nothing is left of it.
-        settled(lambda: served.replica._batcher._pump is None)
+        settled(lambda: served.replica._batcher._queue_task is None)
     (record,) = [one for one in caplog.records if one.name == "serve.hosting.runner"]
     assert (record.levelno, record.request_id) == (logging.ERROR, "of-the-loop")  # type: ignore[attr-defined]
     assert "looper@1, signature sample: a run with these samples" in record.getMessage()

@@ -58,7 +58,7 @@ _Meaning = tuple[str, Part | None]
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Rows of an array; a loader process opens the files itself."""
+    """Rows of an array, without its values: a loader process opens the files itself."""
 
     files: Files
     samples: Key
@@ -152,7 +152,8 @@ class _Chosen:
     names: Key | None
     """Array of the names of classes."""
     kind: str
-    """Kind of the arrays, where runs of before would have read others; else empty."""
+    """Kind of the arrays where an earlier version of this source would have read another, which the
+    fingerprint then names; else empty."""
     unread: tuple[str, ...]
 
 
@@ -189,11 +190,11 @@ def load(
     if is_float and is_image and not config.range:
         _check_range(config.path, arrays, chosen.parts)
     from_zero = is_float and is_image and config.range == "0..1"
-    how = f"{f'/{chosen.kind}' if chosen.kind else ''}{'/0..1' if from_zero else ''}"
+    reading = f"{f'/{chosen.kind}' if chosen.kind else ''}{'/0..1' if from_zero else ''}"
     unread = (left_out("arrays of other names", chosen.unread),) if chosen.unread else ()
     facts: dict[str, Any] = {
         "name": Path(config.path).stem,
-        "sha256": f"{sha256(found.files)}/{split}{how}",
+        "sha256": f"{sha256(found.files)}/{split}{reading}",
         "labels": labels,
         "survey": Survey(
             splits=chosen.splits.counts(classes.codes),
@@ -222,8 +223,8 @@ def _choose(found: Listing, arrays: Arrays, column: str, conditional: bool) -> _
     of_file = {_path(f): _part_of_file(f.name, len(found.files)) for f in found.files}
     meanings = {key: _meaning(key[1], of_file[key[0]]) for key in arrays}
     kinds = {kind for kind, _ in meanings.values()}
-    before = next((kind for kind in SAMPLES if kind in kinds), None)
-    kind = column.lower() or ("images" if "images" in kinds else before)
+    formerly = next((kind for kind in SAMPLES if kind in kinds), None)
+    kind = column.lower() or ("images" if "images" in kinds else formerly)
     if kind is None or kind not in kinds:
         wanted = f"{column!r}" if column else "images, samples or x, with train_ or without"
         raise ValueError(
@@ -266,13 +267,13 @@ def _choose(found: Listing, arrays: Arrays, column: str, conditional: bool) -> _
             spelled=spelled,
         ),
         names=names[0] if names else None,
-        kind="" if kind == before else kind,
+        kind="" if kind == formerly else kind,
         unread=tuple(sorted(name for path, name in set(meanings) - used - set(names))),
     )
 
 
 def _part_of_file(name: str, num_files: int) -> Part | None:
-    """The part that the folders and the name of one of several files tell."""
+    """The split that the folders and the name of a file tell; None of a lone file."""
     if num_files < 2:
         return None
     path = PurePosixPath(name)
@@ -287,18 +288,18 @@ def _meaning(name: str, of_file: Part | None) -> _Meaning:
 
 
 def _labels_of(
-    found: Listing, told: Mapping[Key, _Meaning], part: Part | None, conditional: bool
+    found: Listing, meanings: Mapping[Key, _Meaning], part: Part | None, conditional: bool
 ) -> Key | None:
     """The labels of a split, if there are any; of several none, unless `conditional`."""
-    kind = next((kind for kind in LABELS if (kind, part) in told.values()), None)
-    if kind is None or (not conditional and [*told.values()].count((kind, part)) > 1):
+    kind = next((kind for kind in LABELS if (kind, part) in meanings.values()), None)
+    if kind is None or (not conditional and [*meanings.values()].count((kind, part)) > 1):
         return None
-    return _only(found, told, (kind, part))
+    return _only(found, meanings, (kind, part))
 
 
-def _only(found: Listing, told: Mapping[Key, _Meaning], wanted: _Meaning) -> Key:
+def _only(found: Listing, meanings: Mapping[Key, _Meaning], wanted: _Meaning) -> Key:
     """The one array of a meaning. Raises ValueError for several."""
-    keys = [key for key, meaning in told.items() if meaning == wanted]
+    keys = [key for key, meaning in meanings.items() if meaning == wanted]
     if len(keys) > 1:
         places = " and ".join(f"{name} of {path}" for path, name in keys[:2])
         raise ValueError(

@@ -326,7 +326,7 @@ class NativeApi:
         request = msgspec.structs.replace(request, n=n, signature=signature)
         if is_composed(self._sampler.find(request.model), signature):
             return await self._reconstruct(request, inputs, n, context)
-        sampling = self._parse_request(request, context.seed(request.seed), True)
+        sampling = self._parse_request(request, context.seed(request.seed), has_inputs=True)
         check_inputs(sampling, inputs, request.seed is not None)
         context.metrics = sampling.runner.metrics
         sampling, outputs = await transform(self._sampler, sampling, inputs, context)
@@ -335,18 +335,18 @@ class NativeApi:
     async def _reconstruct(
         self, request: SampleRequest, inputs: Inputs, n: int, context: RequestContext
     ) -> Response:
-        """Run encode, then decode on its latents."""
-        encode = self._sampler.build_request(
+        """Run encode, then decode on its latents: the signature reconstruct. Raises HTTPError."""
+        encoding = self._sampler.build_request(
             self._sampler.runner(request.model, ENCODE), n=n, label=request.label, has_inputs=True
         )
         decoding = msgspec.structs.replace(request, signature=DECODE)
-        sampling = self._parse_request(decoding, None, True, RECONSTRUCT)
-        check_inputs(encode, inputs, request.seed is not None)
+        sampling = self._parse_request(decoding, None, has_inputs=True, composed=RECONSTRUCT)
+        check_inputs(encoding, inputs, request.seed is not None)
         check_decoding(sampling)
         context.metrics = sampling.runner.metrics
-        encode, codes = await run_encoder(self._sampler, encode, inputs, context)
+        encoding, codes = await run_encoder(self._sampler, encoding, inputs, context)
         sampling, outputs = await run_decoder(self._sampler, sampling, codes, context)
-        sampling = sampling.with_inputs(encode.inputs)
+        sampling = sampling.with_inputs(encoding.inputs)
         return await self._encode(sampling, request, outputs, context)
 
     def _parse_request(
@@ -356,7 +356,7 @@ class NativeApi:
         has_inputs: bool = False,
         composed: str = "",
     ) -> SamplingRequest:
-        """The validated request. Raises HTTPError 400 or 404."""
+        """The validated request; arguments as of build_request(). Raises HTTPError 400 or 404."""
         runner = self._sampler.runner(request.model, request.signature or "sample")
         sampling = self._sampler.build_request(
             runner,

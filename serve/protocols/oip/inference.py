@@ -9,9 +9,9 @@ artifact; the default is the newest.
 
 Tensors are those of the manifest, the batch axis first. A signature with an image output has a
 further output `pixels`, (N, H, W, C) uint8, which is what the other protocols send. Requests for
-pixels alone share batches with theirs; float outputs have a runner of their own. A text is BYTES,
-(N,), not its tokens. A setting may be absent, a parameter for all samples, or an input with one
-value per sample.
+pixels alone share batches with those of the other protocols; float outputs have a runner of their
+own. A text is BYTES, (N,), not its tokens. A setting may be absent, a parameter for all samples, or
+an input with one value per sample.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ from serve.sampling_request import SamplingRequest, check_label, check_settings
 EXTENSIONS = ("binary_tensor_data", "parameters")
 PLATFORM = "onnxruntime_onnx"
 SAMPLE = "sample"
-_LONG = 1 << 24
+_TEXT_VALUES = 1 << 24
 """Number of values assumed for texts before they are read."""
 
 
@@ -186,17 +186,17 @@ async def infer(
 
     Raises HTTPError 400, 404, 429 or 503.
     """
-    runner, tensors = runners(sampler, request.model, request.version)
+    runner, tensor_runner = runners(sampler, request.model, request.version)
     context.metrics = runner.metrics
     names = _output_names(runner, request.outputs)
-    if names == [PIXELS] and _gives_pixels(runner):
-        tensors = runner
+    only_pixels = names == [PIXELS] and _gives_pixels(runner)
+    chosen = runner if only_pixels else tensor_runner
     parameters = RequestParameters.parse(request.parameters, runner)
-    stop = text_codec.check_stop(parameters.stop, tensors)
-    n, values = _num_samples(sampler, tensors, request.inputs, parameters.n)
-    prepare = partial(_prepare, sampler, context, tensors, parameters, request.inputs, stop)
+    stop = text_codec.check_stop(parameters.stop, chosen)
+    n, values = _num_samples(sampler, chosen, request.inputs, parameters.n)
+    prepare = partial(_prepare, sampler, context, chosen, parameters, request.inputs, stop)
     if request.inputs:
-        sampling, inputs = await sampler.read(n, tensors, context, values, prepare)
+        sampling, inputs = await sampler.read(n, chosen, context, values, prepare)
     else:
         sampling, inputs = prepare()
     if sampling is not None:
@@ -204,13 +204,13 @@ async def infer(
         headers = sampler.provenance_headers(sampling)
         drawn = {"seed": sampling.params.seed, "first_index": sampling.params.first_index}
     else:
-        outputs = await sampler.infer(tensors, inputs, context, stop)
-        headers, drawn = sampler.model_headers(tensors), {}
+        outputs = await sampler.infer(chosen, inputs, context, stop)
+        headers, drawn = sampler.model_headers(chosen), {}
     manifest = runner.artifact.manifest
     return InferenceResult(
         model=model_name(runner),
         version=manifest.version,
-        parameters={**drawn, "digest": manifest.digest, "reproducibility": tensors.level},
+        parameters={**drawn, "digest": manifest.digest, "reproducibility": chosen.level},
         outputs={name: _to_wire(runner, name, outputs[name], stop) for name in names},
         headers=headers,
     )
@@ -273,7 +273,7 @@ def _num_samples(
     size = next(iter(rows), 1)
     sampler.check_n(size, runner)
     # The length of texts is known only once they are read.
-    each = (_LONG if specs[one.name].kind == "text" else prod(one.shape) for one in inputs)
+    each = (_TEXT_VALUES if specs[one.name].kind == "text" else prod(one.shape) for one in inputs)
     return size, sum(each)
 
 
@@ -341,8 +341,8 @@ def _build_request(
         message = "label is given as an input and as a parameter; give it once"
         raise HTTPError(400, "label_twice", message)
     chosen = _settings_of(runner, parameters, inputs)
-    everything = len(inputs) == len(signature.inputs)
-    if not signature.drawable or everything or not inputs.keys() <= {label, *chosen}:
+    all_given = len(inputs) == len(signature.inputs)
+    if not signature.drawable or all_given or not inputs.keys() <= {label, *chosen}:
         return None
     labels = parameters.label if label not in inputs else inputs[label].tolist()
     rows = next((len(array) for array in inputs.values()), parameters.n)
@@ -374,7 +374,7 @@ def _settings_of(
 
 
 def _complete(runner: SignatureRunner, parameters: RequestParameters, inputs: Arrays) -> Arrays:
-    """All inputs of a run without draws; the label may come from the parameter.
+    """All inputs of a run for which nothing is drawn; label and settings may be parameters.
 
     Raises HTTPError 400 for an input that is missing, out of range, or without effect.
     """
@@ -388,11 +388,16 @@ def _complete(runner: SignatureRunner, parameters: RequestParameters, inputs: Ar
     inputs |= {name: np.full(n, value) for name, value in parameters.settings.items()}
     optional = runner.spec.optional
     has_optional = any(spec.name in inputs for spec in optional)
-    left_out = {name for spec in optional for name in (spec.name, spec.presence) if has_optional}
+    # Of optional inputs, with the flags that say which are there, one is enough.
+    dispensable = (
+        {name for spec in optional for name in (spec.name, spec.presence)}
+        if has_optional
+        else set()
+    )
     missing = [
         spec.name
         for spec in runner.spec.inputs
-        if spec.name not in inputs and spec.default is None and spec.name not in left_out
+        if spec.name not in inputs and spec.default is None and spec.name not in dispensable
     ]
     if missing:
         raise HTTPError(

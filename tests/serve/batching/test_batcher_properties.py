@@ -363,7 +363,7 @@ def test_each_is_answered_as_if_alone_or_by_its_own_error(
                     task.cancel()
             _done, waits = await asyncio.wait(tasks, timeout=20)
             assert not waits, "somebody waits for ever"
-            await settled(lambda: batcher.is_idle)  # the pump ends with the work
+            await settled(lambda: batcher.is_idle)  # the queue task ends with the work
             assert batcher.queued == 0
             faults.over = True
             for one in all_asked:  # and all is as before
