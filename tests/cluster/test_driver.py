@@ -139,6 +139,20 @@ def test_existing_run_needs_resume_and_its_batch(here: Path) -> None:
         train.command([*flags, "--resume", "--batch", "32"])
 
 
+def test_finished_run_is_resumed_without_ray(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["fc_gan:ring", *TINY]
+    assert train.command(flags) == 0
+    run = Run(here / "runs" / "fc_gan-ring")
+    before = run.history()
+    assert train.command([*flags, "--resume", "--workers", "2", "--address", "nowhere:1"]) == 0
+    stdout, stderr = capsys.readouterr()
+    assert "all 64 samples are trained on; --samples adds more" in stderr
+    assert stdout.splitlines()[-1] == "runs/fc_gan-ring"
+    assert run.history() == before
+
+
 def test_interrupt_stops_with_a_checkpoint_without_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
