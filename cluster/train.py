@@ -189,10 +189,15 @@ def _train(run: Run, options: Options, store: RunStore, lease: Lease) -> Outcome
     config = options.config
     store.pull()
     _check_begin(run, options)
+    newest = run_folder.newest(run.checkpoints)
+    if newest is not None and int(newest.name) >= config.samples:
+        print(
+            f"all {config.samples:,} samples are trained on; --samples adds more", file=sys.stderr
+        )
+        return "done"
     # Errors of source and shape show here, before processes start. Ray's workers read on their own.
     held = replace(config.data, memory_mb=0) if options.world[1] else config.data
     source = data.load(held, config.model)
-    newest = run_folder.newest(run.checkpoints)
     if newest is None:
         for warning in rehearse(config, source):
             print(warning, file=sys.stderr)

@@ -34,9 +34,17 @@ class Nodes:
         )
         self.address: str = self._cluster.address
 
+        self._added: list[Any] = []
+
     def add(self) -> Any:
         """A node with room for one worker."""
-        return self._cluster.add_node(num_cpus=1)
+        self._added.append(self._cluster.add_node(num_cpus=1))
+        return self._added[-1]
+
+    def remove_added(self) -> None:
+        """End all nodes but the first."""
+        while self._added:
+            self._cluster.remove_node(self._added.pop(), allow_graceful=False)
 
     def kill_raylet(self, node: Any) -> None:
         """kill -9: its workers die with it."""
@@ -62,8 +70,8 @@ def raylet_pid(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
 
 
-@pytest.fixture
-def nodes() -> Iterator[Nodes]:
+@pytest.fixture(scope="module")
+def _cluster() -> Iterator[Nodes]:
     """A cluster of its own folder, ports and token, gone at the end with all its processes."""
     before = set(psutil.Process().children(recursive=True))
     folder = tempfile.mkdtemp(prefix="aigc-")
@@ -80,6 +88,13 @@ def nodes() -> Iterator[Nodes]:
     _, alive = psutil.wait_procs(list(started), timeout=10)
     shutil.rmtree(folder, ignore_errors=True)
     assert alive == []
+
+
+@pytest.fixture
+def nodes(_cluster: Nodes) -> Iterator[Nodes]:
+    """The cluster with its first node alone."""
+    yield _cluster
+    _cluster.remove_added()
 
 
 @pytest.fixture(scope="session")

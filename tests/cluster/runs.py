@@ -1,8 +1,13 @@
 """`aigc train` as a user starts it, its processes, and what it left behind."""
 
+import fcntl
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +19,7 @@ from torch import Tensor
 from aigc.training import checkpoint
 from aigc.training.run import Run
 
-TOTAL, INTERVAL = 19_200, 4800
+TOTAL, INTERVAL = 12_800, 3200
 DIGITS = [
     *("dcgan:digits", "--workers", "2", "--samples", str(TOTAL), "--threads", "1"),
     *("--checkpoint-interval", str(INTERVAL), "--report-interval", "320"),
@@ -22,19 +27,53 @@ DIGITS = [
 ]
 
 
+IMPATIENT = (
+    "import sys; from aigc import cli; from cluster import trainer;"
+    "trainer.SILENCE_S = 8.0; sys.exit(cli.main())"
+)
+"""`aigc` that says sooner that no worker is running."""
+
+
 def start(
-    storage: Path, name: str, *flags: str, directory: Path | None = None
+    storage: Path, name: str, *flags: str, program: tuple[str, ...] = ("-m", "aigc.cli")
 ) -> "subprocess.Popen[str]":
     """`aigc train` as a user starts it."""
-    command = [sys.executable, "-m", "aigc.cli", "train", *flags]
+    command = [sys.executable, *program, "train", *flags]
     return subprocess.Popen(
         [*command, "--storage", str(storage), "--name", name],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        cwd=directory,
     )
+
+
+def start_in_terminal(storage: Path, name: str, *flags: str) -> tuple["subprocess.Popen[str]", int]:
+    """`aigc train` in a terminal of its own; closing the descriptor closes the terminal."""
+    ours, theirs = pty.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, "-m", "aigc.cli", "train", *flags]
+    process = subprocess.Popen(
+        [*command, "--storage", str(storage), "--name", name],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        text=True,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def close_terminal(process: "subprocess.Popen[str]", terminal: int) -> None:
+    """Close the terminal of a run, and wait until the run has stopped."""
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)  # as its shell does
+    assert process.wait(60) == 0
 
 
 def finish(process: "subprocess.Popen[str]", status: int = 0) -> tuple[str, str]:
@@ -49,6 +88,15 @@ def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def train_workers(of: psutil.Process) -> list[psutil.Process]:
+    """Ray Train's workers among the descendants of a process; none once it has ended."""
+    try:
+        children = of.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in children if "TrainWorker" in " ".join(child.cmdline())]
+
+
 def wait_until_beyond(run: Run, samples: int, process: "subprocess.Popen[str]") -> None:
     """Wait for a report beyond `samples`."""
     wait_for(lambda: reported(run) > samples, process, f"a report beyond {samples} samples")
@@ -56,7 +104,7 @@ def wait_until_beyond(run: Run, samples: int, process: "subprocess.Popen[str]") 
 
 def wait_for(what: Callable[[], bool], process: "subprocess.Popen[str]", name: str) -> None:
     """Wait until something is so, as long as the run lives."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         if what():
             return

@@ -1,14 +1,10 @@
 """`aigc train` without Ray: what it refuses, what that leaves, and how signals end a run."""
 
-import fcntl
-import json
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -17,7 +13,14 @@ from aigc import data
 from aigc.training.lease import Lease
 from aigc.training.run import Run
 from cluster import train
-from tests.cluster.runs import finish, start, wait_until_beyond
+from tests.cluster.runs import (
+    close_terminal,
+    finish,
+    reported,
+    start,
+    start_in_terminal,
+    wait_until_beyond,
+)
 
 pytestmark = pytest.mark.process
 
@@ -127,9 +130,31 @@ def test_train_command_reads_data_once(
     assert len(loaded) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_stops_with_a_checkpoint_without_measuring(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_existing_run_needs_resume_and_its_batch(here: Path) -> None:
+    flags = ["fc_gan:ring", *TINY]
+    assert train.command(flags) == 0
+    with pytest.raises(ValueError, match="exists; continue it with --resume or give another --nam"):
+        train.command(flags)
+    with pytest.raises(ValueError, match="cannot resume with another batch: 64 -> 32"):
+        train.command([*flags, "--resume", "--batch", "32"])
+
+
+def test_finished_run_is_resumed_without_ray(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["fc_gan:ring", *TINY]
+    assert train.command(flags) == 0
+    run = Run(here / "runs" / "fc_gan-ring")
+    before = run.history()
+    assert train.command([*flags, "--resume", "--workers", "2", "--address", "nowhere:1"]) == 0
+    stdout, stderr = capsys.readouterr()
+    assert "all 64 samples are trained on; --samples adds more" in stderr
+    assert stdout.splitlines()[-1] == "runs/fc_gan-ring"
+    assert run.history() == before
+
+
+def test_interrupt_stops_with_a_checkpoint_without_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The judge of digits is not in the cache: a measurement would take long."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -137,41 +162,20 @@ def test_signal_stops_with_a_checkpoint_without_measuring(
     process = start(tmp_path, "run", *flags, "--report-interval", "64", "--threads", "1")
     run = Run(tmp_path / "run")
     wait_until_beyond(run, 64, process)
-    os.kill(process.pid, number)
+    process.send_signal(signal.SIGINT)  # SIGTERM has the same handler, and is in test_faults.py
     _, stderr = finish(process)
     samples = run.facts()["samples"]
     assert f"stopped after {samples:,} samples; continue with --resume" in stderr
     assert not (run.folder / "quality.jsonl").exists()
-    assert json.loads((run.folder / "metrics.jsonl").read_bytes().splitlines()[-1])["samples"] == (
-        samples
-    )
+    assert reported(run) == samples
 
 
-@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.cluster)])
-def test_closed_terminal_stops_with_a_checkpoint(workers: str, tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-
-    def take_terminal() -> None:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    command = [sys.executable, "-m", "aigc.cli", "train", "dcgan:digits", "--samples", "1000000"]
-    command += ["--report-interval", "64", "--threads", "1", "--workers", workers]
-    process = subprocess.Popen(
-        [*command, "--storage", str(tmp_path), "--name", "run"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        preexec_fn=take_terminal,
-    )
-    os.close(theirs)
+def test_closed_terminal_stops_with_a_checkpoint(tmp_path: Path) -> None:
+    flags = ("dcgan:digits", "--samples", "1000000", "--report-interval", "64", "--threads", "1")
+    process, terminal = start_in_terminal(tmp_path, "run", *flags)
     run = Run(tmp_path / "run")
-    try:
-        wait_until_beyond(run, 64, process)  # type: ignore[arg-type]
-    finally:
-        os.close(ours)
-    process.send_signal(signal.SIGHUP)  # as its shell does
-    assert process.wait(60) == 0
+    wait_until_beyond(run, 64, process)
+    close_terminal(process, terminal)
     assert run.facts()["samples"] > 64
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aigc.training.run import Run
+from cluster import train
 from tests.cluster.conftest import Nodes
 from tests.cluster.runs import finish, reported, start, state, wait_for
 
@@ -48,7 +49,8 @@ def test_growing_loses_nothing_and_shrinking_an_interval(tmp_path: Path, nodes: 
     assert 0 <= shrink["work_lost_samples"] <= INTERVAL
     assert {start["environment"]["threads"] for start in run.starts()} == {1}
 
-    finish(start(tmp_path, "alone", *VAE, "--samples", str(total)))
+    flags = [*VAE, "--samples", str(total), "--storage", str(tmp_path), "--name", "alone"]
+    assert train.command(flags) == 0
     a, b = state(run), state(Run(tmp_path / "alone"))
     assert a["model/decoder.layers.0.weight"].dtype == torch.float64
     worst = max(float((a[name].double() - b[name].double()).abs().max()) for name in a)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 import urllib.request
@@ -13,16 +14,20 @@ import psutil
 import pytest
 
 from aigc.training.run import Run
+from cluster import train
 from tests.cluster.conftest import Nodes, raylet_pid
 from tests.cluster.runs import (
     DIGITS,
+    IMPATIENT,
     INTERVAL,
     TOTAL,
     assert_bit_equal,
     assert_restarted,
     family,
     finish,
+    reported,
     start,
+    train_workers,
     wait_for,
     wait_until_beyond,
 )
@@ -31,58 +36,42 @@ from tests.ports import free_port
 pytestmark = pytest.mark.cluster
 
 
-def test_a_worker_killed_between_checkpoints_changes_nothing(
+@pytest.mark.timeout(900)  # four starts of Ray
+def test_killed_worker_stopped_and_killed_driver_change_no_bit(
     undisturbed: Run, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, "run", *DIGITS)
     run = Run(tmp_path / "run")
+
+    # A worker is killed between two checkpoints.
+    process = start(tmp_path, "run", *DIGITS)
     wait_until_beyond(run, INTERVAL + INTERVAL // 3, process)
-    workers = [p for p in family(process) if "TrainWorker" in " ".join(p.cmdline())]
+    workers = train_workers(psutil.Process(process.pid))
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
+    wait_for(lambda: len(run.starts()) == 2, process, "a restart")
+    wait_for(lambda: reported(run) > run.starts()[1]["samples"], process, "a report after it")
+
+    # The driver is told to stop.
+    started = family(process)
+    process.send_signal(signal.SIGTERM)
     _, stderr = finish(process)
-    assert_restarted(run)
+    stopped = run.facts()["samples"]
+    assert INTERVAL < stopped < TOTAL
+    assert f"stopped after {stopped:,} samples; continue with --resume" in stderr
     assert "workers restarted from" in stderr
     assert f"work_lost_samples {run.starts()[1]['work_lost_samples']}" in stderr
-    assert_bit_equal(undisturbed, run)
-    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
-    samples = [json.loads(line)["samples"] for line in lines]
-    assert samples == list(range(320, TOTAL + 1, 320))  # none lost, none twice
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
 
-
-@pytest.mark.timeout(600)  # three starts of Ray
-def test_signals_stop_with_a_checkpoint_and_leave_no_process(
-    undisturbed: Run, tmp_path: Path
-) -> None:
-    run = Run(tmp_path / "run")
-    stops = [0]
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        process = start(tmp_path, "run", *DIGITS, *(["--resume"] if stops[-1] else []))
-        wait_until_beyond(run, stops[-1] + 640, process)
-        started = family(process)
-        # A terminal that is closed tells all that it started; `start` makes them a group.
-        (os.killpg if number == signal.SIGHUP else os.kill)(process.pid, number)
-        _, stderr = finish(process)
-        stopped = run.facts()["samples"]
-        assert stops[-1] + 640 < stopped < TOTAL
-        assert f"stopped after {stopped:,} samples; continue with --resume" in stderr
-        _, alive = psutil.wait_procs(started, timeout=10)
-        assert alive == []
-        stops.append(stopped)
-    finish(start(tmp_path, "run", *DIGITS, "--resume"))
-    assert [start["samples"] for start in run.starts()] == stops
-    assert_bit_equal(undisturbed, run)
-
-
-def test_a_driver_killed_takes_its_processes_along_and_is_resumed(
-    undisturbed: Run, tmp_path: Path
-) -> None:
-    process = start(tmp_path, "run", *DIGITS)
-    run = Run(tmp_path / "run")
-    wait_until_beyond(run, 640, process)
+    # The driver is killed between two checkpoints.
+    process = start(tmp_path, "run", *DIGITS, "--resume")
+    wait_for(
+        lambda: reported(run) > stopped and 1 / 5 < reported(run) / INTERVAL % 1 < 2 / 3,
+        process,
+        "a report between two checkpoints",
+    )
     started = family(process)
-    workers = [p for p in started if "TrainWorker" in " ".join(p.cmdline())]
-    wait_until_beyond(run, INTERVAL + INTERVAL // 3, process)
+    workers = train_workers(psutil.Process(process.pid))
     # Rank 0 notices the death within a second or so, and could reach the next checkpoint by then;
     # now it waits for this one.
     workers[1].suspend()
@@ -93,29 +82,33 @@ def test_a_driver_killed_takes_its_processes_along_and_is_resumed(
         workers[1].resume()  # a stopped process cannot notice that its raylet is gone
     _, alive = psutil.wait_procs(started, timeout=60)
     assert alive == []
+
     finish(start(tmp_path, "run", *DIGITS, "--resume"))
     assert_restarted(run)
-    assert run.starts()[1]["work_lost_samples"] > 0
+    starts = run.starts()
+    assert [each["samples"] for each in starts[:3]] == [0, INTERVAL, stopped]
+    assert len(starts) == 4
+    assert starts[2]["work_lost_samples"] == 0
+    assert starts[3]["work_lost_samples"] > 0
     assert_bit_equal(undisturbed, run)
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    samples = [json.loads(line)["samples"] for line in lines]
+    assert samples == sorted({*range(320, TOTAL + 1, 320), stopped})  # none lost, none twice
 
 
-def test_a_node_killed_is_replaced_by_a_spare_one(
-    undisturbed: Run, tmp_path: Path, nodes: Nodes
-) -> None:
-    three = [nodes.add() for _ in range(3)]
-    process = start(tmp_path, "run", *DIGITS, "--address", nodes.address)
-    run = Run(tmp_path / "run")
-    wait_until_beyond(run, INTERVAL + INTERVAL // 3, process)
-    busy = [node for node in three if _workers(raylet_pid(node))]
-    assert len(busy) == 2
-    nodes.kill_raylet(busy[0])
-    _, stderr = finish(process)
-    assert_restarted(run)
-    assert "workers restarted from" in stderr
-    assert_bit_equal(undisturbed, run)
+def test_workers_without_room_are_refused(tmp_path: Path, nodes: Nodes) -> None:
+    flags = ["fc_gan:ring", "--threads", "1", "--storage", str(tmp_path), "--name", "run"]
+    flags += ["--address", nodes.address]
+    said = "1 workers want 1 CPU each, which leaves room for 0 on this cluster of 1"
+    with pytest.raises(ValueError, match=said):
+        train.command([*flags, "--workers", "1"])
+    said = r"2 workers want 1 CPU and 1 GPU each, which leaves room for 0 .* or --device cpu"
+    with pytest.raises(ValueError, match=said):
+        train.command([*flags, "--workers", "2", "--device", "cuda"])
+    assert not Run(tmp_path / "run").exists
 
 
-def test_deaths_of_nodes_do_not_use_up_a_run_s_starts(nodes: Nodes) -> None:
+def test_deaths_of_nodes_do_not_use_up_the_starts_of_a_run(nodes: Nodes) -> None:
     import ray
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
     from ray.train.v2._internal.execution.failure_handling import FailureDecision
@@ -163,55 +156,46 @@ def test_deaths_of_nodes_do_not_use_up_a_run_s_starts(nodes: Nodes) -> None:
         ray.shutdown()
 
 
-def test_a_node_that_is_drained_loses_no_sample(
+@pytest.mark.timeout(900)  # a cluster of four nodes, three groups of workers
+def test_killed_drained_and_missing_nodes_change_no_bit(
     undisturbed: Run, tmp_path: Path, nodes: Nodes
 ) -> None:
-    three = [nodes.add() for _ in range(3)]
-    process = start(tmp_path, "run", *DIGITS, "--address", nodes.address)
+    three, port = [nodes.add() for _ in range(3)], free_port()
+    flags = [*DIGITS, "--address", nodes.address, "--metrics-port", str(port)]
+    process = start(tmp_path, "run", *flags, program=("-c", IMPATIENT))
     run = Run(tmp_path / "run")
-    wait_until_beyond(run, INTERVAL // 3, process)
-    leaving = next(node for node in three if _workers(raylet_pid(node)))
-    nodes.drain(leaving)
-    wait_for(lambda: len(run.starts()) > 1, process, "a restart")
-    assert not _workers(raylet_pid(leaving))
-    finish(process)
-    assert_restarted(run)
-    assert [start["work_lost_samples"] for start in run.starts()] == [0, 0]
-    assert_bit_equal(undisturbed, run)
 
+    def workers_of(node: Any) -> list[psutil.Process]:
+        try:
+            return train_workers(psutil.Process(raylet_pid(node)))
+        except psutil.NoSuchProcess:
+            return []
 
-def test_a_run_without_a_node_waits_for_one_and_its_metrics_say_so(
-    tmp_path: Path, nodes: Nodes
-) -> None:
-    node, port = nodes.add(), free_port()
-    flags = ["dcgan:digits", "--workers", "1", "--threads", "1", "--samples", "1000000000"]
-    flags += ["--checkpoint-interval", "1600", "--report-interval", "320", "--grid-interval", "0"]
-    flags += ["--address", nodes.address, "--metrics-port", str(port)]
-    process = start(tmp_path, "run", *flags)
-
-    def workers() -> str:
+    def working() -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             found = answer.read().decode()
-        return found.partition('aigc_training_workers{run="run"} ')[2].partition("\n")[0]
+        return re.findall(r'^aigc_training_workers{run="run"} (\S+)', found, re.MULTILINE)[0]
 
-    run = Run(tmp_path / "run")
-    wait_until_beyond(run, INTERVAL, process)
-    wait_for(lambda: workers() == "1.0", process, "one worker")
-    nodes.kill_raylet(node)
-    wait_for(lambda: workers() == "0.0", process, "none")
+    # A node dies, and the third one takes its place.
+    wait_until_beyond(run, INTERVAL + INTERVAL // 3, process)
+    wait_for(lambda: working() == "2.0", process, "two workers in the metrics")
+    killed, leaving = [node for node in three if workers_of(node)]
+    nodes.kill_raylet(killed)
+    wait_for(lambda: len(run.starts()) == 2, process, "a restart")
+    wait_for(lambda: reported(run) > run.starts()[1]["samples"], process, "a report after it")
+
+    # A node is drained, and nobody takes its place until one joins.
+    nodes.drain(leaving)
+    wait_for(lambda: working() == "0.0", process, "no workers in the metrics")
+    assert workers_of(leaving) == []
     nodes.add()
-    wait_for(lambda: workers() == "1.0", process, "one again")
-    os.kill(process.pid, signal.SIGTERM)
-    finish(process)
-    assert len(run.starts()) == 2
-
-
-def test_a_cluster_without_room_is_refused(tmp_path: Path, nodes: Nodes) -> None:
-    flags = ["fc_gan:ring", "--workers", "1", "--address", nodes.address]
-    _, stderr = finish(start(tmp_path, "run", *flags), status=1)
-    assert "1 workers want 1 CPU each, which leaves room for 0 on this cluster of 1" in stderr
-
-
-def _workers(raylet: int) -> list[psutil.Process]:
-    children = psutil.Process(raylet).children()
-    return [child for child in children if "TrainWorker" in " ".join(child.cmdline())]
+    wait_for(lambda: working() == "2.0", process, "two workers in the metrics again")
+    _, stderr = finish(process)
+    assert stderr.count("workers restarted from") == 2
+    assert "no worker is running yet; free are" in stderr
+    assert_restarted(run)
+    starts = run.starts()
+    assert len(starts) == 3
+    assert starts[1]["samples"] == INTERVAL
+    assert starts[2]["work_lost_samples"] == 0
+    assert_bit_equal(undisturbed, run)
