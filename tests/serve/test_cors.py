@@ -101,7 +101,7 @@ def test_caches_keep_the_answers_to_listed_origins_apart(store: Path, metrics_di
     "headers",
     ["x-ok, b@d", "x ok", "x-ok;q=1", "x-" + "y" * 4096, "ä", "x-ok\x01"],
 )
-def test_what_is_no_list_of_headers_is_not_repeated(
+def test_preflight_refuses_malformed_header_lists(
     headers: str, store: Path, metrics_dir: Path
 ) -> None:
     settings = Settings(metrics_dir=str(metrics_dir), cors=("*",))
@@ -116,7 +116,7 @@ def test_what_is_no_list_of_headers_is_not_repeated(
         assert "access-control-allow-headers" not in answer.headers
 
 
-def test_methods_are_those_of_the_path(store: Path, metrics_dir: Path) -> None:
+def test_preflight_names_the_methods_of_the_path(store: Path, metrics_dir: Path) -> None:
     settings = Settings(metrics_dir=str(metrics_dir), cors=("*",))
     with serving(settings, f"{store}/tiny@1") as client:
         for path, methods in (
@@ -131,7 +131,7 @@ def test_methods_are_those_of_the_path(store: Path, metrics_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("origin", ["page.example", "https://page.example/x", "", "* *"])
-def test_what_no_origin_can_be_is_refused(origin: str) -> None:
+def test_cors_option_refuses_values_that_are_no_origin(origin: str) -> None:
     with pytest.raises(ValueError, match="cors must be origins such as"):
         Settings(cors=(origin,))
 

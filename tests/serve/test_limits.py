@@ -97,9 +97,7 @@ PATHS = ("/v1/samples", "/v1/images/generations", "/v2/models/tiny/infer", "/v1/
 
 @pytest.mark.process
 @pytest.mark.parametrize("path", PATHS)
-def test_who_sends_a_byte_now_and_then_is_cut_off_while_others_are_served(
-    path: str, impatient: Listening
-) -> None:
+def test_a_slow_body_is_408_while_others_are_served(path: str, impatient: Listening) -> None:
     host, port = impatient.url.removeprefix("http://").split(":")
     answer: list[bytes] = []
 
@@ -147,7 +145,7 @@ def reading(limit_s: float, *waits_s: float) -> tuple[asyncio.Task[bytes], BodyR
     return asyncio.create_task(reader.read({"headers": []}, receive, 100)), reader
 
 
-def test_who_hangs_up_is_not_told_that_it_was_late() -> None:
+def test_body_reader_stays_cancelled_when_the_client_hangs_up() -> None:
     async def scenario() -> None:
         task, reader = reading(10, 10)
         await asyncio.sleep(0)
@@ -159,7 +157,7 @@ def test_who_hangs_up_is_not_told_that_it_was_late() -> None:
     asyncio.run(scenario())
 
 
-def test_each_has_its_own_time_and_late_ones_leave_nothing() -> None:
+def test_body_reader_times_each_body_and_leaves_no_timer() -> None:
     async def scenario() -> None:
         reader = BodyReader(0.2)
 

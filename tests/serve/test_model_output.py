@@ -111,7 +111,7 @@ def test_one_bad_row_of_a_batch_costs_no_second_run(
     assert sizes == [4]
 
 
-def test_every_protocol_says_so_in_its_own_shape(client: Client) -> None:
+def test_every_protocol_reports_bad_outputs_in_its_own_shape(client: Client) -> None:
     shared = {"parameters": {"seed": 7, "label": BAD_LABEL}}
     answer = client.request("POST", "/v2/models/nan/infer", json=shared)
     assert answer.status_code == 500
@@ -190,7 +190,7 @@ def test_a_text_whose_step_gives_no_numbers_ends_alone(
         artifact.sample(seed=7, label=BAD_LABEL)
 
 
-def test_another_pool_says_so_too(
+def test_bad_outputs_of_another_pool_are_reported(
     faulty: dict[str, str], metrics_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     large = PoolSettings(limits=Limits(max_batch=8))
@@ -227,7 +227,7 @@ def test_another_pool_says_so_too(
     assert ("serve.hosting.pool_worker", "of-throw-1") in found
 
 
-def test_what_a_row_may_hold() -> None:
+def test_bad_rows_finds_values_that_the_manifest_rules_out() -> None:
     token = TensorSpec(
         name="text", kind="text", dtype="int64", shape=(2,), range=(0, 3), vocabulary=("", *"abc")
     )
@@ -279,7 +279,7 @@ def test_a_graph_of_another_shape_at_load_is_refused(
         loader.open(faulty["shape"])
 
 
-def test_what_is_not_finite_of_nothing_is_loaded(
+def test_values_of_the_trial_batch_at_load_are_not_judged(
     faulty: dict[str, str], metrics_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch of zeros is run for its size alone."""

@@ -76,7 +76,7 @@ def code(answer: httpx.Response) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_who_has_no_key_draws_nothing(path: str, client: Client) -> None:
+def test_requests_without_a_key_are_401(path: str, client: Client) -> None:
     body = BODIES[path]
     answer = client.request("POST", path, json=body)
     assert answer.status_code == 401
@@ -90,12 +90,12 @@ def test_who_has_no_key_draws_nothing(path: str, client: Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/v2/models/tiny"])
-def test_what_is_hosted_is_told_to_those_who_may_draw(path: str, client: Client) -> None:
+def test_model_lists_need_the_sample_scope(path: str, client: Client) -> None:
     assert client.get(path).status_code == 401
     assert client.request("GET", path, headers=bearer(BOB)).status_code == 200
 
 
-def test_what_needs_no_key_names_no_model(client: Client) -> None:
+def test_routes_without_keys_name_no_model(client: Client) -> None:
     for path in ("/healthz", "/readyz", "/v2/health/ready", "/", "/openapi.json"):
         answer = client.get(path)
         assert answer.status_code == 200, path
@@ -111,7 +111,7 @@ def test_the_document_says_that_keys_are_asked_for(client: Client) -> None:
             assert (answer.status_code == 401) == ("security" in operation), (method, path)
 
 
-def test_metrics_want_their_own_scope(client: Client) -> None:
+def test_metrics_need_their_own_scope(client: Client) -> None:
     assert client.get("/metrics").status_code == 401
     assert code(client.request("GET", "/metrics", headers=bearer(BOB))) == (403, "scope_needed")
     assert client.request("GET", "/metrics", headers=bearer(METRICS)).status_code == 200
@@ -123,7 +123,7 @@ def draw(client: Client, n: int, secret: str = ALICE, **headers: str) -> httpx.R
     )
 
 
-def test_a_budget_is_spent_and_told(client: Client) -> None:
+def test_budget_headers_follow_what_was_spent(client: Client) -> None:
     first = draw(client, 15)
     assert first.status_code == 200
     assert first.headers["x-ratelimit-limit"] == "20"
@@ -136,7 +136,7 @@ def test_a_budget_is_spent_and_told(client: Client) -> None:
     assert draw(client, 100, BOB).status_code == 200, "another key has its own budget, or none"
 
 
-def test_every_dialect_spends_the_same_budget(client: Client) -> None:
+def test_every_protocol_spends_the_same_budget(client: Client) -> None:
     frames = {"model": "tiny", "from_seed": 1, "to_seed": 2, "frames": 12}
     answer = client.request("POST", "/v1/interpolate", json=frames, headers=bearer(ALICE))
     assert answer.status_code == 200
@@ -179,7 +179,7 @@ FIFTEEN: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("path", "body"), FIFTEEN.values(), ids=FIFTEEN)
-def test_all_that_draws_is_paid_exactly_once(
+def test_every_drawing_route_charges_exactly_once(
     path: str, body: dict[str, Any], make: Make, store: Path, words: str, voices: str
 ) -> None:
     with running(make, f"{store}/tiny@1", words, voices) as client:
@@ -212,7 +212,7 @@ def test_all_that_draws_is_paid_exactly_once(
         ),
     ],
 )
-def test_what_is_given_is_paid_for_before_it_is_read_and_given_back_if_it_cannot_be(
+def test_inputs_are_charged_before_they_are_read_and_refunded_if_refused(
     path: str, body: dict[str, Any], make: Make, store: Path, words: str
 ) -> None:
     with running(make, f"{store}/tiny@1", words) as client:
@@ -234,7 +234,7 @@ def test_pictures_are_paid_for_even_if_one_of_them_is_none(pictures: Any, client
     assert code(answer) == (429, "rate_limited")
 
 
-def test_what_was_not_drawn_is_given_back(client: Client) -> None:
+def test_charges_are_refunded_when_nothing_was_drawn(client: Client) -> None:
     client.probe.batcher.close()
     for _ in range(3):
         answer = draw(client, 15)
@@ -255,7 +255,7 @@ def test_a_retry_costs_nothing_twice_and_gives_the_same_seed(client: Client) -> 
 
 
 @pytest.mark.parametrize("path", sorted(BODIES.keys() - {"/v1/interpolate"}))
-def test_a_retry_is_known_in_every_dialect(path: str, client: Client) -> None:
+def test_every_protocol_recognises_a_retry(path: str, client: Client) -> None:
     headers = bearer(BOB, **{"idempotency-key": '"again"'})
     answers = [client.request("POST", path, json=BODIES[path], headers=headers) for _ in range(2)]
     assert answers[0].status_code == 200
@@ -265,7 +265,7 @@ def test_a_retry_is_known_in_every_dialect(path: str, client: Client) -> None:
         assert answers[0].json()["data"] == answers[1].json()["data"]
 
 
-def test_no_more_requests_at_a_time_than_allowed(client: Client) -> None:
+def test_concurrency_of_a_key_is_bounded_and_slots_come_back(client: Client) -> None:
     async def crowd() -> list[int]:
         body = {**SAMPLE, "n": 1}
         asked = [

@@ -392,7 +392,7 @@ def test_a_part_does_not_keep_its_whole_batch_in_memory() -> None:
     asyncio.run(main())
 
 
-def test_no_samples_are_no_job() -> None:
+def test_submit_refuses_a_job_without_samples() -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match="n must be at least 1, got 0"):
             await Batcher(max_queue=10).submit(Doubler().job(0, 0))
@@ -422,7 +422,7 @@ def test_a_deadline_stops_what_is_partly_done_and_the_others_get_its_room() -> N
     asyncio.run(main())
 
 
-def test_what_was_taken_in_time_is_answered_after_the_deadline() -> None:
+def test_a_batch_begun_in_time_is_answered_after_the_deadline() -> None:
     async def main() -> None:
         runner, batcher = Doubler(4), Batcher(max_queue=100)
         runner.open.clear()
@@ -459,7 +459,7 @@ class Slow(Doubler):
         return super().run(inputs)
 
 
-def test_who_would_wait_for_longer_than_its_deadline_is_refused_at_once() -> None:
+def test_a_job_that_would_miss_its_deadline_is_refused_at_once() -> None:
     async def main() -> None:
         runner, batcher = Slow(4), Batcher(max_queue=1000)
         await batcher.submit(runner.job(0, 4))
@@ -598,7 +598,7 @@ def test_the_room_of_a_job_that_failed_goes_to_the_others_at_once() -> None:
     asyncio.run(main())
 
 
-def test_who_hangs_up_as_a_batch_ends_is_not_in_the_next() -> None:
+def test_a_job_cancelled_as_a_batch_ends_is_not_in_the_next() -> None:
     class HangsUp(Doubler):
         def run(self, inputs: Mapping[str, Any]) -> Arrays:
             outputs = super().run(inputs)

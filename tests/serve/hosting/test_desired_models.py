@@ -85,7 +85,7 @@ def test_a_name_means_the_newest_and_an_exact_version_stays_the_same(
     assert (again.status_code, cluster.writes) == (200, 1), "asked twice, done once"
 
 
-def test_the_oldest_go_but_for_what_is_pinned(client: Client, versions: list[str]) -> None:
+def test_deploy_drops_the_oldest_version_unless_pinned(client: Client, versions: list[str]) -> None:
     for uri in versions[1:]:
         assert admin(client, "deploy", artifact=uri).status_code == 200
         settle(client)
@@ -138,7 +138,7 @@ def test_a_config_that_cannot_be_met_leaves_what_is_served(
     assert client.probe.count("aigc_refused_loads_total") == 4
 
 
-def test_what_cannot_be_is_said(client: Client) -> None:
+def test_admin_routes_refuse_impossible_changes(client: Client) -> None:
     def code(answer: httpx.Response) -> tuple[int, str]:
         return answer.status_code, answer.json()["error"]["code"]
 

@@ -191,7 +191,7 @@ def without_created(content: bytes) -> Any:
 
 
 @pytest.mark.parametrize("asked", list(ASKED))
-def test_every_dialect_answers_the_same_from_another_pool(asked: str, both: Both) -> None:
+def test_every_protocol_answers_the_same_from_another_pool(asked: str, both: Both) -> None:
     compare(both, *ASKED[asked])
 
 
@@ -396,7 +396,9 @@ def error(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
-def test_what_has_not_begun_is_asked_of_another_replica(both: Both, artifact: Artifact) -> None:
+def test_a_request_that_has_not_begun_is_sent_to_another_replica(
+    both: Both, artifact: Artifact
+) -> None:
     both.beside.answers = [
         unreached,
         saying(PoolRefusal(reason="closed")),
@@ -409,7 +411,7 @@ def test_what_has_not_begun_is_asked_of_another_replica(both: Both, artifact: Ar
 
 
 @pytest.mark.parametrize("died", [lost, saying(PoolRefusal(reason="lost"))])
-def test_what_may_have_begun_is_not_asked_of_another_replica(died: Any, both: Both) -> None:
+def test_a_request_that_may_have_begun_is_sent_to_no_other_replica(died: Any, both: Both) -> None:
     both.beside.answers = [died] * 100
     answer = both.remote.request("POST", "/v1/samples", **body())
     assert error(answer) == (503, "pool_unavailable")
@@ -563,7 +565,7 @@ def test_versions_of_another_pool_change_there(both: Both, tmp_path: Path) -> No
     assert both.remote.request("POST", "/v1/samples", **body(n=3, format="npy")).content == before
 
 
-def test_what_was_removed_still_serves_those_under_way(both: Both, tmp_path: Path) -> None:
+def test_a_removed_model_serves_requests_under_way(both: Both, tmp_path: Path) -> None:
     uri = publish(Store(tmp_path / "more"), tmp_path / "v", "big", 5)
     both.run(both.worker.configure({"artifacts": [uri]}))  # the ingress does not know yet
     both.settle()
@@ -599,7 +601,7 @@ def test_what_a_pool_cannot_host_is_refused_and_all_stays(
     assert both.remote.probe.count("aigc_refused_loads_total") == 1
 
 
-def test_a_worker_alone_proves_and_keeps(both: Both, store: Path) -> None:
+def test_a_pool_worker_proves_a_candidate_and_keeps_it(both: Both, store: Path) -> None:
     hosted = both.run(both.worker.prove(f"{store}/other@1"))
     assert both.run(both.worker.prove(f"{store}/other@1")) is hosted
     assert hosted.artifact.id == "other@1"

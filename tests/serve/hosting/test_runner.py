@@ -163,7 +163,7 @@ def test_rows_join_as_others_end_and_never_more_than_a_batch(runner: Autoregress
     assert len(joined) > 5, "rows joined at different steps"
 
 
-def test_what_comes_is_heard_before_the_end(
+def test_progress_is_reported_before_the_end(
     runner: AutoregressiveRunner, artifact: Artifact
 ) -> None:
     async def main() -> list[tuple[int, Outcome]]:
@@ -255,7 +255,7 @@ def test_the_event_loop_is_kept_for_no_longer_than_it_may_be(runner: Autoregress
     assert 1 < max(in_a_row) <= 0.025 / 0.005
 
 
-def test_who_came_while_steps_ran_joins_the_next_ones(runner: AutoregressiveRunner) -> None:
+def test_new_rows_join_at_the_next_step(runner: AutoregressiveRunner) -> None:
     progress: list[int] = []
 
     async def ask(batcher: Batcher, seed: int, turns: int) -> None:
@@ -275,7 +275,7 @@ def test_who_came_while_steps_ran_joins_the_next_ones(runner: AutoregressiveRunn
     assert progress[:5] == [1, 1, 2, 1, 2]
 
 
-def test_who_hangs_up_leaves_at_the_next_step(runner: AutoregressiveRunner) -> None:
+def test_cancelled_rows_leave_at_the_next_step(runner: AutoregressiveRunner) -> None:
     other = slow(runner, 0.01)
 
     async def main() -> None:
@@ -331,7 +331,7 @@ def test_other_runners_have_their_turn_between_any_two_steps(runner: Autoregress
     assert turns[first : first + 9] == ["plain", "step"] * 4 + ["plain"]
 
 
-def test_a_row_that_has_enough_leaves(runner: AutoregressiveRunner, artifact: Artifact) -> None:
+def test_a_stopping_criterion_ends_a_row(runner: AutoregressiveRunner, artifact: Artifact) -> None:
     whole = artifact.sample(seed=1, n=3)["text"]
 
     async def main() -> Arrays:
@@ -348,7 +348,7 @@ def test_a_row_that_has_enough_leaves(runner: AutoregressiveRunner, artifact: Ar
     assert not found[:, 4:].any()
 
 
-def test_deadlines_are_for_beginning(runner: AutoregressiveRunner) -> None:
+def test_deadlines_bound_the_beginning_of_rows(runner: AutoregressiveRunner) -> None:
     other = slow(runner, 0.01)
 
     async def main() -> None:

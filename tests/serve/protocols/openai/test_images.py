@@ -58,7 +58,7 @@ def native(served: Listening, **fields: Any) -> list[bytes]:
     return [base64.b64decode(sample["image"]) for sample in answer.json()["samples"]]
 
 
-def test_the_same_seed_is_the_same_files_as_in_the_native_dialect(
+def test_a_seed_gives_the_files_of_the_native_protocol(
     client: openai.OpenAI, served: Listening, artifact: Artifact
 ) -> None:
     answer = generate(client, n=6, extra_body={"seed": 7, "first_index": 3})
@@ -208,7 +208,7 @@ def test_a_model_without_classes_takes_no_prompt_but_its_name(client: openai.Ope
     assert refused.value.code == "unknown_prompt"
 
 
-def test_what_asks_for_nothing_is_accepted(client: openai.OpenAI) -> None:
+def test_image_fields_at_their_defaults_are_accepted(client: openai.OpenAI) -> None:
     seed = {"seed": 1, "safety_identifier": "someone"}
     plain = generate(client, extra_body={"seed": 1})
     full = generate(
@@ -276,7 +276,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("fields", "code", "param", "message"), BAD)
-def test_what_cannot_be_had_is_a_bad_request_that_names_the_field(
+def test_images_refuses_unsupported_fields_by_name(
     client: openai.OpenAI, fields: dict[str, Any], code: str, param: str, message: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
@@ -346,7 +346,9 @@ def test_the_asynchronous_client_gets_the_same(served: Listening, client: openai
     assert files(asyncio.run(ask())) == files(same)
 
 
-def test_requests_are_counted_under_their_dialect(client: openai.OpenAI, served: Listening) -> None:
+def test_requests_are_counted_under_their_protocol(
+    client: openai.OpenAI, served: Listening
+) -> None:
     def counted(code: int, model: str) -> float:
         return served.requests(api="openai", code=str(code), model=model)
 
