@@ -81,7 +81,7 @@ def client(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
 
 
 def shape(path: str, answer: httpx.Response) -> str:
-    """The error's message, in the shape of the path's dialect."""
+    """The error's message, in the shape of the path's protocol."""
     error = answer.json()["error"]
     if path.startswith("/v2"):
         assert isinstance(error, str)

@@ -1,4 +1,4 @@
-"""Keys, budgets and retries as a client meets them, in every dialect."""
+"""Keys, budgets and retries as a client meets them, in every protocol."""
 
 import asyncio
 import base64
@@ -16,7 +16,7 @@ from serve.access.rate_ledger import Ledger
 from serve.access.rate_limiter import in_process
 from serve.ingress import IngressReplica
 from serve.settings import Limits, Settings
-from tests.serve.client import Client, running
+from tests.serve.client import Client, code_of, running
 
 ALICE, BOB, METRICS, ADMIN = (f"aigc_secret_of_{name}" for name in ("alice", "bob", "m", "admin"))
 
@@ -71,10 +71,6 @@ def counted(client: Client, **labels: str) -> float:
     return client.probe.count("aigc_requests_total", **labels)
 
 
-def code(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
-
-
 @pytest.mark.parametrize("path", BODIES)
 def test_requests_without_a_key_are_401(path: str, client: Client) -> None:
     body = BODIES[path]
@@ -113,7 +109,10 @@ def test_the_document_says_that_keys_are_asked_for(client: Client) -> None:
 
 def test_metrics_need_their_own_scope(client: Client) -> None:
     assert client.get("/metrics").status_code == 401
-    assert code(client.request("GET", "/metrics", headers=bearer(BOB))) == (403, "scope_needed")
+    assert code_of(client.request("GET", "/metrics", headers=bearer(BOB))) == (
+        403,
+        "scope_needed",
+    )
     assert client.request("GET", "/metrics", headers=bearer(METRICS)).status_code == 200
 
 
@@ -129,10 +128,10 @@ def test_budget_headers_follow_what_was_spent(client: Client) -> None:
     assert first.headers["x-ratelimit-limit"] == "20"
     assert int(first.headers["x-ratelimit-remaining"]) <= 6
     refused = draw(client, 15)
-    assert code(refused) == (429, "rate_limited")
+    assert code_of(refused) == (429, "rate_limited")
     assert int(refused.headers["retry-after"]) == 1
     assert "x-ratelimit-remaining" in refused.headers
-    assert code(draw(client, 21)) == (400, "n_over_burst")
+    assert code_of(draw(client, 21)) == (400, "n_over_burst")
     assert draw(client, 100, BOB).status_code == 200, "another key has its own budget, or none"
 
 
@@ -189,7 +188,7 @@ def test_every_drawing_route_charges_exactly_once(
         assert 5 <= int(first.headers["x-ratelimit-remaining"]) <= 9
         assert first.headers.get("x-aigc-seed") == retry.headers.get("x-aigc-seed")
         again = client.request("POST", path, json=body, headers=bearer(ALICE))
-        assert code(again) == (429, "rate_limited")
+        assert code_of(again) == (429, "rate_limited")
 
 
 @pytest.mark.parametrize(
@@ -222,23 +221,23 @@ def test_inputs_are_charged_before_they_are_read_and_refunded_if_refused(
         assert draw(client, 15).status_code == 200
         answer = client.request("POST", path, json=body, headers=bearer(ALICE))
         assert answer.status_code == 429
-        assert path.startswith("/v2/") or code(answer)[1] == "rate_limited"
+        assert path.startswith("/v2/") or code_of(answer)[1] == "rate_limited"
 
 
 @pytest.mark.parametrize("pictures", ["bm9uZQ==", [*[PICTURE] * 14, "bm9uZQ=="]])
 def test_pictures_are_paid_for_even_if_one_of_them_is_none(pictures: Any, client: Client) -> None:
     body = {"model": "tiny", "signature": "encode", "inputs": {"image": pictures}, "n": 15}
     answer = client.request("POST", "/v1/samples", json=body, headers=bearer(ALICE))
-    assert code(answer) == (400, "malformed_input")
+    assert code_of(answer) == (400, "malformed_input")
     answer = client.request("POST", "/v1/samples", json=body, headers=bearer(ALICE))
-    assert code(answer) == (429, "rate_limited")
+    assert code_of(answer) == (429, "rate_limited")
 
 
 def test_charges_are_refunded_when_nothing_was_drawn(client: Client) -> None:
     client.probe.batcher.close()
     for _ in range(3):
         answer = draw(client, 15)
-        assert code(answer) == (503, "shutting_down")
+        assert code_of(answer) == (503, "shutting_down")
 
 
 def test_a_retry_costs_nothing_twice_and_gives_the_same_seed(client: Client) -> None:
@@ -248,8 +247,11 @@ def test_a_retry_costs_nothing_twice_and_gives_the_same_seed(client: Client) -> 
     assert first.status_code == again.status_code == 200
     assert first.headers["x-aigc-seed"] == again.headers["x-aigc-seed"]
     assert first.content == again.content
-    assert code(draw(client, 14, **named)) == (422, "idempotency_key_reused")
-    assert code(draw(client, 15, **{"idempotency-key": "order-2"})) == (429, "rate_limited")
+    assert code_of(draw(client, 14, **named)) == (422, "idempotency_key_reused")
+    assert code_of(draw(client, 15, **{"idempotency-key": "order-2"})) == (
+        429,
+        "rate_limited",
+    )
     others = draw(client, 15, BOB, **named)
     assert others.headers["x-aigc-seed"] != first.headers["x-aigc-seed"]
 

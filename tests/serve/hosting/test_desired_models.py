@@ -21,7 +21,7 @@ from serve.hosting.models import HostedModels
 from serve.ingress import IngressReplica
 from serve.settings import Settings
 from tests.serve.artifacts import publish
-from tests.serve.client import Client, running
+from tests.serve.client import Client, code_of, running
 from tests.serve.hosting.pools import Cluster
 
 
@@ -116,7 +116,7 @@ def test_a_candidate_that_cannot_be_proven_is_refused(
         data[len(data) // 2] ^= 1
         graph.write_bytes(data)
     answer = admin(client, "deploy", artifact=str(broken))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "artifact_refused")
+    assert code_of(answer) == (409, "artifact_refused")
     assert "what is served stays" in answer.json()["error"]["message"]
     assert cluster.writes == 0
     assert pixels(client, "tiny") == before
@@ -139,15 +139,18 @@ def test_a_config_that_cannot_be_met_leaves_what_is_served(
 
 
 def test_admin_routes_refuse_impossible_changes(client: Client) -> None:
-    def code(answer: httpx.Response) -> tuple[int, str]:
-        return answer.status_code, answer.json()["error"]["code"]
-
-    assert code(admin(client, "pin", model="tiny", version="5")) == (409, "target_refused")
-    assert code(admin(client, "remove", model="tiny")) == (409, "target_refused")
-    assert code(admin(client, "deploy", artifact="http://x/y")) == (400, "artifact_scheme")
-    assert code(admin(client, "deploy", artefact="x")) == (400, "malformed_body")
+    assert code_of(admin(client, "pin", model="tiny", version="5")) == (
+        409,
+        "target_refused",
+    )
+    assert code_of(admin(client, "remove", model="tiny")) == (409, "target_refused")
+    assert code_of(admin(client, "deploy", artifact="http://x/y")) == (
+        400,
+        "artifact_scheme",
+    )
+    assert code_of(admin(client, "deploy", artefact="x")) == (400, "malformed_body")
     form = client.request("POST", "/v1/admin/remove", content=b'{"model": "tiny"}')
-    assert code(form) == (415, "content_type")
+    assert code_of(form) == (415, "content_type")
     assert admin(client, "remove", model="other@1").status_code == 200
 
 

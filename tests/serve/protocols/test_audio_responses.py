@@ -1,4 +1,4 @@
-"""Sounds in the native dialect: as files, in JSON and line by line, each with what made it."""
+"""Sounds in the native protocol: as files, in JSON and line by line, each with what made it."""
 
 import base64
 import io

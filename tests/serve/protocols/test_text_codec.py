@@ -1,4 +1,4 @@
-"""Texts in the native dialect: drawn, encoded, reconstructed, and from one to another."""
+"""Texts in the native protocol: drawn, encoded, reconstructed, and from one to another."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from aigc.artifact import Artifact, latents
 from aigc.commands.sample import command
 from serve.protocols.text_codec import Stop
 from tests.serve.artifacts import LETTERS, WORDS_LENGTH
-from tests.serve.client import Client, limited, serving
+from tests.serve.client import Client, code_of, limited, serving
 from tests.serve.listening import Gate, listening, settled
 
 
@@ -297,7 +297,7 @@ def test_requests_are_refused_before_anything_is_encoded(
 
     before = encoded()
     answer = ask(client, path, **{**fields, **wrong})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+    assert code_of(answer) == (400, code)
     assert encoded() == before
     assert ask(client, path, **fields).status_code == 200
     assert encoded() == before + 2

@@ -21,6 +21,7 @@ from serve.protocols.native.request_inputs import MAX_PARTS
 from serve.settings import Limits, Settings
 from tests.data.files import CODINGS, PICTURES, waves
 from tests.serve.artifacts import LETTERS
+from tests.serve.client import code_of
 from tests.serve.listening import Listening, listening
 
 IMAGE = image_files.png(np.random.default_rng(0).integers(0, 256, (8, 8, 1)).astype(np.uint8))
@@ -378,5 +379,5 @@ def test_where_nothing_is_drawn_the_command_says_the_same_as_the_server(
 def test_broken_forms_are_refused(served: Listening, body: bytes, said: str) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
     answer = httpx.post(f"{served.url}/v1/samples", content=body, headers=headers)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_body")
+    assert code_of(answer) == (400, "malformed_body")
     assert said in answer.json()["error"]["message"]

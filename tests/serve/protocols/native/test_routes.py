@@ -1,4 +1,4 @@
-"""The native dialect in one process: formats, errors, documents. No Ray, no socket."""
+"""The native protocol in one process: formats, errors, documents. No Ray, no socket."""
 
 import asyncio
 import io

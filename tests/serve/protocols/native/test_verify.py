@@ -16,13 +16,10 @@ from onnx import helper
 from PIL import Image, PngImagePlugin
 
 from aigc.artifact import Artifact, Signature, Store, TensorSpec, image_files, latents
-from aigc.artifact.runtime import ort
 from aigc.commands import sample, verify
 from serve import sampler
 from tests.artifact.test_image_files import chunk
-from tests.serve.artifacts import IMAGE, LATENT
-from tests.serve.artifacts import _graph as write_graph
-from tests.serve.artifacts import _seal as seal_in
+from tests.serve.artifacts import IMAGE, LATENT, publish_sealed, write_graph, write_references
 from tests.serve.client import Client, error, limited, serving
 
 
@@ -51,10 +48,8 @@ def gains(tmp_path_factory: pytest.TempPathFactory) -> str:
     }
     write_graph(folder / "sample.onnx", nodes, weights, signature)
     feeds = {"latent": latents.normal(0, range(4), (16,)), "gain": np.ones(4, np.float32)}
-    (found,) = ort.InferenceSession(folder / "sample.onnx").run(["image"], feeds)
-    arrays = {f"in/{name}": array for name, array in feeds.items()}
-    np.savez(folder / "references" / "sample.npz", **arrays, **{"out/image": found})
-    return seal_in(Store(root), folder, "gains", {"sample": signature})
+    write_references(folder, "sample", feeds)
+    return publish_sealed(Store(root), folder, "gains", {"sample": signature})
 
 
 @pytest.fixture

@@ -337,14 +337,6 @@ def test_a_graph_that_fails_ends_the_stream_with_the_error(words: str, metrics_d
         assert len(complete(client, n=2).choices) == 2
 
 
-def test_a_full_queue_is_said_before_the_stream_begins(words: str, metrics_dir: Path) -> None:
-    with hosting(metrics_dir, words, max_n=3, max_queue=3) as served, sdk(served) as client:
-        served.probe.batcher.close()
-        with pytest.raises(openai.InternalServerError) as refused:
-            complete(client, stream=True)
-        assert (refused.value.status_code, refused.value.code) == (503, "shutting_down")
-
-
 def test_streams_of_many_at_once_are_each_alone(served: Listening, client: openai.OpenAI) -> None:
     async def one(other: openai.AsyncOpenAI, i: int) -> list[str]:
         stream = await other.completions.create(

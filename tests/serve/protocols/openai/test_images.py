@@ -1,4 +1,4 @@
-"""OpenAI's dialect as its own SDK speaks it, over a socket, against a replica of this process."""
+"""OpenAI's protocol for images as its own SDK speaks it, against a replica of this process."""
 
 import base64
 import time
@@ -302,20 +302,6 @@ def test_routes_that_are_not_there_and_bodies_too_large(client: openai.OpenAI) -
     with pytest.raises(openai.APIStatusError) as method:
         client.get("/images/generations", cast_to=object)
     assert (method.value.status_code, method.value.code) == (405, "method_not_allowed")
-
-
-def test_the_error_of_a_full_queue_is_the_servers_and_is_tried_again(
-    store: Path, metrics_dir: Path
-) -> None:
-    limits = Limits(max_n=1, max_queue=1, max_batch=1)
-    settings = Settings(metrics_dir=str(metrics_dir), limits=limits)
-    with listening(settings, f"{store}/tiny@1") as served, sdk(served) as client:
-        served.probe.batcher.close()
-        with pytest.raises(openai.InternalServerError) as refused:
-            generate(client)
-        assert refused.value.status_code == 503
-        assert (refused.value.code, refused.value.type) == ("shutting_down", "server_error")
-        assert refused.value.response.headers["retry-after"] == "1"
 
 
 def test_models_are_listed_and_retrieved(client: openai.OpenAI, served: Listening) -> None:
