@@ -178,4 +178,4 @@ async def test_body_reader_times_each_body_and_leaves_no_timer() -> None:
     await late(0.01)
     assert cut == [0, 0.1, 0.01]
     assert reader.deadlines_s == {}
-    assert reader._timer is None
+    assert reader.timer is None
