@@ -33,8 +33,9 @@ class BodyReader:
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self.deadlines_s: dict[asyncio.Task[object], float] = {}
-        """Of each task that reads, by the monotonic clock: ascending, as all have one limit."""
-        self._timer: asyncio.TimerHandle | None = None
+        """Deadlines of tasks that read, by the monotonic clock; ascending: all have one limit."""
+        self.timer: asyncio.TimerHandle | None = None
+        """Timer of the next deadline; None once no read is left that it could cut off."""
 
     async def read(
         self,
@@ -50,7 +51,7 @@ class BodyReader:
         task = asyncio.current_task()
         assert task is not None
         self.deadlines_s[task] = time.monotonic() + self.limit_s
-        if self._timer is None:
+        if self.timer is None:
             self._start_timer(self.limit_s)
         try:
             return await _read(scope, receive, max_bytes, hold)
@@ -64,11 +65,11 @@ class BodyReader:
             self.deadlines_s.pop(task, None)
 
     def _start_timer(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._cancel_late)
+        self.timer = asyncio.get_running_loop().call_later(seconds, self._cancel_late)
 
     def _cancel_late(self) -> None:
         """Cancel the reads that are due, and start the timer for the next deadline."""
-        self._timer = None
+        self.timer = None
         now_s = time.monotonic()
         for task, deadline_s in list(self.deadlines_s.items()):
             if deadline_s > now_s:

@@ -28,7 +28,9 @@ SOUND = TensorSpec(
 VECTOR = TensorSpec(name="vector", kind="vector", dtype="float32", shape=(4,))
 
 
-def _graph(path: Path, nodes: list[Any], weights: dict[str, Any], signature: Signature) -> None:
+def write_graph(
+    path: Path, nodes: list[Any], weights: dict[str, Any], signature: Signature
+) -> None:
     types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
     def info(spec: TensorSpec) -> Any:
@@ -73,7 +75,7 @@ def publish(
     }
     (folder / "references").mkdir(parents=True)
     node = helper.make_node
-    _graph(
+    write_graph(
         folder / "sample.onnx",
         [
             node("MatMul", ["latent", "w"], ["a"]),
@@ -86,13 +88,13 @@ def publish(
         signatures["sample"],
     )
     flat = {"flat": np.array([-1, 64], np.int64), "w": weights["w"].T[:, :4].copy()}
-    _graph(
+    write_graph(
         folder / "encode.onnx",
         [node("Reshape", ["image", "flat"], ["a"]), node("MatMul", ["a", "w"], ["vector"])],
         flat,
         signatures["encode"],
     )
-    _graph(
+    write_graph(
         folder / "numbers.onnx",
         [node("MatMul", ["latent", "w"], ["vector"])],
         {"w": weights["w"][:, :4].copy()},
@@ -107,14 +109,8 @@ def publish(
         "numbers": {"latent": latents.normal(0, range(16), (16,))},
     }
     for signature, feeds in inputs.items():
-        session = ort.InferenceSession(folder / f"{signature}.onnx")
-        names = [output.name for output in session.get_outputs()]
-        outputs = dict(zip(names, session.run(names, feeds), strict=True))
-        arrays = {f"in/{k}": v for k, v in feeds.items()} | {
-            f"out/{k}": v for k, v in outputs.items()
-        }
-        np.savez(folder / "references" / f"{signature}.npz", **arrays)
-    return _seal(store, folder, name, signatures)
+        write_references(folder, signature, feeds)
+    return publish_sealed(store, folder, name, signatures)
 
 
 def publish_colours(store: Store, folder: Path, name: str) -> str:
@@ -133,13 +129,9 @@ def publish_colours(store: Store, folder: Path, name: str) -> str:
         node("Tanh", ["a"], ["b"]),
         node("Reshape", ["b", "shape"], ["image"]),
     ]
-    _graph(folder / "sample.onnx", nodes, weights, signatures["sample"])
-    latent = latents.normal(0, range(16), (16,))
-    session = ort.InferenceSession(folder / "sample.onnx")
-    (found,) = session.run(["image"], {"latent": latent})
-    arrays = {"in/latent": latent, "out/image": found}
-    np.savez(folder / "references" / "sample.npz", **arrays)
-    return _seal(store, folder, name, signatures)
+    write_graph(folder / "sample.onnx", nodes, weights, signatures["sample"])
+    write_references(folder, "sample", {"latent": latents.normal(0, range(16), (16,))})
+    return publish_sealed(store, folder, name, signatures)
 
 
 def publish_sounds(store: Store, folder: Path, name: str) -> str:
@@ -162,16 +154,13 @@ def publish_sounds(store: Store, folder: Path, name: str) -> str:
         node("Tanh", ["c"], ["d"]),
         node("Reshape", ["d", "shape"], ["sound"]),
     ]
-    _graph(folder / "sample.onnx", nodes, weights, signatures["sample"])
+    write_graph(folder / "sample.onnx", nodes, weights, signatures["sample"])
     feeds = {
         "latent": latents.normal(0, range(16), (16,)),
         "label": latents.labels(0, range(16), len(WORDS)),
     }
-    session = ort.InferenceSession(folder / "sample.onnx")
-    (found,) = session.run(["sound"], feeds)
-    arrays = {f"in/{key}": value for key, value in feeds.items()} | {"out/sound": found}
-    np.savez(folder / "references" / "sample.npz", **arrays)
-    return _seal(store, folder, name, signatures)
+    write_references(folder, "sample", feeds)
+    return publish_sealed(store, folder, name, signatures)
 
 
 def publish_translator(store: Store, folder: Path, name: str) -> str:
@@ -239,7 +228,7 @@ def publish_translator(store: Store, folder: Path, name: str) -> str:
         node("ArgMax", ["text_raw"], ["new_text"], axis=2, keepdims=0),
         node("Tanh", ["audio_raw"], ["new_audio"]),
     ]
-    _graph(folder / "translate.onnx", nodes, weights, signature)
+    write_graph(folder / "translate.onnx", nodes, weights, signature)
     tokens = latents.labels(1, range(96), len(LETTERS)).reshape(16, 6)
     feeds = {
         "image": np.tanh(latents.normal(2, range(16), (1, 8, 8))),
@@ -248,15 +237,20 @@ def publish_translator(store: Store, folder: Path, name: str) -> str:
         **{f.name: latents.labels(i, range(16), 2).astype(np.float32) for i, f in enumerate(flags)},
         "latent": latents.normal(0, range(16), (16,)),
     }
-    session = ort.InferenceSession(folder / "translate.onnx")
-    names = [one.name for one in new]
+    write_references(folder, "translate", feeds)
+    return publish_sealed(store, folder, name, {"translate": signature})
+
+
+def write_references(folder: Path, called: str, feeds: dict[str, Any]) -> None:
+    """References of a signature: whatever its graph gives for these inputs."""
+    session = ort.InferenceSession(folder / f"{called}.onnx")
+    names = [output.name for output in session.get_outputs()]
     outputs = dict(zip(names, session.run(names, feeds), strict=True))
     arrays = {f"in/{k}": v for k, v in feeds.items()} | {f"out/{k}": v for k, v in outputs.items()}
-    np.savez(folder / "references" / "translate.npz", **arrays)
-    return _seal(store, folder, name, {"translate": signature})
+    np.savez(folder / "references" / f"{called}.npz", **arrays)
 
 
-def _seal(store: Store, folder: Path, name: str, signatures: dict[str, Signature]) -> str:
+def publish_sealed(store: Store, folder: Path, name: str, signatures: dict[str, Signature]) -> str:
     bit = Reproducibility(level="bit", max_abs=0)
     parity = Parity(max_abs=0, uint8_mismatch=0, samples=0, batch_sizes=(1,))
     manifest = Manifest(
@@ -335,7 +329,7 @@ def publish_words(store: Store, folder: Path, name: str, *, classes: tuple[str, 
     }
     (folder / "references").mkdir(parents=True)
     node, of_label = helper.make_node, "label" if classes else "none"
-    _graph(
+    write_graph(
         folder / "step.onnx",
         [
             node("MatMul", ["latent", "of_latent"], ["a"]),
@@ -357,7 +351,7 @@ def publish_words(store: Store, folder: Path, name: str, *, classes: tuple[str, 
         },
         signatures["step"],
     )
-    _graph(
+    write_graph(
         folder / "encode.onnx",
         [
             node("Gather", ["letters", "text"], ["a"]),
@@ -374,7 +368,7 @@ def publish_words(store: Store, folder: Path, name: str, *, classes: tuple[str, 
         signatures["encode"],
     )
     _refer(folder, signatures)
-    return _seal(store, folder, name, signatures)
+    return publish_sealed(store, folder, name, signatures)
 
 
 def _refer(folder: Path, signatures: dict[str, Signature]) -> None:

@@ -67,3 +67,8 @@ def error(answer: httpx.Response) -> tuple[int, str, str]:
     kind = "server_error" if answer.status_code >= 500 else "invalid_request_error"
     assert body["error"]["type"] == kind
     return answer.status_code, body["error"]["code"], body["error"]["message"]
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of an error."""
+    return answer.status_code, answer.json()["error"]["code"]

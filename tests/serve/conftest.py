@@ -1,7 +1,7 @@
 """Tiny artifacts in a store, and replicas in this process."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,22 @@ from tests.serve.browser import CHROMIUM
 from tests.serve.listening import Gate, Listening, listening
 
 
-@pytest.fixture(scope="session")
-def words(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """words@1, which gives texts."""
-    root = tmp_path_factory.mktemp("words")
-    return publish_words(Store(root), root / "build", "words")
+def published(publish_it: Callable[..., str], name: str, **options: Any) -> Any:
+    """A fixture: the URI of the artifact NAME@1, in a store of its own."""
+
+    @pytest.fixture(scope="session", name=name)
+    def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+        root = tmp_path_factory.mktemp(name)
+        return publish_it(Store(root), root / "build", name, **options)
+
+    return uri
 
 
-@pytest.fixture(scope="session")
-def moods(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """moods@1, which gives texts of two classes."""
-    root = tmp_path_factory.mktemp("moods")
-    return publish_words(Store(root), root / "build", "moods", classes=("glad", "sad"))
+words = published(publish_words, "words")
+moods = published(publish_words, "moods", classes=("glad", "sad"))
+colours = published(publish_colours, "colours")
+voices = published(publish_sounds, "voices")
+translator = published(publish_translator, "translator")
 
 
 @pytest.fixture(scope="session")
@@ -48,27 +52,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def artifact(store: Path) -> Artifact:
     """tiny@1, opened beside the server."""
     return Artifact.open(f"{store}/tiny@1")
-
-
-@pytest.fixture(scope="session")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """colours@1, which gives images of another shape and knows no classes."""
-    root = tmp_path_factory.mktemp("colours")
-    return publish_colours(Store(root), root / "build", "colours")
-
-
-@pytest.fixture(scope="session")
-def voices(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """voices@1, which speaks."""
-    root = tmp_path_factory.mktemp("voices")
-    return publish_sounds(Store(root), root / "build", "voices")
-
-
-@pytest.fixture(scope="session")
-def translator(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """translator@1, which makes an image, a text and a sound of any of them."""
-    root = tmp_path_factory.mktemp("translator")
-    return publish_translator(Store(root), root / "build", "translator")
 
 
 @pytest.fixture

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc.artifact import Signature, Store, TensorSpec
-from tests.serve.artifacts import IMAGE, LETTERS, VECTOR, WORDS_LENGTH
-from tests.serve.artifacts import _graph as write_graph
-from tests.serve.artifacts import _seal as write_sealed
+from tests.serve.artifacts import (
+    IMAGE,
+    LETTERS,
+    VECTOR,
+    WORDS_LENGTH,
+    publish_sealed,
+    write_graph,
+    write_references,
+)
 
 BAD_LABEL = 1
 LABEL = TensorSpec(
@@ -218,8 +223,8 @@ def publish_lost_words(store: Store, folder: Path, name: str) -> str:
         "token": np.zeros(2, np.int64),
         "label": label,
     }
-    _references(folder, "step", feeds)
-    return write_sealed(store, folder, name, signatures)
+    write_references(folder, "step", feeds)
+    return publish_sealed(store, folder, name, signatures)
 
 
 def _publish(
@@ -234,13 +239,5 @@ def _publish(
 ) -> str:
     (folder / "references").mkdir(parents=True)
     write_graph(folder / f"{called}.onnx", nodes, weights, signature)
-    _references(folder, called, feeds)
-    return write_sealed(store, folder, name, {called: signature})
-
-
-def _references(folder: Path, called: str, feeds: dict[str, Any]) -> None:
-    session = ort.InferenceSession(folder / f"{called}.onnx")
-    names = [output.name for output in session.get_outputs()]
-    outputs = dict(zip(names, session.run(names, feeds), strict=True))
-    arrays = {f"in/{k}": v for k, v in feeds.items()} | {f"out/{k}": v for k, v in outputs.items()}
-    np.savez(folder / "references" / f"{called}.npz", **arrays)
+    write_references(folder, called, feeds)
+    return publish_sealed(store, folder, name, {called: signature})

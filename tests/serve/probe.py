@@ -13,7 +13,6 @@ class Probe:
         self.batcher = replica._batcher
         self.metrics = replica._metrics
         self.memory = replica._memory
-        self.settings = replica._settings
 
     @property
     def queued(self) -> int:

@@ -59,5 +59,5 @@ def test_wrong_options_are_named(args: dict[str, Any], message: str) -> None:
         pool(**args)
 
 
-def test_limits_arrive() -> None:
+def test_limits_reach_the_replicas() -> None:
     assert parse({"limits": {"max_n": 5}}).limits == Limits(max_n=5)

@@ -99,7 +99,7 @@ def test_work_counts_where_requests_do_not() -> None:
     assert large.target >= needed(8)
 
 
-def test_what_is_refused_counts_as_demand() -> None:
+def test_refused_samples_count_as_demand() -> None:
     """A short queue: the thread is as busy with twice the load as with ten times."""
     machine = Machine(max_queue=256)
     ran = pool(machine=machine, high=20).run(phases((40, {256: 20})))
@@ -110,7 +110,7 @@ def test_what_is_refused_counts_as_demand() -> None:
     assert not ran.refused
 
 
-def test_silence_is_no_reason_to_shrink_or_to_grow() -> None:
+def test_silent_replicas_keep_the_target_as_it_is() -> None:
     ran = pool().run(phases((60, {256: 6})))
     target, num_changes = ran.target, len(ran.targets)
     assert target > 1
@@ -162,7 +162,7 @@ def test_a_trickle_keeps_one_replica() -> None:
     assert ran.target == 1
 
 
-def test_the_formula() -> None:
+def test_demand_is_busy_and_shed_over_their_targets_plus_work() -> None:
     scaling = Scaling(target_busy=0.5, target_work_s=2.0)
     reports = [
         LoadReport(taken_s=0, work_s=3.0, busy=0.25, shed=1.0),

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.serve.client import code_of
 from tests.serve.listening import Gate, Listening, settled
 
 
@@ -17,16 +18,18 @@ def ask(served: Listening, timeout: str, n: int = 4) -> httpx.Response:
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "soon", "3601"])
-def test_a_timeout_that_is_none_is_refused(timeout: str, served: Listening) -> None:
+def test_malformed_request_timeouts_are_refused(timeout: str, served: Listening) -> None:
     answer = ask(served, timeout)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_header")
+    assert code_of(answer) == (400, "malformed_header")
 
 
-def test_in_time_it_is_answered(served: Listening) -> None:
+def test_a_request_within_its_timeout_is_answered(served: Listening) -> None:
     assert ask(served, "20").status_code == 200
 
 
-def test_what_is_not_begun_in_time_is_not_run(served: Listening, gate: Gate) -> None:
+def test_a_request_that_has_not_begun_by_its_deadline_is_not_run(
+    served: Listening, gate: Gate
+) -> None:
     gate.free = 0
     holding = threading.Thread(target=ask, args=(served, ""))
     holding.start()
@@ -34,26 +37,28 @@ def test_what_is_not_begun_in_time_is_not_run(served: Listening, gate: Gate) -> 
     began = time.monotonic()
     answer = ask(served, "0.3")
     assert time.monotonic() - began < 5
-    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert code_of(answer) == (504, "deadline_exceeded")
     assert served.probe.queued == 0
     gate.open.set()
     holding.join()
     assert gate.runs == 1, "it was not run when the graph was free again"
 
 
-def test_a_wait_that_is_known_to_be_too_long_is_refused_at_once(
+def test_a_request_that_would_miss_its_deadline_is_refused_at_once(
     served: Listening, gate: Gate
 ) -> None:
     gate.slow_s = 0.2
     for _ in range(3):
         assert ask(served, "").status_code == 200  # now the pace is known: 20 samples/s
     answer = ask(served, "0.5", n=100)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+    assert code_of(answer) == (503, "overloaded")
     assert "longer than the deadline allows" in answer.json()["error"]["message"]
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_who_hangs_up_while_it_waits_leaves_the_queue(served: Listening, gate: Gate) -> None:
+def test_a_waiting_request_leaves_the_queue_when_its_client_hangs_up(
+    served: Listening, gate: Gate
+) -> None:
     gate.free = 0
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{served.url}/v1/samples", json={"model": "tiny", "n": 100}, timeout=0.5)

@@ -37,7 +37,7 @@ def test_a_key_with_one_function_waits_for_one_of_each_other() -> None:
     assert ran[3:] == [f"greedy {i}" for i in range(1, 20)]
 
 
-def test_what_waits_is_bounded_for_each_key_and_dropped_when_cancelled() -> None:
+def test_waiting_calls_are_bounded_per_key_and_dropped_when_cancelled() -> None:
     hold = threading.Event()
 
     async def main() -> None:
@@ -62,7 +62,7 @@ def test_what_waits_is_bounded_for_each_key_and_dropped_when_cancelled() -> None
 
 
 @pytest.mark.parametrize("raised", [StopIteration, KeyboardInterrupt, SystemExit])
-def test_no_error_keeps_the_thread_from_the_next(raised: type[BaseException]) -> None:
+def test_a_failing_call_does_not_stop_the_thread(raised: type[BaseException]) -> None:
     def fail() -> None:
         raise raised
 
@@ -80,7 +80,7 @@ class Body:
     """Tells when it is gone."""
 
 
-def test_what_failed_is_let_go_at_once() -> None:
+def test_arguments_of_a_failed_call_are_freed_before_the_next() -> None:
     gone: list[bool] = []
 
     async def main() -> None:

@@ -18,7 +18,7 @@ def test_a_text_is_read_as_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"a\nb\xe9", b"\x89PNG\r\n\x1a\n", b"\xff\xfea\0"])
-def test_what_is_no_text_is_named_with_its_line(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "text"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=re.escape(f"{path} is no text in UTF-8: line ")):

@@ -16,6 +16,7 @@ from serve.hosting.desired_models import DesiredModels, DesiredModelsStore
 from serve.ingress import IngressReplica
 from serve.request_body import BodyReader
 from serve.settings import Limits, Settings
+from tests.serve.batching.runners import on_a_loop
 from tests.serve.client import Client, running
 from tests.serve.listening import Listening, listening, settled
 
@@ -97,9 +98,7 @@ PATHS = ("/v1/samples", "/v1/images/generations", "/v2/models/tiny/infer", "/v1/
 
 @pytest.mark.process
 @pytest.mark.parametrize("path", PATHS)
-def test_who_sends_a_byte_now_and_then_is_cut_off_while_others_are_served(
-    path: str, impatient: Listening
-) -> None:
+def test_a_slow_body_is_408_while_others_are_served(path: str, impatient: Listening) -> None:
     host, port = impatient.url.removeprefix("http://").split(":")
     answer: list[bytes] = []
 
@@ -147,40 +146,36 @@ def reading(limit_s: float, *waits_s: float) -> tuple[asyncio.Task[bytes], BodyR
     return asyncio.create_task(reader.read({"headers": []}, receive, 100)), reader
 
 
-def test_who_hangs_up_is_not_told_that_it_was_late() -> None:
-    async def scenario() -> None:
-        task, reader = reading(10, 10)
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert reader.deadlines_s == {}
-
-    asyncio.run(scenario())
+@on_a_loop
+async def test_body_reader_stays_cancelled_when_the_client_hangs_up() -> None:
+    task, reader = reading(10, 10)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert reader.deadlines_s == {}
 
 
-def test_each_has_its_own_time_and_late_ones_leave_nothing() -> None:
-    async def scenario() -> None:
-        reader = BodyReader(0.2)
+@on_a_loop
+async def test_body_reader_times_each_body_and_leaves_no_timer() -> None:
+    reader = BodyReader(0.2)
 
-        async def never() -> dict[str, Any]:
-            await asyncio.Event().wait()
-            raise AssertionError
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
 
-        cut: list[float] = []
+    cut: list[float] = []
 
-        async def late(after_s: float) -> None:
-            await asyncio.sleep(after_s)
-            with pytest.raises(HTTPError) as refused:
-                await reader.read({"headers": []}, never, 100)
-            assert refused.value.status == 408
-            cut.append(after_s)
-            await asyncio.sleep(0)  # nothing is cancelled that comes after
+    async def late(after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        with pytest.raises(HTTPError) as refused:
+            await reader.read({"headers": []}, never, 100)
+        assert refused.value.status == 408
+        cut.append(after_s)
+        await asyncio.sleep(0)  # nothing is cancelled that comes after
 
-        await asyncio.gather(late(0.1), late(0))  # nobody comes after them and winds the clock
-        await late(0.01)
-        assert cut == [0, 0.1, 0.01]
-        assert reader.deadlines_s == {}
-        assert reader._timer is None
-
-    asyncio.run(scenario())
+    await asyncio.gather(late(0.1), late(0))  # nobody comes after them and winds the clock
+    await late(0.01)
+    assert cut == [0, 0.1, 0.01]
+    assert reader.deadlines_s == {}
+    assert reader.timer is None

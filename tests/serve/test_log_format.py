@@ -87,7 +87,7 @@ def test_what_a_client_sends_cannot_forge_a_line(
     assert json.loads(line)["request_id"] == '"}\\n{"'
 
 
-def test_a_broken_form_writes_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_multipart_forms_are_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("aigc", "serve", "python_multipart"):
         logger = logging.getLogger(name)
         for field in ("handlers", "level", "propagate"):

@@ -180,7 +180,7 @@ def test_a_replica_s_cost_is_its_time_times_its_price(client: Client) -> None:
     assert times[-2] - times[1] < last - first < times[-1] - times[0]
 
 
-def test_which_versions_how_many_replicas_host(client: Client, store: Path) -> None:
+def test_model_replicas_metric_follows_a_switch(client: Client, store: Path) -> None:
     def hosting() -> dict[str, float]:
         found = values(client.probe.metrics)
         return {k[2]: v for k, v in found.items() if k[0] == "aigc_model_replicas"}
@@ -195,7 +195,7 @@ def test_which_versions_how_many_replicas_host(client: Client, store: Path) -> N
     assert hosting() == {"version=1": 0, "version=2": 1}
 
 
-def test_refused_samples_have_their_reason(served: Listening) -> None:
+def test_shed_samples_are_counted_by_reason(served: Listening) -> None:
     def shed() -> dict[str, float]:
         found = values(served.probe.metrics)
         sample = {k: v for k, v in found.items() if k[0] == "aigc_shed_samples_total"}
@@ -225,9 +225,7 @@ def test_refused_samples_have_their_reason(served: Listening) -> None:
 
 
 @pytest.mark.parametrize("form", ["npy", "ndjson"])
-def test_bytes_and_the_first_sample_of_whole_answers_and_streams(
-    form: str, served: Listening
-) -> None:
+def test_response_bytes_and_time_to_first_sample_are_counted(form: str, served: Listening) -> None:
     body = {"model": "tiny", "n": 30, "format": form}
     answer = httpx.post(f"{served.url}/v1/samples", json=body)
     assert httpx.post(f"{served.url}/v1/samples", json={"model": "none"}).status_code == 404
@@ -242,7 +240,7 @@ def test_bytes_and_the_first_sample_of_whole_answers_and_streams(
     assert 0 < first <= whole
 
 
-def test_where_no_key_is_asked_for_samples_are_nobody_s(served: Listening) -> None:
+def test_samples_without_keys_have_an_empty_key_label(served: Listening) -> None:
     httpx.post(f"{served.url}/v1/samples", json={"model": "tiny", "n": 3})
     found = values(served.probe.metrics)
     assert {k[1:]: v for k, v in found.items() if k[0] == "aigc_key_samples_total"} == {

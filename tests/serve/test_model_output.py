@@ -22,7 +22,7 @@ from serve.protocols.oip.grpc import GrpcApi
 from serve.protocols.oip.protobuf import MESSAGES
 from serve.settings import Limits, PoolSettings, Settings
 from tests.serve.artifacts import IMAGE, LETTERS
-from tests.serve.client import Client, serving
+from tests.serve.client import Client, code_of, serving
 from tests.serve.faulty import BAD_LABEL, publish_faulty, publish_lost_words
 from tests.serve.hosting.pools import Beside
 from tests.serve.probe import Probe
@@ -49,10 +49,6 @@ def ask(client: Client, model: str, *labels: int, **more: Any) -> Any:
     fields = {"model": model, "seed": 7, "n": len(labels), "label": [*labels], "format": "npy"}
     headers = {"x-request-id": f"of-{model}-{labels[0]}"}
     return client.http.post("/v1/samples", json={**fields, **more}, headers=headers)
-
-
-def error(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
 
 
 def together(client: Client, *asked: Any) -> list[httpx.Response]:
@@ -82,10 +78,10 @@ def test_a_bad_row_fails_its_own_request_alone(
         expected = artifact.uint8("sample", artifact.sample(seed=7, n=len(labels), label=labels))
         assert np.array_equal(np.load(io.BytesIO(answer.content)), expected)
     if fault == "throw":  # that is no output at all
-        assert error(bad) == (500, "internal")
+        assert code_of(bad) == (500, "internal")
         assert counted(client, fault) == 0
         return
-    assert error(bad) == (500, "model_output")
+    assert code_of(bad) == (500, "model_output")
     assert f"{fault}@1 failed on this request, and nothing of it is sent: image" in bad.text
     assert counted(client, fault) == 1
     (record,) = [one for one in caplog.records if one.name == "serve.hosting.runner"]
@@ -111,7 +107,7 @@ def test_one_bad_row_of_a_batch_costs_no_second_run(
     assert sizes == [4]
 
 
-def test_every_protocol_says_so_in_its_own_shape(client: Client) -> None:
+def test_every_protocol_reports_bad_outputs_in_its_own_shape(client: Client) -> None:
     shared = {"parameters": {"seed": 7, "label": BAD_LABEL}}
     answer = client.request("POST", "/v2/models/nan/infer", json=shared)
     assert answer.status_code == 500
@@ -122,7 +118,7 @@ def test_every_protocol_says_so_in_its_own_shape(client: Client) -> None:
     )
     assert '"model_output"' in streamed.text
     asked = {"model": "nan", "prompt": "b", "seed": 7}
-    assert error(client.request("POST", "/v1/images/generations", json=asked)) == (
+    assert code_of(client.request("POST", "/v1/images/generations", json=asked)) == (
         500,
         "model_output",
     )
@@ -174,7 +170,7 @@ def test_a_text_whose_step_gives_no_numbers_ends_alone(
             json={**fields, "label": BAD_LABEL, "settings": {"max_tokens": 2}},
         ),
     )
-    assert error(bad) == (500, "model_output")
+    assert code_of(bad) == (500, "model_output")
     assert "logits of a step are not finite" in bad.text
     pieces = [LETTERS[1 + i % (len(LETTERS) - 1)] for i in range(24)]
     assert good.json()["samples"][0]["text"] == "".join(pieces)
@@ -190,7 +186,7 @@ def test_a_text_whose_step_gives_no_numbers_ends_alone(
         artifact.sample(seed=7, label=BAD_LABEL)
 
 
-def test_another_pool_says_so_too(
+def test_bad_outputs_of_another_pool_are_reported(
     faulty: dict[str, str], metrics_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     large = PoolSettings(limits=Limits(max_batch=8))
@@ -214,11 +210,11 @@ def test_another_pool_says_so_too(
         client = Client(replica, runner)
         good, bad = together(client, ask(client, "nan", 0), ask(client, "nan", BAD_LABEL))
         assert good.status_code == 200
-        assert error(bad) == (500, "model_output")
+        assert code_of(bad) == (500, "model_output")
         assert "image has values that are not finite" in bad.text
         assert Probe(worker).count("aigc_model_output_errors_total", model="nan") == 1
         assert counted(client, "nan") == 0, "counted once, where it ran"
-        assert error(runner.run(ask(client, "throw", BAD_LABEL))) == (500, "internal")
+        assert code_of(runner.run(ask(client, "throw", BAD_LABEL))) == (500, "internal")
         assert len(beside.works) == 3
         runner.run(client.close())
         worker.close()
@@ -227,7 +223,7 @@ def test_another_pool_says_so_too(
     assert ("serve.hosting.pool_worker", "of-throw-1") in found
 
 
-def test_what_a_row_may_hold() -> None:
+def test_bad_rows_finds_values_that_the_manifest_rules_out() -> None:
     token = TensorSpec(
         name="text", kind="text", dtype="int64", shape=(2,), range=(0, 3), vocabulary=("", *"abc")
     )
@@ -279,7 +275,7 @@ def test_a_graph_of_another_shape_at_load_is_refused(
         loader.open(faulty["shape"])
 
 
-def test_what_is_not_finite_of_nothing_is_loaded(
+def test_values_of_the_trial_batch_at_load_are_not_judged(
     faulty: dict[str, str], metrics_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch of zeros is run for its size alone."""

@@ -44,7 +44,7 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
-def test_all_that_it_says_arrives(store: Path, tmp_path: Path) -> None:
+def test_config_file_reaches_the_options(store: Path, tmp_path: Path) -> None:
     (tmp_path / "keys.toml").write_text("")
     config = read_config(write(tmp_path, WHOLE.format(store=store, port=free_port())))
     assert (config.logs, config.grace, config.cors) == ("json", 3.0, ("https://example.org",))
@@ -59,7 +59,7 @@ def test_all_that_it_says_arrives(store: Path, tmp_path: Path) -> None:
     ) == (0.5, 5)
 
 
-def test_it_becomes_the_arguments_of_the_application(store: Path, tmp_path: Path) -> None:
+def test_config_file_becomes_the_arguments_of_the_application(store: Path, tmp_path: Path) -> None:
     text = WHOLE.replace("keys: keys.toml\n", "").format(store=store, port=free_port())
     settings, manifests = prepare(read_config(write(tmp_path, text)))
     assert [manifest.id for manifest in manifests] == ["tiny@1", "other@1"]
@@ -73,7 +73,7 @@ def test_it_becomes_the_arguments_of_the_application(store: Path, tmp_path: Path
         parse({"replicas": 1, "pools": pools})
 
 
-def test_what_is_said_once_may_be_merged_into_several_pools(tmp_path: Path) -> None:
+def test_config_file_may_merge_an_anchor_into_several_pools(tmp_path: Path) -> None:
     text = """
 base: &base {replicas: 1..2, mode: latency, limits: &limits {max_n: 8}}
 pools:
@@ -95,7 +95,7 @@ pools:
     ("value", "also"),
     [("no", "false"), ("On", "true"), ("010", "8"), ("1:30", "90"), ("1_000", "1000")],
 )
-def test_what_versions_of_yaml_read_differently_is_refused_with_its_line(
+def test_config_file_refuses_values_that_yaml_versions_read_differently(
     value: str, also: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=rf"serve\.yaml: line 2: {value} is {also} to some"):
@@ -105,7 +105,7 @@ def test_what_versions_of_yaml_read_differently_is_refused_with_its_line(
 
 
 @pytest.mark.parametrize("value", ["1e1", "10", "10.0", "+10", "1.e1", "!!float 10"])
-def test_numbers_are_those_of_json_and_more(value: str, tmp_path: Path) -> None:
+def test_config_file_reads_every_spelling_of_a_number(value: str, tmp_path: Path) -> None:
     assert read_config(write(tmp_path, f"grace: {value}\n{pools()}")).grace == 10
 
 
@@ -130,7 +130,7 @@ def test_bytes_that_are_no_options_are_refused_with_the_file_s_name(
     assert str(refused.value).startswith(str(file))
 
 
-def test_a_file_of_windows_is_read(store: Path, tmp_path: Path) -> None:
+def test_config_file_may_have_a_bom_utf16_and_crlf(store: Path, tmp_path: Path) -> None:
     text = WHOLE.format(store=store, port=free_port()).replace("\n", "\r\n")
     for encoding in ("utf-8-sig", "utf-16"):
         file = tmp_path / f"{encoding}.yaml"
@@ -179,7 +179,9 @@ def pools(**large: Any) -> str:
         ("pools: {default: 7}", "pools.default must be options by name, got 7"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_path(text: str, message: str, tmp_path: Path) -> None:
+def test_config_file_errors_name_the_path_of_the_field(
+    text: str, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message) as refused:
         read_config(write(tmp_path, text))
     assert str(refused.value).startswith(str(tmp_path / "serve.yaml"))

@@ -89,9 +89,7 @@ def test_the_page_asks_for_a_key_and_says_what_it_may(guarded: Listening, browse
     assert wrong == []
 
 
-def test_without_keys_there_is_no_field_for_them(
-    store: Path, metrics_dir: Path, browser: Any
-) -> None:
+def test_page_has_no_key_field_without_keys(store: Path, metrics_dir: Path, browser: Any) -> None:
     with listening(Settings(metrics_dir=str(metrics_dir)), f"{store}/tiny@1") as served:
         page = browser.new_page()
         page.goto(served.url)
@@ -155,7 +153,7 @@ def test_sounds_are_seen_played_and_saved(
     assert data == httpx.post(f"{served.url}/v1/samples", json=body).content
 
 
-def test_what_is_drawn_typed_and_said_becomes_the_rest(page: tuple[Any, Listening]) -> None:
+def test_page_sends_drawing_text_and_recording_as_inputs(page: tuple[Any, Listening]) -> None:
     browser_page, _ = page
     sent: list[Any] = []
     browser_page.on("request", lambda r: sent.append(r.post_data_json) if r.post_data else None)
@@ -195,7 +193,7 @@ def test_what_is_drawn_typed_and_said_becomes_the_rest(page: tuple[Any, Listenin
     browser_page.locator("#error").wait_for(state="hidden")
 
 
-def test_what_cannot_be_read_is_said(page: tuple[Any, Listening]) -> None:
+def test_page_shows_an_error_for_files_that_cannot_be_read(page: tuple[Any, Listening]) -> None:
     browser_page, _ = page
     browser_page.select_option("#model", "translator@1")
     files = (("image", "picture"), ("audio", "sound"))
@@ -210,7 +208,9 @@ def test_what_cannot_be_read_is_said(page: tuple[Any, Listening]) -> None:
             browser_page.locator("#error").wait_for(state="hidden")
 
 
-def test_who_asks_for_something_else_meanwhile_may_ask_again(page: tuple[Any, Listening]) -> None:
+def test_page_stays_usable_when_the_model_changes_during_a_request(
+    page: tuple[Any, Listening],
+) -> None:
     browser_page, _ = page
     browser_page.select_option("#model", "voices@1")
     browser_page.locator("#grid .play").first.wait_for()
@@ -227,7 +227,7 @@ def test_who_asks_for_something_else_meanwhile_may_ask_again(page: tuple[Any, Li
     assert browser_page.locator("#grid li").count() == 0
 
 
-def test_a_text_stays_a_text_in_the_command(page: tuple[Any, Listening]) -> None:
+def test_page_command_sends_texts_as_form_strings(page: tuple[Any, Listening]) -> None:
     browser_page, _ = page
     browser_page.select_option("#model", "translator@1")
     browser_page.fill("#text", "badge")
@@ -235,7 +235,9 @@ def test_a_text_stays_a_text_in_the_command(page: tuple[Any, Listening]) -> None
     browser_page.locator("#curl").get_by_text("--form-string text='badge'").wait_for()
 
 
-def test_a_recording_is_not_ended_by_the_one_before(page: tuple[Any, Listening]) -> None:
+def test_page_timer_of_an_earlier_recording_does_not_end_the_next(
+    page: tuple[Any, Listening],
+) -> None:
     browser_page, _ = page
     sent: list[Any] = []
     browser_page.on("request", lambda r: sent.append(r.post_data_json) if r.post_data else None)

@@ -81,7 +81,7 @@ def client(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
 
 
 def shape(path: str, answer: httpx.Response) -> str:
-    """The error's message, in the shape of the path's dialect."""
+    """The error's message, in the shape of the path's protocol."""
     error = answer.json()["error"]
     if path.startswith("/v2"):
         assert isinstance(error, str)
@@ -106,7 +106,7 @@ def test_allow_names_the_methods_of_a_path_and_no_others(client: Client, path: s
 
 
 @pytest.mark.parametrize("path", NONE)
-def test_what_there_is_not_is_404_by_any_method(client: Client, path: str) -> None:
+def test_unknown_paths_are_404_by_any_method(client: Client, path: str) -> None:
     for method in METHODS:
         answer = client.request(method, path)
         assert answer.status_code == 404, method

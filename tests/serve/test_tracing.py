@@ -68,7 +68,7 @@ def request_of(memory: InMemorySpanExporter) -> tuple[ReadableSpan, list[Readabl
 
 
 @pytest.mark.parametrize("form", ["json", "npy"])
-def test_a_request_is_queue_run_and_encode(
+def test_a_request_span_has_spans_for_queue_run_and_encode(
     form: str, traced: Listening, memory: InMemorySpanExporter
 ) -> None:
     assert ask(traced, f"00-{TRACE}-{PARENT}-01", format=form).status_code == 200
@@ -97,7 +97,7 @@ def test_a_request_is_queue_run_and_encode(
         assert span.parent.span_id == request.context.span_id
 
 
-def test_who_brings_no_trace_begins_one_and_whom_nobody_samples_leaves_none(
+def test_requests_without_a_trace_begin_one_and_unsampled_ones_leave_none(
     traced: Listening, memory: InMemorySpanExporter
 ) -> None:
     assert ask(traced, f"00-{TRACE}-{PARENT}-00").status_code == 200
@@ -120,7 +120,7 @@ def test_a_stream_is_one_request_until_its_last_line(
         assert parents == {request.context.span_id}
 
 
-def test_who_hangs_up_ends_the_span(
+def test_a_hang_up_ends_the_request_span_with_499(
     traced: Listening, memory: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate(traced.probe)
@@ -139,7 +139,7 @@ def test_who_hangs_up_ends_the_span(
 @pytest.mark.parametrize(
     ("fields", "code", "model"), [({"label": 12}, 400, ""), ({"model": "none"}, 404, "")]
 )
-def test_what_is_refused_is_told_with_its_status(
+def test_a_refusal_is_a_span_with_its_status(
     fields: Any, code: int, model: str, traced: Listening, memory: InMemorySpanExporter
 ) -> None:
     assert ask(traced, **fields).status_code == code
@@ -150,7 +150,7 @@ def test_what_is_refused_is_told_with_its_status(
     assert children == []
 
 
-def test_what_fails_is_an_error_without_its_stack(
+def test_a_failure_is_an_error_span_without_its_stack(
     traced: Listening, memory: InMemorySpanExporter
 ) -> None:
     Gate(traced.probe).fails_at = 1
@@ -167,7 +167,7 @@ def test_what_fails_is_an_error_without_its_stack(
         ("/v2/models/tiny/infer", "oip", {"inputs": [], "parameters": {"n": 1}}),
     ],
 )
-def test_every_dialect_is_traced(
+def test_every_protocol_is_traced(
     path: str, api: str, body: Any, traced: Listening, memory: InMemorySpanExporter
 ) -> None:
     assert httpx.post(f"{traced.url}{path}", json=body).status_code == 200
@@ -199,7 +199,7 @@ def test_requests_that_share_a_batch_keep_their_own_traces(
         ]
 
 
-def test_off_it_is_not_even_imported() -> None:
+def test_opentelemetry_is_not_imported_without_tracing() -> None:
     code = (
         "import sys, serve.ingress, serve.cli;"
         "assert not [m for m in sys.modules if m.startswith('opentelemetry')], sys.modules"
@@ -207,7 +207,7 @@ def test_off_it_is_not_even_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_off_requests_are_served_without_a_provider(
+def test_no_tracer_is_opened_without_tracing(
     store: Path, metrics_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracing, "open_provider", lambda: pytest.fail("tracing was opened"))
@@ -228,7 +228,7 @@ def test_a_start_without_the_package_says_what_to_install(
         prepare(config)
 
 
-def test_a_variable_that_says_neither_is_refused(
+def test_the_tracing_variable_must_be_a_boolean(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIGC_TRACING", "yes")

@@ -1,4 +1,4 @@
-"""Keys, budgets and retries as a client meets them, in every dialect."""
+"""Keys, budgets and retries as a client meets them, in every protocol."""
 
 import asyncio
 import base64
@@ -16,7 +16,7 @@ from serve.access.rate_ledger import Ledger
 from serve.access.rate_limiter import in_process
 from serve.ingress import IngressReplica
 from serve.settings import Limits, Settings
-from tests.serve.client import Client, running
+from tests.serve.client import Client, code_of, running
 
 ALICE, BOB, METRICS, ADMIN = (f"aigc_secret_of_{name}" for name in ("alice", "bob", "m", "admin"))
 
@@ -71,12 +71,8 @@ def counted(client: Client, **labels: str) -> float:
     return client.probe.count("aigc_requests_total", **labels)
 
 
-def code(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
-
-
 @pytest.mark.parametrize("path", BODIES)
-def test_who_has_no_key_draws_nothing(path: str, client: Client) -> None:
+def test_requests_without_a_key_are_401(path: str, client: Client) -> None:
     body = BODIES[path]
     answer = client.request("POST", path, json=body)
     assert answer.status_code == 401
@@ -90,12 +86,12 @@ def test_who_has_no_key_draws_nothing(path: str, client: Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/v2/models/tiny"])
-def test_what_is_hosted_is_told_to_those_who_may_draw(path: str, client: Client) -> None:
+def test_model_lists_need_the_sample_scope(path: str, client: Client) -> None:
     assert client.get(path).status_code == 401
     assert client.request("GET", path, headers=bearer(BOB)).status_code == 200
 
 
-def test_what_needs_no_key_names_no_model(client: Client) -> None:
+def test_routes_without_keys_name_no_model(client: Client) -> None:
     for path in ("/healthz", "/readyz", "/v2/health/ready", "/", "/openapi.json"):
         answer = client.get(path)
         assert answer.status_code == 200, path
@@ -111,9 +107,12 @@ def test_the_document_says_that_keys_are_asked_for(client: Client) -> None:
             assert (answer.status_code == 401) == ("security" in operation), (method, path)
 
 
-def test_metrics_want_their_own_scope(client: Client) -> None:
+def test_metrics_need_their_own_scope(client: Client) -> None:
     assert client.get("/metrics").status_code == 401
-    assert code(client.request("GET", "/metrics", headers=bearer(BOB))) == (403, "scope_needed")
+    assert code_of(client.request("GET", "/metrics", headers=bearer(BOB))) == (
+        403,
+        "scope_needed",
+    )
     assert client.request("GET", "/metrics", headers=bearer(METRICS)).status_code == 200
 
 
@@ -123,20 +122,20 @@ def draw(client: Client, n: int, secret: str = ALICE, **headers: str) -> httpx.R
     )
 
 
-def test_a_budget_is_spent_and_told(client: Client) -> None:
+def test_budget_headers_follow_what_was_spent(client: Client) -> None:
     first = draw(client, 15)
     assert first.status_code == 200
     assert first.headers["x-ratelimit-limit"] == "20"
     assert int(first.headers["x-ratelimit-remaining"]) <= 6
     refused = draw(client, 15)
-    assert code(refused) == (429, "rate_limited")
+    assert code_of(refused) == (429, "rate_limited")
     assert int(refused.headers["retry-after"]) == 1
     assert "x-ratelimit-remaining" in refused.headers
-    assert code(draw(client, 21)) == (400, "n_over_burst")
+    assert code_of(draw(client, 21)) == (400, "n_over_burst")
     assert draw(client, 100, BOB).status_code == 200, "another key has its own budget, or none"
 
 
-def test_every_dialect_spends_the_same_budget(client: Client) -> None:
+def test_every_protocol_spends_the_same_budget(client: Client) -> None:
     frames = {"model": "tiny", "from_seed": 1, "to_seed": 2, "frames": 12}
     answer = client.request("POST", "/v1/interpolate", json=frames, headers=bearer(ALICE))
     assert answer.status_code == 200
@@ -179,7 +178,7 @@ FIFTEEN: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("path", "body"), FIFTEEN.values(), ids=FIFTEEN)
-def test_all_that_draws_is_paid_exactly_once(
+def test_every_drawing_route_charges_exactly_once(
     path: str, body: dict[str, Any], make: Make, store: Path, words: str, voices: str
 ) -> None:
     with running(make, f"{store}/tiny@1", words, voices) as client:
@@ -189,7 +188,7 @@ def test_all_that_draws_is_paid_exactly_once(
         assert 5 <= int(first.headers["x-ratelimit-remaining"]) <= 9
         assert first.headers.get("x-aigc-seed") == retry.headers.get("x-aigc-seed")
         again = client.request("POST", path, json=body, headers=bearer(ALICE))
-        assert code(again) == (429, "rate_limited")
+        assert code_of(again) == (429, "rate_limited")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +211,7 @@ def test_all_that_draws_is_paid_exactly_once(
         ),
     ],
 )
-def test_what_is_given_is_paid_for_before_it_is_read_and_given_back_if_it_cannot_be(
+def test_inputs_are_charged_before_they_are_read_and_refunded_if_refused(
     path: str, body: dict[str, Any], make: Make, store: Path, words: str
 ) -> None:
     with running(make, f"{store}/tiny@1", words) as client:
@@ -222,23 +221,23 @@ def test_what_is_given_is_paid_for_before_it_is_read_and_given_back_if_it_cannot
         assert draw(client, 15).status_code == 200
         answer = client.request("POST", path, json=body, headers=bearer(ALICE))
         assert answer.status_code == 429
-        assert path.startswith("/v2/") or code(answer)[1] == "rate_limited"
+        assert path.startswith("/v2/") or code_of(answer)[1] == "rate_limited"
 
 
 @pytest.mark.parametrize("pictures", ["bm9uZQ==", [*[PICTURE] * 14, "bm9uZQ=="]])
 def test_pictures_are_paid_for_even_if_one_of_them_is_none(pictures: Any, client: Client) -> None:
     body = {"model": "tiny", "signature": "encode", "inputs": {"image": pictures}, "n": 15}
     answer = client.request("POST", "/v1/samples", json=body, headers=bearer(ALICE))
-    assert code(answer) == (400, "malformed_input")
+    assert code_of(answer) == (400, "malformed_input")
     answer = client.request("POST", "/v1/samples", json=body, headers=bearer(ALICE))
-    assert code(answer) == (429, "rate_limited")
+    assert code_of(answer) == (429, "rate_limited")
 
 
-def test_what_was_not_drawn_is_given_back(client: Client) -> None:
+def test_charges_are_refunded_when_nothing_was_drawn(client: Client) -> None:
     client.probe.batcher.close()
     for _ in range(3):
         answer = draw(client, 15)
-        assert code(answer) == (503, "shutting_down")
+        assert code_of(answer) == (503, "shutting_down")
 
 
 def test_a_retry_costs_nothing_twice_and_gives_the_same_seed(client: Client) -> None:
@@ -248,14 +247,17 @@ def test_a_retry_costs_nothing_twice_and_gives_the_same_seed(client: Client) -> 
     assert first.status_code == again.status_code == 200
     assert first.headers["x-aigc-seed"] == again.headers["x-aigc-seed"]
     assert first.content == again.content
-    assert code(draw(client, 14, **named)) == (422, "idempotency_key_reused")
-    assert code(draw(client, 15, **{"idempotency-key": "order-2"})) == (429, "rate_limited")
+    assert code_of(draw(client, 14, **named)) == (422, "idempotency_key_reused")
+    assert code_of(draw(client, 15, **{"idempotency-key": "order-2"})) == (
+        429,
+        "rate_limited",
+    )
     others = draw(client, 15, BOB, **named)
     assert others.headers["x-aigc-seed"] != first.headers["x-aigc-seed"]
 
 
 @pytest.mark.parametrize("path", sorted(BODIES.keys() - {"/v1/interpolate"}))
-def test_a_retry_is_known_in_every_dialect(path: str, client: Client) -> None:
+def test_every_protocol_recognises_a_retry(path: str, client: Client) -> None:
     headers = bearer(BOB, **{"idempotency-key": '"again"'})
     answers = [client.request("POST", path, json=BODIES[path], headers=headers) for _ in range(2)]
     assert answers[0].status_code == 200
@@ -265,7 +267,7 @@ def test_a_retry_is_known_in_every_dialect(path: str, client: Client) -> None:
         assert answers[0].json()["data"] == answers[1].json()["data"]
 
 
-def test_no_more_requests_at_a_time_than_allowed(client: Client) -> None:
+def test_concurrency_of_a_key_is_bounded_and_slots_come_back(client: Client) -> None:
     async def crowd() -> list[int]:
         body = {**SAMPLE, "n": 1}
         asked = [

@@ -38,7 +38,7 @@ scopes = ["metrics", "admin"]
 """
 
 
-def test_a_file_says_who_may_do_what_and_how_much(tmp_path: Path) -> None:
+def test_load_reads_scopes_and_budgets_of_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(FILE)
     found = keys.load(str(path), {})
@@ -89,7 +89,7 @@ ONE = f'name = "a"\nsha256 = "{digest("one")}"\n'
         (f"[[key]]\nname = 'a\\n'\nsha256 = '{'0' * 64}'".replace("'", '"'), r"key\[0\].name"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(text: str, said: str) -> None:
+def test_load_names_what_is_wrong_in_a_keys_file(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
         keys.parse(text, "f.toml")
     assert str(caught.value).startswith("f.toml: ")
@@ -127,7 +127,7 @@ def test_every_key_is_compared_in_constant_time_wherever_the_right_one_is(
         assert [a for a, _ in compared] == [key.digest for key in found.all]
 
 
-def test_a_request_is_let_in_refused_or_forbidden() -> None:
+def test_authorize_checks_key_and_scope() -> None:
     found = keys.parse(FILE, "f")
     alice = found.all[0]
     assert keys.authorize(None, [], "sample") is None
@@ -148,7 +148,7 @@ def test_a_request_is_let_in_refused_or_forbidden() -> None:
         assert "three" not in caught.value.message
 
 
-def test_the_command_makes_a_key_that_opens(tmp_path: Path) -> None:
+def test_keys_new_creates_a_key_that_authorizes(tmp_path: Path) -> None:
     script = (
         "import sys; from serve.access.api_keys import command; sys.exit(command(sys.argv[1:]))"
     )
@@ -243,7 +243,7 @@ def test_the_command_makes_no_key_that_a_file_would_refuse() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-def test_loopback_asks_for_nothing(host: str) -> None:
+def test_loopback_needs_no_keys(host: str) -> None:
     assert exposure.is_loopback(host)
     assert exposure.check(host, keys=False, insecure=False, environment={}) is None
 

@@ -78,7 +78,7 @@ def test_a_seed_is_what_it_was_in_the_last_release() -> None:
     assert attempt(Idempotency(), key=None).seed == 8736486805054688
 
 
-def test_anything_else_draws_another_seed(replica: Idempotency) -> None:
+def test_key_header_path_and_body_each_change_the_seed(replica: Idempotency) -> None:
     seeds = [
         attempt(replica).seed,
         attempt(replica, b"order-2").seed,
@@ -109,13 +109,15 @@ def test_quoted_and_bare_are_the_same_key(replica: Idempotency) -> None:
 @pytest.mark.parametrize(
     "header", [b"", b'""', b'"', b'"a', b'a"', b"a b", b"a\xc3\xa9", b"a\\", b"x" * 256, b'"a"b"']
 )
-def test_a_header_that_is_no_key_is_refused(replica: Idempotency, header: bytes) -> None:
+def test_malformed_idempotency_keys_are_refused(replica: Idempotency, header: bytes) -> None:
     with pytest.raises(HTTPError) as caught:
         replica.attempt(ALICE, header, PATH, BODY)
     assert (caught.value.status, caught.value.code) == (400, "idempotency_key_malformed")
 
 
-def test_a_key_comes_with_one_request(replica: Idempotency, clock: Clock) -> None:
+def test_an_idempotency_key_cannot_be_reused_for_another_request(
+    replica: Idempotency, clock: Clock
+) -> None:
     replica.remember(attempt(replica), [Charge()])
     for path, body in ((PATH, b"{}"), ("/v1/images/generations", BODY)):
         with pytest.raises(HTTPError) as caught:
@@ -127,7 +129,7 @@ def test_a_key_comes_with_one_request(replica: Idempotency, clock: Clock) -> Non
     assert not is_free(replica, attempt(replica, body=b"{}")), "long ago"
 
 
-def test_what_was_not_paid_for_is_not_free(replica: Idempotency) -> None:
+def test_retries_of_an_unpaid_request_are_not_free(replica: Idempotency) -> None:
     attempt(replica)  # refused with 429, say
     assert not is_free(replica, attempt(replica))
     charges = [Charge()]
@@ -138,7 +140,7 @@ def test_what_was_not_paid_for_is_not_free(replica: Idempotency) -> None:
     assert not is_free(replica, attempt(replica))
 
 
-def test_so_many_retries_are_free_and_no_more(replica: Idempotency) -> None:
+def test_max_free_retries_bounds_the_free_retries(replica: Idempotency) -> None:
     found = [attempt(replica) for _ in range(MAX_FREE_RETRIES + 3)]  # all at once
     free = []
     for one in found:
@@ -151,7 +153,7 @@ def test_so_many_retries_are_free_and_no_more(replica: Idempotency) -> None:
     assert len({one.seed for one in found}) == 1
 
 
-def test_memory_ends_with_time_and_with_number(replica: Idempotency, clock: Clock) -> None:
+def test_attempts_are_forgotten_by_age_and_by_number(replica: Idempotency, clock: Clock) -> None:
     for i in range(MAX_ATTEMPTS + 10):
         replica.remember(attempt(replica, b"%d" % i), [Charge()])
     assert len(replica) == MAX_ATTEMPTS

@@ -179,7 +179,7 @@ def test_the_rate_holds_for_any_number_of_replicas_and_any_spread(
     skew=st.floats(0.0, 12.0),
     seed=st.integers(0, 2**16),
 )
-def test_what_one_bucket_of_half_the_size_would_let_through_is_let_through(
+def test_ledger_grants_what_a_bucket_of_half_the_size_would(
     replicas: int, sizes: list[int], skew: float, seed: int
 ) -> None:
     alice = key(1000.0, burst=1000)
@@ -210,7 +210,7 @@ def test_what_one_bucket_of_half_the_size_would_let_through_is_let_through(
     assert refused == 0
 
 
-def test_a_steady_load_asks_nobody_on_its_way() -> None:
+def test_a_steady_load_never_waits_for_the_ledger() -> None:
     """After the first request, spend() alone says yes."""
 
     async def main() -> list[Refusal]:
@@ -264,7 +264,7 @@ def test_a_flood_beyond_the_rate_does_not_flood_the_ledger() -> None:
     assert run(main) < 1050  # of 25,000 requests: one per MIN_GAP_S and replica
 
 
-def test_an_idle_replica_says_little_and_holds_nothing() -> None:
+def test_an_idle_replica_sends_few_messages_and_holds_no_grant() -> None:
     async def main() -> tuple[int, int]:
         cluster = await started(1)
         alice = key(1000.0, burst=1000, concurrency=4)
@@ -456,7 +456,7 @@ def test_a_silent_ledger_is_given_up_and_nobody_hangs() -> None:
 
 
 @pytest.mark.parametrize("lost_in_a_row", [1, 2, 8])
-def test_lost_answers_cost_and_give_nothing(lost_in_a_row: int) -> None:
+def test_lost_ledger_replies_neither_cost_nor_give_samples(lost_in_a_row: int) -> None:
     """The totals of the next message say it all again, even when the ledger seems away."""
 
     async def main() -> int:
@@ -504,7 +504,7 @@ def test_a_message_that_comes_twice_changes_nothing() -> None:
     assert (later.grants["k"].limit, later.grants["k"].left) == (60, 40)
 
 
-def test_less_than_is_of_use_is_not_handed_out() -> None:
+def test_ledger_grants_nothing_below_the_least_useful_size() -> None:
     ledger, policy = at(lambda: 0.0)
     ledger.take("a", {"k": TokenRequest(policy=policy, spent=0, need=70)})
     grant = ledger.take("b", {"k": TokenRequest(policy=policy, spent=0, need=64, least=64)}).grants[
@@ -530,7 +530,7 @@ def test_an_overdraft_is_paid_before_anything_is_handed_out() -> None:
     )
 
 
-def test_a_new_policy_holds_from_the_next_wish_on() -> None:
+def test_a_new_policy_holds_from_the_next_request_on() -> None:
     now_s = 0.0
     ledger, policy = at(lambda: now_s)
     ledger.take("a", {"k": TokenRequest(policy=policy, spent=0, need=100)})
@@ -652,7 +652,7 @@ def test_headers_and_refusals_tell_what_is_left_and_when() -> None:
         (None, 0, 0, "concurrency must be at least 1"),
     ],
 )
-def test_a_policy_that_could_not_hold_is_refused(
+def test_policy_refuses_limits_that_cannot_hold(
     rate: float | None, burst: int, concurrency: int | None, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):

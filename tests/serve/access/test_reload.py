@@ -111,7 +111,7 @@ def test_a_file_that_did_not_change_is_not_read_again(keys: Path) -> None:
     assert file.changed() is None
 
 
-def test_a_running_replica_takes_it_up_by_itself(
+def test_a_replica_reloads_a_changed_keys_file_by_itself(
     store: Path, metrics_dir: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_worker, "TEND_S", 0.05)

@@ -4,8 +4,9 @@ import asyncio
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from fractions import Fraction
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,16 @@ class Doubler(Runner):
             params=SamplingParams(n=n),
             draw=lambda a, b: {"x": np.arange(first + a, first + b)},
         )
+
+
+def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that runs on an event loop of its own."""
+
+    @wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        asyncio.run(test(*arguments, **fixtures))
+
+    return run
 
 
 async def settled(predicate: Callable[[], bool]) -> None:

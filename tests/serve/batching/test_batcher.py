@@ -17,7 +17,7 @@ from aigc.artifact.sampling_inputs import Arrays
 from serve.batching.batcher import Batcher
 from serve.batching.jobs import BatchStats, ClosedError, DeadlineError, Job, OverloadedError
 from serve.sampling_params import SamplingParams
-from tests.serve.batching.runners import HELD_S, Doubler, Watched, settled
+from tests.serve.batching.runners import HELD_S, Doubler, Watched, on_a_loop, settled
 
 
 class Stepped(Doubler):
@@ -198,62 +198,54 @@ async def _fill(batcher: Batcher, runner: Doubler, *sizes: int) -> list["asyncio
     return tasks
 
 
-def test_small_jobs_are_merged_and_large_ones_split() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(4), Batcher(max_queue=100)
-        tasks = await _fill(batcher, runner, 1, 2, 6)
-        runner.open.set()
-        await asyncio.gather(*tasks)
-        assert runner.batches == [[0], [100, 200, 201, 300], [301, 302, 303, 304], [305]]
-        assert [batch.size for batch in runner.observed] == [1, 4, 4, 1]
-        assert [len(batch.waits_s) for batch in runner.observed] == [1, 3, 0, 0]
-
-    asyncio.run(main())
+@on_a_loop
+async def test_small_jobs_are_merged_and_large_ones_split() -> None:
+    runner, batcher = Doubler(4), Batcher(max_queue=100)
+    tasks = await _fill(batcher, runner, 1, 2, 6)
+    runner.open.set()
+    await asyncio.gather(*tasks)
+    assert runner.batches == [[0], [100, 200, 201, 300], [301, 302, 303, 304], [305]]
+    assert [batch.size for batch in runner.observed] == [1, 4, 4, 1]
+    assert [len(batch.waits_s) for batch in runner.observed] == [1, 3, 0, 0]
 
 
-def test_an_idle_batcher_does_not_linger() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(64), Batcher(max_queue=100)
-        for _ in range(3):
-            await batcher.submit(runner.job(5, 1))
-        assert runner.batches == [[5], [5], [5]]
-
-    asyncio.run(main())
+@on_a_loop
+async def test_an_idle_batcher_does_not_linger() -> None:
+    runner, batcher = Doubler(64), Batcher(max_queue=100)
+    for _ in range(3):
+        await batcher.submit(runner.job(5, 1))
+    assert runner.batches == [[5], [5], [5]]
 
 
-def test_a_full_queue_sheds_at_once_and_says_when_to_come_back() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(4), Batcher(max_queue=10)
-        tasks = await _fill(batcher, runner, 6)
-        assert batcher.queued == 6
-        with pytest.raises(OverloadedError) as refused:
-            await batcher.submit(runner.job(900, 5))
-        assert 1 <= refused.value.retry_after_s <= 30
-        tasks.append(asyncio.create_task(batcher.submit(runner.job(800, 4))))
-        runner.open.set()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(main())
+@on_a_loop
+async def test_a_full_queue_sheds_at_once_and_says_when_to_come_back() -> None:
+    runner, batcher = Doubler(4), Batcher(max_queue=10)
+    tasks = await _fill(batcher, runner, 6)
+    assert batcher.queued == 6
+    with pytest.raises(OverloadedError) as refused:
+        await batcher.submit(runner.job(900, 5))
+    assert 1 <= refused.value.retry_after_s <= 30
+    tasks.append(asyncio.create_task(batcher.submit(runner.job(800, 4))))
+    runner.open.set()
+    await asyncio.gather(*tasks)
 
 
-def test_more_work_than_may_wait_is_refused_and_an_idle_batcher_takes_any() -> None:
-    async def main() -> None:
-        runner, batcher = Slow(4), Batcher(max_queue=1000, max_wait_s=1.0)
-        await batcher.submit(runner.job(0, 4))
-        tasks = await _fill(batcher, runner, 400)
-        with pytest.raises(OverloadedError, match="s of work wait already, try again in"):
-            await batcher.submit(runner.job(900, 1))
-        assert (batcher.admission.shed_samples, batcher.queued) == (1, 400)
-        tasks[1].cancel()
-        await asyncio.sleep(0)
-        tasks.append(asyncio.create_task(batcher.submit(runner.job(800, 1))))
-        await asyncio.sleep(0)
-        assert batcher.queued == 1
-        runner.open.set()
-        assert (await tasks[-1])["y"].tolist() == [1600]
-        await asyncio.wait(tasks)
-
-    asyncio.run(main())
+@on_a_loop
+async def test_more_work_than_may_wait_is_refused_and_an_idle_batcher_takes_any() -> None:
+    runner, batcher = Slow(4), Batcher(max_queue=1000, max_wait_s=1.0)
+    await batcher.submit(runner.job(0, 4))
+    tasks = await _fill(batcher, runner, 400)
+    with pytest.raises(OverloadedError, match="s of work wait already, try again in"):
+        await batcher.submit(runner.job(900, 1))
+    assert (batcher.admission.shed_samples, batcher.queued) == (1, 400)
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(batcher.submit(runner.job(800, 1))))
+    await asyncio.sleep(0)
+    assert batcher.queued == 1
+    runner.open.set()
+    assert (await tasks[-1])["y"].tolist() == [1600]
+    await asyncio.wait(tasks)
 
 
 def test_short_batches_run_on_the_event_loop_and_the_others_in_the_thread() -> None:
@@ -280,36 +272,32 @@ def test_short_batches_run_on_the_event_loop_and_the_others_in_the_thread() -> N
     assert asyncio.run(main(0.0)) == [False] * 5
 
 
-def test_a_client_that_hangs_up_frees_its_place() -> None:
-    async def main() -> None:
-        depths: list[int] = []
-        runner = Doubler(4)
-        batcher = Batcher(max_queue=10, observe_queue=depths.append)
-        tasks = await _fill(batcher, runner, 6, 3)
-        tasks[1].cancel()
-        await asyncio.wait([tasks[1]])
-        assert batcher.queued == depths[-1] == 3
-        runner.open.set()
-        await asyncio.gather(tasks[0], tasks[2])
-        assert runner.batches == [[0], [200, 201, 202]]
-        assert depths[-1] == 0
-
-    asyncio.run(main())
+@on_a_loop
+async def test_a_client_that_hangs_up_frees_its_place() -> None:
+    depths: list[int] = []
+    runner = Doubler(4)
+    batcher = Batcher(max_queue=10, observe_queue=depths.append)
+    tasks = await _fill(batcher, runner, 6, 3)
+    tasks[1].cancel()
+    await asyncio.wait([tasks[1]])
+    assert batcher.queued == depths[-1] == 3
+    runner.open.set()
+    await asyncio.gather(tasks[0], tasks[2])
+    assert runner.batches == [[0], [200, 201, 202]]
+    assert depths[-1] == 0
 
 
-def test_close_fails_what_waits_and_refuses_what_comes() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(4), Batcher(max_queue=10)
-        tasks = await _fill(batcher, runner, 6)
-        batcher.close()
-        runner.open.set()
-        running, waiting = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(running, dict)
-        assert isinstance(waiting, ClosedError)
-        with pytest.raises(ClosedError):
-            await batcher.submit(runner.job(0, 1))
-
-    asyncio.run(main())
+@on_a_loop
+async def test_close_fails_what_waits_and_refuses_what_comes() -> None:
+    runner, batcher = Doubler(4), Batcher(max_queue=10)
+    tasks = await _fill(batcher, runner, 6)
+    batcher.close()
+    runner.open.set()
+    running, waiting = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(running, dict)
+    assert isinstance(waiting, ClosedError)
+    with pytest.raises(ClosedError):
+        await batcher.submit(runner.job(0, 1))
 
 
 def test_a_runner_that_cannot_count_loses_no_samples() -> None:
@@ -379,25 +367,21 @@ def test_a_graph_whose_outputs_change_shape_fails_only_who_gets_both() -> None:
     asyncio.run(main())
 
 
-def test_a_part_does_not_keep_its_whole_batch_in_memory() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(64), Batcher(max_queue=1000)
-        large, *_ = await asyncio.gather(
-            batcher.submit(runner.job(0, 100)),
-            *(batcher.submit(runner.job(i, 1)) for i in range(500)),
-        )
-        assert large["y"].base is None
-        assert large["y"].tolist() == list(range(0, 200, 2))
-
-    asyncio.run(main())
+@on_a_loop
+async def test_a_part_does_not_keep_its_whole_batch_in_memory() -> None:
+    runner, batcher = Doubler(64), Batcher(max_queue=1000)
+    large, *_ = await asyncio.gather(
+        batcher.submit(runner.job(0, 100)),
+        *(batcher.submit(runner.job(i, 1)) for i in range(500)),
+    )
+    assert large["y"].base is None
+    assert large["y"].tolist() == list(range(0, 200, 2))
 
 
-def test_no_samples_are_no_job() -> None:
-    async def main() -> None:
-        with pytest.raises(ValueError, match="n must be at least 1, got 0"):
-            await Batcher(max_queue=10).submit(Doubler().job(0, 0))
-
-    asyncio.run(main())
+@on_a_loop
+async def test_submit_refuses_a_job_without_samples() -> None:
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        await Batcher(max_queue=10).submit(Doubler().job(0, 0))
 
 
 def in_s(job: Job, seconds: float) -> Job:
@@ -405,50 +389,44 @@ def in_s(job: Job, seconds: float) -> Job:
     return job
 
 
-def test_a_deadline_stops_what_is_partly_done_and_the_others_get_its_room() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(4), Batcher(max_queue=100)
-        runner.open.clear()
-        tasks = [asyncio.create_task(batcher.submit(in_s(runner.job(0, 9), 0.2)))]
-        await settled(lambda: batcher.running_since_s is not None)
-        tasks.append(asyncio.create_task(batcher.submit(runner.job(100, 4))))
-        with pytest.raises(DeadlineError, match="before all 9 samples were run; ask for fewer"):
-            await tasks[0]  # while its first four are still in the thread
-        assert batcher.queued == 4
-        runner.open.set()
-        assert (await tasks[1])["y"].tolist() == [200, 202, 204, 206]
-        assert runner.batches == [[0, 1, 2, 3], [100, 101, 102, 103]]
-
-    asyncio.run(main())
+@on_a_loop
+async def test_a_deadline_stops_what_is_partly_done_and_the_others_get_its_room() -> None:
+    runner, batcher = Doubler(4), Batcher(max_queue=100)
+    runner.open.clear()
+    tasks = [asyncio.create_task(batcher.submit(in_s(runner.job(0, 9), 0.2)))]
+    await settled(lambda: batcher.running_since_s is not None)
+    tasks.append(asyncio.create_task(batcher.submit(runner.job(100, 4))))
+    with pytest.raises(DeadlineError, match="before all 9 samples were run; ask for fewer"):
+        await tasks[0]  # while its first four are still in the thread
+    assert batcher.queued == 4
+    runner.open.set()
+    assert (await tasks[1])["y"].tolist() == [200, 202, 204, 206]
+    assert runner.batches == [[0, 1, 2, 3], [100, 101, 102, 103]]
 
 
-def test_what_was_taken_in_time_is_answered_after_the_deadline() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(4), Batcher(max_queue=100)
-        runner.open.clear()
-        job = in_s(runner.job(0, 4), 0.2)
-        task = asyncio.create_task(batcher.submit(job))
-        await settled(lambda: job.deadline_s is not None and time.monotonic() > job.deadline_s)
-        runner.open.set()
-        assert (await task)["y"].tolist() == [0, 2, 4, 6]
-
-    asyncio.run(main())
+@on_a_loop
+async def test_a_batch_begun_in_time_is_answered_after_the_deadline() -> None:
+    runner, batcher = Doubler(4), Batcher(max_queue=100)
+    runner.open.clear()
+    job = in_s(runner.job(0, 4), 0.2)
+    task = asyncio.create_task(batcher.submit(job))
+    await settled(lambda: job.deadline_s is not None and time.monotonic() > job.deadline_s)
+    runner.open.set()
+    assert (await task)["y"].tolist() == [0, 2, 4, 6]
 
 
-def test_expired_work_is_not_run_even_when_the_event_loop_was_busy() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(4), Batcher(max_queue=100)
-        late = asyncio.create_task(batcher.submit(in_s(runner.job(0, 4), 0.01)))
-        other = asyncio.create_task(batcher.submit(runner.job(10, 2)))
-        await asyncio.sleep(0)
-        time.sleep(0.02)  # before the first batch is taken, and no timer gets its turn
-        with pytest.raises(DeadlineError):
-            await late
-        await other
-        assert runner.batches == [[10, 11]]
-        assert batcher.queued == 0
-
-    asyncio.run(main())
+@on_a_loop
+async def test_expired_work_is_not_run_even_when_the_event_loop_was_busy() -> None:
+    runner, batcher = Doubler(4), Batcher(max_queue=100)
+    late = asyncio.create_task(batcher.submit(in_s(runner.job(0, 4), 0.01)))
+    other = asyncio.create_task(batcher.submit(runner.job(10, 2)))
+    await asyncio.sleep(0)
+    time.sleep(0.02)  # before the first batch is taken, and no timer gets its turn
+    with pytest.raises(DeadlineError):
+        await late
+    await other
+    assert runner.batches == [[10, 11]]
+    assert batcher.queued == 0
 
 
 class Slow(Doubler):
@@ -459,124 +437,110 @@ class Slow(Doubler):
         return super().run(inputs)
 
 
-def test_who_would_wait_for_longer_than_its_deadline_is_refused_at_once() -> None:
-    async def main() -> None:
-        runner, batcher = Slow(4), Batcher(max_queue=1000)
-        await batcher.submit(runner.job(0, 4))
-        assert batcher.latency.seconds_per_sample(runner) >= 0.005
-        tasks = await _fill(batcher, runner, 400)
-        with pytest.raises(OverloadedError, match="longer than the deadline allows, try again in"):
-            await batcher.submit(in_s(runner.job(900, 100), 0.2))
-        assert batcher.admission.shed_samples == 100
-        assert batcher.queued == 400
-        with pytest.raises(DeadlineError):
-            await batcher.submit(in_s(runner.job(900, 1), -1))
-        tasks.append(asyncio.create_task(batcher.submit(in_s(runner.job(800, 100), 3600))))
+@on_a_loop
+async def test_a_job_that_would_miss_its_deadline_is_refused_at_once() -> None:
+    runner, batcher = Slow(4), Batcher(max_queue=1000)
+    await batcher.submit(runner.job(0, 4))
+    assert batcher.latency.seconds_per_sample(runner) >= 0.005
+    tasks = await _fill(batcher, runner, 400)
+    with pytest.raises(OverloadedError, match="longer than the deadline allows, try again in"):
+        await batcher.submit(in_s(runner.job(900, 100), 0.2))
+    assert batcher.admission.shed_samples == 100
+    assert batcher.queued == 400
+    with pytest.raises(DeadlineError):
+        await batcher.submit(in_s(runner.job(900, 1), -1))
+    tasks.append(asyncio.create_task(batcher.submit(in_s(runner.job(800, 100), 3600))))
+    await asyncio.sleep(0)
+    assert batcher.queued == 500
+    for task in tasks:
+        task.cancel()
+    runner.open.set()
+    await asyncio.wait(tasks)
+
+
+@on_a_loop
+async def test_the_wait_of_a_small_job_is_not_that_of_the_large_one_that_it_passes() -> None:
+    runner, other, batcher = Slow(4), Slow(8), Batcher(max_queue=1000)
+    assert batcher.admission.wait_s(runner, 100) == 0  # nothing is known
+    await batcher.submit(runner.job(0, 4))
+    await batcher.submit(other.job(0, 8))
+    a, b = batcher.latency.seconds_per_sample(runner), batcher.latency.seconds_per_sample(other)
+    assert batcher.admission.wait_s(runner, 4) == 0
+    assert batcher.admission.wait_s(runner, 9) == pytest.approx(8 * a)
+    tasks = await _fill(batcher, runner, 400)
+    await settled(lambda: batcher.work_s == pytest.approx(400 * a))  # the running one is due
+    assert batcher.admission.wait_s(runner, 1) == 0
+    assert batcher.admission.wait_s(runner, 3) == pytest.approx(4 * a)
+    assert batcher.admission.wait_s(other, 1) == pytest.approx(4 * a)  # one batch, then its turn
+    assert batcher.admission.wait_s(other, 1000) == pytest.approx(400 * a + 992 * b)
+    tasks.append(asyncio.create_task(batcher.submit(in_s(runner.job(900, 1), 60))))
+    runner.open.set()
+    await tasks[-1]
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+
+
+@on_a_loop
+async def test_the_work_is_what_waits_at_each_runner_s_pace_and_the_rest_of_what_runs() -> None:
+    a, b, batcher = Slow(4), Slow(4), Batcher(max_queue=1000)
+    assert batcher.work_s == 0
+    for n in (4, 1, 2, 4):
+        await batcher.submit(a.job(0, n))
+    seconds, samples = a.observed[0].seconds, float(a.observed[0].size)
+    for batch in a.observed[1:]:
+        seconds += 0.2 * (batch.seconds - seconds)
+        samples += 0.2 * (batch.size - samples)
+    assert batcher.latency.seconds_per_sample(a) == pytest.approx(seconds / samples)
+    tasks = await _fill(batcher, a, 6, 5)
+    tasks.append(asyncio.create_task(batcher.submit(b.job(0, 7))))  # has never run
+    await asyncio.sleep(0)
+    least = 11 * batcher.latency.seconds_per_sample(a)
+    assert least <= batcher.work_s <= least + batcher.latency.seconds_per_sample(a) * 1.001
+    a.open.set()
+    await asyncio.gather(*tasks)
+    await settled(lambda: batcher.running_since_s is None)
+    assert batcher.work_s == 0
+    assert batcher.latency.seconds_per_sample(b) > 0
+
+
+@on_a_loop
+async def test_runners_take_turns() -> None:
+    order: list[str] = []
+
+    class Named(Doubler):
+        def run(self, inputs: Mapping[str, Any]) -> Arrays:
+            order.append("a" if self is a else "b")
+            return super().run(inputs)
+
+    a, b, batcher = Named(4), Named(2), Batcher(max_queue=1000)
+    await asyncio.gather(batcher.submit(a.job(0, 20)), batcher.submit(b.job(0, 4)))
+    assert "".join(order) == "ababaaa"
+
+
+@on_a_loop
+async def test_a_lingering_batch_is_joined_by_those_that_come_in_time() -> None:
+    runner, batcher = Doubler(4), Batcher(max_queue=100, linger_s=0.2)
+    first = asyncio.create_task(batcher.submit(runner.job(0, 1)))
+    for _ in range(5):
         await asyncio.sleep(0)
-        assert batcher.queued == 500
-        for task in tasks:
-            task.cancel()
-        runner.open.set()
-        await asyncio.wait(tasks)
-
-    asyncio.run(main())
+    await asyncio.gather(first, batcher.submit(runner.job(10, 1)))
+    assert runner.batches == [[0, 10]]
 
 
-def test_the_wait_of_a_small_job_is_not_that_of_the_large_one_that_it_passes() -> None:
-    async def main() -> None:
-        runner, other, batcher = Slow(4), Slow(8), Batcher(max_queue=1000)
-        assert batcher.admission.wait_s(runner, 100) == 0  # nothing is known
-        await batcher.submit(runner.job(0, 4))
-        await batcher.submit(other.job(0, 8))
-        a, b = batcher.latency.seconds_per_sample(runner), batcher.latency.seconds_per_sample(other)
-        assert batcher.admission.wait_s(runner, 4) == 0
-        assert batcher.admission.wait_s(runner, 9) == pytest.approx(8 * a)
-        tasks = await _fill(batcher, runner, 400)
-        await settled(lambda: batcher.work_s == pytest.approx(400 * a))  # the running one is due
-        assert batcher.admission.wait_s(runner, 1) == 0
-        assert batcher.admission.wait_s(runner, 3) == pytest.approx(4 * a)
-        assert batcher.admission.wait_s(other, 1) == pytest.approx(
-            4 * a
-        )  # one batch, then its turn
-        assert batcher.admission.wait_s(other, 1000) == pytest.approx(400 * a + 992 * b)
-        tasks.append(asyncio.create_task(batcher.submit(in_s(runner.job(900, 1), 60))))
-        runner.open.set()
-        await tasks[-1]
-        tasks[1].cancel()
-        await asyncio.wait(tasks)
-
-    asyncio.run(main())
-
-
-def test_the_work_is_what_waits_at_each_runner_s_pace_and_the_rest_of_what_runs() -> None:
-    async def main() -> None:
-        a, b, batcher = Slow(4), Slow(4), Batcher(max_queue=1000)
-        assert batcher.work_s == 0
-        for n in (4, 1, 2, 4):
-            await batcher.submit(a.job(0, n))
-        seconds, samples = a.observed[0].seconds, float(a.observed[0].size)
-        for batch in a.observed[1:]:
-            seconds += 0.2 * (batch.seconds - seconds)
-            samples += 0.2 * (batch.size - samples)
-        assert batcher.latency.seconds_per_sample(a) == pytest.approx(seconds / samples)
-        tasks = await _fill(batcher, a, 6, 5)
-        tasks.append(asyncio.create_task(batcher.submit(b.job(0, 7))))  # has never run
-        await asyncio.sleep(0)
-        least = 11 * batcher.latency.seconds_per_sample(a)
-        assert least <= batcher.work_s <= least + batcher.latency.seconds_per_sample(a) * 1.001
-        a.open.set()
-        await asyncio.gather(*tasks)
-        await settled(lambda: batcher.running_since_s is None)
-        assert batcher.work_s == 0
-        assert batcher.latency.seconds_per_sample(b) > 0
-
-    asyncio.run(main())
-
-
-def test_runners_take_turns() -> None:
-    async def main() -> None:
-        order: list[str] = []
-
-        class Named(Doubler):
-            def run(self, inputs: Mapping[str, Any]) -> Arrays:
-                order.append("a" if self is a else "b")
-                return super().run(inputs)
-
-        a, b, batcher = Named(4), Named(2), Batcher(max_queue=1000)
-        await asyncio.gather(batcher.submit(a.job(0, 20)), batcher.submit(b.job(0, 4)))
-        assert "".join(order) == "ababaaa"
-
-    asyncio.run(main())
-
-
-def test_a_lingering_batch_is_joined_by_those_that_come_in_time() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(4), Batcher(max_queue=100, linger_s=0.2)
-        first = asyncio.create_task(batcher.submit(runner.job(0, 1)))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        await asyncio.gather(first, batcher.submit(runner.job(10, 1)))
-        assert runner.batches == [[0, 10]]
-
-    asyncio.run(main())
-
-
-def test_what_is_full_or_has_a_deadline_or_finds_work_running_does_not_linger() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(4), Batcher(max_queue=100, linger_s=3600)
-        await asyncio.gather(batcher.submit(runner.job(0, 1)), batcher.submit(runner.job(10, 3)))
-        await asyncio.gather(
-            batcher.submit(runner.job(20, 1)), batcher.submit(in_s(runner.job(30, 1), 60))
-        )
-        await batcher.submit(runner.job(40, 5))
-        assert runner.batches == [[0, 10, 11, 12], [20, 30], [40, 41, 42, 43], [44]]
-        waiting = asyncio.create_task(batcher.submit(runner.job(50, 1)))
-        await asyncio.sleep(0)
-        batcher.close()
-        with pytest.raises(ClosedError):
-            await waiting
-
-    asyncio.run(main())
+@on_a_loop
+async def test_what_is_full_or_has_a_deadline_or_finds_work_running_does_not_linger() -> None:
+    runner, batcher = Doubler(4), Batcher(max_queue=100, linger_s=3600)
+    await asyncio.gather(batcher.submit(runner.job(0, 1)), batcher.submit(runner.job(10, 3)))
+    await asyncio.gather(
+        batcher.submit(runner.job(20, 1)), batcher.submit(in_s(runner.job(30, 1), 60))
+    )
+    await batcher.submit(runner.job(40, 5))
+    assert runner.batches == [[0, 10, 11, 12], [20, 30], [40, 41, 42, 43], [44]]
+    waiting = asyncio.create_task(batcher.submit(runner.job(50, 1)))
+    await asyncio.sleep(0)
+    batcher.close()
+    with pytest.raises(ClosedError):
+        await waiting
 
 
 def test_a_negative_linger_is_refused() -> None:
@@ -584,21 +548,19 @@ def test_a_negative_linger_is_refused() -> None:
         Batcher(max_queue=1, linger_s=-1)
 
 
-def test_the_room_of_a_job_that_failed_goes_to_the_others_at_once() -> None:
-    async def main() -> None:
-        runner, batcher = Doubler(4), Batcher(max_queue=100)
-        bad = Job(runner=runner, params=SamplingParams(n=6), draw=bad_draw)
-        outcomes = await asyncio.gather(
-            batcher.submit(bad), batcher.submit(runner.job(100, 8)), return_exceptions=True
-        )
-        assert isinstance(outcomes[0], KeyError)
-        assert runner.batches == [[100, 101, 102, 103], [104, 105, 106, 107]]
-        assert [batch.size for batch in runner.observed] == [4, 4, 4]  # the first was drawn in vain
-
-    asyncio.run(main())
+@on_a_loop
+async def test_the_room_of_a_job_that_failed_goes_to_the_others_at_once() -> None:
+    runner, batcher = Doubler(4), Batcher(max_queue=100)
+    bad = Job(runner=runner, params=SamplingParams(n=6), draw=bad_draw)
+    outcomes = await asyncio.gather(
+        batcher.submit(bad), batcher.submit(runner.job(100, 8)), return_exceptions=True
+    )
+    assert isinstance(outcomes[0], KeyError)
+    assert runner.batches == [[100, 101, 102, 103], [104, 105, 106, 107]]
+    assert [batch.size for batch in runner.observed] == [4, 4, 4]  # the first was drawn in vain
 
 
-def test_who_hangs_up_as_a_batch_ends_is_not_in_the_next() -> None:
+def test_a_job_cancelled_as_a_batch_ends_is_not_in_the_next() -> None:
     class HangsUp(Doubler):
         def run(self, inputs: Mapping[str, Any]) -> Arrays:
             outputs = super().run(inputs)

@@ -333,7 +333,7 @@ def named(error: BaseException) -> str:
 @settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_each_is_answered_as_if_alone_or_by_its_own_error(
+def test_each_job_is_answered_as_if_alone_or_by_its_own_error(
     all_asked: list[Asked],
     stage: str,
     error: type[BaseException],

@@ -135,7 +135,7 @@ def test_five_hundred_neither_block_twenty_of_one_nor_starve_behind_them() -> No
 
 
 @pytest.mark.parametrize("n", [16, 64])
-def test_who_can_be_done_is_not_cut_in_pieces(n: int) -> None:
+def test_small_jobs_are_not_split_over_batches(n: int) -> None:
     runner, queue = Line(64), FairQueue()
     for _ in range(16):
         queue.push(runner.job(n))

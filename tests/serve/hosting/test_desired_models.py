@@ -21,7 +21,7 @@ from serve.hosting.models import HostedModels
 from serve.ingress import IngressReplica
 from serve.settings import Settings
 from tests.serve.artifacts import publish
-from tests.serve.client import Client, running
+from tests.serve.client import Client, code_of, running
 from tests.serve.hosting.pools import Cluster
 
 
@@ -85,7 +85,7 @@ def test_a_name_means_the_newest_and_an_exact_version_stays_the_same(
     assert (again.status_code, cluster.writes) == (200, 1), "asked twice, done once"
 
 
-def test_the_oldest_go_but_for_what_is_pinned(client: Client, versions: list[str]) -> None:
+def test_deploy_drops_the_oldest_version_unless_pinned(client: Client, versions: list[str]) -> None:
     for uri in versions[1:]:
         assert admin(client, "deploy", artifact=uri).status_code == 200
         settle(client)
@@ -116,7 +116,7 @@ def test_a_candidate_that_cannot_be_proven_is_refused(
         data[len(data) // 2] ^= 1
         graph.write_bytes(data)
     answer = admin(client, "deploy", artifact=str(broken))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "artifact_refused")
+    assert code_of(answer) == (409, "artifact_refused")
     assert "what is served stays" in answer.json()["error"]["message"]
     assert cluster.writes == 0
     assert pixels(client, "tiny") == before
@@ -138,16 +138,19 @@ def test_a_config_that_cannot_be_met_leaves_what_is_served(
     assert client.probe.count("aigc_refused_loads_total") == 4
 
 
-def test_what_cannot_be_is_said(client: Client) -> None:
-    def code(answer: httpx.Response) -> tuple[int, str]:
-        return answer.status_code, answer.json()["error"]["code"]
-
-    assert code(admin(client, "pin", model="tiny", version="5")) == (409, "target_refused")
-    assert code(admin(client, "remove", model="tiny")) == (409, "target_refused")
-    assert code(admin(client, "deploy", artifact="http://x/y")) == (400, "artifact_scheme")
-    assert code(admin(client, "deploy", artefact="x")) == (400, "malformed_body")
+def test_admin_routes_refuse_impossible_changes(client: Client) -> None:
+    assert code_of(admin(client, "pin", model="tiny", version="5")) == (
+        409,
+        "target_refused",
+    )
+    assert code_of(admin(client, "remove", model="tiny")) == (409, "target_refused")
+    assert code_of(admin(client, "deploy", artifact="http://x/y")) == (
+        400,
+        "artifact_scheme",
+    )
+    assert code_of(admin(client, "deploy", artefact="x")) == (400, "malformed_body")
     form = client.request("POST", "/v1/admin/remove", content=b'{"model": "tiny"}')
-    assert code(form) == (415, "content_type")
+    assert code_of(form) == (415, "content_type")
     assert admin(client, "remove", model="other@1").status_code == 200
 
 

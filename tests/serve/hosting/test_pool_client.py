@@ -32,7 +32,7 @@ from serve.protocols.oip import protobuf
 from serve.protocols.oip.protobuf import add_to_server
 from serve.settings import Limits, PoolSettings, Settings
 from tests.serve.artifacts import publish
-from tests.serve.client import Client
+from tests.serve.client import Client, code_of
 from tests.serve.hosting.pools import Beside
 from tests.serve.listening import Gate, servicer
 from tests.serve.probe import Probe
@@ -191,7 +191,7 @@ def without_created(content: bytes) -> Any:
 
 
 @pytest.mark.parametrize("asked", list(ASKED))
-def test_every_dialect_answers_the_same_from_another_pool(asked: str, both: Both) -> None:
+def test_every_protocol_answers_the_same_from_another_pool(asked: str, both: Both) -> None:
     compare(both, *ASKED[asked])
 
 
@@ -307,14 +307,17 @@ def test_what_stops_a_text_ends_its_steps_in_another_pool(with_words: Both) -> N
 
 
 @pytest.mark.process
-def test_refusals_of_a_stream_are_the_same_as_at_home(with_words: Both) -> None:
+def test_refusals_of_a_stream_are_the_same_as_at_home(
+    with_words: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.hosting.pool_client.PAUSE_S", 0.001)
     Probe(with_words.worker).batcher.close()
     fields = text(prompt="be", stream=True)
     answer = with_words.remote.request("POST", "/v1/completions", **fields)
-    assert error(answer) == (503, "pool_unavailable")
+    assert code_of(answer) == (503, "pool_unavailable")
     fields = text(prompt="Be", stream=True)
     answer = with_words.remote.request("POST", "/v1/completions", **fields)
-    assert error(answer) == (400, "unknown_characters")
+    assert code_of(answer) == (400, "unknown_characters")
 
 
 def test_verification_and_descriptions_are_the_same(both: Both) -> None:
@@ -392,11 +395,9 @@ def saying(refused: PoolRefusal) -> Callable[[PoolRequest], Awaitable[PoolResult
     return say
 
 
-def error(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
-
-
-def test_what_has_not_begun_is_asked_of_another_replica(both: Both, artifact: Artifact) -> None:
+def test_a_request_that_has_not_begun_is_sent_to_another_replica(
+    both: Both, artifact: Artifact
+) -> None:
     both.beside.answers = [
         unreached,
         saying(PoolRefusal(reason="closed")),
@@ -409,10 +410,10 @@ def test_what_has_not_begun_is_asked_of_another_replica(both: Both, artifact: Ar
 
 
 @pytest.mark.parametrize("died", [lost, saying(PoolRefusal(reason="lost"))])
-def test_what_may_have_begun_is_not_asked_of_another_replica(died: Any, both: Both) -> None:
+def test_a_request_that_may_have_begun_is_sent_to_no_other_replica(died: Any, both: Both) -> None:
     both.beside.answers = [died] * 100
     answer = both.remote.request("POST", "/v1/samples", **body())
-    assert error(answer) == (503, "pool_unavailable")
+    assert code_of(answer) == (503, "pool_unavailable")
     assert "it may have begun, so no other one was asked" in answer.text
     assert answer.headers["retry-after"] == "1"
     assert len(both.beside.works) == 1
@@ -428,7 +429,7 @@ def test_a_pool_that_never_wakes_is_not_waited_for_without_end(
     monkeypatch.setattr(both.beside, "prove", prove)
     monkeypatch.setattr("serve.hosting.pool_client.WAKE_S", 0.5 - 2 * Limits().max_load_seconds)
     answer = admin(both, "deploy", artifact=f"{store}/other", pool="large")
-    assert error(answer) == (409, "artifact_refused")
+    assert code_of(answer) == (409, "artifact_refused")
     assert "did not try" in answer.text
 
 
@@ -443,7 +444,7 @@ def test_an_artifact_that_kills_a_replica_is_not_tried_on_the_next(
 
     monkeypatch.setattr(both.beside, "prove", prove)
     answer = admin(both, "deploy", artifact=f"{store}/other", pool="large")
-    assert error(answer) == (409, "artifact_refused")
+    assert code_of(answer) == (409, "artifact_refused")
     assert "may have begun" in answer.text
     assert len(tried) == 1
 
@@ -452,12 +453,15 @@ def test_replicas_that_are_not_reached_are_503(both: Both, monkeypatch: pytest.M
     monkeypatch.setattr("serve.hosting.pool_client.PAUSE_S", 0.001)
     both.beside.answers = [unreached] * 100
     answer = both.remote.request("POST", "/v1/samples", **body())
-    assert error(answer) == (503, "pool_unavailable")
+    assert code_of(answer) == (503, "pool_unavailable")
     assert answer.headers["retry-after"] == "1"
     assert len(both.beside.works) == ATTEMPTS
     monkeypatch.setattr("serve.hosting.pool_client.TAKE_UP_S", 0.01)
     both.beside.answers = [saying(PoolRefusal(reason="unknown"))] * 100
-    assert error(both.remote.request("POST", "/v1/samples", **body())) == (503, "pool_unavailable")
+    assert code_of(both.remote.request("POST", "/v1/samples", **body())) == (
+        503,
+        "pool_unavailable",
+    )
 
 
 @pytest.mark.parametrize("n", [60, 4])
@@ -479,7 +483,7 @@ def test_refusals_are_the_same_as_at_home(n: int, both: Both) -> None:
 
         answers.append(both.run(ask()))
     here, there = answers
-    assert error(there) == (504, "deadline_exceeded") if n == 4 else (503, "overloaded")
+    assert code_of(there) == (504, "deadline_exceeded") if n == 4 else (503, "overloaded")
     assert there.json() == here.json()
     assert there.headers.get("retry-after") == here.headers.get("retry-after")
 
@@ -506,9 +510,9 @@ def test_a_pool_without_replicas_holds_only_so_much(both: Both) -> None:
         return [refused, *await asyncio.gather(*waiting)]
 
     refused, *waited = both.run(ask())
-    assert error(refused) == (503, "overloaded")
+    assert code_of(refused) == (503, "overloaded")
     assert "queue of pool large is full" in refused.json()["error"]["message"]
-    assert [error(one) for one in waited] == [(504, "deadline_exceeded")] * 2
+    assert [code_of(one) for one in waited] == [(504, "deadline_exceeded")] * 2
     assert both.remote.probe.outstanding("large") == 0
 
 
@@ -533,7 +537,10 @@ def test_hanging_up_cancels_the_work_in_the_pool(both: Both) -> None:
 def test_an_error_of_the_graph_is_the_servers(both: Both) -> None:
     gate = Gate(Probe(both.worker))
     gate.fails_at = 0
-    assert error(both.remote.request("POST", "/v1/samples", **body())) == (500, "internal")
+    assert code_of(both.remote.request("POST", "/v1/samples", **body())) == (
+        500,
+        "internal",
+    )
 
 
 def admin(both: Both, verb: str, **fields: Any) -> httpx.Response:
@@ -559,11 +566,11 @@ def test_versions_of_another_pool_change_there(both: Both, tmp_path: Path) -> No
     assert seen.json()["model"] == "big@1"
     assert admin(both, "remove", model="big").status_code == 200
     both.settle()
-    assert error(both.remote.request("POST", "/v1/samples", json={"model": "big"}))[0] == 404
+    assert code_of(both.remote.request("POST", "/v1/samples", json={"model": "big"}))[0] == 404
     assert both.remote.request("POST", "/v1/samples", **body(n=3, format="npy")).content == before
 
 
-def test_what_was_removed_still_serves_those_under_way(both: Both, tmp_path: Path) -> None:
+def test_a_removed_model_serves_requests_under_way(both: Both, tmp_path: Path) -> None:
     uri = publish(Store(tmp_path / "more"), tmp_path / "v", "big", 5)
     both.run(both.worker.configure({"artifacts": [uri]}))  # the ingress does not know yet
     both.settle()
@@ -575,7 +582,7 @@ def test_what_a_pool_cannot_host_is_refused_and_all_stays(
 ) -> None:
     def refused(**fields: Any) -> str:
         answer = admin(both, "deploy", **fields)
-        assert error(answer) == (409, "artifact_refused")
+        assert code_of(answer) == (409, "artifact_refused")
         message: str = answer.json()["error"]["message"]
         return message
 
@@ -599,7 +606,7 @@ def test_what_a_pool_cannot_host_is_refused_and_all_stays(
     assert both.remote.probe.count("aigc_refused_loads_total") == 1
 
 
-def test_a_worker_alone_proves_and_keeps(both: Both, store: Path) -> None:
+def test_a_pool_worker_proves_a_candidate_and_keeps_it(both: Both, store: Path) -> None:
     hosted = both.run(both.worker.prove(f"{store}/other@1"))
     assert both.run(both.worker.prove(f"{store}/other@1")) is hosted
     assert hosted.artifact.id == "other@1"

@@ -51,11 +51,24 @@ def artifact(words: str) -> Artifact:
     return Artifact.open(words, verify=False)
 
 
-def slow(runner: AutoregressiveRunner, seconds: float) -> AutoregressiveRunner:
-    """The same runner, whose steps take so long."""
-    other = AutoregressiveRunner(
+def copied(runner: AutoregressiveRunner) -> AutoregressiveRunner:
+    """A runner of the same signature with rows of its own."""
+    return AutoregressiveRunner(
         runner.artifact, runner.name, runner.max_batch, runner.metrics, Batcher(max_queue=1)
     )
+
+
+def submitted(
+    batcher: Batcher, runner: AutoregressiveRunner, seed: int, n: int, **options: Any
+) -> "asyncio.Task[Arrays]":
+    """A job of so many texts, in progress."""
+    job = runner.job(SamplingParams(seed=seed, n=n), **options)
+    return asyncio.create_task(batcher.submit(job))
+
+
+def slow(runner: AutoregressiveRunner, seconds: float) -> AutoregressiveRunner:
+    """The same runner, whose steps take so long."""
+    other = copied(runner)
     run = other.decoder.run
 
     def later(feeds: Arrays) -> Arrays:
@@ -136,9 +149,7 @@ def test_any_mix_of_requests_is_each_alone(
 def test_rows_join_as_others_end_and_never_more_than_a_batch(runner: AutoregressiveRunner) -> None:
     sizes: list[int] = []
     joined: list[int] = []
-    other = AutoregressiveRunner(
-        runner.artifact, runner.name, runner.max_batch, runner.metrics, Batcher(max_queue=1)
-    )
+    other = copied(runner)
     run, join = other.decoder.run, other.join
 
     def counted(feeds: Arrays) -> Arrays:
@@ -154,7 +165,7 @@ def test_rows_join_as_others_end_and_never_more_than_a_batch(runner: Autoregress
 
     async def main() -> None:
         batcher = Batcher(max_queue=1000)
-        await batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=30)))
+        await submitted(batcher, other, 1, 30)
         batcher.close()
 
     asyncio.run(main())
@@ -163,13 +174,13 @@ def test_rows_join_as_others_end_and_never_more_than_a_batch(runner: Autoregress
     assert len(joined) > 5, "rows joined at different steps"
 
 
-def test_what_comes_is_heard_before_the_end(
+def test_progress_is_reported_before_the_end(
     runner: AutoregressiveRunner, artifact: Artifact
 ) -> None:
     async def main() -> list[tuple[int, Outcome]]:
         progress: list[tuple[int, Outcome]] = []
         batcher = Batcher(max_queue=100)
-        job = runner.job(SamplingParams(seed=1, first_index=0, n=2))
+        job = runner.job(SamplingParams(seed=1, n=2))
         job.on_progress = lambda index, outcome: progress.append((index, outcome))
         await batcher.submit(job)
         batcher.close()
@@ -191,7 +202,7 @@ def test_what_comes_is_heard_before_the_end(
 async def known(runner: AutoregressiveRunner, inline_s: float) -> Batcher:
     """A batcher that has written texts, so that it knows how long steps take."""
     batcher = Batcher(max_queue=100, inline_s=inline_s)
-    await batcher.submit(runner.job(SamplingParams(seed=1, first_index=0, n=2)))
+    await submitted(batcher, runner, 1, 2)
     await settled(lambda: batcher.is_idle)
     return batcher
 
@@ -213,7 +224,7 @@ def test_short_steps_run_on_the_event_loop_however_long_their_texts_take(
         batcher = await known(other, inline_s)
         begun = threads[0], threads[-1]
         threads.clear()
-        found = await batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=2)))
+        found = await submitted(batcher, other, 1, 2)
         batcher.close()
         assert np.array_equal(found["text"], artifact.sample(seed=1, n=2)["text"])
         here = threading.get_ident()
@@ -242,7 +253,7 @@ def test_the_event_loop_is_kept_for_no_longer_than_it_may_be(runner: Autoregress
         batcher = await known(other, 0.025)
         other.advance = advance  # type: ignore[method-assign]
         turns: list[int] = []
-        job = other.job(SamplingParams(seed=1, first_index=0, n=2))
+        job = other.job(SamplingParams(seed=1, n=2))
         texts = asyncio.create_task(batcher.submit(job))
         while not texts.done():
             await asyncio.sleep(0)
@@ -255,13 +266,13 @@ def test_the_event_loop_is_kept_for_no_longer_than_it_may_be(runner: Autoregress
     assert 1 < max(in_a_row) <= 0.025 / 0.005
 
 
-def test_who_came_while_steps_ran_joins_the_next_ones(runner: AutoregressiveRunner) -> None:
+def test_new_rows_join_at_the_next_step(runner: AutoregressiveRunner) -> None:
     progress: list[int] = []
 
     async def ask(batcher: Batcher, seed: int, turns: int) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
-        job = runner.job(SamplingParams(seed=seed, first_index=0, n=1))
+        job = runner.job(SamplingParams(seed=seed, n=1))
         job.on_progress = lambda index, outcome: progress.append(seed)
         await batcher.submit(job)
 
@@ -275,18 +286,14 @@ def test_who_came_while_steps_ran_joins_the_next_ones(runner: AutoregressiveRunn
     assert progress[:5] == [1, 1, 2, 1, 2]
 
 
-def test_who_hangs_up_leaves_at_the_next_step(runner: AutoregressiveRunner) -> None:
+def test_cancelled_rows_leave_at_the_next_step(runner: AutoregressiveRunner) -> None:
     other = slow(runner, 0.01)
 
     async def main() -> None:
         batcher = Batcher(max_queue=100)
-        gone = asyncio.create_task(
-            batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=9)))
-        )
+        gone = submitted(batcher, other, 1, 9)
         await settled(lambda: len(other.rows) == 6)
-        stays = asyncio.create_task(
-            batcher.submit(other.job(SamplingParams(seed=2, first_index=0, n=1)))
-        )
+        stays = submitted(batcher, other, 2, 1)
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.wait([gone])
@@ -317,9 +324,7 @@ def test_other_runners_have_their_turn_between_any_two_steps(runner: Autoregress
 
     async def main() -> None:
         batcher = Batcher(max_queue=100)
-        text = asyncio.create_task(
-            batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=2)))
-        )
+        text = submitted(batcher, other, 1, 2)
         await settled(lambda: len(turns) > 2)
         await batcher.submit(plain.job(0, 20))
         assert not text.done()
@@ -331,7 +336,7 @@ def test_other_runners_have_their_turn_between_any_two_steps(runner: Autoregress
     assert turns[first : first + 9] == ["plain", "step"] * 4 + ["plain"]
 
 
-def test_a_row_that_has_enough_leaves(runner: AutoregressiveRunner, artifact: Artifact) -> None:
+def test_a_stopping_criterion_ends_a_row(runner: AutoregressiveRunner, artifact: Artifact) -> None:
     whole = artifact.sample(seed=1, n=3)["text"]
 
     async def main() -> Arrays:
@@ -348,31 +353,25 @@ def test_a_row_that_has_enough_leaves(runner: AutoregressiveRunner, artifact: Ar
     assert not found[:, 4:].any()
 
 
-def test_deadlines_are_for_beginning(runner: AutoregressiveRunner) -> None:
+def test_deadlines_bound_the_beginning_of_rows(runner: AutoregressiveRunner) -> None:
     other = slow(runner, 0.01)
 
     async def main() -> None:
         batcher = Batcher(max_queue=100)
         soon = time.monotonic() + 0.1
-        begun = asyncio.create_task(
-            batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=6), deadline_s=soon))
-        )
+        begun = submitted(batcher, other, 1, 6, deadline_s=soon)
         await settled(lambda: len(other.rows) == 6)
-        late = other.job(SamplingParams(seed=2, first_index=0, n=12), deadline_s=soon)
+        late = other.job(SamplingParams(seed=2, n=12), deadline_s=soon)
         with pytest.raises(DeadlineError):
             await batcher.submit(late)
         assert time.monotonic() >= soon
         assert len((await begun)["text"]) == 6
         # Now it is known how long texts take.
-        full = asyncio.create_task(
-            batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=60)))
-        )
+        full = submitted(batcher, other, 1, 60)
         await settled(lambda: len(other.rows) == 6)
         soon = time.monotonic() + 0.05
         with pytest.raises(OverloadedError, match="longer than the deadline allows"):
-            await batcher.submit(
-                other.job(SamplingParams(seed=2, first_index=0, n=9), deadline_s=soon)
-            )
+            await submitted(batcher, other, 2, 9, deadline_s=soon)
         full.cancel()
         await asyncio.wait([full])
         batcher.close()
@@ -386,12 +385,10 @@ def test_how_long_texts_take_is_known_from_their_steps(runner: AutoregressiveRun
     async def main() -> None:
         batcher = Batcher(max_queue=1000)
         began = time.monotonic()
-        await batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=60)))
+        await submitted(batcher, other, 1, 60)
         per_sample = (time.monotonic() - began) / 60
         assert batcher.latency.seconds_per_sample(other) == pytest.approx(per_sample, rel=0.5)
-        waiting = asyncio.create_task(
-            batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=60)))
-        )
+        waiting = submitted(batcher, other, 1, 60)
         await settled(lambda: len(other.rows) == 6)
         assert batcher.work_s == pytest.approx(57 * per_sample, rel=0.5)
         assert batcher.admission.wait_s(other, 1) < 12 * per_sample  # it passes the large one
@@ -404,9 +401,7 @@ def test_how_long_texts_take_is_known_from_their_steps(runner: AutoregressiveRun
 
 def test_a_fault_is_its_own_rows_alone(runner: AutoregressiveRunner, artifact: Artifact) -> None:
     """A row on which the graph fails, one that cannot join, and the others."""
-    other = AutoregressiveRunner(
-        runner.artifact, runner.name, runner.max_batch, runner.metrics, Batcher(max_queue=1)
-    )
+    other = copied(runner)
     run = other.decoder.run
 
     def picky(feeds: Arrays) -> Arrays:
@@ -430,7 +425,7 @@ def test_a_fault_is_its_own_rows_alone(runner: AutoregressiveRunner, artifact: A
     async def main() -> list[Any]:
         batcher = Batcher(max_queue=100)
         jobs = [
-            other.job(SamplingParams(seed=3, first_index=0, n=3)),
+            other.job(SamplingParams(seed=3, n=3)),
             job(bad),
             job(odd),
             other.job(SamplingParams(seed=3, first_index=3, n=3)),
@@ -448,14 +443,12 @@ def test_a_fault_is_its_own_rows_alone(runner: AutoregressiveRunner, artifact: A
 
 def test_batches_are_counted_by_steps_and_samples_as_they_end(runner: AutoregressiveRunner) -> None:
     observed: list[BatchStats] = []
-    other = AutoregressiveRunner(
-        runner.artifact, runner.name, runner.max_batch, runner.metrics, Batcher(max_queue=1)
-    )
+    other = copied(runner)
     other.observe = observed.append  # type: ignore[method-assign]
 
     async def main() -> int:
         batcher = Batcher(max_queue=100)
-        found = await batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=9)))
+        found = await submitted(batcher, other, 1, 9)
         batcher.close()
         text = found["text"]
         return int(np.minimum((text != 0).sum(1) + 1, LENGTH).sum())
@@ -471,13 +464,9 @@ def test_closing_fails_what_waits_and_lets_end_what_runs(runner: AutoregressiveR
 
     async def main() -> None:
         batcher = Batcher(max_queue=100)
-        running = asyncio.create_task(
-            batcher.submit(other.job(SamplingParams(seed=1, first_index=0, n=6)))
-        )
+        running = submitted(batcher, other, 1, 6)
         await settled(lambda: len(other.rows) == 6)
-        waiting = asyncio.create_task(
-            batcher.submit(other.job(SamplingParams(seed=2, first_index=0, n=2)))
-        )
+        waiting = submitted(batcher, other, 2, 2)
         await asyncio.sleep(0)
         batcher.close()
         with pytest.raises(ClosedError):
@@ -485,7 +474,7 @@ def test_closing_fails_what_waits_and_lets_end_what_runs(runner: AutoregressiveR
         outcomes = await asyncio.gather(running, return_exceptions=True)
         assert isinstance(outcomes[0], dict | ClosedError)
         with pytest.raises(ClosedError):
-            await batcher.submit(other.job(SamplingParams(seed=2, first_index=0, n=2)))
+            await submitted(batcher, other, 2, 2)
 
     asyncio.run(main())
 

@@ -101,7 +101,7 @@ def test_nothing_is_logged_and_no_file_of_errors_is_needed(ours: str) -> None:
     assert "httplog" not in ours
 
 
-def test_every_wait_has_a_bound(ours: str) -> None:
+def test_haproxy_config_bounds_every_wait(ours: str) -> None:
     defaults = section(ours, "defaults")
     for name in ("connect", "client", "server", "queue", "check", "http-request"):
         assert defaults.count(f"timeout {name} ") == 1, name
@@ -140,7 +140,7 @@ def test_a_haproxy_that_cannot_be_used_is_one_sentence() -> None:
         haproxy.check("/bin/false")
 
 
-def test_an_image_makes_its_own(tmp_path: Path) -> None:
+def test_haproxy_module_writes_an_executable_for_an_image(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serve.local.haproxy"]
     subprocess.run([*command, str(tmp_path / "haproxy")], check=True)
     mode = (tmp_path / "haproxy").stat().st_mode
@@ -291,7 +291,7 @@ sys.exit(supervisor.run())
 
 
 @pytest.mark.process
-def test_who_is_told_to_stop_before_haproxy_is_there_stops(supervised: Supervised) -> None:
+def test_supervisor_told_to_stop_before_haproxy_starts_stops(supervised: Supervised) -> None:
     found = haproxy.find()
     assert found is not None
     command = [sys.executable, "-c", TOLD_EARLY, found, str(supervised.folder / "c")]
@@ -342,7 +342,7 @@ def test_a_reload_without_room_leaves_what_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_who_closes_the_sending_side_is_answered_and_who_hung_up_is_dropped(
+def test_haproxy_answers_half_closed_clients_and_drops_gone_ones(
     supervised: Supervised,
 ) -> None:
     supervised.start()

@@ -1,4 +1,4 @@
-"""Sounds in the native dialect: as files, in JSON and line by line, each with what made it."""
+"""Sounds in the native protocol: as files, in JSON and line by line, each with what made it."""
 
 import base64
 import io
@@ -84,7 +84,9 @@ def test_an_array_is_the_waveform_itself(served: Listening, voices: str) -> None
         ({"n": 11}, "n_out_of_range"),  # half a second is what max_values allows
     ],
 )
-def test_what_cannot_be_is_refused(served: Listening, fields: dict[str, Any], code: str) -> None:
+def test_formats_that_a_sound_cannot_have_are_refused(
+    served: Listening, fields: dict[str, Any], code: str
+) -> None:
     answer = post(served, **fields)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == code

@@ -25,6 +25,7 @@ class Refusal:
     message: str
     code: str | None = None
     param: str | None = None
+    retry_after: str | None = None
 
 
 Send = Callable[[Listening, dict[str, Any]], Refusal]
@@ -60,12 +61,15 @@ def over_http(path: str, fixed: Mapping[str, Any]) -> Send:
         answer = httpx.post(f"{served.url}{path}", json={**fixed, **fields})
         assert answer.status_code >= 400, answer.text
         error = answer.json()["error"]
-        assert error["type"] == "invalid_request_error"
+        assert error["type"] == (
+            "server_error" if answer.is_server_error else "invalid_request_error"
+        )
         return Refusal(
             status=str(answer.status_code),
             code=error["code"],
             param=error["param"],
             message=error["message"],
+            retry_after=answer.headers.get("retry-after"),
         )
 
     return send
@@ -216,16 +220,16 @@ ABSENT = [
 
 
 @pytest.fixture(scope="module")
+def models(store: Path, colours: str, words: str, moods: str, voices: str) -> tuple[str, ...]:
+    return f"{store}/tiny@1", colours, words, moods, voices
+
+
+@pytest.fixture(scope="module")
 def served(
-    store: Path,
-    colours: str,
-    words: str,
-    moods: str,
-    voices: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    models: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Listening]:
     settings = limited(tmp_path_factory.mktemp("metrics"), max_batch=4, max_n=MAX_N)
-    with listening(settings, f"{store}/tiny@1", colours, words, moods, voices) as served:
+    with listening(settings, *models) as served:
         yield served
 
 
@@ -264,3 +268,19 @@ def test_a_protocol_without_a_parameter_refuses_it_as_unknown(
     assert found.status == protocol.statuses.get("400", "400")
     unknown = f"unknown field `{parameter}`", f"unknown parameter '{parameter}'"
     assert found.message.startswith(unknown) or unknown[0] in found.message
+
+
+def test_every_protocol_refuses_while_the_server_is_overloaded_or_shuts_down(
+    models: tuple[str, ...], metrics_dir: Path
+) -> None:
+    """Before a stream begins, too."""
+    with listening(limited(metrics_dir, max_batch=4, max_n=MAX_N), *models) as served:
+        served.probe.batcher.admission.max_queue = 0
+        for code, grpc in (("overloaded", "RESOURCE_EXHAUSTED"), ("shutting_down", "UNAVAILABLE")):
+            for name, protocol in PROTOCOLS.items():
+                found = protocol.send(served, {"model": protocol.model})
+                assert found.status == (grpc if name == "oip-grpc" else "503"), name
+                if protocol.has_codes:
+                    assert (found.code, found.param) == (code, None), name
+                    assert int(found.retry_after or 0) >= 1, name
+            served.loop.call_soon_threadsafe(served.probe.batcher.close)

@@ -82,7 +82,7 @@ def test_a_batch_that_fails_ends_the_lines_with_the_error(served: Listening, gat
     settled(lambda: served.requests(code="500") == 1)
 
 
-def test_a_server_that_goes_says_so_in_the_last_line(served: Listening, gate: Gate) -> None:
+def test_shutdown_is_the_last_line_of_a_stream(served: Listening, gate: Gate) -> None:
     gate.free = 1
 
     async def close() -> None:

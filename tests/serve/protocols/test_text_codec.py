@@ -1,4 +1,4 @@
-"""Texts in the native dialect: drawn, encoded, reconstructed, and from one to another."""
+"""Texts in the native protocol: drawn, encoded, reconstructed, and from one to another."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from aigc.artifact import Artifact, latents
 from aigc.commands.sample import command
 from serve.protocols.text_codec import Stop
 from tests.serve.artifacts import LETTERS, WORDS_LENGTH
-from tests.serve.client import Client, limited, serving
+from tests.serve.client import Client, code_of, limited, serving
 from tests.serve.listening import Gate, listening, settled
 
 
@@ -58,7 +58,7 @@ def test_texts_of_a_seed_are_those_of_the_artifact(client: Client, artifact: Art
     assert "outputs" not in body["samples"][0]
 
 
-def test_a_text_is_a_line_for_who_wants_lines(client: Client, artifact: Artifact) -> None:
+def test_text_plain_gives_a_line_per_text(client: Client, artifact: Artifact) -> None:
     expected = "".join(f"{text}\n" for text in drawn(artifact, seed=7, n=5))
     for how in ({"format": "txt"}, {"headers": {"accept": "text/plain, */*;q=0.1"}}):
         answer = ask(client, n=5, seed=7, **how)
@@ -142,7 +142,7 @@ def test_a_text_ends_before_what_stops_it(client: Client, artifact: Artifact) ->
         ("decode", {"signature": "reconstruct", "inputs": {"text": "jeb hid"}, "n": 20}),
     ],
 )
-def test_what_stops_a_text_ends_its_steps(
+def test_a_stop_string_ends_the_steps_of_its_text(
     client: Client, signature: str, fields: dict[str, Any]
 ) -> None:
     def steps() -> float:
@@ -175,7 +175,7 @@ def test_a_stop_is_found_over_several_tokens_and_inside_of_one() -> None:
     text=st.text("abc", max_size=30),
     strings=st.lists(st.text("abc", min_size=1, max_size=5), max_size=4),
 )
-def test_what_is_sent_early_stays(text: str, strings: list[str]) -> None:
+def test_stop_never_takes_back_text_that_was_sent(text: str, strings: list[str]) -> None:
     stop = Stop(pieces=(), strings=tuple(strings))
     whole = stop.cut(text)
     assert not any(string in whole for string in strings)
@@ -207,7 +207,7 @@ def test_what_is_sent_early_stays(text: str, strings: list[str]) -> None:
         ({"model": "tiny", "stop": "a"}, "stop_not_supported", "stop", "writes no text"),
     ],
 )
-def test_what_cannot_be_had_is_refused_by_name(
+def test_requests_for_texts_are_refused_by_field(
     client: Client, fields: dict[str, Any], code: str, param: str | None, message: str
 ) -> None:
     answer = ask(client, **fields)
@@ -285,7 +285,7 @@ BETWEEN: dict[str, Any] = {"from_text": "abba", "to_text": "jeb", "frames": 2}
         (BETWEEN, {"frames": 51}, "frames_out_of_range"),
     ],
 )
-def test_what_is_wrong_is_refused_before_anything_is_encoded(
+def test_requests_are_refused_before_anything_is_encoded(
     client: Client, fields: dict[str, Any], wrong: dict[str, Any], code: str
 ) -> None:
     path = "/v1/samples" if fields is AGAIN else "/v1/interpolate"
@@ -297,7 +297,7 @@ def test_what_is_wrong_is_refused_before_anything_is_encoded(
 
     before = encoded()
     answer = ask(client, path, **{**fields, **wrong})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+    assert code_of(answer) == (400, code)
     assert encoded() == before
     assert ask(client, path, **fields).status_code == 200
     assert encoded() == before + 2
@@ -339,7 +339,7 @@ def test_texts_that_cannot_be_run_on_are_refused(
     assert answer.status_code in (400, 404)
 
 
-def test_classes_of_texts(client: Client, moods: str) -> None:
+def test_labels_choose_the_class_of_texts(client: Client, moods: str) -> None:
     artifact = Artifact.open(moods, verify=False)
     body = ask(client, model="moods", n=5, seed=2, label=1).json()
     expected = drawn(artifact, seed=2, n=5, label=1)
@@ -354,7 +354,7 @@ def test_classes_of_texts(client: Client, moods: str) -> None:
     assert found[0] != found[1]
 
 
-def test_from_one_text_to_another(client: Client, artifact: Artifact) -> None:
+def test_interpolate_goes_from_one_text_to_another(client: Client, artifact: Artifact) -> None:
     ends = {"from_text": "abba", "to_text": "jeb hid"}
     answer = ask(client, "/v1/interpolate", **ends, frames=5)
     texts = answer.json()["texts"]
@@ -370,7 +370,7 @@ def test_from_one_text_to_another(client: Client, artifact: Artifact) -> None:
     assert lines.headers["x-aigc-model"] == "words@1"
 
 
-def test_from_one_seed_to_another(client: Client, artifact: Artifact) -> None:
+def test_interpolate_goes_between_texts_of_two_seeds(client: Client, artifact: Artifact) -> None:
     ends = {"from_seed": 7, "to_seed": 8, "index": 2}
     texts = ask(client, "/v1/interpolate", **ends, frames=6).json()["texts"]
     expected = [drawn(artifact, seed=seed, first_index=2)[0] for seed in (7, 8)]
@@ -380,7 +380,7 @@ def test_from_one_seed_to_another(client: Client, artifact: Artifact) -> None:
     assert texts == [drawn(artifact, seed=s, first_index=2, settings=cold)[0] for s in (7, 8)]
 
 
-def test_a_class_changes_half_way(client: Client) -> None:
+def test_interpolate_changes_the_class_half_way(client: Client) -> None:
     ends = {"from_text": "abba", "to_text": "abba", "model": "moods", "frames": 4}
     first = ask(client, "/v1/interpolate", **ends, label=0).json()["texts"]
     assert len(set(first)) == 1
@@ -407,7 +407,9 @@ def test_a_class_changes_half_way(client: Client) -> None:
         ({"from_text": "a", "to_text": "b", "model": "moods"}, "signature_needs_input"),
     ],
 )
-def test_ends_that_are_none_are_refused(client: Client, fields: dict[str, Any], code: str) -> None:
+def test_interpolate_refuses_missing_or_contradicting_ends(
+    client: Client, fields: dict[str, Any], code: str
+) -> None:
     answer = ask(client, "/v1/interpolate", **fields)
     assert answer.json()["error"]["code"] == code, answer.text
     assert answer.status_code in (400, 404)
@@ -448,7 +450,7 @@ def test_the_command_writes_the_same_bytes_from_a_server_as_from_the_artifact(
     assert found[0][1]
 
 
-def test_who_hangs_up_before_the_answer_leaves_the_batch(words: str, metrics_dir: Path) -> None:
+def test_texts_leave_the_batch_when_the_client_hangs_up(words: str, metrics_dir: Path) -> None:
     with listening(limited(metrics_dir, max_batch=4), words) as served:
         hold = Gate(served.probe, free=2)
         body = {"model": "words", "n": 9, "seed": 1}

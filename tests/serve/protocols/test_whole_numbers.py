@@ -131,7 +131,7 @@ def test_floats_that_stand_for_several_whole_numbers_are_refused(
 
 
 @pytest.mark.parametrize("number", [f"{MAX_SEED}.0", f"{MAX_SEED}", "9007199254740991e0"])
-def test_large_ones_are_exact(client: Client, number: str) -> None:
+def test_large_seeds_are_read_exactly(client: Client, number: str) -> None:
     answer = post(client, "/v1/samples", f'{{"model": "tiny", "seed": {number}}}')
     assert answer.headers["x-aigc-seed"] == str(MAX_SEED)
 
@@ -149,7 +149,7 @@ def test_forms_hold_whole_numbers(client: Client, number: str, right: bool) -> N
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
 
 
-def test_the_document_says_integer(client: Client) -> None:
+def test_the_document_types_whole_numbers_as_integer(client: Client) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     for kind, field in (("SampleRequest", "n"), ("ImageRequest", "n"), ("CompletionRequest", "n")):
         types = {one.get("type") for one in schemas[kind]["properties"][field]["anyOf"]}

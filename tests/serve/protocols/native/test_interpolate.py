@@ -63,13 +63,13 @@ def test_frames_are_what_the_artifact_gives_on_the_sphere(
     assert np.array_equal(frames(interpolate(client, frames=3, label=3))[1], expected)
 
 
-def test_the_way_back_is_the_way_there(client: Client) -> None:
+def test_swapped_ends_give_reversed_frames(client: Client) -> None:
     there = frames(interpolate(client, frames=6, label=1))
     back = frames(interpolate(client, frames=6, label=1, from_seed=8, to_seed=7))
     assert all(np.array_equal(a, b) for a, b in zip(there, reversed(back), strict=True))
 
 
-def test_a_seed_to_itself_stands_still(client: Client) -> None:
+def test_interpolating_a_seed_with_itself_repeats_its_frame(client: Client) -> None:
     strip = frames(interpolate(client, frames=4, to_seed=7))
     assert len({frame.tobytes() for frame in strip}) == 1
 
@@ -129,7 +129,7 @@ def test_colours_without_classes(client: Client) -> None:
         ({"seed": 1}, (400, "malformed_body", "unknown field `seed`")),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_interpolate_refuses_bad_fields(
     client: Client, fields: dict[str, Any], expected: tuple[int, str, str]
 ) -> None:
     status, code, message = error(interpolate(client, **fields))

@@ -21,6 +21,7 @@ from serve.protocols.native.request_inputs import MAX_PARTS
 from serve.settings import Limits, Settings
 from tests.data.files import CODINGS, PICTURES, waves
 from tests.serve.artifacts import LETTERS
+from tests.serve.client import code_of
 from tests.serve.listening import Listening, listening
 
 IMAGE = image_files.png(np.random.default_rng(0).integers(0, 256, (8, 8, 1)).astype(np.uint8))
@@ -83,7 +84,7 @@ def expected(translator: str, *names: str, n: int = 1) -> dict[str, np.ndarray]:
     ],
     ids="+".join,
 )
-def test_any_subset_makes_all_the_rest(
+def test_any_subset_of_modalities_gives_the_others(
     served: Listening, translator: str, names: tuple[str, ...]
 ) -> None:
     answer = post(served, inputs=given(*names), n=3)
@@ -126,7 +127,7 @@ def test_a_form_is_the_same_request(served: Listening) -> None:
 @pytest.mark.parametrize(
     ("form", "key"), [("wav", "audio"), ("png", "image"), ("npy", None), ("ndjson", None)]
 )
-def test_what_comes_out_has_every_format(
+def test_outputs_come_in_every_format(
     served: Listening, translator: str, form: str, key: str | None
 ) -> None:
     whole = post(served, inputs=given("text")).json()["samples"][0]
@@ -238,7 +239,7 @@ LONG = audio_files.wav_head(2**26, 8, 192_000) + b"\0" * 64
         ),
     ],
 )
-def test_what_cannot_be_taken_is_refused_in_words(
+def test_inputs_that_cannot_be_used_are_refused(
     served: Listening, fields: dict[str, Any], code: str, said: str
 ) -> None:
     answer = post(served, **fields)
@@ -248,7 +249,7 @@ def test_what_cannot_be_taken_is_refused_in_words(
     assert post(served, inputs=given("text")).status_code == 200
 
 
-def test_what_was_made_from_something_says_so_and_is_not_taken_for_a_sample(
+def test_provenance_of_outputs_names_inputs_and_verify_says_so(
     served: Listening,
     translator: str,
     tmp_path: Path,
@@ -286,7 +287,7 @@ def test_the_command_writes_the_same_files_from_a_server_and_from_the_artifact(
             assert (here / name).read_bytes() == (there / name).read_bytes(), name
 
 
-def test_what_the_command_cannot_give_is_said(served: Listening, translator: str) -> None:
+def test_sample_command_refuses_inputs_it_cannot_send(served: Listening, translator: str) -> None:
     for source in (translator, served.url):
         with pytest.raises(ValueError, match="smell"):
             sample_command([source, "--model", "translator", "--inputs", "smell", "x"])
@@ -375,8 +376,8 @@ def test_where_nothing_is_drawn_the_command_says_the_same_as_the_server(
         ),
     ],
 )
-def test_a_broken_form_is_refused_in_words(served: Listening, body: bytes, said: str) -> None:
+def test_broken_forms_are_refused(served: Listening, body: bytes, said: str) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
     answer = httpx.post(f"{served.url}/v1/samples", content=body, headers=headers)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_body")
+    assert code_of(answer) == (400, "malformed_body")
     assert said in answer.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""The native dialect in one process: formats, errors, documents. No Ray, no socket."""
+"""The native protocol in one process: formats, errors, documents. No Ray, no socket."""
 
 import asyncio
 import io
@@ -31,7 +31,7 @@ def test_n_samples_are_n_times_one_sample(client: Client) -> None:
     assert len(set(together)) == 8
 
 
-def test_the_answer_is_what_the_artifact_gives(client: Client, artifact: Artifact) -> None:
+def test_samples_are_those_of_the_artifact(client: Client, artifact: Artifact) -> None:
     answer = client.samples(n=6, seed=7, first_index=3, label=4, format="npy")
     pixels = np.load(io.BytesIO(answer.content))
     outputs = artifact.sample(seed=7, n=6, first_index=3, label=4)
@@ -125,7 +125,7 @@ def test_a_name_alone_is_the_newest_version(client: Client) -> None:
         ({"format": "gif"}, (400, "malformed_body", "gif")),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_samples_refuses_bad_fields(
     client: Client, fields: dict[str, Any], expected: tuple[int, str, str]
 ) -> None:
     status, code, message = error(client.samples(**fields))

@@ -16,13 +16,10 @@ from onnx import helper
 from PIL import Image, PngImagePlugin
 
 from aigc.artifact import Artifact, Signature, Store, TensorSpec, image_files, latents
-from aigc.artifact.runtime import ort
 from aigc.commands import sample, verify
 from serve import sampler
 from tests.artifact.test_image_files import chunk
-from tests.serve.artifacts import IMAGE, LATENT
-from tests.serve.artifacts import _graph as write_graph
-from tests.serve.artifacts import _seal as seal_in
+from tests.serve.artifacts import IMAGE, LATENT, publish_sealed, write_graph, write_references
 from tests.serve.client import Client, error, limited, serving
 
 
@@ -51,10 +48,8 @@ def gains(tmp_path_factory: pytest.TempPathFactory) -> str:
     }
     write_graph(folder / "sample.onnx", nodes, weights, signature)
     feeds = {"latent": latents.normal(0, range(4), (16,)), "gain": np.ones(4, np.float32)}
-    (found,) = ort.InferenceSession(folder / "sample.onnx").run(["image"], feeds)
-    arrays = {f"in/{name}": array for name, array in feeds.items()}
-    np.savez(folder / "references" / "sample.npz", **arrays, **{"out/image": found})
-    return seal_in(Store(root), folder, "gains", {"sample": signature})
+    write_references(folder, "sample", feeds)
+    return publish_sealed(Store(root), folder, "gains", {"sample": signature})
 
 
 @pytest.fixture
@@ -172,7 +167,7 @@ def test_a_grid_of_columns_that_cannot_be_is_refused_before_it_is_laid_out(
         ("/v1/interpolate", {"from_seed": 7, "to_seed": 9, "index": 5, "model": "colours"}),
     ],
 )
-def test_what_was_made_here_is_known_again(
+def test_verify_recognises_what_this_server_made(
     client: Client, path: str, fields: dict[str, Any]
 ) -> None:
     data = post(client, path, **fields)
@@ -193,7 +188,7 @@ def test_what_was_made_here_is_known_again(
     }
 
 
-def test_a_pixel_that_was_touched_is_found(client: Client) -> None:
+def test_verify_finds_one_changed_pixel(client: Client) -> None:
     pixels, said = image_files.read_png(post(client, "/v1/samples", format="png", seed=7))
     touched = pixels.copy()
     touched[4, 5, 0] ^= 2
@@ -212,7 +207,9 @@ def test_a_lossless_webp_is_equal_and_a_jpeg_is_near(client: Client) -> None:
     assert 0 < found["max_abs_difference"] <= 12
 
 
-def test_somebody_elses_image_is_not_ours(client: Client, made_by: image_files.Provenance) -> None:
+def test_verify_rejects_images_without_or_with_foreign_provenance(
+    client: Client, made_by: image_files.Provenance
+) -> None:
     pixels = np.zeros((8, 8, 1), np.uint8)
     found = verdict(client, image_files.png(pixels))
     assert found.pop("message")
@@ -247,7 +244,7 @@ def test_somebody_elses_image_is_not_ours(client: Client, made_by: image_files.P
         ({"to_seed": 8, "to_label": 99, "n": 4}, "cannot_be_made_again", "got 99"),
     ],
 )
-def test_claims_that_cannot_be_true_are_answered(
+def test_verify_answers_provenance_that_cannot_be_true(
     client: Client,
     made_by: image_files.Provenance,
     claim: dict[str, Any],
@@ -269,7 +266,7 @@ def with_text(text: str) -> bytes:
 
 
 @pytest.mark.parametrize("artifact", ["\\ud800", "\\u0000", "<script>", "x" * 100_000])
-def test_odd_names_are_answered(client: Client, artifact: str) -> None:
+def test_verify_answers_odd_artifact_names(client: Client, artifact: str) -> None:
     claim = {"digest": "", "signature": "sample", "seed": 1, "index": 0}
     text = json.dumps(claim)[:-1] + f', "artifact": "{artifact}"}}'
     found = verdict(client, with_text(text))
@@ -280,7 +277,7 @@ def test_odd_names_are_answered(client: Client, artifact: str) -> None:
     "data",
     [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"GIF89a" + b"\0" * 99, b"RIFF\0\0\0\0WEBPVP8X"],
 )
-def test_what_is_no_image_is_refused(client: Client, data: bytes) -> None:
+def test_verify_refuses_bodies_that_are_no_image(client: Client, data: bytes) -> None:
     answer = client.request("POST", "/v1/verify", content=data)
     assert error(answer)[:2] == (400, "malformed_image")
 
@@ -315,7 +312,7 @@ def test_damaged_images_are_refused_or_judged(client: Client) -> None:
             assert answer.status_code in (200, 400), answer.text
 
 
-def test_nothing_is_claimed_while_nothing_is_hosted(
+def test_verify_is_503_before_models_are_hosted(
     metrics_dir: Path, made_by: image_files.Provenance
 ) -> None:
     with serving(limited(metrics_dir)) as client:

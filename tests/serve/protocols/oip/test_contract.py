@@ -34,6 +34,16 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture
+def own(name: str, store: Path, metrics_dir: Path) -> Iterator[tuple[Listening, Wire]]:
+    """A replica of the test's own, and its client."""
+    with (
+        listening(limited(metrics_dir, max_values=640), f"{store}/tiny@1") as served,
+        connected(name, served) as wire,
+    ):
+        yield served, wire
+
+
 def test_metadata_describes_signatures_and_versions(wire: Wire) -> None:
     assert wire.client.is_server_live()
     assert wire.client.is_server_ready()
@@ -203,62 +213,43 @@ def test_readiness_follows_the_replica(store: Path, tmp_path: Path, name: str) -
         assert not client.is_server_ready()
 
 
-def test_a_full_queue_sheds_requests_and_then_goes_on(
-    store: Path, metrics_dir: Path, name: str
-) -> None:
-    with (
-        listening(limited(metrics_dir), f"{store}/tiny@1") as served,
-        connected(name, served) as wire,
+def test_a_full_queue_sheds_requests_and_then_goes_on(own: tuple[Listening, Wire]) -> None:
+    served, wire = own
+    served.probe.batcher.admission.max_queue = 0
+    assert "the queue is full" in wire.refusal("tiny").message
+    served.probe.batcher.admission.max_queue = 1
+    assert wire.infer("tiny").outputs["image"].shape == (1, 1, 8, 8)
+
+
+def test_floats_bound_n_more_tightly_than_pixels(own: tuple[Listening, Wire]) -> None:
+    _, wire = own
+    assert len(wire.infer("tiny", outputs=["pixels"], n=10).outputs["pixels"]) == 10
+    assert len(wire.infer("tiny", n=5).outputs["image"]) == 5
+    assert "n must be in [1, 5]" in wire.refusal("tiny", n=6).message
+
+
+def test_requests_are_counted_by_signature_and_status(own: tuple[Listening, Wire]) -> None:
+    served, wire = own
+    wire.infer("tiny")
+    wire.refusal("tiny:encode")
+    wire.refusal("none")
+    for model, signature, code in (
+        ("tiny", "sample", "200"),
+        ("tiny", "encode", "400"),
+        ("", "", "404"),
     ):
-        served.probe.batcher.admission.max_queue = 0
-        refusal = wire.refusal("tiny")
-        assert refusal.status == ("RESOURCE_EXHAUSTED" if name == "grpc" else "503")
-        assert "the queue is full" in refusal.message
-        served.probe.batcher.admission.max_queue = 1
-        assert wire.infer("tiny").outputs["image"].shape == (1, 1, 8, 8)
-
-
-def test_floats_bound_n_more_tightly_than_pixels(store: Path, metrics_dir: Path, name: str) -> None:
-    with (
-        listening(limited(metrics_dir, max_values=640), f"{store}/tiny@1") as served,
-        connected(name, served) as wire,
-    ):
-        assert len(wire.infer("tiny", outputs=["pixels"], n=10).outputs["pixels"]) == 10
-        assert len(wire.infer("tiny", n=5).outputs["image"]) == 5
-        assert "n must be in [1, 5]" in wire.refusal("tiny", n=6).message
-
-
-def test_requests_are_counted_by_signature_and_status(
-    store: Path, metrics_dir: Path, name: str
-) -> None:
-    with (
-        listening(limited(metrics_dir), f"{store}/tiny@1") as served,
-        connected(name, served) as wire,
-    ):
-        wire.infer("tiny")
-        wire.refusal("tiny:encode")
-        wire.refusal("none")
-        for model, signature, code in (
-            ("tiny", "sample", "200"),
-            ("tiny", "encode", "400"),
-            ("", "", "404"),
-        ):
-            labels = {"model": model, "signature": signature, "code": code}
-            assert served.requests(api=wire.api, **labels) == 1
-        assert served.requests() == 3
+        labels = {"model": model, "signature": signature, "code": code}
+        assert served.requests(api=wire.api, **labels) == 1
+    assert served.requests() == 3
 
 
 def test_a_failure_is_logged_with_its_request_id_and_kept_from_the_client(
-    store: Path, metrics_dir: Path, caplog: pytest.LogCaptureFixture, name: str
+    own: tuple[Listening, Wire], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with (
-        listening(limited(metrics_dir), f"{store}/tiny@1") as served,
-        connected(name, served) as wire,
-    ):
-        Gate(served.probe, tensors=True).fails_at = 0
-        refusal = wire.refusal(
-            "tiny", headers={"request_id" if wire.is_grpc else "x-request-id": "order-66"}
-        )
+    served, wire = own
+    Gate(served.probe, tensors=True).fails_at = 0
+    header = "request_id" if wire.is_grpc else "x-request-id"
+    refusal = wire.refusal("tiny", headers={header: "order-66"})
     assert refusal.status == wire.status(500)
     assert "fell over" not in refusal.message
     (record,) = caplog.records

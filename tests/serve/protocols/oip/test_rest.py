@@ -98,9 +98,6 @@ def test_json_tensors_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        ({"parameters": {"seed": "7"}}, "seed must be a whole number, got '7'"),
-        ({"parameters": {"seed": 7.5}}, "seed must be a whole number"),
-        ({"parameters": {"n": True}}, "n must be a whole number, got 'True'"),
         ({"parameters": {"sead": 7}}, "unknown parameter 'sead'; there are: seed, first_index, n"),
         ({"parameters": {"label": 2**63}, "inputs": [LATENT]}, f"[0, 10), got {2**63}"),
         ({"parameters": {"binary_data_output": 1}}, "must be true or false"),

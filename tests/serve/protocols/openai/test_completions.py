@@ -189,7 +189,7 @@ def test_many_prompts_are_read_beside_the_event_loop(
     assert {name.split("_")[0] for name in threads} == {"encoder"}
 
 
-def test_why_a_text_ended(client: openai.OpenAI, artifact: Artifact) -> None:
+def test_finish_reason_says_why_a_text_ended(client: openai.OpenAI, artifact: Artifact) -> None:
     rows = artifact.sample(seed=7, n=30)["text"]
     written = (rows != 0).sum(1)
     answer = complete(client, n=30, seed=7)
@@ -223,7 +223,7 @@ def test_a_class_is_chosen_by_its_label(client: openai.OpenAI, moods: str) -> No
     assert set(drawn) == {0, 1}
 
 
-def test_what_asks_for_nothing_is_accepted(client: openai.OpenAI) -> None:
+def test_completion_fields_at_their_defaults_are_accepted(client: openai.OpenAI) -> None:
     full = complete(
         client,
         seed=1,
@@ -273,7 +273,7 @@ BAD: list[tuple[dict[str, Any], str, str | None, str]] = [
 
 @pytest.mark.parametrize(("fields", "code", "param", "message"), BAD)
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_cannot_be_had_is_a_bad_request_that_names_the_field(
+def test_completions_refuses_unsupported_fields_by_name(
     client: openai.OpenAI,
     fields: dict[str, Any],
     code: str,
@@ -308,7 +308,7 @@ def test_the_first_token_comes_before_the_last_is_written(words: str, metrics_di
         settled(lambda: served.requests(code="200", api="openai") == 1)
 
 
-def test_who_hangs_up_leaves_and_the_others_go_on(words: str, metrics_dir: Path) -> None:
+def test_a_stream_leaves_the_batch_when_its_client_hangs_up(words: str, metrics_dir: Path) -> None:
     with hosting(metrics_dir, words) as served, sdk(served) as client:
         hold = Gate(served.probe, free=2)
         stream = complete(client, seed=7, n=3, stream=True)
@@ -335,14 +335,6 @@ def test_a_graph_that_fails_ends_the_stream_with_the_error(words: str, metrics_d
         settled(lambda: served.requests(code="500") == 1)
         hold.fails_at = 10**9
         assert len(complete(client, n=2).choices) == 2
-
-
-def test_a_full_queue_is_said_before_the_stream_begins(words: str, metrics_dir: Path) -> None:
-    with hosting(metrics_dir, words, max_n=3, max_queue=3) as served, sdk(served) as client:
-        served.probe.batcher.close()
-        with pytest.raises(openai.InternalServerError) as refused:
-            complete(client, stream=True)
-        assert (refused.value.status_code, refused.value.code) == (503, "shutting_down")
 
 
 def test_streams_of_many_at_once_are_each_alone(served: Listening, client: openai.OpenAI) -> None:

@@ -1,4 +1,4 @@
-"""OpenAI's dialect as its own SDK speaks it, over a socket, against a replica of this process."""
+"""OpenAI's protocol for images as its own SDK speaks it, against a replica of this process."""
 
 import base64
 import time
@@ -58,7 +58,7 @@ def native(served: Listening, **fields: Any) -> list[bytes]:
     return [base64.b64decode(sample["image"]) for sample in answer.json()["samples"]]
 
 
-def test_the_same_seed_is_the_same_files_as_in_the_native_dialect(
+def test_a_seed_gives_the_files_of_the_native_protocol(
     client: openai.OpenAI, served: Listening, artifact: Artifact
 ) -> None:
     answer = generate(client, n=6, extra_body={"seed": 7, "first_index": 3})
@@ -208,7 +208,7 @@ def test_a_model_without_classes_takes_no_prompt_but_its_name(client: openai.Ope
     assert refused.value.code == "unknown_prompt"
 
 
-def test_what_asks_for_nothing_is_accepted(client: openai.OpenAI) -> None:
+def test_image_fields_at_their_defaults_are_accepted(client: openai.OpenAI) -> None:
     seed = {"seed": 1, "safety_identifier": "someone"}
     plain = generate(client, extra_body={"seed": 1})
     full = generate(
@@ -276,7 +276,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("fields", "code", "param", "message"), BAD)
-def test_what_cannot_be_had_is_a_bad_request_that_names_the_field(
+def test_images_refuses_unsupported_fields_by_name(
     client: openai.OpenAI, fields: dict[str, Any], code: str, param: str, message: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
@@ -302,20 +302,6 @@ def test_routes_that_are_not_there_and_bodies_too_large(client: openai.OpenAI) -
     with pytest.raises(openai.APIStatusError) as method:
         client.get("/images/generations", cast_to=object)
     assert (method.value.status_code, method.value.code) == (405, "method_not_allowed")
-
-
-def test_the_error_of_a_full_queue_is_the_servers_and_is_tried_again(
-    store: Path, metrics_dir: Path
-) -> None:
-    limits = Limits(max_n=1, max_queue=1, max_batch=1)
-    settings = Settings(metrics_dir=str(metrics_dir), limits=limits)
-    with listening(settings, f"{store}/tiny@1") as served, sdk(served) as client:
-        served.probe.batcher.close()
-        with pytest.raises(openai.InternalServerError) as refused:
-            generate(client)
-        assert refused.value.status_code == 503
-        assert (refused.value.code, refused.value.type) == ("shutting_down", "server_error")
-        assert refused.value.response.headers["retry-after"] == "1"
 
 
 def test_models_are_listed_and_retrieved(client: openai.OpenAI, served: Listening) -> None:
@@ -346,7 +332,9 @@ def test_the_asynchronous_client_gets_the_same(served: Listening, client: openai
     assert files(asyncio.run(ask())) == files(same)
 
 
-def test_requests_are_counted_under_their_dialect(client: openai.OpenAI, served: Listening) -> None:
+def test_requests_are_counted_under_their_protocol(
+    client: openai.OpenAI, served: Listening
+) -> None:
     def counted(code: int, model: str) -> float:
         return served.requests(api="openai", code=str(code), model=model)
 

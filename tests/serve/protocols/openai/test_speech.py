@@ -167,7 +167,7 @@ def test_hanging_up_ends_the_work(served: Listening, gate: Gate) -> None:
         ("one", {"model": "tiny"}, ("model_gives_no_sound", "model", "tiny@1")),
     ],
 )
-def test_what_cannot_be_spoken_is_refused_in_words(
+def test_speech_refuses_unsupported_fields_by_name(
     client: openai.OpenAI, words: str, fields: dict[str, Any], expected: tuple[str, str, str]
 ) -> None:
     code, param, message = refused(client, words, **fields)
@@ -180,6 +180,6 @@ def test_a_number_names_a_class_as_it_does_for_images(client: openai.OpenAI) -> 
     assert speak(client, "3 0").content == speak(client, "two one").content
 
 
-def test_stock_fields_that_ask_for_nothing_are_let_pass(client: openai.OpenAI) -> None:
+def test_speech_fields_at_their_defaults_are_accepted(client: openai.OpenAI) -> None:
     asked = speak(client, speed=1.0, instructions="", response_format="wav", stream_format="audio")
     assert asked.content == speak(client, voice="auto").content
