@@ -127,7 +127,7 @@ class Batcher:
     @property
     def is_idle(self) -> bool:
         """True when every job is answered and nothing looks for further ones."""
-        return self._pump is None and not self._open and self._jobs.running is None
+        return self._queue_task is None and not self._open and self._jobs.running is None
 
     def busy_s(self, now_s: float) -> float:
         """Total seconds of all batches, the running one up to `now_s` by the monotonic clock."""
