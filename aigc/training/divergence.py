@@ -55,9 +55,18 @@ class DivergenceMonitor:
             )
 
     def _explosion(self, samples: int, phase: str, norm: float) -> None:
-        log = math.log(norm + 1e-12)
+        """Compare a gradient norm with the mean of those before it that did not vanish.
+
+        A discriminator with the hinge loss that tells all samples apart has gradients of zero, for
+        many batches; the first ordinary one after them is no explosion.
+        """
+        if norm == 0:
+            return
+        log, limit = math.log(norm), math.log(EXPLOSION)
         mean, seen, high = self._norms.get(phase, (log, 0, 0))
-        high = high + 1 if seen >= WARMUP_BATCHES and log > mean + math.log(EXPLOSION) else 0
+        if seen >= WARMUP_BATCHES and log < mean - limit:
+            return
+        high = high + 1 if seen >= WARMUP_BATCHES and log > mean + limit else 0
         if high >= EXPLOSION_BATCHES:
             raise Diverged(
                 f"gradient norm of phase {phase!r} is {norm:.3g} after {samples} samples, its"

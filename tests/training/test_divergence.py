@@ -45,6 +45,23 @@ def test_monitor_detects_exploding_gradients() -> None:
         norms(DivergenceMonitor(), [*usual, *[high] * EXPLOSION_BATCHES])
 
 
+@pytest.mark.parametrize("vanished", [0.0, 1e-30, 1e-4])
+def test_monitor_leaves_vanishing_gradients_out_of_the_mean(vanished: float) -> None:
+    usual = [1.0 + number % 3 for number in range(WARMUP_BATCHES)]
+    monitor = DivergenceMonitor()
+    norms(monitor, [*usual, *[vanished] * 2000, *usual])
+    norms(monitor, [vanished, 0.1, *[vanished] * 500, 2.0, 3.0, 2.0])
+    with pytest.raises(Diverged, match="its running mean is 1"):
+        norms(monitor, [10 * EXPLOSION] * EXPLOSION_BATCHES)
+
+
+def test_monitor_follows_gradients_that_become_small() -> None:
+    monitor = DivergenceMonitor()
+    norms(monitor, [0.99**number for number in range(2000)])  # down to 2e-9
+    with pytest.raises(Diverged):
+        norms(monitor, [1.0] * EXPLOSION_BATCHES)
+
+
 def test_monitor_counts_collapsed_batches_in_a_row() -> None:
     guard = DivergenceMonitor(lambda values: "too sure" if values["real"] > 7 else "")
     for number in range(COLLAPSE_BATCHES - 1):
