@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -22,7 +23,7 @@ from aigc.training.step import SingleProcess, Step
 TRIAL_S = 1.0
 """Approximate duration of a trial."""
 LONG_S = 2.0
-"""Duration of a first batch from which on a model is large enough for all threads."""
+"""Duration of a first batch from which on it is compared with one thread's share of it alone."""
 MOST_ROUNDS = 9
 WORTH = 0.95
 """Largest share of the time of one thread that makes several threads worth it."""
@@ -32,32 +33,42 @@ def choose_threads(config: TrainConfig, source: Source, most: int) -> tuple[int,
     """Train a few batches on the CPU with one thread and with `most`, in turns.
 
     Returns the faster number, and the time of the other one relative to it. One thread is chosen
-    unless several are faster by 5 %, since it leaves cores to other processes. Neither the state
-    of the run nor the random generator changes. Raises what reading or training a batch raises.
+    unless several are faster by 5 %, since it leaves cores to other processes. Where a batch takes
+    long, one thread trains its share of the rows only: a large model scales, while a small one that
+    takes long waits for cores which other processes hold. Neither the state of the run nor the
+    random generator changes. Raises what reading or training a batch raises.
     """
     if most == 1:
         return 1, 1.0
     before = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[]):
-            batch = _batch(replace(config, compile=False), source)
-            if _seconds(batch, most) > LONG_S:
-                return most, 1.0
-            _seconds(batch, 1)
-            one, several = _in_turns(batch, most)
+            train = _batch(replace(config, compile=False), source)
+            whole = partial(train, config.batch)
+            several = _seconds(whole, most)
+            if several > LONG_S:
+                rows = min(config.batch, max(2, config.batch // most))  # BatchNorm needs two
+                one = _seconds(partial(train, rows), 1) * config.batch / rows
+            else:
+                _seconds(whole, 1)
+                one, several = _in_turns(whole, most)
     finally:
         torch.set_num_threads(before)
     return (most, one / several) if several < WORTH * one else (1, several / one)
 
 
-def _batch(config: TrainConfig, source: Source) -> Callable[[], object]:
-    """A step on the first rows, with a state that is thrown away."""
+def _batch(config: TrainConfig, source: Source) -> Callable[[int], object]:
+    """A step on a number of rows, the first ones, with a state that is thrown away."""
     state = TrainState(config, "cpu")
     like = next(state.model.parameters())
     rows = [row % len(source) for row in range(config.batch)]
     batch = batch_of(source, rows, config.model.modality, like, config.data.on_error)
-    step = Step(config, state, SingleProcess())
-    return lambda: step(batch, {})
+
+    def train(rows: int) -> object:
+        step = Step(replace(config, batch=rows), state, SingleProcess())
+        return step({name: value[:rows] for name, value in batch.items()}, {})
+
+    return train
 
 
 def _seconds(batch: Callable[[], object], threads: int) -> float:

@@ -26,7 +26,7 @@ def small() -> TrainConfig:
 def test_choose_takes_the_faster_number_of_threads(
     alone_s: float, together_s: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def batch() -> None:
+    def batch(rows: int) -> None:
         time.sleep(alone_s if torch.get_num_threads() == 1 else together_s)
 
     before = torch.get_num_threads()
@@ -38,20 +38,23 @@ def test_choose_takes_the_faster_number_of_threads(
     assert torch.get_num_threads() == before
 
 
-def test_choose_gives_a_slow_model_all_threads(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("seconds_per_row", "expected"), [(0.001, 4), (0.0001, 1)])
+def test_choose_tells_a_large_model_from_one_that_waits_for_cores(
+    seconds_per_row: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = []
+    trained = []
 
-    def batch() -> None:
-        numbers.append(torch.get_num_threads())
-        time.sleep(0.02)
+    def batch(rows: int) -> None:
+        trained.append((torch.get_num_threads(), rows))
+        time.sleep(0.02 if torch.get_num_threads() > 1 else rows * seconds_per_row)
 
     monkeypatch.setattr(thread_count, "_batch", lambda config, source: batch)
     monkeypatch.setattr(thread_count, "LONG_S", 0.01)
     config = small()
-    assert thread_count.choose_threads(config, data.load(config.data, config.model), 2) == (2, 1.0)
-    assert numbers == [2]
+    chosen, factor = thread_count.choose_threads(config, data.load(config.data, config.model), 4)
+    assert chosen == expected
+    assert factor > 1
+    assert trained == [(4, 32), (1, 8)]
 
 
 @pytest.mark.process
