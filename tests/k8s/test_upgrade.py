@@ -83,7 +83,7 @@ def test_an_upgrade_fails_no_request(sampling: Service) -> None:
     assert sum(load.seen.values()) > 500
 
 
-def test_the_drain_of_a_node_fails_no_request(sampling: Service) -> None:
+def test_a_drained_node_fails_no_request(sampling: Service) -> None:
     """Replicas of the other node take requests all the time; those that went are replaced there."""
     cluster = sampling.cluster(workers=2)
     going, staying = cluster.workers

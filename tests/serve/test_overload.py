@@ -16,7 +16,7 @@ def dcgan() -> Path:
     return Path(untrained())
 
 
-def test_ten_times_the_capacity_leaves_goodput_latency_and_memory_as_they_were(
+def test_goodput_latency_and_memory_hold_at_ten_times_the_capacity(
     dcgan: Path,
 ) -> None:
     with servers.ours(str(dcgan)) as server:

@@ -43,7 +43,7 @@ def error(answer: httpx.Response) -> tuple[int, str]:
 
 
 @pytest.mark.process
-def test_a_loop_is_given_up_and_the_replica_takes_no_more(
+def test_a_run_without_end_gets_504_and_turns_the_replica_unready(
     looper: str, metrics_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(max_batch_seconds=1.0)
@@ -55,7 +55,7 @@ def test_a_loop_is_given_up_and_the_replica_takes_no_more(
             assert ask(served.url, 0).status_code == 200
         began = time.monotonic()
         looping = threads.submit(ask, served.url, BAD_LABEL, **{"x-request-id": "of-the-loop"})
-        settled(lambda: served.replica._batcher.running_since_s is not None)
+        settled(lambda: served.probe.batcher.running_since_s is not None)
         waiting = threads.submit(ask, served.url, 0)
         assert httpx.get(f"{served.url}/healthz").status_code == 200, "the event loop is free"
         assert error(looping.result()) == (504, "run_too_long")
@@ -70,11 +70,10 @@ def test_a_loop_is_given_up_and_the_replica_takes_no_more(
         with pytest.raises(RuntimeError, match=r"did not end within limits\.max_batch_seconds"):
             served.replica.check_health()
         labels = {"model": "looper", "version": "1", "signature": "sample"}
-        registry = served.replica._metrics.registry
-        assert registry.get_sample_value("aigc_runs_too_long_total", labels) == 1
-        assert served.replica._batcher.queued == 0
+        assert served.probe.count("aigc_runs_too_long_total", **labels) == 1
+        assert served.probe.queued == 0
         # onnxruntime ends the loop when it is asked to, so that nothing is left of it.
-        settled(lambda: served.replica._batcher._queue_task is None)
+        settled(lambda: served.probe.batcher.is_idle)
     (record,) = [one for one in caplog.records if one.name == "serve.hosting.runner"]
     assert (record.levelno, record.request_id) == (logging.ERROR, "of-the-loop")  # type: ignore[attr-defined]
     assert "looper@1, signature sample: a run with these samples" in record.getMessage()
@@ -98,7 +97,7 @@ class Held(Doubler):
         raise RuntimeError("it cannot be asked")
 
 
-def test_a_thread_that_never_comes_back_holds_nobody() -> None:
+def test_a_thread_that_never_returns_fails_its_jobs_and_those_behind() -> None:
     async def main() -> None:
         runner, other, batcher = Held(), Doubler(4), Batcher(max_queue=100)
         failed: list[type[Exception]] = []
@@ -119,7 +118,7 @@ def test_a_thread_that_never_comes_back_holds_nobody() -> None:
     asyncio.run(main())
 
 
-def test_a_graph_with_a_loop_is_never_run_on_the_event_loop(looper: str, store: Path) -> None:
+def test_graphs_with_loops_are_not_bounded(looper: str, store: Path) -> None:
     memory = MemoryBudget(limit_bytes=1 << 40)
     loader = ModelLoader(
         threads=1, max_batch=4, memory=memory, metrics=Metrics(), batcher=Batcher(max_queue=1)
@@ -133,7 +132,7 @@ def test_a_graph_with_a_loop_is_never_run_on_the_event_loop(looper: str, store: 
     assert set(bounded.values()) == {True}
 
 
-def test_loops_are_found_wherever_they_are(looper: str, store: Path) -> None:
+def test_check_graph_finds_loops_in_functions_and_branches(looper: str, store: Path) -> None:
     from onnx import TensorProto, helper
 
     def is_bounded(data: bytes) -> bool:
@@ -154,7 +153,7 @@ def test_loops_are_found_wherever_they_are(looper: str, store: Path) -> None:
         assert is_bounded(model.SerializeToString()) is bounded
 
 
-def test_how_long_a_batch_may_take_follows_from_what_one_took() -> None:
+def test_the_longest_run_follows_from_a_measured_one() -> None:
     assert longest_s(0.01) == LONGEST_S
     assert longest_s(10) == SLOWER * 10
     assert parse({"limits": {"max_batch_seconds": 5}}).limits.max_batch_seconds == 5

@@ -20,9 +20,9 @@ from serve.hosting.models import HostedModels, ModelLoader
 from serve.hosting.time_limit import within
 from serve.metrics import Metrics
 from serve.settings import Settings
+from tests.artifact.bombs import BOMBS
 from tests.artifact.hostile import ROUNDS, forever, model, write, zeros_graph
 from tests.artifact.keys import write_keys
-from tests.artifact.test_trial import BOMBS
 from tests.serve.client import serving
 
 pytestmark = pytest.mark.process

@@ -88,7 +88,7 @@ def section(config: str, name: str) -> str:
     return "\n".join(lines[: next(ends, None)])
 
 
-def test_statistics_metrics_and_the_admin_socket_are_private(ours: str) -> None:
+def test_config_keeps_statistics_and_admin_socket_private(ours: str) -> None:
     assert "bind 127.0.0.1:9101\n" in ours
     assert "bind 127.0.0.1:8404\n" in ours
     assert "bind 127.0.0.1:8000\n" in ours
@@ -96,12 +96,12 @@ def test_statistics_metrics_and_the_admin_socket_are_private(ours: str) -> None:
     assert "mode 666" not in ours
 
 
-def test_nothing_is_logged_and_no_file_of_errors_is_needed(ours: str) -> None:
+def test_config_logs_nothing_and_needs_no_error_files(ours: str) -> None:
     assert not any(line.split()[:1] in (["log"], ["errorfile"]) for line in ours.splitlines())
     assert "httplog" not in ours
 
 
-def test_haproxy_config_bounds_every_wait(ours: str) -> None:
+def test_config_bounds_every_wait(ours: str) -> None:
     defaults = section(ours, "defaults")
     for name in ("connect", "client", "server", "queue", "check", "http-request"):
         assert defaults.count(f"timeout {name} ") == 1, name
@@ -110,7 +110,7 @@ def test_haproxy_config_bounds_every_wait(ours: str) -> None:
     assert "status 404" not in ours
 
 
-def test_a_request_that_may_have_begun_reaches_no_other_replica(ours: str) -> None:
+def test_config_never_repeats_a_request_that_may_have_begun(ours: str) -> None:
     assert "retry-on conn-failure\n" in section(ours, "defaults") + "\n"
     again = section(ours, "backend http-aigc-kept")
     servers = [line for line in again.splitlines() if line.split()[0] == "server"]
@@ -119,7 +119,7 @@ def test_a_request_that_may_have_begun_reaches_no_other_replica(ours: str) -> No
     assert "abortonclose" not in ours
 
 
-def test_connections_are_as_many_as_the_limit_of_open_files_allows() -> None:
+def test_connections_follow_the_limit_of_open_files() -> None:
     assert "maxconn 1560\n" in edited("global\n    maxconn 4096\n", 1560)
     assert "maxconn 4096\n" in edited("global\n    maxconn 4096\n", 10_000)
     assert allowed_connections() >= 1
@@ -132,7 +132,7 @@ def test_connections_are_as_many_as_the_limit_of_open_files_allows() -> None:
         assert haproxy.few_connections() is None
 
 
-def test_a_haproxy_that_cannot_be_used_is_one_sentence() -> None:
+def test_check_refuses_an_unusable_haproxy_in_one_sentence() -> None:
     found = haproxy.find()
     assert found is not None
     haproxy.check(found)
@@ -140,7 +140,7 @@ def test_a_haproxy_that_cannot_be_used_is_one_sentence() -> None:
         haproxy.check("/bin/false")
 
 
-def test_haproxy_module_writes_an_executable_for_an_image(tmp_path: Path) -> None:
+def test_command_writes_the_wrapper_of_an_image(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serve.local.haproxy"]
     subprocess.run([*command, str(tmp_path / "haproxy")], check=True)
     mode = (tmp_path / "haproxy").stat().st_mode
@@ -248,7 +248,7 @@ def supervised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]
 
 
 @pytest.mark.process
-def test_a_dead_haproxy_is_started_again_and_a_reload_takes_over(supervised: Supervised) -> None:
+def test_supervisor_restarts_haproxy_and_hands_over_on_reload(supervised: Supervised) -> None:
     first = supervised.start()
     until(lambda: supervised.status() == 200)
     supervised.replace_haproxy()
@@ -265,7 +265,7 @@ def test_a_dead_haproxy_is_started_again_and_a_reload_takes_over(supervised: Sup
 
 
 @pytest.mark.process
-def test_an_haproxy_that_dies_while_it_starts_is_started_again(supervised: Supervised) -> None:
+def test_supervisor_restarts_an_haproxy_that_dies_at_its_start(supervised: Supervised) -> None:
     first = supervised.start()
     until(lambda: supervised.status() == 200)
     dead = {supervised.haproxy().pid}
@@ -291,7 +291,7 @@ sys.exit(supervisor.run())
 
 
 @pytest.mark.process
-def test_supervisor_told_to_stop_before_haproxy_starts_stops(supervised: Supervised) -> None:
+def test_supervisor_stops_when_told_before_haproxy_runs(supervised: Supervised) -> None:
     found = haproxy.find()
     assert found is not None
     command = [sys.executable, "-c", TOLD_EARLY, found, str(supervised.folder / "c")]
@@ -301,7 +301,7 @@ def test_supervisor_told_to_stop_before_haproxy_starts_stops(supervised: Supervi
 
 
 @pytest.mark.process
-def test_a_dead_haproxy_is_started_again_on_a_full_disk(tmp_path: Path) -> None:
+def test_supervisor_restarts_haproxy_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as folder:
         supervised = Supervised(folder)
         try:
@@ -320,7 +320,7 @@ def test_a_dead_haproxy_is_started_again_on_a_full_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_a_reload_without_room_leaves_what_runs(tmp_path: Path) -> None:
+def test_reload_on_a_full_disk_leaves_haproxy_running(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as folder:
         supervised = Supervised(folder)
         try:
@@ -342,7 +342,7 @@ def test_a_reload_without_room_leaves_what_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_haproxy_answers_half_closed_clients_and_drops_gone_ones(
+def test_half_closed_clients_are_answered_and_lost_ones_dropped(
     supervised: Supervised,
 ) -> None:
     supervised.start()
@@ -369,7 +369,7 @@ def until(predicate: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_backend_that_loses_its_last_replica_keeps_it_until_it_fails_its_check() -> None:
+def test_a_backend_keeps_its_last_replica_until_its_check_fails() -> None:
     ports = {"port": 8000, "metrics": 9101, "stats": 8404, "replica": 30000}
     whole = CONFIG.format(folder="/tmp", **ports)
     line = "    server one 127.0.0.1:30000 check observe layer4 error-limit 3 on-error mark-down"

@@ -12,6 +12,7 @@ import pytest
 from aigc.artifact import ArtifactError
 from aigc.artifact.signing import sign
 from serve.hosting.deploy import command as deploy
+from tests.artifact.bombs import BOMBS, whole
 from tests.artifact.hostile import (
     ROUNDS,
     by_label,
@@ -21,7 +22,6 @@ from tests.artifact.hostile import (
     write,
     zeros_graph,
 )
-from tests.artifact.test_trial import BOMBS, whole
 from tests.serve.servers import Server, title, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
