@@ -202,7 +202,7 @@ class IngressReplica(ModelReplica):
         if self._key_file is None:
             return
         try:
-            keys = await asyncio.to_thread(self._key_file.changed)
+            keys = await asyncio.to_thread(self._key_file.read_if_changed)
         except Exception as error:  # a bad file must not end the watching
             self._metrics.refused_keys.inc()
             logger.error("a changed keys file is refused; the old keys stay: %s", error)

@@ -174,7 +174,7 @@ class Sampler:
         check_label(label, n, runner)
         check_settings(settings or {}, runner)
         # A seed that changes nothing is no part of the provenance: the inputs determine the file.
-        seeded = not has_inputs or runner.draws_noise
+        seeded = not has_inputs or runner.spec.seeded
         return SamplingRequest(
             runner=runner,
             params=SamplingParams(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aigc.artifact import Artifact, ArtifactError
-from aigc.artifact.manifest import SIGNATURE
+from aigc.artifact.manifest import SIGNATURE_FILE
 from aigc.artifact.signing import Trust
 from aigc.commands import evaluate, export, sample, verify
 from serve.hosting import deploy
@@ -50,7 +50,7 @@ def test_signed_export_is_accepted_by_every_command(
     assert Artifact.open(version, trust=Trust.load(public)).manifest.metrics == {}
     assert evaluate.command([artifact, "-n", "64", "--write", "--sign", private]) == 0
     assert Artifact.open(version, trust=Trust.load(public)).manifest.metrics
-    (version / SIGNATURE).unlink()
+    (version / SIGNATURE_FILE).unlink()
     with pytest.raises(ArtifactError, match=r"is not signed: it holds no model.sig"):
         verify.command([artifact])
 

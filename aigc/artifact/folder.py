@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from aigc.artifact.graph import CheckedGraph, check_graph
-from aigc.artifact.manifest import MANIFEST, SIGNATURE, ArtifactError, File, Manifest, parse
+from aigc.artifact.manifest import MANIFEST, SIGNATURE_FILE, ArtifactError, File, Manifest, parse
 from aigc.artifact.signing import Trust
 from aigc.artifact.store import store_errors
 
@@ -74,11 +74,11 @@ class SealedFolder:
             raise ArtifactError(f"{uri}: {error}") from error
         if trust is not None:
             try:
-                signature = _whole(fs, f"{root}/{SIGNATURE}", MAX_SIGNATURE_BYTES)
+                signature = _whole(fs, f"{root}/{SIGNATURE_FILE}", MAX_SIGNATURE_BYTES)
             except (FileNotFoundError, NotADirectoryError):
                 raise ArtifactError(
-                    f"{manifest.id} in {uri} is not signed: it holds no {SIGNATURE}, and only what"
-                    f" {trust.name} signed is trusted; `aigc export --sign KEY` signs"
+                    f"{manifest.id} in {uri} is not signed: it holds no {SIGNATURE_FILE}, and only"
+                    f" what {trust.name} signed is trusted; `aigc export --sign KEY` signs"
                 ) from None
             trust.check(data, manifest, signature)
         return cls(uri=uri, manifest=manifest, manifest_bytes=data)

@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 """File of an artifact exported with --weights: the whole model, the averaged part averaged."""
-SIGNATURE = "model.sig"
+SIGNATURE_FILE = "model.sig"
 """File of OpenSSF Model Signing, beside the manifest and signing it (artifact/signing.py)."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
@@ -325,7 +325,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     Returns the manifest as written, with `files` and `digest` filled in. An existing signature file
     is removed: it signed the previous manifest.
     """
-    (folder / SIGNATURE).unlink(missing_ok=True)
+    (folder / SIGNATURE_FILE).unlink(missing_ok=True)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     files = {}
     for path in paths:

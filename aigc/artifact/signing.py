@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aigc.artifact.manifest import MANIFEST, SIGNATURE, ArtifactError, Manifest
+from aigc.artifact.manifest import MANIFEST, SIGNATURE_FILE, ArtifactError, Manifest
 from aigc.files import replacing
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def sign(folder: Path, private_key: str | Path) -> None:
     Raises ValueError as check_key() does.
     """
     signer = check_key(private_key)
-    with replacing(folder / SIGNATURE) as temporary:
+    with replacing(folder / SIGNATURE_FILE) as temporary:
         signer.sign(folder, temporary)
 
 
@@ -55,7 +55,7 @@ def check_key(private_key: str | Path) -> Any:
         from model_signing import hashing, signing
     except ImportError as error:
         raise ValueError(f"signing needs pip install 'aigc[sign]' ({error})") from None
-    files = hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+    files = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=private_key)
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -113,7 +113,7 @@ class Trust:
             signed = self._signed(signature)
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise ArtifactError(
-                f"{manifest.id}: {SIGNATURE} is no signature of a key in {self.name}: {error}"
+                f"{manifest.id}: {SIGNATURE_FILE} is no signature of a key in {self.name}: {error}"
             ) from None
         expected = {name: file.sha256 for name, file in manifest.files.items()}
         expected[MANIFEST] = hashlib.sha256(manifest_bytes).hexdigest()

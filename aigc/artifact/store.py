@@ -22,7 +22,7 @@ import fsspec
 from aigc.artifact.manifest import (
     MANIFEST,
     NAME,
-    SIGNATURE,
+    SIGNATURE_FILE,
     VERSION,
     ArtifactError,
     check_name,
@@ -200,7 +200,7 @@ class Store:
             manifest = parse((folder / MANIFEST).read_bytes())
         except FileNotFoundError as error:
             raise ArtifactError(f"{folder} holds no {MANIFEST}; export writes it") from error
-        signature = (SIGNATURE,) if (folder / SIGNATURE).exists() else ()
+        signature = (SIGNATURE_FILE,) if (folder / SIGNATURE_FILE).exists() else ()
         self.check_free(manifest.name, manifest.version)
         target = f"{self._root}/{manifest.name}/{manifest.version}"
         if self._fs.protocol == "file" or "file" in self._fs.protocol:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aigc import data, files, models
 from aigc.artifact import Artifact, image_files, latents, signing
 from aigc.artifact.latents import Whole, whole
-from aigc.artifact.manifest import SIGNATURE, seal
+from aigc.artifact.manifest import SIGNATURE_FILE, seal
 from aigc.artifact.model_card import card
 from aigc.artifact.sampling_inputs import is_picture
 from aigc.config import TrainConfig, require
@@ -242,7 +242,7 @@ def _check_writable(artifact: Artifact, sign: str) -> None:
         " or evaluate without --write",
     )
     require(
-        bool(sign) or not (folder / SIGNATURE).exists(),
+        bool(sign) or not (folder / SIGNATURE_FILE).exists(),
         f"{artifact.id} is signed, and --write changes what was signed: give --sign KEY to sign it"
         " again, or evaluate without --write",
     )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve.access import idempotency
-from serve.access.api_keys import Key, Keys, Permission, authorize
+from serve.access.api_keys import Key, Keys, KeyScope, authorize
 from serve.access.charge import Charge
 from serve.access.idempotency import Attempt, Idempotency
 from serve.access.rate_limiter import RateLimiter, Refusal
@@ -62,14 +62,14 @@ class AccessControl:
         if self._limiter is not None:
             self._limiter.update_policies(keys.all)
 
-    def authorize(self, headers: RawHeaders, scope: Permission | None = None) -> Key | None:
+    def authorize(self, headers: RawHeaders, scope: KeyScope | None = None) -> Key | None:
         """The key of a request that draws no samples; without `scope`, a key of any scope.
 
         Raises HTTPError 401 or 403.
         """
         return authorize(self.keys, headers, scope)
 
-    def authenticate(self, headers: RawHeaders, scope: Permission) -> "RequestAccess":
+    def authenticate(self, headers: RawHeaders, scope: KeyScope) -> "RequestAccess":
         """Access of a request that draws samples. Raises HTTPError 401 or 403."""
         key = authorize(self.keys, headers, scope)
         idempotency_key = next(

@@ -35,7 +35,7 @@ from aigc.files import append, expanded, read_text
 from serve.access.rate_ledger import Policy
 from serve.errors import HTTPError
 
-Permission = Literal["sample", "metrics", "admin"]
+KeyScope = Literal["sample", "metrics", "admin"]
 """Scope of a key: draw samples and list models, read /metrics, change what is served."""
 
 ENVIRONMENT = "AIGC_KEYS"
@@ -96,7 +96,7 @@ def _secret(authorization: bytes | None, x_api_key: bytes | None) -> bytes | Non
 
 
 def authorize(
-    keys: Keys | None, headers: Iterable[tuple[bytes, bytes]], scope: Permission | None
+    keys: Keys | None, headers: Iterable[tuple[bytes, bytes]], scope: KeyScope | None
 ) -> Key | None:
     """The key of a request with these ASGI headers, or None on a server without keys.
 
@@ -144,7 +144,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     name: str
     sha256: str
-    scopes: tuple[Permission, ...] = ("sample",)
+    scopes: tuple[KeyScope, ...] = ("sample",)
     samples_per_s: float | None = None
     burst: int | None = None
     concurrency: int | None = None
@@ -173,7 +173,7 @@ class KeyFile:
         self._path = Path(path)
         self._seen = self._stamp()
 
-    def changed(self) -> Keys | None:
+    def read_if_changed(self) -> Keys | None:
         """The new keys if the file was replaced or written since the last call, else None. Blocks.
 
         Raises ValueError or OSError, once per change, if it is not a valid keys file now.
@@ -249,7 +249,7 @@ class CreateKey:
     """Name of the key, a label of metrics and logs."""
     file: str = ""
     """Keys file to append the entry to; created if absent."""
-    scope: tuple[Permission, ...] = ("sample",)
+    scope: tuple[KeyScope, ...] = ("sample",)
     """Scopes of the key: sample, metrics, admin."""
     samples_per_s: float | None = None
     """Most samples per second over all replicas together; no limit by default."""

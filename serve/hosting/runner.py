@@ -91,11 +91,6 @@ class SignatureRunner(ABC):
         """
 
     @property
-    def draws_noise(self) -> bool:
-        """True if a seed has an effect beside inputs that are given."""
-        return any(spec.kind in ("latent", "uniform") for spec in self.spec.inputs)
-
-    @property
     def level(self) -> Level:
         """Reproducibility level of the machine, measured when the references were replayed."""
         return self.artifact.reproducibility[self.name].level

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from aigc.artifact import Artifact, ArtifactError, Store
-from aigc.artifact.manifest import SIGNATURE, parse, seal
+from aigc.artifact.manifest import SIGNATURE_FILE, parse, seal
 from aigc.artifact.signing import Trust, sign, wanted
 from tests.artifact.hostile import model, write, zeros_graph
 from tests.artifact.keys import write_keys
@@ -48,17 +48,17 @@ def test_signed_artifact_opens_and_model_signing_agrees(
     sign(folder, private)
     assert Artifact.open(folder, trust=Trust.load(public)).id == "stranger@1"
     verifier = verifying.Config().use_elliptic_key_verifier(public_key=public)
-    verifier.verify(folder, folder / SIGNATURE)
+    verifier.verify(folder, folder / SIGNATURE_FILE)
     signed = json.loads(statement(folder))["predicate"]["resources"]
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {one["name"] for one in signed} == names - {SIGNATURE}
+    assert {one["name"] for one in signed} == names - {SIGNATURE_FILE}
     (folder / "README.md").write_bytes(b"y")
     with pytest.raises(ValueError, match="mismatch"):
-        verifier.verify(folder, folder / SIGNATURE)
+        verifier.verify(folder, folder / SIGNATURE_FILE)
 
 
 def statement(folder: Path) -> bytes:
-    envelope = json.loads((folder / SIGNATURE).read_bytes())["dsseEnvelope"]
+    envelope = json.loads((folder / SIGNATURE_FILE).read_bytes())["dsseEnvelope"]
     return base64.b64decode(envelope["payload"])
 
 
@@ -84,7 +84,7 @@ def test_resealed_artifact_is_refused(folder: Path, keys: tuple[Path, Path]) -> 
     """The old signature is there, and every hash is right."""
     private, public = keys
     sign(folder, private)
-    signature = (folder / SIGNATURE).read_bytes()
+    signature = (folder / SIGNATURE_FILE).read_bytes()
     manifest = parse((folder / "manifest.json").read_bytes())
     for change in (
         lambda: seal(folder, replace(manifest, licence="other")),
@@ -93,8 +93,8 @@ def test_resealed_artifact_is_refused(folder: Path, keys: tuple[Path, Path]) -> 
         lambda: (folder / ".gitignore").unlink() or seal(folder, manifest),
     ):
         change()
-        assert not (folder / SIGNATURE).exists(), "sealing takes the signature away"
-        (folder / SIGNATURE).write_bytes(signature)
+        assert not (folder / SIGNATURE_FILE).exists(), "sealing takes the signature away"
+        (folder / SIGNATURE_FILE).write_bytes(signature)
         assert Artifact.open(folder).id == "stranger@1"
         refused(folder, public, "stranger@1 is not what was signed: '.*' was changed, added or")
 
@@ -104,7 +104,7 @@ def test_signature_of_another_artifact_is_refused(
 ) -> None:
     other = write(tmp_path / "other", model(zeros_graph()), version="2")
     sign(other, keys[0])
-    (folder / SIGNATURE).write_bytes((other / SIGNATURE).read_bytes())
+    (folder / SIGNATURE_FILE).write_bytes((other / SIGNATURE_FILE).read_bytes())
     refused(folder, keys[1], "is not what was signed")
 
 
@@ -159,7 +159,7 @@ def test_malformed_signature_is_refused(
     folder: Path, keys: tuple[Path, Path], change: Callable[[bytes], bytes]
 ) -> None:
     sign(folder, keys[0])
-    file = folder / SIGNATURE
+    file = folder / SIGNATURE_FILE
     file.write_bytes(change(file.read_bytes()))
     refused(folder, keys[1], "stranger@1: model.sig is no signature of a key in")
 
@@ -177,10 +177,10 @@ def test_statement_of_another_type_is_refused(folder: Path, keys: tuple[Path, Pa
         kind = b"application/vnd.in-toto+json"
         message = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
         signature = private.sign(message, ec.ECDSA(hashes.SHA256()))
-        bundle = json.loads((folder / SIGNATURE).read_bytes())
+        bundle = json.loads((folder / SIGNATURE_FILE).read_bytes())
         bundle["dsseEnvelope"]["payload"] = base64.b64encode(payload).decode()
         bundle["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(signature).decode()
-        (folder / SIGNATURE).write_bytes(json.dumps(bundle).encode())
+        (folder / SIGNATURE_FILE).write_bytes(json.dumps(bundle).encode())
         refused(folder, keys[1], "not the hashes of a model's files")
 
 
@@ -220,7 +220,7 @@ def test_unusable_keys_are_refused_with_the_fix(
     for file in (public, tmp_path / "rsa.pem", tmp_path / "none", tmp_path / "nowhere"):
         with pytest.raises(ValueError, match="is no private key that signs"):
             sign(folder, file)
-    assert not (folder / SIGNATURE).exists()
+    assert not (folder / SIGNATURE_FILE).exists()
 
 
 def test_environment_names_keys_without_options(

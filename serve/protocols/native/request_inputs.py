@@ -72,7 +72,7 @@ def check_inputs(request: SamplingRequest, names: Collection[str], has_seed: boo
     A label is not drawn beside inputs, and a seed must have an effect.
     """
     runner, spec = request.runner, request.runner.spec
-    if has_seed and not runner.draws_noise:
+    if has_seed and not runner.spec.seeded:
         message = "seed has no effect: the inputs leave nothing to draw"
         raise HTTPError(400, "no_effect", message, param="seed")
     takes = _accepted_inputs(runner)

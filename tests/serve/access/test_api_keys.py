@@ -328,7 +328,7 @@ def test_a_keys_file_that_cannot_be_read_is_named(tmp_path: Path, data: bytes, s
     file = keys.KeyFile(str(path))
     path.write_bytes(data)
     with pytest.raises(ValueError, match=re.escape(said)) as refused:
-        file.changed()
+        file.read_if_changed()
     assert str(path) in str(refused.value)
 
 

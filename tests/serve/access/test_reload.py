@@ -105,10 +105,10 @@ def test_a_budget_changes_with_its_key(client: Client, keys: Path) -> None:
 
 def test_a_file_that_did_not_change_is_not_read_again(keys: Path) -> None:
     file = KeyFile(str(keys))
-    assert file.changed() is None
+    assert file.read_if_changed() is None
     os.utime(keys, ns=(1, 1))
-    assert file.changed() is not None
-    assert file.changed() is None
+    assert file.read_if_changed() is not None
+    assert file.read_if_changed() is None
 
 
 def test_a_replica_reloads_a_changed_keys_file_by_itself(
