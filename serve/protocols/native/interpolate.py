@@ -151,6 +151,25 @@ class InterpolationApi:
         encoding = partial(encode, request, start, stop, pixels, headers)
         return await self._sampler.encode(context, pixels.size, encoding)
 
+    def _end(
+        self,
+        request: InterpolationRequest,
+        name: str,
+        label: int | None,
+    ) -> SamplingRequest:
+        """The validated request of the end whose seed is in field `name`. Raises HTTPError 400, 404."""
+        try:
+            return self._sampler.build_request(
+                self._sampler.runner(request.model, request.signature),
+                seed=getattr(request, name),
+                first_index=request.index,
+                label=label,
+                settings=request.settings,
+            )
+        except HTTPError as error:
+            error.param = {"seed": name, "first_index": "index"}.get(error.param or "", error.param)
+            raise
+
     def _parse_request(
         self, request: InterpolationRequest
     ) -> tuple[SamplingRequest, SamplingRequest]:
@@ -159,14 +178,8 @@ class InterpolationApi:
         if None in seeds:
             raise _missing_end("from_seed", "to_seed")
         start, stop = (
-            self._sampler.build_request(
-                self._sampler.runner(request.model, request.signature),
-                seed=seed,
-                first_index=request.index,
-                label=one,
-                settings=request.settings,
-            )
-            for seed, one in zip(seeds, _labels(request), strict=True)
+            self._end(request, name, label)
+            for name, label in zip(("from_seed", "to_seed"), _labels(request), strict=True)
         )
         runner = start.runner
         if runner.image is None and (

@@ -48,8 +48,6 @@ class Protocol:
     """A model that writes texts, where the protocol gives them."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """What every request has."""
-    says: Mapping[str, str] = field(default_factory=dict)
-    """Names in errors that differ from those on the wire."""
     inline: bool = False
     """True where settings are fields of their own."""
     statuses: Mapping[str, str] = field(default_factory=dict)
@@ -121,7 +119,6 @@ PROTOCOLS = {
         | {"seed": "from_seed", "first_index": "index", "label": "label", "settings": "settings"},
         writes="words@1",
         fixed={"from_seed": 1, "to_seed": 2},
-        says={"from_seed": "seed", "index": "first_index"},
     ),
     "images": http("/v1/images/generations", DRAWN, fixed={"prompt": ""}),
     "speech": http(
@@ -256,7 +253,7 @@ def test_every_protocol_refuses_a_bad_parameter_by_name(
     assert bad.message.format(classes=protocol.num_classes) in found.message
     assert found.status == protocol.statuses.get(bad.status, bad.status)
     if protocol.has_codes:
-        assert (found.code, found.param) == (bad.code, protocol.says.get(param, param))
+        assert (found.code, found.param) == (bad.code, param)
 
 
 @pytest.mark.parametrize(("protocol", "parameter"), ABSENT)

@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 from aigc.artifact import Artifact, Signature, Store, TensorSpec, image_files, latents
 from aigc.commands import sample, verify
 from serve import sampler
-from tests.artifact.test_image_files import chunk
+from tests.artifact.hostile import chunk
 from tests.serve.artifacts import IMAGE, LATENT, publish_sealed, write_graph, write_references
 from tests.serve.client import Client, error, limited, serving
 

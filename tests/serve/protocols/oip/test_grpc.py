@@ -23,8 +23,8 @@ from serve.settings import Limits, Settings
 from tests.ports import free_port
 from tests.serve.listening import Listening, listening
 from tests.serve.protocols.oip.wires import Wire, connected
-from tests.serve.test_server import Server
-from tests.serve.test_server import server as running_server
+from tests.serve.servers import Server
+from tests.serve.servers import server as running_server
 
 
 @pytest.fixture(scope="module")
