@@ -26,27 +26,37 @@ settings.register_profile("aigc", deadline=None)
 settings.load_profile("aigc")
 
 
+@cache
+def _starts_ray(file: Path) -> bool:
+    return "mark.cluster" in file.read_text()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where tests run in two processes, one has all files with tests that start Ray.
+    """Where tests run in several processes, a file stays whole, and two groups come first.
 
-    Two Rays at a time contend for ports of their own. xdist's groups (`loadgroup`) do not reach
-    the scheduler with pytest 9.
+    One is of all files with tests that start Ray to serve, the other of those that start it to
+    train: a Ray has folders and ports of its own, but many at a time would be slow. xdist's groups
+    (`loadgroup`) do not reach the scheduler with pytest 9.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            starts_ray = "mark.cluster" in (config.rootpath / file).read_text()
-            return "ray" if starts_ray else file
+            if not _starts_ray(config.rootpath / file):
+                return file
+            serves = file.startswith(("tests/serve/", "tests/k8s/"))
+            return "Ray Serve" if serves else "Ray Train"
 
+    config.option.loadscopereorder = False  # by number of tests: these have few
     return ByFile(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that exports the model of three modalities takes seconds."""
+    """Files that start Ray come first. A test that exports a model of three modalities is slow."""
+    items.sort(key=lambda item: not _starts_ray(item.path))
     for item in items:
         if "joined" in getattr(item, "fixturenames", ()):
             item.add_marker("process")

@@ -1,7 +1,11 @@
 """Ports for servers that tests start."""
 
+import os
 import random
 import socket
+
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Number of this process of pytest-xdist: each of the first four has ports of its own."""
 
 
 def free_port() -> int:
@@ -10,9 +14,10 @@ def free_port() -> int:
     Any of the kernel's own may be the near end of some connection by the time a server that took
     seconds to start listens on it.
     """
+    first = 4_000 + 500 * (WORKER % 4)
     for _ in range(100):
         with socket.socket() as probe:
-            port = random.randrange(4_000, 6_000)
+            port = random.randrange(first, first + 500)
             if probe.connect_ex(("127.0.0.1", port)):
                 return port
-    raise RuntimeError("found no free port between 4000 and 6000")
+    raise RuntimeError(f"found no free port in {first} to {first + 499}")
