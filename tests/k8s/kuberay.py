@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.k8s.pod import Network, Pod, until
+from tests.k8s.pod import WITHOUT_TRAINING, Network, Pod, until
 from tests.k8s.rendered import Object, find, told
 
 RAYLET = "wget --tries 1 -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep success"
@@ -134,7 +134,7 @@ class RayCluster:
         """One of Ray's commands, told of this cluster."""
         return subprocess.run(
             [sys.executable, "-m", *words, "--address", self.dashboard],
-            env=os.environ | self.environment,
+            env=os.environ | self.environment | {"PYTHONPATH": str(WITHOUT_TRAINING)},
             capture_output=True,
             text=True,
             timeout=240,

@@ -32,6 +32,8 @@ NEW_NETWORK = 0x40000000
 """CLONE_NEWNET of Linux."""
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 """No container outlives tests that are killed."""
+WITHOUT_TRAINING = ROOT / "tests" / "without_training"
+"""The image of serving lacks what this hides."""
 PROGRAMS = ("ip", "unshare", "nsenter", "setpriv", "wget")
 
 
@@ -143,7 +145,7 @@ class Pod:
         """Start a container; `command` in place of its own, `environment` beside its own."""
         one = self.container(name)
         words = [*(command or [*one["command"], *one.get("args", ())])]
-        variables = image_environment() | told(self._objects, one) | environment
+        variables = image_environment(one) | told(self._objects, one) | environment
         script = self._folder / f"{name}.sh"
         script.write_text(self._script(one, words, variables))
         command = [
@@ -157,6 +159,12 @@ class Pod:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         self._started[name] = process
         return process
+
+    def volume(self, name: str) -> Path:
+        """The folder of this machine that is a volume."""
+        folder = self._volumes[name]
+        assert isinstance(folder, Path), f"{name} is in memory"
+        return folder
 
     def log(self, name: str) -> Path:
         """What a container says."""
@@ -172,7 +180,7 @@ class Pod:
     def execute(self, name: str, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         """Run a command in a running container, as probes and preStop hooks are."""
         init = self.init_of(name)
-        variables = [f"{k}={v}" for k, v in image_environment().items()]
+        variables = [f"{k}={v}" for k, v in image_environment(self.container(name)).items()]
         return subprocess.run(
             [
                 *("nsenter", "--target", str(init), "--mount", "--net", "--uts", "--ipc", "--pid"),
@@ -319,11 +327,12 @@ def path() -> str:
     return f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
 
 
-def image_environment() -> dict[str, str]:
-    """ENV of the Dockerfile, with this environment in place of the image's."""
+def image_environment(container: Mapping[str, Any]) -> dict[str, str]:
+    """ENV of the Dockerfile, with this environment in place of the container's image."""
     (line,) = re.findall(r"^ENV (PATH=.* HOME=.*)$", _dockerfile(), re.MULTILINE)
     found = dict(word.split("=", 1) for word in line.split())
-    return found | {"PATH": path(), "PYTHONPATH": str(ROOT)}
+    hidden = [str(WITHOUT_TRAINING)] if container["image"].startswith("aigc-serve") else []
+    return found | {"PATH": path(), "PYTHONPATH": os.pathsep.join([*hidden, str(ROOT)])}
 
 
 def _haproxy_of_the_image() -> list[str]:
