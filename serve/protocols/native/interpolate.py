@@ -151,13 +151,8 @@ class InterpolationApi:
         encoding = partial(encode, request, start, stop, pixels, headers)
         return await self._sampler.encode(context, pixels.size, encoding)
 
-    def _end(
-        self,
-        request: InterpolationRequest,
-        name: str,
-        label: int | None,
-    ) -> SamplingRequest:
-        """The validated request of the end whose seed is in field `name`. Raises HTTPError 400, 404."""
+    def _end(self, request: InterpolationRequest, name: str, label: int | None) -> SamplingRequest:
+        """The validated request of the end whose seed is in field `name`. Raises HTTPError."""
         try:
             return self._sampler.build_request(
                 self._sampler.runner(request.model, request.signature),
