@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from tests.s3 import bucket, s3
@@ -72,6 +73,21 @@ def _frozen_heap() -> None:
     gc.freeze()
 
 
+def _made_once(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], str | Path]
+) -> Path:
+    """What `make` gives for a new folder, made by the first process of xdist that wants it."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    made = root / f"{name}.path"
+    with FileLock(root / f"{name}.lock"):
+        if not made.exists():
+            (root / name).mkdir(exist_ok=True)
+            made.write_text(str(make(root / name)))
+    return Path(made.read_text())
+
+
 @pytest.fixture(scope="session")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny class-conditional artifact, exported a moment ago; not to be written to."""
@@ -79,8 +95,10 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from aigc.commands.export import export
     from tests.fixtures.make import config, write_run
 
-    folder = tmp_path_factory.mktemp("sealed")
-    return Path(export(write_run(folder / "run", config()), name="tiny", store=Store(folder)))
+    def make(folder: Path) -> str:
+        return export(write_run(folder / "run", config()), name="tiny", store=Store(folder))
+
+    return _made_once(tmp_path_factory, "sealed", make)
 
 
 @pytest.fixture(scope="session")
@@ -97,9 +115,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preset = models.preset("text_vae:numbers")
     model = text_vae.Config(latent=4, width=32, encoder_widths=(8, 8))
     small = replace(config(), preset=preset.preset, model=model, data=preset.data, samples=3200)
-    folder = tmp_path_factory.mktemp("written")
-    run = write_run(folder / "run", small)
-    return Path(export(run, name="words", store=Store(folder / "store")))
+
+    def make(folder: Path) -> str:
+        return export(write_run(folder / "run", small), name="words", store=Store(folder / "store"))
+
+    return _made_once(tmp_path_factory, "written", make)
 
 
 @pytest.fixture(scope="session")
@@ -110,9 +130,11 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.data.rows import run
     from tests.fixtures.make import write_run
 
-    folder = tmp_path_factory.mktemp("joined")
-    made = write_run(folder / "run", run(folder / "data"))
-    return Path(export(made, name="three", store=Store(folder / "store")))
+    def make(folder: Path) -> str:
+        made = write_run(folder / "run", run(folder / "data"))
+        return export(made, name="three", store=Store(folder / "store"))
+
+    return _made_once(tmp_path_factory, "joined", make)
 
 
 @pytest.fixture(scope="session")

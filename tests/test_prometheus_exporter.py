@@ -65,6 +65,7 @@ def writers(directory: Path, n: int) -> Iterator[list[Writer]]:
             writer.kill()
 
 
+@pytest.mark.process
 def test_counters_of_dead_processes_are_kept_and_gauges_dropped(tmp_path: Path) -> None:
     with writers(tmp_path, 3) as (first, second, third):
         for number, writer in enumerate((first, second, third), 1):
@@ -93,6 +94,7 @@ def test_counters_of_dead_processes_are_kept_and_gauges_dropped(tmp_path: Path) 
         assert left == ["fold.lock", "folded_3"], "files of dead processes pile up"
 
 
+@pytest.mark.process
 def test_crash_after_a_fold_counts_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_new_series_on_a_full_disk_wait_for_room(tmp_path: Path) -> None:
         assert said.count("takes all values again") == 1, said
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("option", ["full", "nr_inodes=2", "ro"])
 def test_process_started_on_an_unusable_disk_counts(option: str, tmp_path: Path) -> None:
     options = [option] if "=" in option else []
@@ -144,6 +145,7 @@ def test_process_started_on_an_unusable_disk_counts(option: str, tmp_path: Path)
             assert read(prometheus_exporter.render(directory))["alive"] == 1
 
 
+@pytest.mark.process
 def test_removed_folder_comes_back_with_all_values(tmp_path: Path) -> None:
     directory = tmp_path / "metrics"
     with process(directory) as one:
@@ -162,6 +164,7 @@ def test_removed_folder_comes_back_with_all_values(tmp_path: Path) -> None:
         assert things(directory) == expected(range(300))
 
 
+@pytest.mark.process
 def test_dead_process_of_a_full_disk_is_folded_later(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         directory = disk / "metrics"
@@ -180,6 +183,7 @@ def test_dead_process_of_a_full_disk_is_folded_later(tmp_path: Path) -> None:
             assert things(directory) == expected(range(200))
 
 
+@pytest.mark.process
 def test_foreign_metrics_file_costs_only_itself(tmp_path: Path) -> None:
     directory = tmp_path / "metrics"
     with process(directory) as one:
@@ -193,6 +197,7 @@ def test_foreign_metrics_file_costs_only_itself(tmp_path: Path) -> None:
         assert lost(directory) == 0
 
 
+@pytest.mark.process
 def test_closed_process_writes_no_more(tmp_path: Path) -> None:
     directory = tmp_path / "metrics"
     with process(directory) as one:

@@ -236,6 +236,7 @@ def test_environment_names_keys_without_options(
     assert chosen.name == str(other)
 
 
+@pytest.mark.process
 def test_verifying_needs_no_signing_packages(folder: Path, keys: tuple[Path, Path]) -> None:
     sign(folder, keys[0])
     script = (

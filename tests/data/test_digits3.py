@@ -11,6 +11,8 @@ from aigc.data import digits, digits3, spoken_digits
 from aigc.models import multimodal_vae
 from tests.data.tiny import idx
 
+pytestmark = pytest.mark.process
+
 pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
 
 MODEL = multimodal_vae.Config()
@@ -21,7 +23,6 @@ def rows(of: np.ndarray) -> set[bytes]:
     return {row.tobytes() for row in of}
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_parts_have_the_class_and_split_of_their_row(
     split: data.Split,

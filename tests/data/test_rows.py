@@ -229,6 +229,7 @@ def test_tar_index_follows_changes_of_the_tar(tmp_path: Path) -> None:
     assert len(data.load(config, MODEL)) == len(before) - 3
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", KINDS)
 def test_loader_processes_read_equal_rows(kind: str, tmp_path: Path) -> None:
     from torch.utils.data import DataLoader

@@ -12,6 +12,8 @@ import pytest
 from aigc.data import spoken_digits
 from aigc.data._espeak import Word, speak
 
+pytestmark = pytest.mark.process
+
 pytest.importorskip("espeakng_loader", reason="espeakng-loader (extra `speech`) is not installed")
 
 SEVEN = Word(text="seven", voice="en-us", pitch=50, words_per_minute=200, pitch_range=0)

@@ -129,6 +129,7 @@ def test_sparse_members_are_refused() -> None:
         listed(bytes(content))
 
 
+@pytest.mark.process
 def test_indices_of_many_processes_equal_those_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_indices_of_many_processes_equal_those_of_one(
     assert indices(files, "x") == found
 
 
+@pytest.mark.process
 def test_index_error_reaches_the_caller_from_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
