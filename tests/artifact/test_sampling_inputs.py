@@ -69,9 +69,14 @@ def test_given_presence_flags_are_kept(contract: ArtifactSpec) -> None:
             lambda c: c.draw("sample", 0, [0], given={"a": np.zeros((1, 2))}),
             "takes no input 'a', it takes: none",
         ),
+        (lambda c: c.draw("sample", 0.5, [0]), "seed must be a whole number, got 0.5"),
+        (lambda c: c.draw("sample", 0, [0], "cat"), "label must be a whole number, got 'c'"),
+        (lambda c: c.draw("sample", 0, [0], np.array(2.5)), "label must be a whole number"),
+        (lambda c: c.draw_between("sample", 0, 1, 2.5), "frames must be a whole number, got 2.5"),
+        (lambda c: c.draw("sample", 0, [0], np.int64(10)), r"label must be in \[0, 10\), got 10"),
     ],
 )
-def test_unknown_inputs_are_refused(
+def test_draw_refuses_unknown_inputs_and_other_types(
     contract: ArtifactSpec, call: Callable[[ArtifactSpec], object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -94,34 +99,14 @@ def test_numpy_numbers_are_accepted(contract: ArtifactSpec, number: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("dtype", "value", "message"),
     [
-        (lambda c: c.draw("sample", 0.5, [0]), "seed must be a whole number, got 0.5"),
-        (lambda c: c.draw("sample", 0, [0], "cat"), "label must be a whole number, got 'c'"),
-        (lambda c: c.draw("sample", 0, [0], np.array(2.5)), "label must be a whole number"),
-        (lambda c: c.draw_between("sample", 0, 1, 2.5), "frames must be a whole number, got 2.5"),
-        (lambda c: c.draw("sample", 0, [0], np.int64(10)), r"label must be in \[0, 10\), got 10"),
+        *(("float32", v, r"t must be a number in \[0, 9\], got") for v in (None, "warm", [1, "2"])),
+        *(("int64", v, "t must be") for v in (2.5, [2, 2.5], float("nan"))),
     ],
 )
-def test_other_types_are_refused(
-    contract: ArtifactSpec, call: Callable[[ArtifactSpec], object], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        call(contract)
-
-
-@pytest.mark.parametrize("value", [None, "warm", [1, "2"]])
-def test_setting_that_is_no_number_is_refused(value: Any) -> None:
-    spec = TensorSpec(name="t", kind="setting", dtype="float32", shape=(), range=(0, 9), default=0)
-    with pytest.raises(ValueError, match=r"t must be a number in \[0, 9\], got"):
-        setting(spec, value, 2)
-
-
-@pytest.mark.parametrize("value", [2.5, [2, 2.5], float("nan")])
-def test_float_for_an_integer_setting_is_refused(value: float | list[float]) -> None:
-    spec = TensorSpec(
-        name="top_k", kind="setting", dtype="int64", shape=(), range=(0, 9), default=0
-    )
+def test_setting_of_another_type_is_refused(dtype: Any, value: Any, message: str) -> None:
+    spec = TensorSpec(name="t", kind="setting", dtype=dtype, shape=(), range=(0, 9), default=0)
     assert setting(spec, 2.0, 2).tolist() == [2, 2]
-    with pytest.raises(ValueError, match="top_k must be"):
+    with pytest.raises(ValueError, match=message):
         setting(spec, value, 2)
