@@ -22,7 +22,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text().split("\n")[:-1]
 
 
-def test_texts_become_lines_the_same_from_any_index_on(
+def test_texts_become_lines_equal_from_any_index(
     written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = sampled(written, tmp_path, capsys, "-n", "9")
@@ -33,7 +33,7 @@ def test_texts_become_lines_the_same_from_any_index_on(
     assert len(set(lines(path))) > 1
 
 
-def test_texts_as_json_and_as_an_array(
+def test_json_holds_the_same_texts_as_lines(
     written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = sampled(written, tmp_path, capsys, "-n", "3")
@@ -44,7 +44,7 @@ def test_texts_as_json_and_as_an_array(
     assert (document["model"], document["seed"]) == ("words@1", 5)
 
 
-def test_settings_are_asked_of_the_signature(
+def test_settings_option_reaches_the_signature(
     written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = lines(sampled(written, tmp_path, capsys))
@@ -62,14 +62,14 @@ def test_settings_are_asked_of_the_signature(
         ({"max_tokens": 99.0}, r"max_tokens must be a whole number in \[1, 44\], got 99"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(
+def test_settings_out_of_range_are_refused(
     settings: dict[str, float], message: str, written: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Artifact.open(written, verify=False).sample(seed=0, settings=settings)
 
 
-def test_what_a_source_cannot_do_is_said(sealed: Path, written: Path) -> None:
+def test_outputs_of_another_kind_are_refused(sealed: Path, written: Path) -> None:
     with pytest.raises(ValueError, match="gives no texts; take another format than txt"):
         command([str(sealed), "--format", "txt"])
     artifact = Artifact.open(sealed, verify=False)
@@ -79,7 +79,7 @@ def test_what_a_source_cannot_do_is_said(sealed: Path, written: Path) -> None:
         artifact.stream("sample", {})
 
 
-def test_texts_replay_their_references_and_are_those_of_their_batch(written: Path) -> None:
+def test_texts_replay_their_references_and_equal_their_batch(written: Path) -> None:
     artifact = Artifact.open(written)
     assert {level.level for level in artifact.reproducibility.values()} == {"bit"}
     together = artifact.sample(seed=1, n=50)["text"]
@@ -88,7 +88,7 @@ def test_texts_replay_their_references_and_are_those_of_their_batch(written: Pat
         assert np.array_equal(alone[0], together[index])
 
 
-def test_a_text_comes_token_by_token(written: Path) -> None:
+def test_stream_yields_the_tokens_of_sample(written: Path) -> None:
     artifact = Artifact.open(written, verify=False)
     drawn = artifact.draw("sample", 1, range(3))
     tokens = np.stack(list(artifact.stream("sample", drawn)), 1)
@@ -96,7 +96,7 @@ def test_a_text_comes_token_by_token(written: Path) -> None:
     assert np.array_equal(tokens, whole[:, : tokens.shape[1]])
 
 
-def test_settings_may_be_left_out_and_tokens_must_be_known(written: Path) -> None:
+def test_run_defaults_settings_and_refuses_unknown_tokens(written: Path) -> None:
     artifact = Artifact.open(written, verify=False)
     drawn: dict[str, Any] = artifact.draw("sample", 1, range(3))
     few = {name: drawn[name] for name in ("latent", "noise")}
@@ -109,7 +109,7 @@ def test_settings_may_be_left_out_and_tokens_must_be_known(written: Path) -> Non
         artifact.run("encode", {"text": np.full((1, 44), 22)})
 
 
-def test_an_encoded_text_is_decoded(written: Path) -> None:
+def test_encoded_texts_are_decoded(written: Path) -> None:
     artifact = Artifact.open(written, verify=False)
     rows = artifact.vocabulary().rows(["seven", "two hundred"], 44)
     latent = artifact.run("encode", {"text": rows})["mu"]
@@ -118,7 +118,7 @@ def test_an_encoded_text_is_decoded(written: Path) -> None:
     assert all(" " not in text for text in texts)
 
 
-def test_what_belongs_together_is_written_side_by_side(
+def test_several_modalities_are_written_side_by_side(
     joined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = sampled(joined, tmp_path / "all", capsys, "-n", "2")

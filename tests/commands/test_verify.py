@@ -17,7 +17,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> str:
     return sealed(tmp_path_factory.mktemp("tones"))
 
 
-def test_a_signature_of_sound_states_its_rate_and_a_seed_gives_the_same_alone(tones: str) -> None:
+def test_sound_signature_states_its_rate_and_is_independent_of_batches(tones: str) -> None:
     artifact = Artifact.open(tones)
     spec = artifact.signature("sample").outputs[0]
     assert (spec.kind, spec.shape, spec.sample_rate_hz) == ("audio", SHAPE, 8000)
@@ -28,7 +28,7 @@ def test_a_signature_of_sound_states_its_rate_and_a_seed_gives_the_same_alone(to
 
 
 @pytest.mark.parametrize("form", ["wav", "flac"])
-def test_a_sampled_sound_says_what_made_it_and_is_made_again(
+def test_sampled_sound_is_verified_by_its_provenance(
     form: str, tones: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if form == "flac":
@@ -45,7 +45,7 @@ def test_a_sampled_sound_says_what_made_it_and_is_made_again(
     assert "made again: every sample is equal" in said.err
 
 
-def test_an_altered_sound_is_found_out(tones: str, tmp_path: Path) -> None:
+def test_altered_sound_is_refused(tones: str, tmp_path: Path) -> None:
     assert sample.command([tones, "-n", "1", "--seed", "7", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*.wav")
     found = audio_files.read_sound(path.read_bytes())
@@ -62,9 +62,7 @@ def test_an_altered_sound_is_found_out(tones: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "head", [b"", b"no file", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WAVE", b"fLaC"]
 )
-def test_what_is_neither_picture_nor_sound_is_refused_by_its_name(
-    head: bytes, tmp_path: Path
-) -> None:
+def test_other_files_are_refused_by_name(head: bytes, tmp_path: Path) -> None:
     path = tmp_path / "thing.bin"
     path.write_bytes(head + b"\0" * 20)
     with pytest.raises(ValueError, match=rf"^{path}: not a ") as raised:
