@@ -6,12 +6,10 @@ from shutil import copytree
 
 import pytest
 
-from aigc import data
 from aigc.artifact import Artifact
-from aigc.training.object_store import NullStore
-from aigc.training.run import Run, train_run
-from aigc.training.run_context import RunContext
+from aigc.training.run import Run
 from tests.fixtures.make import ARTIFACT, RUN
+from tests.training.small_runs import continue_run
 
 pytestmark = pytest.mark.process
 
@@ -27,10 +25,5 @@ def test_version_1_run_resumes(tmp_path: Path) -> None:
     config = run.config()
     longer = replace(config, samples=config.samples + 32)
     run.check_resume(longer)
-    assert (
-        train_run(
-            RunContext(store=NullStore(run.folder)), longer, data.load(config.data, config.model)
-        )
-        == "done"
-    )
+    assert continue_run(run, longer) == "done"
     assert run.facts()["samples"] == 160

@@ -49,9 +49,7 @@ def test_imagenet_tree_has_splits_and_no_class_called_train(told: Told) -> None:
     assert report.rows == {"train": 36, "test": 12}
     assert [one["name"] for one in report.classes] == list(found.SYNSETS)
     assert [one["train"] for one in report.classes] == [12, 12, 12]
-    assert report.duplicates is not None
     assert report.duplicates["across"] == 1
-    assert report.pictures is not None
     assert report.pictures["modes"] == {"RGB": 47, "CMYK": 1}
     assert report.unreadable["count"] == 0
 
@@ -62,7 +60,6 @@ def test_mask_is_not_taken_for_the_photo(told: Told, folder: Path) -> None:
     report = told("coco")
     assert report.source == "webdataset"
     assert report.rows == {"train": 20, "test": 6}
-    assert report.pictures is not None
     assert report.pictures["modes"] == {"RGB": 26}
     assert [one["name"] for one in report.classes] == ["0", "1", "2"]
     assert "--data.member jpg" in report.suggestion
@@ -84,7 +81,6 @@ def test_speech_commands_excludes_noise(told: Told) -> None:
     assert report.source == "audio"
     assert report.rows["test"] == 6
     assert {one["name"] for one in report.classes} == {"no", "up", "yes"}
-    assert report.sounds is not None
     assert set(report.sounds["rates_hz"]) == {"16000"}
     assert report.sounds["longest_s"] == 1.0
     assert report.shapes == {"audio": (1, 8192)}
@@ -96,9 +92,7 @@ def test_nas_leftovers_are_skipped_and_counted(told: Told) -> None:
     assert {one["name"] for one in report.classes} == {"Rome 2019", "Zoo"}
     assert sum(report.rows.values()) == 23
     assert report.unreadable["count"] == 1
-    assert report.duplicates is not None
     assert sum(report.duplicates[k] for k in ("train", "test", "across")) == 1
-    assert report.pictures is not None
     assert report.pictures["smallest"] != [12, 9]
     left_out = " ".join(f"{one['count']} {one['reason']}" for one in report.left_out)
     assert ".heic" in left_out
@@ -142,7 +136,6 @@ def test_real_mixed_mode_pictures_are_counted_and_drawn() -> None:
     assert sum(report.rows.values()) == 3781
     assert report.tried == {"train": 150, "test": 150}
     assert len(report.classes) == 9
-    assert report.pictures is not None
     assert report.pictures["sizes"] == [[64, 64, 300]]
     assert {"RGBA", "LA"} <= set(report.pictures["modes"])
     assert report.shapes == {"image": (4, 64, 64)}

@@ -44,7 +44,6 @@ class Writer:
         )
 
     def write(self, number: int) -> None:
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{number}\n")
         self.process.stdin.flush()
@@ -137,7 +136,6 @@ def test_command_serves_metrics_until_stopped(tmp_path: Path) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
     ):
         writer.write(5)
-        assert process.stdout is not None
         url = process.stdout.readline().strip()
         with urllib.request.urlopen(url) as answer:
             assert answer.headers["content-type"].startswith("text/plain")

@@ -54,12 +54,10 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert self._process.stdout is not None
         assert self._process.stdout.readline() == "there\n"
 
     def do(self, word: str, first: int = 0, last: int = 0) -> bool:
         """Count kinds first..last, or tend; returns whether it knows of lost values."""
-        assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{word} {first} {last}\n")
         self._process.stdin.flush()

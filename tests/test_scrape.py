@@ -183,7 +183,6 @@ def test_command_listens_on_ipv6(host: str, tmp_path: Path) -> None:
     ]
     process = subprocess.Popen([*command, "--host", host], stdout=subprocess.PIPE, text=True)
     with process:
-        assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert "[::" in url, url
         assert httpx.get(url).status_code == 200
@@ -205,7 +204,6 @@ def test_hanging_renderer_is_reported_within_seconds(
         [sys.executable, "-c", holder, str(tmp_path / "fold.lock")], stdout=subprocess.PIPE
     )
     with frozen:
-        assert frozen.stdout is not None
         frozen.stdout.readline()
         with pytest.raises(TimeoutError, match="another process keeps its lock"):
             prometheus_exporter.render(tmp_path)

@@ -229,10 +229,8 @@ def test_environment_names_keys_without_options(
     assert wanted("") is None
     monkeypatch.setenv("AIGC_TRUST", str(keys[1]))
     found, other = wanted(""), write_keys(tmp_path, "other")[1]
-    assert found is not None
     assert found.name == str(keys[1])
     chosen = wanted(str(other))
-    assert chosen is not None
     assert chosen.name == str(other)
 
 

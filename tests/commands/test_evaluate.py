@@ -27,9 +27,7 @@ from aigc.commands.evaluate import (
 )
 from aigc.commands.export import export
 from aigc.models import fc_vae
-from aigc.training.object_store import NullStore
-from aigc.training.run import Run, train_run
-from aigc.training.run_context import RunContext
+from aigc.training.run import Run
 from tests.channels import OfChannels
 from tests.fixtures.make import config, write_run
 from tests.training.small_runs import small
@@ -319,11 +317,7 @@ def test_elbo_of_an_artifact_equals_the_model_s(tmp_path: Path) -> None:
 
     model = fc_vae.Config(shape=(1, 8, 8), latent=4, num_classes=10, widths=(32,))
     trained = replace(config(), preset="fc_vae:digits", model=model, samples=6400)
-    run = Run(tmp_path / "run")
-    run.create(trained)
-    train_run(
-        RunContext(store=NullStore(run.folder)), trained, data.load(trained.data, trained.model)
-    )
+    run = write_run(tmp_path / "run", trained)
     artifact = Artifact.open(export(run, name="vae", store=Store(tmp_path / "store")))
     (found,) = (m for m in evaluate(artifact, n=100) if m.name == "elbo/test")
     test = data.load(trained.data, trained.model, "test")

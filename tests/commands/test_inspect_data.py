@@ -186,7 +186,6 @@ def test_report_finds_duplicates_within_and_across_splits(kind: str, tmp_path: P
     train_rows += [train_rows[3], train_rows[3]]
     test_rows += [train_rows[5], train_rows[6], test_rows[0]]
     report = inspect(write(kind, tmp_path, {"train": train_rows, "test": test_rows})).report
-    assert report.duplicates is not None
     assert {k: report.duplicates[k] for k in ("train", "test", "across")} == {
         "train": 2,
         "test": 1,
@@ -280,11 +279,8 @@ def test_report_counts_parts_of_records(tmp_path: Path) -> None:
         "train": {"image": 4, "text": 4, "audio": 3},
         "test": {"image": 2, "text": 2, "audio": 1},
     }
-    assert report.pictures is not None
     assert report.pictures["modes"] == {"L": 6}
-    assert report.sounds is not None
     assert report.sounds["rates_hz"] == {"4000": 4}
-    assert report.texts is not None
     assert (report.texts["shortest"], report.texts["characters"]) == (3, "enotw")
     assert f"\n    aigc data folder {report.path}\n" in table(report)
 
@@ -326,7 +322,6 @@ def test_quick_report_reads_headers_only(tmp_path: Path, monkeypatch: pytest.Mon
     assert not report.decoded
     assert report.duplicates is None
     assert report.fingerprint is None
-    assert report.pictures is not None
     assert report.pictures["modes"] == {"RGB": 10}
     shown = table(report)
     assert "none of 10 rows that were looked at by their headers alone, of 19" in shown
@@ -379,7 +374,6 @@ def test_picture_has_a_line_per_class(tmp_path: Path, capsys: pytest.CaptureFixt
     assert left > 0  # the names of the classes
     pixels = np.asarray(drawn)
     run = inspect(config, shape=(3, 8, 8)).run
-    assert run is not None
     source = data.load(run.data, run.model)
     for label in range(3):
         rows_of = [row for row in range(len(source)) if source.read(row)[1] == label]

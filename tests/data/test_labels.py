@@ -116,7 +116,6 @@ def test_labels_are_numbered_by_occurrence_and_keep_names(
     rows = [source.read(row)[1] for row in range(len(labels))]
     wanted = [str(label).removesuffix(".0") for label in labels]
     assert [classes[label] for label in rows] == wanted
-    assert source.survey.labels is not None
     assert source.survey.labels.tolist() == rows
     assert conditional(config, len(classes), "test").classes == classes
 

@@ -87,7 +87,6 @@ def test_passes_over_ports_that_speak_no_http(address: str, answer: bytes) -> No
     program = OTHER_PORT.format(answer=answer.hex())
     command = [sys.executable, "-c", program, "aigc.cli", "train"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         port = process.stdout.readline().strip()
         try:
             targets = monitor.find()
@@ -107,7 +106,6 @@ def test_listens_on_loopback_until_stopped(
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     process = run(address, TMPDIR=str(temporary))
-    assert process.stdout is not None
     url = process.stdout.readline().strip()
     family = psutil.Process(process.pid).children()
     listening = {c.laddr.ip for p in family for c in p.net_connections() if c.status == "LISTEN"}

@@ -54,7 +54,6 @@ def test_fixed_noise_fixes_the_kl_of_every_row() -> None:
     torch.manual_seed(0)
     posterior, raw, drawn = FixedNoisePosterior(3, 0.8, 0.2), 9 * torch.randn(400, 3), noise(400)
     mu, logvar, s = posterior.training_moments(raw, drawn)
-    assert s is not None
     assert sorted(set(s.tolist())) == pytest.approx([0.2, 0.8])
     assert float((s > 0.5).float().mean()) == pytest.approx(HIGH_NOISE_SHARE, abs=0.07)
     assert torch.allclose(mu.square().sum(1), 3 * (1 - s.square()), rtol=1e-4)

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from aigc import data, models
 from aigc.config import TrainConfig
-from aigc.data import CorruptRow, Dataset
+from aigc.data import CorruptRow, Dataset, Source
 from aigc.models import text_vae
 from aigc.training import checkpoint
 from aigc.training.loop import TrainState, train
+from aigc.training.object_store import NullStore
+from aigc.training.run import Run, train_run
+from aigc.training.run_context import RunContext
 
 BATCHES = 6
 """Batches of a whole run here: more than WGAN-GP's five discriminator steps."""
@@ -50,6 +53,21 @@ def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
 def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     assert a.keys() == b.keys()
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+def begin_run(folder: Path, config: TrainConfig) -> Run:
+    """A run that has trained nothing yet."""
+    run = Run(folder)
+    run.create(config)
+    return run
+
+
+def continue_run(
+    run: Run, config: TrainConfig, source: Source | None = None, **context: Any
+) -> str:
+    """Train a run from its last checkpoint on; the outcome, `done` or `stopped`."""
+    source = source or data.load(config.data, config.model)
+    return train_run(RunContext(store=NullStore(run.folder), **context), config, source)
 
 
 def resumed(config: TrainConfig, folder: Path, at: int) -> dict[str, Tensor]:

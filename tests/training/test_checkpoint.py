@@ -17,11 +17,16 @@ from aigc import data
 from aigc.files import sha256
 from aigc.training import checkpoint, run_folder
 from aigc.training.loop import TrainState
-from aigc.training.object_store import NullStore
 from aigc.training.quality_log import append_quality
-from aigc.training.run import Run, train_run
-from aigc.training.run_context import RunContext
-from tests.training.small_runs import differing, finish, small, write_checkpoint
+from aigc.training.run import Run
+from tests.training.small_runs import (
+    begin_run,
+    continue_run,
+    differing,
+    finish,
+    small,
+    write_checkpoint,
+)
 
 
 def there(folder: Path) -> list[int]:
@@ -33,7 +38,6 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
         write_checkpoint(tmp_path, number, keep=2, quality=quality)
     assert there(tmp_path) == [1, 4, 5]
     best = run_folder.best(tmp_path)
-    assert best is not None
     assert best.name == f"{1:012d}"
 
 
@@ -50,7 +54,6 @@ def test_best_ignores_quality_that_is_not_finite(tmp_path: Path, newest: float) 
         write_checkpoint(tmp_path, number, keep=1, quality=quality)
     assert there(tmp_path) == [1, 3]
     best = run_folder.best(tmp_path)
-    assert best is not None
     assert int(best.name) == 1
 
 
@@ -59,11 +62,9 @@ def test_best_ignores_quality_of_an_earlier_state(tmp_path: Path) -> None:
     write_checkpoint(folder, 32, quality=9.0, quality_samples=32)
     write_checkpoint(folder, 64, quality=1.0, quality_samples=48)
     best = run_folder.best(folder)
-    assert best is not None
     assert int(best.name) == 32
     append_quality(tmp_path, 64, 2.0)
     best = run_folder.best(folder)
-    assert best is not None
     assert int(best.name) == 64
 
 
@@ -73,8 +74,7 @@ FOREIGN = ("9", "20", "000000000999", "0000000000032", "notes", "000000000064.mi
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_foreign_folders_are_not_checkpoints(tmp_path: Path, kind: str) -> None:
     config = small("fc_gan:ring", checkpoint_interval=32, samples=96, keep_checkpoints=1)
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
     run.checkpoints.mkdir()
     for name in FOREIGN:
         if kind == "folder":
@@ -83,11 +83,9 @@ def test_foreign_folders_are_not_checkpoints(tmp_path: Path, kind: str) -> None:
         else:
             (run.checkpoints / name).write_text(name)
     source = data.load(config.data, config.model)
-    train_run(
-        RunContext(store=NullStore(run.folder), stop=lambda samples: samples >= 48), config, source
-    )
+    continue_run(run, config, source, stop=lambda samples: samples >= 48)
     assert run.facts()["samples"] == 64
-    train_run(RunContext(store=NullStore(run.folder)), config, source)
+    continue_run(run, config, source)
     assert [entry["samples"] for entry in run.starts()] == [0, 64]
     assert run.facts()["samples"] == 96
     assert {path.name for path in run.checkpoints.iterdir()} == {*FOREIGN, f"{96:012d}"}
@@ -109,7 +107,6 @@ def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
         write_checkpoint(tmp_path, samples, keep=2)
     assert there(tmp_path) == [10**12, 10**13]
     newest = run_folder.newest(tmp_path)
-    assert newest is not None
     assert int(newest.name) == 10**13
 
 
@@ -126,17 +123,14 @@ def test_load_names_a_damaged_trainer_json(tmp_path: Path) -> None:
 
 def test_tidy_sets_broken_newer_checkpoints_aside(tmp_path: Path) -> None:
     config = small("fc_gan:ring", checkpoint_interval=32, samples=96, keep_checkpoints=1)
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
     dataset = data.load(config.data, config.model)
-    train_run(RunContext(store=NullStore(run.folder)), config, dataset)
+    continue_run(run, config, dataset)
     file = run.checkpoints / f"{96:012d}" / run_folder.STATE
     file.write_bytes(file.read_bytes()[:-1])
     (run.checkpoints / f".{128:012d}.7.tmp").mkdir()
     asked = iter([False, False, True])
-    train_run(
-        RunContext(store=NullStore(run.folder), stop=lambda samples: next(asked)), config, dataset
-    )
+    continue_run(run, config, dataset, stop=lambda samples: next(asked))
     assert run.facts()["samples"] == 48
     names = sorted(path.name for path in run.checkpoints.iterdir())
     assert names == [f"{48:012d}", f"{96:012d}.broken"]
@@ -201,11 +195,9 @@ def test_save_leaves_nothing_behind_on_a_full_disk(
 ) -> None:
     config = small("fc_gan:ring", checkpoint_interval=32, samples=160, keep_checkpoints=1)
     dataset = data.load(config.data, config.model)
-    whole = Run(tmp_path / "whole")
-    whole.create(config)
-    train_run(RunContext(store=NullStore(whole.folder)), config, dataset)
-    run = Run(small_disk / "run")
-    run.create(config)
+    whole = begin_run(tmp_path / "whole", config)
+    continue_run(whole, config, dataset)
+    run = begin_run(small_disk / "run", config)
     ballast: list[Path] = []
 
     def stop(samples: int) -> bool:
@@ -215,7 +207,7 @@ def test_save_leaves_nothing_behind_on_a_full_disk(
             ballast[0].unlink()  # in time for the last one
         return False
 
-    assert train_run(RunContext(store=NullStore(run.folder), stop=stop), config, dataset) == "done"
+    assert continue_run(run, config, dataset, stop=stop) == "done"
     assert "was not written (1)" in caplog.text
     assert differing(*[checkpoint.tensors(r.load_state()) for r in (whole, run)]) == []
 
@@ -240,7 +232,7 @@ def test_training_survives_a_disk_that_is_full_for_a_while(
             ballast[0].unlink()
         return False
 
-    assert train_run(RunContext(store=NullStore(run.folder), stop=stop), config, dataset) == "done"
+    assert continue_run(run, config, dataset, stop=stop) == "done"
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_bytes().splitlines()]
     samples = [line["samples"] for line in lines]
     assert samples == sorted(samples)
@@ -257,8 +249,7 @@ def test_a_disk_that_stays_full_is_an_error_and_keeps_the_last_checkpoint(
 ) -> None:
     monkeypatch.setattr(checkpoint, "PAUSE_S", 0.01)
     config = small("fc_gan:ring", checkpoint_interval=32, report_interval=16, samples=96)
-    run = Run(small_disk / "run")
-    run.create(config)
+    run = begin_run(small_disk / "run", config)
 
     def stop(samples: int) -> bool:
         if samples == 48:
@@ -266,11 +257,7 @@ def test_a_disk_that_stays_full_is_an_error_and_keeps_the_last_checkpoint(
         return False
 
     with pytest.raises(OSError, match=r"cannot write|No space left"):
-        train_run(
-            RunContext(store=NullStore(run.folder), stop=stop),
-            config,
-            data.load(config.data, config.model),
-        )
+        continue_run(run, config, stop=stop)
     assert run.facts()["samples"] == 32
     assert not list(run.checkpoints.glob(".*.tmp"))
 
@@ -294,7 +281,6 @@ write_checkpoint(folder, 128)
     killed = subprocess.run([sys.executable, "-c", code], timeout=60)
     assert killed.returncode == -9
     newest = run_folder.newest(tmp_path)
-    assert newest is not None
     assert newest.name == f"{64:012d}"
     assert list(tmp_path.glob(".*.tmp"))
     checkpoint.tidy(tmp_path, 64)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from aigc import data
 from aigc.training.divergence import (
     COLLAPSE_BATCHES,
     EXPLOSION,
@@ -17,10 +16,8 @@ from aigc.training.divergence import (
     DivergenceMonitor,
     NonFiniteLoss,
 )
-from aigc.training.object_store import NullStore
-from aigc.training.run import MAX_ROLLBACKS, Run, train_run
-from aigc.training.run_context import RunContext
-from tests.training.small_runs import small
+from aigc.training.run import MAX_ROLLBACKS, Run
+from tests.training.small_runs import begin_run, continue_run, small
 
 pytestmark = pytest.mark.process
 
@@ -72,17 +69,13 @@ def reckless(tmp_path: Path, rate: float, **changes: Any) -> Run:
         model, objective="least_squares", generator_optimizer=hot, discriminator_optimizer=hot
     )
     config = replace(config, model=model, **changes)
-    run = Run(tmp_path / "run")
-    run.create(config)
-    return run
+    return begin_run(tmp_path / "run", config)
 
 
 def test_rollback_halves_the_rates_until_training_is_stable(tmp_path: Path) -> None:
     run = reckless(tmp_path, 60.0, on_divergence="rollback")
     config = run.config()
-    outcome = train_run(
-        RunContext(store=NullStore(run.folder)), config, data.load(config.data, config.model)
-    )
+    outcome = continue_run(run, config)
     assert outcome == "done"
     rollbacks = [entry for entry in run.history() if entry.get("event") == "rollback"]
     assert len(rollbacks) > 0
@@ -100,9 +93,7 @@ def test_rollback_gives_up_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     run = reckless(tmp_path, 1e30, on_divergence="rollback")
     config = run.config()
     with pytest.raises(NonFiniteLoss):
-        train_run(
-            RunContext(store=NullStore(run.folder)), config, data.load(config.data, config.model)
-        )
+        continue_run(run, config)
     rollbacks = [entry for entry in run.history() if entry.get("event") == "rollback"]
     assert len(rollbacks) == MAX_ROLLBACKS
 
@@ -111,7 +102,5 @@ def test_divergence_stops_the_run_by_default(tmp_path: Path) -> None:
     run = reckless(tmp_path, 1e30)
     config = run.config()
     with pytest.raises(NonFiniteLoss, match="lower the learning rate"):
-        train_run(
-            RunContext(store=NullStore(run.folder)), config, data.load(config.data, config.model)
-        )
+        continue_run(run, config)
     assert [entry for entry in run.history() if "event" in entry] == []

@@ -17,10 +17,19 @@ from aigc.rng import BatchRNG
 from aigc.training import checkpoint, run_folder
 from aigc.training.dataloader import to_model_input
 from aigc.training.loop import NonFiniteLoss, PeriodicAction, TrainState, train
-from aigc.training.object_store import NullStore
-from aigc.training.run import Run, train_run
-from aigc.training.run_context import RunContext
-from tests.training.small_runs import BATCHES, BLURRED, Half, differing, finish, resumed, small
+from aigc.training.run import Run
+from tests.fixtures.make import write_run
+from tests.training.small_runs import (
+    BATCHES,
+    BLURRED,
+    Half,
+    begin_run,
+    continue_run,
+    differing,
+    finish,
+    resumed,
+    small,
+)
 
 pytestmark = pytest.mark.process
 
@@ -131,9 +140,7 @@ def test_resume_in_a_new_process_is_bit_equal(tmp_path: Path) -> None:
 def test_grids_and_reports_leave_training_bit_equal(tmp_path: Path) -> None:
     config = small("dcgan:digits")
     busy = replace(config, report_interval=16, grid_interval=32, checkpoint_interval=16)
-    run = Run(tmp_path / "busy")
-    run.create(busy)
-    train_run(RunContext(store=NullStore(run.folder)), busy, data.load(busy.data, busy.model))
+    run = write_run(tmp_path / "busy", busy)
     assert differing(finish(config), checkpoint.tensors(run.load_state())) == []
     assert len(list((run.folder / "grids").iterdir())) == BATCHES / 2
     assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == BATCHES
@@ -179,10 +186,9 @@ def test_gradients_of_two_workers_sum_to_those_of_one(
 
 def test_non_finite_loss_stops_before_the_step(tmp_path: Path) -> None:
     config = small("fc_gan:mlp", checkpoint_interval=32, samples=160)
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
     dataset = data.load(config.data, config.model)
-    train_run(RunContext(store=NullStore(run.folder)), replace(config, samples=64), dataset)
+    continue_run(run, replace(config, samples=64), dataset)
     before = checkpoint.tensors(run.load_state())
     broken = replace(dataset, samples=dataset.samples * float("nan"))
     state = run.load_state()
@@ -190,9 +196,7 @@ def test_non_finite_loss_stops_before_the_step(tmp_path: Path) -> None:
         train(config, state, broken)
     assert differing(before, checkpoint.tensors(state)) == []  # no step was taken
     with pytest.raises(ValueError, match="begun on data"):
-        train_run(
-            RunContext(store=NullStore(run.folder)), config, broken
-        )  # and other data is refused on resume
+        continue_run(run, config, broken)  # and other data is refused on resume
     assert run.facts()["samples"] == 64
 
 
@@ -200,10 +204,9 @@ def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     config = small("fc_gan:mlp", checkpoint_interval=16, samples=1600)
     dataset = data.load(config.data, config.model)
     dataset.samples[data.rows(config.seed, 40, 41, len(dataset))] = float("nan")
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
     with pytest.raises(NonFiniteLoss, match="after 32 samples"):
-        train_run(RunContext(store=NullStore(run.folder)), config, dataset)
+        continue_run(run, config, dataset)
     assert run.facts()["samples"] == 32
 
 
@@ -211,34 +214,23 @@ def test_resume_passes_over_a_broken_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = small("fc_gan:ring", checkpoint_interval=32, samples=96)
-    run = Run(tmp_path / "run")
-    run.create(config)
-    train_run(RunContext(store=NullStore(run.folder)), config, data.load(config.data, config.model))
+    run = write_run(tmp_path / "run", config)
     newest = run_folder.newest(run.checkpoints)
-    assert newest is not None
     assert newest.name == f"{96:012d}"
     file = newest / "state.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     assert run.facts()["samples"] == 64
     assert "passed over" in caplog.text
-    train_run(RunContext(store=NullStore(run.folder)), config, data.load(config.data, config.model))
+    continue_run(run, config)
     assert run_folder.newest(run.checkpoints) == newest  # written again, whole
 
 
 def test_stop_ends_the_run_after_the_batch_with_a_checkpoint(tmp_path: Path) -> None:
     config = small("fc_gan:ring", samples=1600)
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
     asked = iter([False, False, True])
     dataset = data.load(config.data, config.model)
-    assert (
-        train_run(
-            RunContext(store=NullStore(run.folder), stop=lambda samples: next(asked)),
-            config,
-            dataset,
-        )
-        == "stopped"
-    )
+    assert continue_run(run, config, dataset, stop=lambda samples: next(asked)) == "stopped"
     assert run.facts()["samples"] == 48
 
 
@@ -275,8 +267,7 @@ def test_ema_follows_the_weights_with_its_half_life() -> None:
 
 def test_resume_names_the_field_that_changed(tmp_path: Path) -> None:
     config = small("fc_gan:ring")
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
     with pytest.raises(ValueError, match=r"another batch: 16 -> 32.*give the old values"):
         run.check_resume(replace(config, batch=32))
     run.check_resume(replace(config, samples=10**6, checkpoint_interval=10))

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from aigc import data
 from aigc.artifact import Artifact, ArtifactError, Store
 from aigc.artifact.manifest import parse, seal
 from aigc.config import TrainConfig
 from aigc.training import checkpoint, run_folder
 from aigc.training.lease import Lease
-from aigc.training.object_store import NullStore, ObjectStore, filesystem, is_remote, local_folder
-from aigc.training.run import Run, train_run
-from aigc.training.run_context import RunContext
+from aigc.training.object_store import ObjectStore, filesystem, is_remote, local_folder
+from aigc.training.run import Run
+from tests.fixtures.make import write_run
 from tests.ports import free_port
-from tests.training.small_runs import differing, small
+from tests.training.small_runs import continue_run, differing, small
 
 pytestmark = pytest.mark.process
 
@@ -48,15 +47,7 @@ def ring(samples: int = 96) -> TrainConfig:
 
 def begin(folder: Path) -> Run:
     """A run of 96 samples with checkpoints at 32, 64 and 96."""
-    run = Run(folder)
-    run.create(ring())
-    assert (
-        train_run(
-            RunContext(store=NullStore(run.folder)), ring(), data.load(ring().data, ring().model)
-        )
-        == "done"
-    )
-    return run
+    return write_run(folder, ring())
 
 
 def names(folder: Path) -> list[str]:
@@ -85,9 +76,7 @@ def test_resume_on_another_machine_is_bit_equal(uri: str, tmp_path: Path) -> Non
     assert differing(*(checkpoint.tensors(run.load_state()) for run in (first, second))) == []
     longer = ring(samples=160)
     for run in (first, second):
-        train_run(
-            RunContext(store=NullStore(run.folder)), longer, data.load(longer.data, longer.model)
-        )
+        continue_run(run, longer)
     assert differing(*(checkpoint.tensors(run.load_state()) for run in (first, second))) == []
 
 
@@ -101,12 +90,10 @@ def test_kill_before_the_certificate_leaves_no_checkpoint(
     assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
     assert on_store(uri, f"checkpoints/{newest.name}") == ["state.safetensors", "trainer.json"]
     found = ObjectStore(uri, tmp_path / "other").pull()
-    assert found is not None
     assert found.name == older.name
     assert f"{newest.name} is passed over: its upload was not finished" in caplog.text
     ObjectStore(uri, run.folder).push(newest)  # and the next attempt completes it
     again = ObjectStore(uri, tmp_path / "third").pull()
-    assert again is not None
     assert again.name == newest.name
 
 

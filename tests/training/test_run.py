@@ -14,7 +14,6 @@ from aigc import data
 from aigc.artifact import Store
 from aigc.commands.export import export
 from aigc.commands.runs import summaries, table
-from aigc.config import TrainConfig
 from aigc.models import text_vae
 from aigc.training import checkpoint, run_folder
 from aigc.training.loop import TrainState
@@ -25,16 +24,10 @@ from aigc.training.run import Run, train_run
 from aigc.training.run_context import RunContext
 from tests.data.rows import run as rows
 from tests.data.sounds import recordings, run_of
-from tests.training.small_runs import differing, finish, small
+from tests.fixtures.make import write_run
+from tests.training.small_runs import begin_run, continue_run, differing, finish, small
 
 pytestmark = pytest.mark.process
-
-
-def trained(folder: Path, config: TrainConfig) -> Run:
-    run = Run(folder)
-    run.create(config)
-    train_run(RunContext(store=NullStore(run.folder)), config, data.load(config.data, config.model))
-    return run
 
 
 def reports(run: Run) -> list[dict[str, Any]]:
@@ -44,13 +37,12 @@ def reports(run: Run) -> list[dict[str, Any]]:
 def test_run_measures_quality_and_keeps_the_best_checkpoint(tmp_path: Path) -> None:
     intervals = {"evaluate_interval": 32, "report_interval": 32, "checkpoint_interval": 32}
     config = small("dcgan:digits", samples=128, keep_checkpoints=1, **intervals)
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     qualities = [report["values"]["quality/frechet"] for report in reports(run)]
     assert len(set(qualities)) == 4
     best = run_folder.best(run.checkpoints)
-    assert best is not None
     assert int(best.name) == 32 * (1 + qualities.index(min(qualities)))
-    unmeasured = trained(tmp_path / "off", replace(config, evaluate_interval=0))
+    unmeasured = write_run(tmp_path / "off", replace(config, evaluate_interval=0))
     states = [checkpoint.tensors(r.load_state()) for r in (run, unmeasured)]
     assert differing(*states) == []
 
@@ -61,30 +53,22 @@ def test_every_figure_of_a_doubtful_judge_says_so(
     monkeypatch.setattr("aigc.metrics.image.reliability_note", lambda *_: "weak judge: by chance")
     intervals = {"evaluate_interval": 32, "report_interval": 16, "checkpoint_interval": 32}
     config = small("dcgan:digits", samples=48, **intervals)
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     assert [r["quality_note"] for r in reports(run)] == ["", *["weak judge: by chance"] * 2]
     (summary,) = summaries(tmp_path)
     assert "(weak judge)" in table([summary])
     # A resume reports the quality measured before, with its note.
     longer = replace(config, samples=64, evaluate_interval=0)
-    train_run(RunContext(store=NullStore(run.folder)), longer, data.load(config.data, config.model))
+    continue_run(run, longer)
     assert reports(run)[-1]["quality_note"] == "weak judge: by chance"
 
 
 def test_stop_saves_and_reports_without_measuring(tmp_path: Path) -> None:
     intervals = {"evaluate_interval": 16, "report_interval": 1600, "grid_interval": 1600}
     config = small("dcgan:digits", samples=1600, **intervals)
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
     asked = iter([True])
-    assert (
-        train_run(
-            RunContext(store=NullStore(run.folder), stop=lambda samples: next(asked)),
-            config,
-            data.load(config.data, config.model),
-        )
-        == "stopped"
-    )
+    assert continue_run(run, config, stop=lambda samples: next(asked)) == "stopped"
     assert run.facts()["samples"] == 16
     assert [report["samples"] for report in reports(run)] == [16]
     assert (run.folder / "grids" / f"{16:012d}.png").exists()
@@ -105,7 +89,7 @@ def test_state_is_saved_before_its_quality_is_measured(
     monkeypatch.setattr(Quality, "measure", measure)
     config = small("fc_gan:mlp", evaluate_interval=32, checkpoint_interval=64, samples=128)
     run.create(config)
-    train_run(RunContext(store=NullStore(run.folder)), config, data.load(config.data, config.model))
+    continue_run(run, config)
     assert found == [32, 64, 96, 128]
 
 
@@ -137,7 +121,7 @@ def test_failing_report_parts_are_left_out_with_one_warning(
     config = small("dcgan:digits", samples=48, checkpoint_interval=16, **intervals)
     if "Quality" not in method:
         config = replace(config, evaluate_interval=0)
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     assert caplog.text.count(f"training goes on without {what}: ") == 1
     assert [report["samples"] for report in reports(run)] == [16, 32, 48]
     assert run.facts()["samples"] == 48
@@ -151,10 +135,9 @@ def test_unwritable_report_parts_are_left_out_with_one_warning(
     monkeypatch.setattr(Quality, "measure", lambda self, model: 1.0)
     intervals = {"evaluate_interval": 16, "report_interval": 16, "grid_interval": 16}
     config = small("dcgan:digits", samples=48, **intervals)
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
     (run.folder / name).symlink_to(tmp_path / "absent" / name)
-    train_run(RunContext(store=NullStore(run.folder)), config, data.load(config.data, config.model))
+    continue_run(run, config)
     assert caplog.text.count("training goes on without") == 1
     assert run.facts()["samples"] == 48
     assert differing(finish(config), checkpoint.tensors(run.load_state())) == []
@@ -162,17 +145,12 @@ def test_unwritable_report_parts_are_left_out_with_one_warning(
 
 def test_failing_report_listener_does_not_end_the_run(tmp_path: Path) -> None:
     config = small("fc_gan:ring", report_interval=16)
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
 
     def publish(report: Any) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    train_run(
-        RunContext(store=NullStore(run.folder), on_report=publish),
-        config,
-        data.load(config.data, config.model),
-    )
+    continue_run(run, config, on_report=publish)
     assert run.facts()["samples"] == config.samples
 
 
@@ -188,7 +166,7 @@ def test_slow_disk_does_not_hold_up_checkpoints(
 
     monkeypatch.setattr(checkpoint, "save", slowly)
     monkeypatch.setattr("aigc.training.reporter.WAIT_S", 600.0)
-    trained(tmp_path / "run", small("fc_gan:ring", checkpoint_interval=16, report_interval=16))
+    write_run(tmp_path / "run", small("fc_gan:ring", checkpoint_interval=16, report_interval=16))
 
 
 def test_reports_name_the_state_of_the_quality(
@@ -198,7 +176,7 @@ def test_reports_name_the_state_of_the_quality(
     monkeypatch.setattr(Quality, "measure", lambda self, model: next(found))
     intervals = {"evaluate_interval": 32, "report_interval": 16, "checkpoint_interval": 48}
     config = small("fc_gan:ring", samples=96, **intervals)
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     said = [(r["values"].get("quality/frechet"), r["quality_samples"]) for r in reports(run)]
     assert said == [(None, None), (5.0, 32), (5.0, 32), (5.0, 32), (5.0, 32), (7.0, 96)]
     assert run_folder.best(run.checkpoints) == run.checkpoints / f"{32:012d}"
@@ -209,21 +187,21 @@ def test_reports_name_the_state_of_the_quality(
     assert (facts["quality"], facts["quality_samples"]) == (5.0, 32)
     # A resume goes on with the last one, which was measured after its checkpoint was written.
     longer = replace(config, samples=112, evaluate_interval=0)
-    train_run(RunContext(store=NullStore(run.folder)), longer, data.load(config.data, config.model))
+    continue_run(run, longer)
     assert (reports(run)[-1]["samples"], reports(run)[-1]["quality_samples"]) == (112, 96)
 
 
 def test_resume_accepts_data_of_a_renamed_folder(tmp_path: Path) -> None:
     config = small("fc_gan:ring")
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     source = data.load(config.data, config.model)
     longer = replace(config, samples=128)
     moved = replace(source, name="elsewhere")  # type: ignore[type-var]
-    train_run(RunContext(store=NullStore(run.folder)), longer, moved)
+    continue_run(run, longer, moved)
     assert run.facts()["samples"] == 128
     other = replace(source, samples=source.samples[:-1], labels=source.labels[:-1])  # type: ignore[type-var]
     with pytest.raises(ValueError, match=r"begun on data '\w+' with samples \d+, now \d+; sha256"):
-        train_run(RunContext(store=NullStore(run.folder)), replace(config, samples=160), other)
+        continue_run(run, replace(config, samples=160), other)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +226,8 @@ def test_quality_of_texts_is_measured_too(tmp_path: Path) -> None:
     intervals = {"evaluate_interval": 1600, "report_interval": 1600}
     config = small("text_vae:numbers", model=model, batch=64, samples=4800, **intervals)
     qualities = [
-        report["values"]["quality/frechet"] for report in reports(trained(tmp_path / "run", config))
+        report["values"]["quality/frechet"]
+        for report in reports(write_run(tmp_path / "run", config))
     ]
     assert len(qualities) == 3
     assert qualities[0] > 2 * qualities[-1]  # it learns
@@ -258,14 +237,14 @@ def test_quality_of_sounds_is_measured_too(tmp_path: Path) -> None:
     config = replace(
         run_of(recordings(tmp_path / "data")), evaluate_interval=32, report_interval=32
     )
-    values = [report["values"] for report in reports(trained(tmp_path / "run", config))]
+    values = [report["values"] for report in reports(write_run(tmp_path / "run", config))]
     assert len({found["quality/frechet"] for found in values}) == 2
     assert all(found["quality/frechet"] > 0 for found in values)
 
 
 def test_quality_of_rows_of_several_things_is_measured_too(tmp_path: Path) -> None:
     config = rows(tmp_path / "data", missing="text", evaluate_interval=32, report_interval=32)
-    values = [report["values"] for report in reports(trained(tmp_path / "run", config))]
+    values = [report["values"] for report in reports(write_run(tmp_path / "run", config))]
     assert len({found["quality/frechet"] for found in values}) == 2
     assert all(found["quality/frechet"] > 0 for found in values)
 
@@ -273,7 +252,9 @@ def test_quality_of_rows_of_several_things_is_measured_too(tmp_path: Path) -> No
 def test_run_warns_if_nothing_measures_its_quality(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = trained(tmp_path / "run", small("fc_gan:ring", evaluate_interval=32, report_interval=32))
+    run = write_run(
+        tmp_path / "run", small("fc_gan:ring", evaluate_interval=32, report_interval=32)
+    )
     assert "quality/frechet" not in reports(run)[-1]["values"]
     assert caplog.text.count("quality is not measured of data with labels that are vector") == 1
 
@@ -287,7 +268,7 @@ def test_collapsed_latent_is_warned_of_once(
         latent=4, width=48, encoder_widths=(16, 16), kl_floor=floor, kl_ramp=ramp
     )
     config = small("text_vae:numbers", model=model, batch=64, samples=3200, report_interval=800)
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     assert caplog.text.count("posterior collapse: KL 0.") == says
     values = reports(run)[-1]["values"]
     assert (values["elbo/kl"] < 0.1) == (values["elbo/active_units"] < 1) == bool(says)
@@ -295,7 +276,7 @@ def test_collapsed_latent_is_warned_of_once(
 
 def test_cost_is_workers_times_hours_times_price(tmp_path: Path) -> None:
     config = small("fc_gan:ring", report_interval=48, price_per_worker_hour=3600.0)
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     last = reports(run)[-1]
     assert last["host"]["cost"] == pytest.approx(last["wall_seconds"], abs=0.05)
     assert run.facts()["cost"] == pytest.approx(last["host"]["cost"], abs=0.05)
@@ -310,8 +291,7 @@ def test_checkpoint_age_counts_from_the_last_published_one(
 ) -> None:
     monkeypatch.setattr(checkpoint, "PAUSE_S", 0.01)
     config = small("fc_gan:ring", checkpoint_interval=32, report_interval=32, samples=96)
-    run = Run(tmp_path / "run")
-    run.create(config)
+    run = begin_run(tmp_path / "run", config)
     ages: list[float] = []
 
     class Store(NullStore):
@@ -340,14 +320,12 @@ def test_checkpoint_age_counts_from_the_last_published_one(
 
 def test_resume_notes_a_changed_learning_rate(tmp_path: Path) -> None:
     config = small("fc_gan:ring")
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     hot = replace(config.model.generator_optimizer, learning_rate=0.5)
     changed = replace(config, model=replace(config.model, generator_optimizer=hot), samples=128)
     run.check_resume(changed)
     run.create(changed)
-    train_run(
-        RunContext(store=NullStore(run.folder)), changed, data.load(config.data, config.model)
-    )
+    continue_run(run, changed)
     (entry,) = (entry for entry in run.history() if "event" in entry)
     assert entry["event"] == "config"
     assert entry["changed"]["model.generator_optimizer.learning_rate"] == [1e-3, 0.5]
@@ -364,18 +342,14 @@ def test_resume_in_another_environment_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = small("fc_gan:ring")
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     longer = replace(config, samples=128)
-    train_run(RunContext(store=NullStore(run.folder)), longer, data.load(config.data, config.model))
+    continue_run(run, longer)
     assert "no longer bit-exact" not in caplog.text
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        train_run(
-            RunContext(store=NullStore(run.folder)),
-            replace(config, samples=160),
-            data.load(config.data, config.model),
-        )
+        continue_run(run, replace(config, samples=160))
     finally:
         torch.set_num_threads(threads)
     assert f"no longer bit-exact: {{'threads': ({threads}, {threads + 1})}}" in caplog.text
@@ -383,7 +357,7 @@ def test_resume_in_another_environment_warns(
 
 def test_init_from_loads_the_weights_of_a_run(tmp_path: Path) -> None:
     config = small("dcgan:digits")
-    first = trained(tmp_path / "first", config)
+    first = write_run(tmp_path / "first", config)
     served = first.load_state().ema_model().state_dict()
     fine = replace(config, init_from=str(first.folder), samples=16, seed=5)
     state = TrainState(fine)
@@ -392,9 +366,9 @@ def test_init_from_loads_the_weights_of_a_run(tmp_path: Path) -> None:
     load_initial_weights(state, str(first.folder))
     assert all(torch.equal(served[name], value) for name, value in state.model.state_dict().items())
     assert state.samples == 0
-    second = trained(tmp_path / "second", fine)
+    second = write_run(tmp_path / "second", fine)
     assert second.facts()["samples"] == 16
-    plain = trained(tmp_path / "plain", replace(fine, init_from=""))
+    plain = write_run(tmp_path / "plain", replace(fine, init_from=""))
     states = [checkpoint.tensors(r.load_state()) for r in (second, plain)]
     assert differing(*states)
     wider = replace(config, model=replace(config.model, latent=8))
@@ -406,7 +380,7 @@ def test_init_from_loads_the_weights_of_an_artifact(tmp_path: Path) -> None:
     from aigc.training.run import load_initial_weights
 
     config = small("dcgan:digits")
-    run = trained(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     store = Store(tmp_path / "store")
     bare = export(run, name="bare", store=store)
     with pytest.raises(ValueError, match=r"bare@1 carries no weights .* --weights"):
