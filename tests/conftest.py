@@ -137,6 +137,14 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _made_once(tmp_path_factory, "joined", make)
 
 
+@pytest.fixture
+def session_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache of judges and data that lasts for the session."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def of_channels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """Artifacts of images of so many channels, each sealed once; not to be written to."""

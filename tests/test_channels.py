@@ -13,12 +13,7 @@ from aigc.commands import sample, verify
 from tests.channels import OfChannels, run_of
 from tests.fixtures.make import write_run
 
-pytestmark = pytest.mark.process
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("session_cache")]
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])

@@ -14,12 +14,7 @@ from tests.artifact.hostile import model, write, zeros_graph
 from tests.artifact.keys import write_keys
 from tests.fixtures.make import config, write_run
 
-pytestmark = pytest.mark.process
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("session_cache")]
 
 
 def test_signed_export_is_accepted_by_every_command(

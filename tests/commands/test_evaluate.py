@@ -32,12 +32,7 @@ from tests.channels import OfChannels
 from tests.fixtures.make import config, write_run
 from tests.training.small_runs import small
 
-pytestmark = pytest.mark.process
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("session_cache")]
 
 
 def test_evaluate_writes_metrics_into_manifest_and_card(tmp_path: Path) -> None:
@@ -163,6 +158,18 @@ def test_table_lists_omitted_metrics_last() -> None:
     assert table("x", of_pairs).splitlines()[-1] == "coherence/image>text/exact: weak"
 
 
+def trained_on(folder: Path, classes: int | None = None, **changes: str) -> Artifact:
+    """An artifact that names other data as those of its training."""
+    artifact = Artifact.open(folder, verify=False)
+    config = json.loads(json.dumps(artifact.manifest.training.config))
+    config["data"] |= changes
+    if classes is not None:
+        config["model"]["num_classes"] = classes
+    training = replace(artifact.manifest.training, config=config)
+    artifact.manifest = replace(artifact.manifest, training=training)
+    return artifact
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -177,12 +184,7 @@ def test_table_lists_omitted_metrics_last() -> None:
 def test_data_errors_name_no_flags_of_other_commands(
     change: dict[str, str], says: str, classes: int, of_channels: OfChannels, tmp_path: Path
 ) -> None:
-    artifact = Artifact.open(of_channels(1), verify=False)
-    config = json.loads(json.dumps(artifact.manifest.training.config))
-    config["data"] |= {"source": "folder"} | change
-    config["model"]["num_classes"] = classes
-    training = replace(artifact.manifest.training, config=config)
-    artifact.manifest = replace(artifact.manifest, training=training)
+    artifact = trained_on(of_channels(1), classes, **{"source": "folder"} | change)
     if (classes, change["path"], says) == (0, "", "has 10 classes"):
         return  # labels are ignored
     with pytest.raises(ValueError, match=says) as raised:
@@ -194,15 +196,11 @@ def test_data_errors_name_no_flags_of_other_commands(
 def test_corrupt_rows_are_reported_without_flags_of_train(
     of_channels: OfChannels, tmp_path: Path
 ) -> None:
-    artifact = Artifact.open(of_channels(1), verify=False)
-    config = json.loads(json.dumps(artifact.manifest.training.config))
     for name in ("train/a", "train/b", "test/c"):
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"no picture")
-    config["data"] |= {"source": "folder", "path": str(tmp_path)}
-    training = replace(artifact.manifest.training, config=config)
-    artifact.manifest = replace(artifact.manifest, training=training)
+    artifact = trained_on(of_channels(1), source="folder", path=str(tmp_path))
     with pytest.raises(
         ValueError, match=r"no whole picture.*; give data like those .* --data PATH"
     ):
@@ -273,11 +271,8 @@ def without_tests(source: str, folder: Path) -> str:
 def test_evaluate_omits_metrics_that_need_test_rows(
     source: str, of_channels: OfChannels, tmp_path: Path
 ) -> None:
-    artifact = Artifact.open(of_channels(1), verify=False)
-    config = json.loads(json.dumps(artifact.manifest.training.config))
-    config["data"] |= {"source": source, "path": without_tests(source, tmp_path / "data")}
-    training = replace(artifact.manifest.training, config=config)
-    artifact.manifest = replace(artifact.manifest, training=training)
+    path = without_tests(source, tmp_path / "data")
+    artifact = trained_on(of_channels(1), source=source, path=path)
     real = real_data(artifact)
     assert len(real.test) == 0
     assert len(real.train) == 6

@@ -40,24 +40,6 @@ def test_sample_rate_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert prints[0]["sha256"] != prints[1]["sha256"]
 
 
-def test_speech_commands_lists_name_the_test_split(tmp_path: Path) -> None:
-    recordings(tmp_path)
-    (tmp_path / "_background_noise_").mkdir()
-    (tmp_path / "_background_noise_" / "hum.wav").write_bytes(audio_files.wav(tone(50), 8000))
-    (tmp_path / "testing_list.txt").write_text("up/003.wav\ndown/007.wav\n")
-    config = DataConfig(source="audio", path=str(tmp_path))
-    test, train = (data.load(config, MODEL, split) for split in ("test", "train"))
-    assert (len(test), len(train)) == (2, 38)
-    assert test.classes == train.classes == CLASSES
-
-
-def test_split_folders_become_splits(tmp_path: Path) -> None:
-    recordings(tmp_path / "train", 3)
-    recordings(tmp_path / "test", 2)
-    config = DataConfig(source="audio", path=str(tmp_path))
-    assert [len(data.load(config, MODEL, split)) for split in ("train", "test")] == [6, 4]
-
-
 def test_flac_reads_like_wav(tmp_path: Path) -> None:
     pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
     config = recordings(tmp_path)
@@ -90,20 +72,6 @@ def test_long_recordings_are_cut_and_silence_stays_silent(tmp_path: Path) -> Non
     samples, labels = data.gather(source, range(len(source)), "stop")
     assert (samples[labels == CLASSES.index("up")] == 0).all()
     assert samples.shape[1:] == SHAPE
-
-
-@pytest.mark.parametrize(
-    ("config", "shape", "message"),
-    [
-        (DataConfig(source="audio"), SHAPE, "set --data.path DIR"),
-        (DataConfig(source="spoken_digits"), (1, 28, 28), r"sound of shape \(1, samples\)"),
-    ],
-)
-def test_audio_config_errors_name_the_fix(
-    config: DataConfig, shape: tuple[int, ...], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        data.load(config, ModelConfig(shape=shape))
 
 
 def test_recordings_beside_class_folders_are_refused(tmp_path: Path) -> None:
@@ -156,7 +124,7 @@ def test_list_without_a_match_is_noted(tmp_path: Path) -> None:
         data.load(config, MODEL)
 
 
-def test_validation_list_is_held_out_from_training(tmp_path: Path) -> None:
+def test_lists_of_speech_commands_name_test_and_held_out_rows(tmp_path: Path) -> None:
     config = recordings(tmp_path, 8)
     (tmp_path / "_background_noise_").mkdir()
     (tmp_path / "_background_noise_" / "hum.wav").write_bytes(audio_files.wav(tone(50), 8000))
@@ -164,6 +132,7 @@ def test_validation_list_is_held_out_from_training(tmp_path: Path) -> None:
     (tmp_path / "validation_list.txt").write_text("up/002.wav\n")
     train, test = (data.load(config, MODEL, split) for split in ("train", "test"))
     assert (len(train), len(test)) == (13, 2)
+    assert test.classes == train.classes == CLASSES
     assert train.survey.splits["validation_list.txt"] == 1
     [noise] = train.survey.left_out
     assert (noise.count, noise.first) == (1, ("_background_noise_/hum.wav",))

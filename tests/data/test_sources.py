@@ -244,6 +244,8 @@ def test_differing_idx_counts_are_refused(tmp_path: Path) -> None:
         (DataConfig(), PAIRED, "wants image and text and audio in a row,.*take data digits3 or"),
         (DataConfig(source="paired"), PAIRED, "set --data.path PATH"),
         (DataConfig(source="folder"), IMAGE, "set --data.path DIR"),
+        (DataConfig(source="audio"), ModelConfig(shape=SOUND_SHAPE), "set --data.path DIR"),
+        (DataConfig(source="spoken_digits"), IMAGE, r"sound of shape \(1, samples\)"),
         (DataConfig(source="parquet"), IMAGE, "set --data.path PATH"),
         (DataConfig(source="webdataset", path="nowhere"), IMAGE, "holds no .tar file"),
     ],

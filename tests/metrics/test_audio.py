@@ -14,7 +14,7 @@ from aigc.data import Dataset
 from aigc.metrics import audio
 from tests.data.sounds import SHAPE, sealed
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("session_cache")]
 
 NAMES = [
     "accuracy/cnn64",
@@ -26,11 +26,6 @@ NAMES = [
     "nearest/log_mel",
     "copied/log_mel",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,9 @@ from tests.data.sounds import SHAPE
 from tests.data.sounds import sealed as sounding
 from tests.metrics.paired_rows import TEST, TRAIN
 
+pytestmark = pytest.mark.usefixtures("session_cache")
+
 Splits = tuple[Artifact, Dataset, Dataset]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def raising() -> float:

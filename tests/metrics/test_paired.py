@@ -19,14 +19,9 @@ from aigc.metrics.paired import distance, side_by_side
 from tests.data.rows import SHAPES
 from tests.metrics.paired_rows import TEST, TRAIN
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("session_cache")]
 
 Rows = NDArray[Any]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 class Imitated(ArtifactSpec):

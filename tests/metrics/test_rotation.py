@@ -14,12 +14,7 @@ from aigc.metrics import image
 from aigc.metrics.neighbours import coverage
 from aigc.metrics.rotation import Rotations
 
-pytestmark = pytest.mark.process
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("session_cache")]
 
 
 @pytest.fixture(scope="module")

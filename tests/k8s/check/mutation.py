@@ -71,6 +71,12 @@ def changed(*changes: tuple[str, str, Any]) -> list[dict[str, Any]]:
     return documents
 
 
+def copied(object: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The set, and its object Kind/name, to be changed."""
+    documents = deepcopy(WHOLE)
+    return documents, one(documents, object)
+
+
 def one(documents: list[dict[str, Any]], object: str) -> dict[str, Any]:
     """The object Kind/name of a set."""
     (found,) = named(documents, object)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.k8s.check.mutation import GONE, WHOLE, Mutation, changed, findings, one, set_at
+from tests.k8s.check.mutation import GONE, WHOLE, Mutation, changed, copied, findings, one, set_at
 
 JOB = "spec.rayClusterSpec"
 SERVICE = "spec.rayClusterConfig"
@@ -98,8 +98,7 @@ def test_token_may_come_from_a_config_map() -> None:
 
 
 def test_old_ray_without_tokens_is_reported() -> None:
-    documents = deepcopy(WHOLE)
-    job = one(documents, "RayJob/training")
+    documents, job = copied("RayJob/training")
     set_at(job, f"{JOB}.authOptions", GONE)
     set_at(job, f"{JOB}.rayVersion", "2.46.0")
     (found,) = [each for each in findings(documents) if each.rule == "clusters/authentication"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from k8s.check.rules.images import pinned_ray, ray_of, split
-from tests.k8s.check.mutation import WHOLE, Mutation, broken, findings, one, set_at
+from tests.k8s.check.mutation import WHOLE, Mutation, broken, copied, findings, one, set_at
 
 ROOT = Path(__file__).parents[4]
 WEB = "spec.template.spec.containers[0].image"
@@ -114,8 +114,7 @@ def test_image_names_are_parsed() -> None:
 
 
 def test_sidecar_of_the_same_code_needs_the_same_image() -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     for group in ("headGroupSpec", "workerGroupSpecs[0]"):
         pod = f"spec.rayClusterConfig.{group}.template.spec"
         set_at(service, f"{pod}.containers[0].image", "example.com/serve:1")
@@ -142,8 +141,7 @@ def test_sidecar_of_the_same_code_needs_the_same_image() -> None:
     ],
 )
 def test_digests_may_be_required_with_exceptions(wish: str, image: str) -> None:
-    documents = deepcopy(WHOLE)
-    web = one(documents, "Deployment/web")
+    documents, web = copied("Deployment/web")
     set_at(web, "metadata.annotations", {"aigc/images": wish})
     set_at(web, WEB, image)
     assert findings(documents) == []

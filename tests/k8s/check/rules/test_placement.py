@@ -1,11 +1,10 @@
 """GPUs and spot nodes on the right pods."""
 
-from copy import deepcopy
 from typing import Any
 
 import pytest
 
-from tests.k8s.check.mutation import GONE, WHOLE, Mutation, changed, findings, one, set_at
+from tests.k8s.check.mutation import GONE, Mutation, changed, copied, findings, set_at
 
 JOB = "spec.rayClusterSpec"
 GPUS = f"{JOB}.workerGroupSpecs[0].template.spec"
@@ -153,8 +152,7 @@ def test_workers_may_use_spot_nodes_and_leave_gpus(path: str, value: Any) -> Non
 
 
 def test_gpu_may_be_a_device_or_a_share() -> None:
-    documents = deepcopy(WHOLE)
-    job = one(documents, "RayJob/training")
+    documents, job = copied("RayJob/training")
     set_at(job, f"{CPUS}.tolerations[0]", GPU_TAINT)
     limits = {"memory": "4Gi", "nvidia.com/mig-1g.5gb": 1}
     set_at(job, f"{CPUS}.containers[0].resources", {"limits": limits})
@@ -166,8 +164,7 @@ def test_gpu_may_be_a_device_or_a_share() -> None:
 
 
 def test_daemon_set_may_tolerate_gpu_nodes() -> None:
-    documents = deepcopy(WHOLE)
-    web = one(documents, "Deployment/web")
+    documents, web = copied("Deployment/web")
     set_at(web, "spec.template.spec.tolerations", [GPU_TAINT])
     assert [each.rule for each in findings(documents)] == ["placement/gpu_nodes"]
     web["kind"] = "DaemonSet"

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 
-from tests.k8s.check.mutation import WHOLE, Mutation, broken, changed, findings, one, set_at
+from tests.k8s.check.mutation import WHOLE, Mutation, broken, changed, copied, findings, one, set_at
 
 POD = "spec.template.spec"
 HEAD = "spec.rayClusterConfig.headGroupSpec.template.spec"
@@ -261,8 +261,7 @@ def test_targets_of_every_scaler_are_followed() -> None:
 
 
 def test_objects_of_cluster_and_operators_may_be_referenced() -> None:
-    documents = deepcopy(WHOLE)
-    web = one(documents, "Deployment/web")
+    documents, web = copied("Deployment/web")
     names = ("sealed", "pulled", "certificate", "tls", "csi")
     sources = [{"secret": {"name": name}} for name in names]
     sources.append({"configMap": {"name": "kube-root-ca.crt"}})

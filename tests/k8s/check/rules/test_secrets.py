@@ -8,7 +8,7 @@ import pytest
 
 from k8s.check.rules.secrets import is_secret_name
 from serve.access.api_keys import CreateKey, key_entry
-from tests.k8s.check.mutation import WHOLE, Mutation, findings, one, set_at
+from tests.k8s.check.mutation import WHOLE, Mutation, copied, findings, one, set_at
 
 WEB = "spec.template.spec.containers[0]"
 MUTATIONS = [
@@ -158,8 +158,7 @@ def test_harmless_values_are_no_secrets(object: str, path: str, value: Any) -> N
 
 def test_keys_file_must_hold_hashes() -> None:
     entry = key_entry(CreateKey(action="new", name="alice"), "aigc_secret")
-    documents = deepcopy(WHOLE)
-    secret = one(documents, "Secret/redis-password")
+    documents, secret = copied("Secret/redis-password")
     secret["data"]["keys.toml"] = base64.encodebytes(entry.encode()).decode()
     assert findings(documents) == []
     secret["stringData"] = {"keys.toml": f'{entry}\n[other]\npassword = "x"\n'}

@@ -11,6 +11,7 @@ from tests.k8s.check.mutation import (
     AutoscalingConfig,
     Mutation,
     changed,
+    copied,
     findings,
     one,
     set_at,
@@ -235,8 +236,7 @@ def test_job_runtime_env_is_read(text: str, rule: str, says: str) -> None:
 
 
 def test_named_imports_are_not_executed() -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     set_at(
         service,
         f"{OTHER}.autoscaling_config.policy",
@@ -247,8 +247,7 @@ def test_named_imports_are_not_executed() -> None:
 
 
 def test_unset_bounds_do_not_cross() -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     set_at(service, f"{OTHER}.max_ongoing_requests", GONE)  # the code may have one
     assert findings(documents) == []
     set_at(service, f"{OTHER}.max_ongoing_requests", 1)
@@ -266,8 +265,7 @@ def test_unset_bounds_do_not_cross() -> None:
 
 
 def test_union_type_gives_one_finding() -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     set_at(service, f"{CONFIG}.applications[1].deployments", [{"name": "Other"}])
     set_at(service, f"{OTHER}.num_replicas", -1)
     (found,) = [each for each in findings(documents) if each.rule == "serve_config/schema"]
@@ -280,8 +278,7 @@ def test_union_type_gives_one_finding() -> None:
     ["serve.app:build", "serve.app.build", "serve:app", "other.app:build", "app:app", "serve"],
 )
 def test_our_and_foreign_options_are_accepted(path: str) -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     set_at(service, "spec.serveConfigV2.applications[1].import_path", path)
     assert [each for each in findings(documents) if each.rule == "serve_config/import_path"] == []
 
@@ -300,8 +297,7 @@ def test_our_and_foreign_options_are_accepted(path: str) -> None:
     ],
 )
 def test_closest_name_is_suggested(path: str, says: str) -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     set_at(service, "spec.serveConfigV2.applications[1].import_path", path)
     (found,) = [each for each in findings(documents) if each.rule == "serve_config/import_path"]
     assert says in found.message

@@ -1,11 +1,10 @@
 """Steps before a pod is killed must fit into its grace period."""
 
 import warnings
-from copy import deepcopy
 
 from k8s.check.manifests import Manifests
 from k8s.check.rules.termination import OUR_GRACEFUL_S, sleep_of
-from tests.k8s.check.mutation import GONE, WHOLE, Mutation, findings, one, set_at
+from tests.k8s.check.mutation import GONE, Mutation, copied, findings, one, set_at
 
 WORKER = "spec.rayClusterConfig.workerGroupSpecs[0].template.spec"
 
@@ -72,8 +71,7 @@ MUTATIONS = [
 
 
 def test_variables_may_come_from_a_config_map() -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     set_at(service, f"{WORKER}.containers[0].env", GONE)
     set_at(
         service,
@@ -114,8 +112,7 @@ def test_last_value_of_a_variable_counts() -> None:
 
 
 def test_old_ray_does_not_drain_and_serving_heads_count() -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     set_at(service, f"{WORKER}.containers[0].env", GONE)
     set_at(service, "spec.rayClusterConfig.rayVersion", "2.49.0")
     assert "termination/drain_window" not in [each.rule for each in findings(documents)]
@@ -128,8 +125,7 @@ def test_old_ray_does_not_drain_and_serving_heads_count() -> None:
 
 
 def test_cluster_that_is_never_replaced_needs_no_deletion_time() -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     set_at(service, "spec.rayClusterDeletionDelaySeconds", GONE)
     assert [each.rule for each in findings(documents)] == ["termination/upgrades"]
     set_at(service, "spec.upgradeStrategy", {"type": "None"})
@@ -137,8 +133,7 @@ def test_cluster_that_is_never_replaced_needs_no_deletion_time() -> None:
 
 
 def test_head_without_replicas_ends_its_proxy_only() -> None:
-    documents = deepcopy(WHOLE)
-    service = one(documents, "RayService/sampling")
+    documents, service = copied("RayService/sampling")
     set_at(service, "spec.excludeHeadPodFromServeSvc", False)
     head = "spec.rayClusterConfig.headGroupSpec.template.spec"
     set_at(service, f"{head}.terminationGracePeriodSeconds", 31)
