@@ -86,7 +86,7 @@ def _frozen_heap() -> None:
 def _made_once(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], str | Path]
 ) -> Path:
-    """What `make` gives for a new folder, made by the first process of xdist that wants it."""
+    """Path from `make`, called with a new folder by the first process of xdist that asks."""
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent

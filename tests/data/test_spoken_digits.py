@@ -14,6 +14,8 @@ from aigc.data.sources import spoken_digits
 
 pytestmark = pytest.mark.process
 
+pytestmark = pytest.mark.process
+
 pytest.importorskip("espeakng_loader", reason="espeakng-loader (extra `speech`) is not installed")
 
 SEVEN = Word(text="seven", voice="en-us", pitch=50, words_per_minute=200, pitch_range=0)
