@@ -18,6 +18,7 @@ from aigc.training import checkpoint, run_folder
 from aigc.training.dataloader import to_model_input
 from aigc.training.loop import NonFiniteLoss, PeriodicAction, TrainState, train
 from aigc.training.run import Run
+from cluster.train import command as train_command
 from tests.fixtures.make import write_run
 from tests.training.small_runs import (
     BATCHES,
@@ -115,16 +116,13 @@ def test_resume_needs_every_part_of_the_state(
 
 
 def test_resume_in_a_new_process_is_bit_equal(tmp_path: Path) -> None:
-    flags = ["--batch", "16", "--report-interval", "32", "--grid-interval", "48", "--threads", "1"]
-    common = [sys.executable, "-m", "aigc.cli", "train", "dcgan:digits", *flags]
-    common += ["--storage", str(tmp_path), "--checkpoint-interval", "0"]
-
-    def run(*options: str) -> None:
-        subprocess.run([*common, *options], check=True, capture_output=True, timeout=120)
-
-    run("--name", "whole", "--samples", "128")
-    run("--name", "parts", "--samples", "64")
-    run("--name", "parts", "--samples", "128", "--resume")
+    flags = ["dcgan:digits", "--storage", str(tmp_path), "--threads", "1", "--batch", "16"]
+    flags += ["--report-interval", "32", "--grid-interval", "48", "--checkpoint-interval", "0"]
+    assert train_command([*flags, "--name", "whole", "--samples", "128"]) == 0
+    parts_of = [*flags, "--name", "parts", "--samples"]
+    assert train_command([*parts_of, "64"]) == 0
+    new = [sys.executable, "-m", "aigc.cli", "train", *parts_of, "128", "--resume"]
+    subprocess.run(new, check=True, capture_output=True, timeout=120)
     whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
     states = [checkpoint.tensors(r.load_state()) for r in (whole, parts)]
     assert differing(*states) == []
