@@ -10,9 +10,8 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +205,6 @@ def to_onnx(part: Export, path: Path) -> None:
     inputs = tuple(torch.from_numpy(a) for a in example(part.signature, 2).values())
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with _quiet():
-        _build_operators_once()
         program = torch.onnx.export(
             part.module.eval(),
             inputs,
@@ -220,16 +218,6 @@ def to_onnx(part: Export, path: Path) -> None:
     assert program is not None
     program.save(str(path), external_data=False)
     _strip(path)
-
-
-@cache
-def _build_operators_once() -> None:
-    """Have torch build its table of operators once: it takes longer than many a graph."""
-    with suppress(ImportError, AttributeError):  # another torch is slower at worst
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-        once = cache(ONNXRegistry.from_torchlib)
-        ONNXRegistry.from_torchlib = staticmethod(once)  # type: ignore[method-assign]
 
 
 def _strip(path: Path) -> None:
