@@ -4,7 +4,7 @@
     watchdog = Watchdog(folder)              # ends the run should this process be killed
     watchdog.watch(run_processes(folder))    # known from now on by pid, whatever they exec
     ...
-    end_run(folder, spare=watchdog)
+    end_run(folder, spare=[watchdog.pid])
     watchdog.close()
 
 A run here is one command, such as `aigc train` or `aigc serve`, with all its processes; its folder
@@ -82,16 +82,17 @@ def end_run(
     known: Collection[psutil.Process] = (),
     *,
     grace_s: float = 0.0,
-    spare: Watchdog | None = None,
+    spare: Collection[int] = (),
 ) -> None:
     """Kill `known` and all other processes of a run, then remove its folder.
 
-    `known` may end by themselves for `grace_s` seconds. `spare`: the watchdog, which has to outlive
-    the others. Raises RuntimeError if some do not end within END_S.
+    `known` may end by themselves for `grace_s` seconds. `spare`: pids of the watchdog, which has to
+    outlive the others, and of children of this process that are none of the run. Raises
+    RuntimeError if some do not end within END_S.
     """
     if grace_s:
         psutil.wait_procs(known, timeout=grace_s)
-    done = {spare.pid} if spare is not None else set()
+    done = set(spare)
     deadline = time.monotonic() + END_S
     while remaining := [
         process

@@ -47,6 +47,7 @@ def local_ray(workers: int) -> Iterator[Path]:
     import ray
 
     guard = None
+    others = set(psutil.Process().children(recursive=True))
     folder = ray_options.new_folder()
     os.environ[watchdog.RUN_FOLDER] = str(folder)
     try:
@@ -59,15 +60,16 @@ def local_ray(workers: int) -> Iterator[Path]:
             raise ValueError(f"Ray does not start: {' '.join(str(error).split())}") from error
         private.check(folder)
         guard = watchdog.Watchdog(folder)
-        guard.watch(psutil.Process().children(recursive=True))
+        guard.watch(set(psutil.Process().children(recursive=True)) - others)
         yield folder
     finally:
+        spared = {process.pid for process in others} | ({guard.pid} if guard else set())
         started = psutil.Process().children(recursive=True)
-        started = [process for process in started if not guard or process.pid != guard.pid]
+        started = [process for process in started if process.pid not in spared]
         ray.shutdown()
         del os.environ[watchdog.RUN_FOLDER]
         with suppress(RuntimeError):  # the watchdog tries again when this process has ended
-            watchdog.end_run(folder, started, grace_s=SHUTDOWN_S, spare=guard)
+            watchdog.end_run(folder, started, grace_s=SHUTDOWN_S, spare=spared)
             if guard:
                 guard.close()
 

@@ -52,7 +52,7 @@ def test_killed_command_ends_its_processes_and_folder(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_end_run_gives_grace_reaps_and_spares_the_watchdog(
+def test_end_run_gives_grace_reaps_and_spares_the_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
@@ -64,14 +64,18 @@ def test_end_run_gives_grace_reaps_and_spares_the_watchdog(
         [sys.executable, "-c", "import sys, time; time.sleep(0.5); open(sys.argv[1], 'x')", done]
     )
     slow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     ended = subprocess.Popen([sys.executable, "-c", ""])
     zombie = psutil.Process(ended.pid)
     while zombie.status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.02)
     known = [psutil.Process(process.pid) for process in (quick, slow)]
-    watchdog.end_run(folder, known, grace_s=5.0, spare=guard)
+    watchdog.end_run(folder, known, grace_s=5.0, spare=[guard.pid, other.pid])
     assert done.exists()
     assert (quick.poll(), slow.poll()) == (0, 0)  # both were reaped by psutil
+    assert other.poll() is None
+    other.kill()
+    other.wait()
     assert not psutil.pid_exists(ended.pid)
     assert ended.poll() == 0
     assert not folder.exists()

@@ -81,7 +81,7 @@ def serve(
             driver.kill()  # first, as it starts others
             driver.wait()
         follower.close()
-        watchdog.end_run(run.folder, spare=guard)
+        watchdog.end_run(run.folder, spare=[guard.pid] if guard is not None else [])
         if guard is not None:
             guard.close()
 

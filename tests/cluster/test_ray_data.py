@@ -1,6 +1,8 @@
 """Ray Data gives the rows that reading at home gives, in the same order, bit for bit."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,10 +59,15 @@ def test_each_rank_has_cpus_of_its_own_or_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
+    """A Ray of this process, whose end leaves other children of the process alone."""
     from cluster.ray_session import local_ray
 
-    with local_ray(4):
-        yield
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(900)"]) as other:
+        with local_ray(4):
+            yield
+        survived = other.poll() is None
+        other.kill()
+    assert survived
 
 
 def worker(source: Source, c: TrainConfig, start: int, rank: int, world: int) -> Any:

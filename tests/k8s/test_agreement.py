@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -70,7 +71,8 @@ def test_pods_have_the_environment_of_aigc_serve(
         ray_machine.set_environment(run, most_replicas=8)
         alone = {k: v for k, v in os.environ.items() if k.startswith("RAY_")}
     finally:
-        watchdog.end_run(run.folder)
+        others = psutil.Process().children(recursive=True)
+        watchdog.end_run(run.folder, spare=[process.pid for process in others])
     pods_have = environment(rendered.objects("base"), "sampling-environment")
     of_the_machine = {
         # Ports and paths, so that several runs stand side by side; in a pod Ray's own are free.
