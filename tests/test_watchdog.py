@@ -58,6 +58,7 @@ def test_end_run_gives_grace_reaps_and_spares_the_given(
     folder = tmp_path / "run"
     folder.mkdir()
     monkeypatch.setenv(watchdog.RUN_FOLDER, str(folder))
+    others = [process.pid for process in psutil.Process().children(recursive=True)]
     guard = watchdog.Watchdog(folder)
     done = tmp_path / "done"
     quick = subprocess.Popen(
@@ -70,7 +71,7 @@ def test_end_run_gives_grace_reaps_and_spares_the_given(
     while zombie.status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.02)
     known = [psutil.Process(process.pid) for process in (quick, slow)]
-    watchdog.end_run(folder, known, grace_s=5.0, spare=[guard.pid, other.pid])
+    watchdog.end_run(folder, known, grace_s=5.0, spare=[*others, guard.pid, other.pid])
     assert done.exists()
     assert (quick.poll(), slow.poll()) == (0, 0)  # both were reaped by psutil
     assert other.poll() is None
