@@ -170,7 +170,12 @@ class Batcher:
             raise ClosedError
         if job.n < 1:
             raise ValueError(f"n must be at least 1, got {job.n}")
-        self.admission.check(job)
+        try:
+            self.admission.check(job)
+        except Exception:
+            raise
+        except BaseException as error:  # it would look like the end of the caller's own task
+            raise as_exception(error) from error
         job.done = done = asyncio.get_running_loop().create_future()
         self._open.add(job)
         try:

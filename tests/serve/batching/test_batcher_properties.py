@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aigc.artifact import Artifact, Store
@@ -321,7 +321,31 @@ def named(error: BaseException) -> str:
     return found
 
 
+LATE = Asked(
+    kind="translate",
+    n=1,
+    seed=0,
+    values={"a": 1.0},
+    label=None,
+    chosen={},
+    prefix=(),
+    enough=None,
+    complete=False,
+    fate="late",
+    pause=0,
+)
+
+
 @pytest.mark.process
+@example(all_asked=[LATE], stage="waiting", error=SystemExit, at=1, stays=False, inline_s=0.0)
+@example(
+    all_asked=[LATE],
+    stage="waiting",
+    error=asyncio.CancelledError,
+    at=1,
+    stays=False,
+    inline_s=0.0,
+)
 @given(
     all_asked=st.lists(asked, min_size=1, max_size=9),
     stage=st.sampled_from(("", *SHARED)),
