@@ -38,7 +38,7 @@ with warnings.catch_warnings():
 
 TARGETS = (0.5, 1, 2, 4, 8, 16, 32, 64)
 LOOK_BACKS_S = (5.0, 30.0)
-"""Of the request count: as ours, and Ray's default."""
+"""Look-backs of the request count: as ours, and Ray's default."""
 BUSY = (0.5, 0.6, 0.7, 0.8, 0.9)
 HIGH = 8
 DAY = (
@@ -50,10 +50,10 @@ DAY = (
     Traffic(seconds=20, per_s={1: 100, 256: 15}),
     Traffic(seconds=180, per_s={1: 30, 256: 0.5}),
 )
-"""What a simulated pool goes through: the mix changes as much as the rate."""
+"""Traffic of a simulated pool: the mix changes as much as the rate."""
 
 CURVE_LOAD = 0.6
-"""Of what one replica gives: it has to do so while the second one's start takes a core of two."""
+"""Share of one replica's capacity, which has a core less while the second one starts."""
 CURVE_SCALING = {"target_busy": 0.4, "downscale_delay_s": 20.0}
 
 REAL_TARGETS = (0.5, 1, 2, 4)
@@ -78,7 +78,7 @@ class BenchConfig:
     artifact: str = ""
     """For the curve, an artifact called digits; by default an untrained dcgan:digits."""
     rounds: int = 1
-    """Of the simulation, each with other arrivals."""
+    """Rounds of the simulation, each with other arrivals."""
     real_rounds: int = 1
     out: Path = Path("docs/benchmarks.md")
     picture: Path = Path("docs/autoscaling.svg")
@@ -86,13 +86,13 @@ class BenchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What a policy cost and gave; means over the rounds."""
+    """Cost and result of a policy; means over the rounds."""
 
     name: str
     replica_seconds: float
     p95_s: float
     p95_large_s: float
-    """Of requests for 256 samples."""
+    """The same of requests for 256 samples."""
     failed: float
     changes: float
     """Changes of the number of replicas."""
@@ -378,7 +378,7 @@ def real_report(config: BenchConfig) -> list[str]:
 
 
 def _spoken(traffic: Sequence[Traffic]) -> str:
-    """What is asked for, in words."""
+    """Description of the traffic."""
     return ", then ".join(
         f"{part.seconds:g} s of "
         + " and ".join(f"{per_s:g}/s for {n}" for n, per_s in part.per_s.items())

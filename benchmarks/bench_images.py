@@ -1,4 +1,4 @@
-"""How much the images' packages are: what the Dockerfile installs, in fresh environments.
+"""Sizes of the images' packages, which the Dockerfile installs, in fresh environments.
 
 python -m benchmarks.bench_images
 """

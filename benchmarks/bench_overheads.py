@@ -1,4 +1,4 @@
-"""What reports, checkpoints and grids cost a run, and how long it takes to its first batch.
+"""Cost of reports, checkpoints and grids to a run, and its time to the first batch.
 
     python -m benchmarks.bench_overheads --rounds 5
     python -m benchmarks.bench_overheads --only start
@@ -53,7 +53,7 @@ class Feature:
 
     title: str
     flags: tuple[str, ...]
-    """Of a run in which it happens every OFTEN batches."""
+    """Flags of a run in which it happens every OFTEN batches."""
     interval_s: Callable[[float], float]
     """Samples/s -> seconds between two turns in a real run."""
     interval: str
@@ -62,7 +62,7 @@ class Feature:
 
 
 def features() -> list[Feature]:
-    """What is measured, at the intervals of the preset."""
+    """Features that are measured, at the intervals of the preset."""
     config = models.preset(PRESET)
     often = str(OFTEN * BATCH)
 

@@ -1,4 +1,4 @@
-"""What the hop to another pool costs: samples/s forwarded, relative to direct.
+"""Cost of the hop to another pool: samples/s forwarded, relative to direct.
 
     python -m benchmarks.bench_pools --rounds 5
 
@@ -54,14 +54,14 @@ end
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What forwarding between pools costs."""
+    """Measure the cost of forwarding between pools."""
 
     store: str = ""
     """Store with the same artifact as `near` and `far`; by default an untrained dcgan:digits."""
     rounds: int = 5
     """Rounds; ratios are taken within each."""
     seconds: float = 4.0
-    """Of each measurement."""
+    """Duration of each measurement."""
     out: Path = Path("docs/benchmarks.md")
     """File whose section is rewritten."""
 

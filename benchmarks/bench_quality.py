@@ -209,7 +209,7 @@ def outcome(course: Course) -> str:
 
 
 def ratio(mine: Course, theirs: Course) -> str:
-    """Of the seconds; only a bound where one of the two did not get there."""
+    """Ratio of the seconds; only a bound where one of the two did not get there."""
     if mine.reached is None and theirs.reached is None:
         return "unknown"
     sign = "≥ " if mine.reached is None else "≤ " if theirs.reached is None else ""

@@ -27,36 +27,36 @@ from benchmarks.servers import Server
 
 CONNECTIONS = (1, 16)
 TEXT = re.compile(rb'"text": ?"([^"]*)"')
-"""What is new in an event: every token of number words is one character."""
+"""New text in an event: every token of number words is one character."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How fast texts are streamed."""
+    """Measure the speed of streamed texts."""
 
     artifact: str = ""
     """Folder of a text_vae; by default an untrained text_vae:numbers."""
     rounds: int = 5
     """Turns of each server at each number of connections."""
     seconds: float = 5.0
-    """Of a turn."""
+    """Duration of a turn."""
     out: Path = Path("docs/benchmarks.md")
     """Markdown file whose section is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What one server did for a while."""
+    """Figures of one server in one turn."""
 
     tokens_per_s: float
     first_ms: float
     """Median from a request to its first token."""
     whole_ms: float
-    """And to its last."""
+    """Median from a request to its last token."""
     tokens_per_event: float
-    """That the server tells of together."""
+    """Mean number of tokens that the server sends together."""
     cpu_us: float
-    """Of the server, per token."""
+    """CPU time of the server per token, in microseconds."""
 
 
 async def texts(

@@ -58,7 +58,7 @@ class Bench:
     rounds: int = 5
     """Rounds; medians are taken over them."""
     seconds: float = 3.0
-    """How long each run is timed."""
+    """Duration for which each run is timed."""
     presets: tuple[str, ...] = PRESETS
     out: Path = Path("docs/benchmarks.md")
     """File whose section is rewritten."""

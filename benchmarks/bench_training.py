@@ -31,9 +31,9 @@ BARS = {
     LIGHTNING: {1: 1.1, 2: 1.1},
     PYTHAE: {1: 1.1, 2: 1.1},
 }
-"""What ours / peer should come to, by peer and number of threads."""
+"""Wanted ratio ours / peer, by peer and number of threads."""
 EFFICIENCY = 0.9
-"""What two workers should come to, as a share of twice one."""
+"""Wanted speed of two workers, as a share of twice one."""
 SECTIONS = {"gan": "training", "vae": "training-vae", "two": "training-two"}
 Name = Literal["gan", "vae", "two"]
 Runners = dict[str, Callable[[], float]]
@@ -267,7 +267,7 @@ def comparison(mine: list[float], theirs: list[float] | None, bar: float | None)
 
 
 def explained(bench: Bench) -> str:
-    """How the figures came about."""
+    """Description of the measurement."""
     return (
         f"Higher is better. Medians of {bench.rounds} interleaved rounds of {bench.batches}"
         " batches, of which the last half counts; ratios are taken within a round."

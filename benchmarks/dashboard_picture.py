@@ -46,10 +46,10 @@ class PictureConfig:
     """Draw docs/sampling-dashboard.svg."""
 
     samples_per_s: float = 1000.0
-    """What load 1 is."""
+    """Traffic of load 1."""
     replicas: int = 3
     scale: float = 1.0
-    """Of all times: less for a first look."""
+    """Factor on all times: less for a first look."""
     out: Path = Path("docs/sampling-dashboard.svg")
 
 

@@ -79,7 +79,7 @@ def _curves(panel: Mapping[str, Any], ask: Ask) -> list[Curve]:
 
 
 def _colour(legend: str, overrides: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the panel says of this legend, if anything."""
+    """Colour that the panel sets for this legend, if any."""
     for override in overrides:
         kind, wanted = override["matcher"]["id"], override["matcher"]["options"]
         if legend == wanted or (kind == "byRegexp" and re.search(wanted[1:-1], legend)):

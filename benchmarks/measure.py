@@ -22,7 +22,7 @@ BATCH = 64
 
 
 def environment() -> dict[str, str]:
-    """Of every measured process: no statistics sent, no token left in the home folder."""
+    """Environment of measured processes: no statistics sent, no token left in the home folder."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     return os.environ | token | {"RAY_USAGE_STATS_ENABLED": "0"}
 

@@ -26,7 +26,7 @@ class Answer:
 
 @dataclass(kw_only=True)
 class Watch:
-    """What was seen during the traffic; times in seconds since its start."""
+    """Observations during the traffic; times in seconds since its start."""
 
     answers: list[Answer] = field(default_factory=list)
     replicas: list[tuple[float, float]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Watch:
 
     @property
     def numbers(self) -> list[float]:
-        """Of replicas, one after another, each different from the one before."""
+        """Numbers of replicas over time, each different from the one before."""
         return [number for number, _ in groupby(value for _, value in self.replicas)]
 
     def p_over_time(self, quantile: float, n: int, window_s: float) -> list[tuple[float, float]]:

@@ -30,7 +30,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def verdict(values: Sequence[float], bar: float | None, better: str = "higher") -> str:
-    """Whether the median meets a bar, in words; a report, which fails nothing."""
+    """The median beside its bar, in words; a report, which fails nothing."""
     if bar is None:
         return "no bar"
     middle = statistics.median(values)

@@ -28,9 +28,9 @@ class Server:
     url: str
     process: psutil.Process
     worker: str
-    """How the command line of the processes that answer requests begins, or contains."""
+    """Beginning or part of the command line of the processes that answer requests."""
     said: str = ""
-    """What `aigc serve` wrote on its stderr before it was ready."""
+    """Lines that `aigc serve` wrote on its stderr before it was ready."""
 
     def workers(self) -> list[psutil.Process]:
         """The processes that answer requests, without proxies and controllers."""

@@ -48,17 +48,17 @@ print(json.dumps(steps))
 
 @dataclass(frozen=True, kw_only=True)
 class Overload:
-    """What became of more than could be done."""
+    """Outcome of more requests than could be run."""
 
     capacity: float
     """Samples/s, measured just before."""
     goodput: float
     """Samples/s answered with 200, from RISE_S after the beginning of the load to its end."""
     p99_s: float
-    """Of those that were admitted."""
+    """Latency of those that were admitted."""
     bound_s: float
-    """What two full queues and the request itself take at the capacity: those in progress share
-    every batch, so that half of an average one is done and no longer in the queue."""
+    """Time that two full queues and the request itself take at the capacity: those in progress
+    share every batch, so that half of an average one is done and no longer in the queue."""
     statuses: Counter[int]
     """Requests by status; 0: no answer."""
     silent: int

@@ -25,10 +25,10 @@ SIZES = (1, 16, 64)
 CONNECTIONS = (1, 16, 64)
 MIX = {1: 0.9, 16: 0.09, 256: 0.01}
 MIX_S = 8.0
-"""Of a turn with the mix: its p99 wants many requests."""
+"""Duration of a turn with the mix: its p99 wants many requests."""
 
 LARGE_S = 4
-"""Of a turn with a large model: sixteen requests for 64 take it most of a second."""
+"""Duration of a turn with a large model: sixteen requests for 64 take it most of a second."""
 
 BARE = """
 import sys, time
@@ -111,7 +111,7 @@ def bars(rows: Iterable[tuple[str, list[float], float | None, str]]) -> list[str
 
 
 def footer(turns: Mapping[tuple[str, str], Sequence[Turn]], rounds: int) -> str:
-    """What the reader must know of every table."""
+    """Notes below every table."""
     bad = sum(each.bad for measured in turns.values() for each in measured)
     return (
         f"Medians of {rounds} rounds; contestants take turns of a second or so, and ratios are"

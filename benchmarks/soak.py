@@ -49,12 +49,12 @@ REQUESTS: Sequence[dict[str, Any]] = (
     {"n": 256, "format": "npy", "seed": 6},
     *({"n": 512, "format": "ndjson", "seed": seed} for seed in range(2)),
 )
-"""What is asked, in random order: so few that each answer is seen many times, of many replicas."""
+"""Requests, sent in random order: so few that each answer is seen many times, of many replicas."""
 
 CLIENTS = 8
 """Half of them keep their connections, half open one for each request."""
 PAUSE_S = 0.02
-"""Of a client after each answer: a steady load, of which one replica alone can do most."""
+"""Pause of a client after each answer: a steady load, of which one replica alone can do most."""
 
 STATED_S = 5.0
 """A 503 is there within this time of its request (docs/serving-reference.md)."""
@@ -66,9 +66,9 @@ GIVE_UP_S = 60.0
 """Seconds of refusals after which a request counts as failed."""
 
 FULL_S = 20.0
-"""How long the disk stays full."""
+"""Time for which the disk stays full."""
 DISK_BYTES = 1 << 30
-"""Of the disk that is filled."""
+"""Size of the disk that is filled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class SoakConfig:
 
 @dataclass(kw_only=True)
 class Seen:
-    """What happened."""
+    """Counts, times and faults of the run."""
 
     requests: int = 0
     attempts: int = 0
@@ -100,9 +100,9 @@ class Seen:
     proxy_killed_s: float = -1e9
     """When HAProxy was, by the monotonic clock."""
     proxy_back_s: float = 0.0
-    """How long it took until an answer came."""
+    """Time until an answer came."""
     digests: dict[str, str] = field(default_factory=dict)
-    """Of the first answer to each request."""
+    """Digest of the first answer to each request."""
     slowest_s: float = 0.0
     rss: list[int] = field(default_factory=list)
     """Bytes of all processes of the server, every second."""

@@ -27,7 +27,7 @@ end
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is asked again and again, each time for another seed."""
+    """A request that is sent again and again, each time for another seed."""
 
     n: int
     connections: int
@@ -38,7 +38,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What one server did."""
+    """Figures of one server."""
 
     samples_per_s: float
     cpu_us: float

@@ -25,12 +25,12 @@ EXTRAS = {
 }
 """Extras of each file: this repository's own environment, and the two images."""
 BUILD = ["setuptools>=77"]
-"""What builds the project itself, and those of its dependencies that come as source."""
+"""Packages that build the project itself, and those of its dependencies that come as source."""
 MORE: dict[str, list[str]] = {name: [] for name in EXTRAS}
 # ray[serve] brings the dashboard, ray[train] does not, and jobs are submitted to it.
 MORE["train"].append("ray[default]==2.60.0")
 CUDA = re.compile(r"(nvidia|cuda)-|triton(?=\W)")
-"""What torch wants besides itself on Linux, unless it is one for CPUs."""
+"""Packages that torch brings on Linux, unless it is one for CPUs."""
 CPU_WHEELS = ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"]  # cp311 x86_64
 """PyTorch's own wheels for CPUs (+cpu) of the version in constraints.txt, which are not on PyPI.
 Whoever installs another adds the hash that pip says it got."""

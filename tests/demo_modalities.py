@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def summary(port: int, took: float) -> str:
-    """What each model reaches beside what real data does, and where its samples are."""
+    """Figures of each model beside those of real data, and the place of its samples."""
     lines = [""]
     for folder in sorted(path for path in ARTIFACTS.iterdir() if path.is_dir()):
         versions = [path for path in folder.iterdir() if path.name.isdigit()]

@@ -38,7 +38,7 @@ def as_stranger(what: Callable[[], Any]) -> Any:
 
 
 def reachable(folder: Path, processes: Iterable[psutil.Process]) -> list[str]:
-    """What a stranger can do with the files below a folder, and with those of its processes."""
+    """Access of a stranger to the files below a folder, and to those of its processes."""
     paths = [folder, *folder.rglob("*")]
     assert len(paths) > 20
     kinds = {str(path): path.lstat().st_mode for path in paths}

@@ -1,4 +1,4 @@
-"""What the first version wrote, every later version opens."""
+"""Files of the first version are opened by every later one."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -41,9 +41,9 @@ from aigc.training.dry_run import describe
 
 PRESETS = [f"{name}:{preset}" for name in models.names() for preset in models.load(name).PRESETS]
 ROWS = 4
-"""Of a batch here: more than one, so that rows can influence each other."""
+"""Size of a batch here: more than one, so that rows can influence each other."""
 SMALLER: dict[str, dict[str, Any]] = {"wavegan": {"widths": (16, 8), "latent": 16}}
-"""Of models for GPUs: the same networks, of a size for a core."""
+"""Configs of models for GPUs: the same networks, of a size for a core."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What each extra pulls in: serving never brings torch, and constraints.txt pins the whole tree."""
+"""Packages of each extra: serving never brings torch, and constraints.txt pins the whole tree."""
 
 import re
 import tomllib

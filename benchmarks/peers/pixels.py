@@ -1,4 +1,4 @@
-"""What every serving peer does for a request: check, draw from the seed, run, round, count.
+"""The work of every serving peer for a request: check, draw from the seed, run, round, count.
 
 The latents are `aigc.artifact`'s own, so that all answer the same bytes; sessions have one thread.
 """

@@ -27,6 +27,6 @@ class Steady:
 
     @property
     def samples_per_second(self) -> float:
-        """Of the second half, over the whole global batch."""
+        """Speed of the second half, over the whole global batch."""
         counted = self.batches - self.batches // 2
         return counted * self.batch / (self.ended - self.begun)

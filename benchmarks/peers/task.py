@@ -1,4 +1,4 @@
-"""What every peer is given: the networks, the data and the options of a preset, and no loop.
+"""The task of every peer: the networks, the data and the options of a preset, and no loop.
 
 The networks are made of torch's own layers: what ours do for speed is part of what is compared.
 """

@@ -1,4 +1,4 @@
-"""What the Dockerfile installs, in an environment of this machine.
+"""The Dockerfile's packages, in an environment of this machine.
 
 python = build(folder, "serve")      # as `--target serve` would, without an image
 """

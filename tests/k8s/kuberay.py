@@ -23,14 +23,14 @@ from tests.k8s.rendered import Object, find, told
 RAYLET = "wget --tries 1 -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep success"
 GCS = "wget --tries 1 -T 10 -q -O- http://localhost:8265/api/gcs_healthz | grep success"
 PROXY = "wget --tries 1 -T 10 -q -O- http://localhost:8000/-/healthz | grep success"
-"""What KubeRay's probes run in bash: on all, on heads, and on workers of a RayService."""
+"""Commands of KubeRay's probes, for bash: on all, on heads, and on workers of a RayService."""
 
 
 PATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
-"""Of workers: a head that went comes back."""
+"""Environment of workers: a head that went comes back."""
 
 PASSWORD = random.token_hex(32)
-"""Of Redis, as its manifest says how to make one."""
+"""Password of Redis, as its manifest says how to make one."""
 
 
 class RayCluster:
@@ -121,7 +121,7 @@ class RayCluster:
         )
 
     def applications(self) -> dict[str, Any]:
-        """What the dashboard tells of Serve, as KubeRay asks it."""
+        """Serve's status from the dashboard, requested as KubeRay does."""
         answer = httpx.get(
             f"{self.dashboard}/api/serve/applications/",
             headers={"authorization": f"Bearer {self.token}"},
@@ -192,7 +192,7 @@ def new_key() -> tuple[str, str]:
 
 
 def passes(pod: Pod, container: str, probe: str) -> bool:
-    """Whether a probe passes."""
+    """True if a probe passes."""
     return pod.execute(container, ["bash", "-c", probe]).returncode == 0
 
 

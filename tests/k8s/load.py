@@ -59,5 +59,5 @@ class Load:
         asyncio.run(together())
 
     def failures(self) -> dict[tuple[str, int | str], int]:
-        """What was not a whole answer."""
+        """Requests without a whole answer."""
         return {key: count for key, count in self.seen.items() if key[1] != 200}

@@ -75,7 +75,7 @@ class LocalRay:
         assert status == "RUNNING"
 
     def targets(self, *, training: bool) -> list[Target]:
-        """What Prometheus scrapes: the exporter, a driver of training if there is one, Ray."""
+        """Targets of Prometheus: the exporter, a driver of training if there is one, Ray."""
         ray = ("metrics", "as-metrics", "dash-metrics")
         driver = Target(address=self.address("training"), app="training", cluster="local")
         return [

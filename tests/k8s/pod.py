@@ -134,7 +134,7 @@ class Pod:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def container(self, name: str) -> Object:
-        """What the manifest says of a container."""
+        """The manifest's entry of a container."""
         every = [*self.spec["containers"], *self.spec.get("initContainers", ())]
         (found,) = (one for one in every if one["name"] == name)
         return dict(found)
@@ -167,7 +167,7 @@ class Pod:
         return folder
 
     def log(self, name: str) -> Path:
-        """What a container says."""
+        """File with the output of a container."""
         return self._folder / f"{name}.log"
 
     def init(self) -> None:
@@ -202,7 +202,7 @@ class Pod:
         raise RuntimeError(f"{name} has ended: {self.log(name).read_text()[-3000:]}")
 
     def runs(self, name: str) -> bool:
-        """Whether a container has not ended."""
+        """True while a container has not ended."""
         return self._started[name].poll() is None
 
     def kill(self, name: str) -> None:
@@ -336,7 +336,7 @@ def image_environment(container: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _haproxy_of_the_image() -> list[str]:
-    """What the Dockerfile's last stage runs."""
+    """The command of the Dockerfile's last stage."""
     line = re.findall(
         r"^RUN (mkdir .* && python -m serve\.local\.haproxy .*)$", _dockerfile(), re.M
     )

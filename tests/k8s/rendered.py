@@ -42,7 +42,7 @@ def combinations() -> list[str]:
 
 
 def kustomize(folder: Path) -> str:
-    """What a folder renders to; a warning is an error."""
+    """The objects that a folder renders to; a warning is an error."""
     command = ["kubectl", "kustomize", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -189,7 +189,7 @@ def service(objects: list[Object]) -> Object:
 
 
 def has_s3(name: str) -> bool:
-    """Whether a combination keeps runs and artifacts in a bucket."""
+    """True if a combination keeps runs and artifacts in a bucket."""
     return "s3" in name or name in ("overlays/gpu", "overlays/spot")
 
 

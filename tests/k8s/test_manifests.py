@@ -95,7 +95,7 @@ def test_k8s_check_finds_nothing(name: str, rendered: Rendered) -> None:
 
 
 def unrestricted(template: Object) -> list[str]:
-    """What the restricted Pod Security Standard forbids, and what this project does beyond it."""
+    """Breaches of the restricted Pod Security Standard, and of this project's rules beyond it."""
     spec = template["spec"]
     context = spec.get("securityContext", {})
     found = [key for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]

@@ -1,4 +1,4 @@
-"""Who reaches whom: the network policies of all combinations, evaluated as Kubernetes does."""
+"""Network policies of all combinations, evaluated as Kubernetes does: who reaches whom."""
 
 import ipaddress
 from typing import Any
@@ -10,7 +10,7 @@ from tests.k8s.rendered import Object, Rendered, combinations, has_s3
 
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "serve": 8000}
 RAY = {6379, 6380, 6381, *range(11000, 12000)}
-"""What a head's workers reach there."""
+"""Ports of a head that its workers reach."""
 METADATA = "169.254.169.254"
 
 

@@ -53,7 +53,7 @@ class Deployed:
         return self._redis
 
     def counted(self, name: str) -> float:
-        """What the worker's sidecar shows of a metric, over all labels."""
+        """Sum of a metric over all labels, from the worker's sidecar."""
         body = httpx.get(f"http://{self.worker.ip}:9464/metrics", timeout=30).text
         return sum(
             sample.value

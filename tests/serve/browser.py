@@ -1,4 +1,4 @@
-"""What tests of pages in a real browser share."""
+"""Fixtures for tests of pages in a real browser."""
 
 import shutil
 

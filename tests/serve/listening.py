@@ -55,7 +55,7 @@ class Listening:
         return str(self.run(start()))
 
     def requests(self, **labels: str) -> float:
-        """How many requests were counted under these labels."""
+        """Number of requests that were counted under these labels."""
         return self.probe.count("aigc_requests_total", **labels)
 
 

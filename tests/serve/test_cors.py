@@ -24,7 +24,7 @@ SDK = (
     "x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-package-version,"
     "x-stainless-retry-count,x-stainless-runtime,x-stainless-runtime-version,x-stainless-timeout"
 )
-"""What OpenAI's JavaScript SDK asks for in a browser, and a page that traces."""
+"""Headers of OpenAI's JavaScript SDK in a browser, and of a page that traces."""
 
 
 def preflight(

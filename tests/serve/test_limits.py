@@ -1,4 +1,4 @@
-"""What nobody may do to a replica: nest a body without end, or send it without end."""
+"""Requests that no client may send: a body nested without end, or sent without end."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""What a replica says of its work is what its batcher did."""
+"""A replica's report of its work is what its batcher did."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""What a failed request leaves in the log, and what the client gets to see of it."""
+"""Traces of a failed request: in the log, and in the client's answer."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What is counted: every metric is documented, moves, and has no more series than it should."""
+"""Every metric is documented, moves, and has no more series than it should."""
 
 import asyncio
 import random

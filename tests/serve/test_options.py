@@ -206,7 +206,7 @@ def test_options_beside_a_file_go_before_it_but_not_those_of_a_pool(
 
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What the command line says: by itself, or through its parser."""
+    """Output of the command line: by itself, or through its parser."""
     with pytest.raises((ValueError, SystemExit)) as error:
         command(argv)
     return f"{error.value} {' '.join(capsys.readouterr().err.replace('│', '').split())}"

@@ -253,7 +253,7 @@ def test_path_parameters(path: str, parameters: dict[str, str] | None) -> None:
 
 
 def connect(application: Any, path: str, extensions: dict[str, Any]) -> list[Message]:
-    """What a server is told to do with a WebSocket that is asked for."""
+    """Messages to a server whose client asks for a WebSocket."""
     sent: list[Message] = []
 
     async def receive() -> Message:

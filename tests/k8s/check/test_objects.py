@@ -1,4 +1,4 @@
-"""Whatever stands in a manifest, it is read, and never the checker's own error."""
+"""Any content of a manifest is read, and never the checker's own error."""
 
 from collections.abc import Iterator
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""What is paid for is what was answered: over replicas, retries, and a ledger that fails."""
+"""Samples that are answered are paid, no others: over replicas, retries and failing ledgers."""
 
 import asyncio
 import hashlib
@@ -252,7 +252,7 @@ class Exactly(Requests):
 
 
 class AtMost(Requests):
-    """Whatever happens to the ledger, no more than the budget allows is answered."""
+    """No more than the budget allows is answered, with any fault of the ledger."""
 
     policy = Policy(samples_per_s=20.0, burst=40, concurrency=8)
     may_be_away = True

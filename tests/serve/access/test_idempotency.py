@@ -55,7 +55,7 @@ def attempt(
 
 
 def is_free(replica: Idempotency, attempt: Attempt) -> bool:
-    """Whether it is a retry that shares what was paid."""
+    """True if it is a retry that shares what was paid."""
     return bool(replica.charges(attempt))
 
 

@@ -65,7 +65,7 @@ async def started(replicas: int) -> Cluster:
 
 
 async def ask(replica: RateLimiter, key: Key, n: int, what: bytes | None = None) -> Refusal | None:
-    """What a request does before it draws; its samples are drawn then."""
+    """Steps of a request before it draws; its samples are drawn then."""
     found = await charged(replica, key, n, what)
     if isinstance(found, Refusal):
         return found
@@ -551,7 +551,7 @@ class Teller:
         self.told = self.repaid = self.spent = 0
 
     def says(self, what: bytes, n: int, change: int = 1) -> int:
-        """What is repaid for it."""
+        """Samples that are repaid for it."""
         self.spent += n if change > 0 else 0
         charges = [ChargeNotice(what, n, change)]
         for _ in range(2):  # the first answer is lost

@@ -24,10 +24,10 @@ Policy = Callable[["Pool"], int]
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a replica can do."""
+    """Capacity of a replica."""
 
     request_s: float = 0.0007
-    """Of the event loop, per request."""
+    """Time of the event loop per request."""
     batch_s: float = 0.002
     sample_s: float = 0.001
     """A batch of n samples takes batch_s + n * sample_s."""
@@ -109,7 +109,7 @@ class Pool:
     targets: list[tuple[float, int]] = field(default_factory=list)
     """(time, new target), the first one at the start."""
     replica_seconds: float = 0.0
-    """Of all replicas, from the order to start to the end of draining."""
+    """Seconds of all replicas, from the order to start to the end of draining."""
 
     def __post_init__(self) -> None:
         self._events: list[tuple[float, int, Callable[[], None]]] = []

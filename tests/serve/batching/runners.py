@@ -77,7 +77,7 @@ class Equal:
     def __init__(self) -> None:
         self.left: dict[Job, Fraction] = {}
         self.each = Fraction(0)
-        """What a job there from the start would have got."""
+        """Share of a job that was there from the start."""
 
     def leave(self, job: Job, unused: int) -> None:
         """A job goes; what it got counts as its share."""
@@ -87,7 +87,7 @@ class Equal:
             self.left.pop(job, None)
 
     def serve(self, samples: Fraction) -> set[Job]:
-        """Who is done when so many were shared out."""
+        """Jobs that are done when so many samples were shared out."""
         done: set[Job] = set()
         while self.left:
             step = min(min(self.left.values()), samples / len(self.left))
@@ -114,7 +114,7 @@ class Watched(FairQueue):
         self.since: Counter[Job] = Counter()
         """Samples that were taken in its runner since then, while it waited."""
         self.late: set[Job] = set()
-        """Who was not done when it should have been."""
+        """Jobs that were not done when they should have been."""
         self.taken_at_s: dict[tuple[Job, int], float] = {}
         """A moment before the take of each sample, by the monotonic clock."""
 

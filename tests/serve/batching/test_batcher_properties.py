@@ -69,7 +69,7 @@ class InjectedError(RuntimeError):
 def runners(
     store: Path, moods: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, LocalRunner]:
-    """Of optional inputs, of labels, and of texts with settings, labels and prefixes."""
+    """Runners of optional inputs, of labels, and of texts with settings, labels and prefixes."""
     root = tmp_path_factory.mktemp("optional")
     uris = {
         "translate": publish_optional(Store(root), root / "build", "opt"),
@@ -90,7 +90,7 @@ def runners(
 
 @pytest.fixture
 def unlogged() -> Iterator[None]:
-    """What is logged of a thousand faults is of no use."""
+    """Drop the log of a thousand faults, which is of no use."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -102,7 +102,7 @@ class Asked:
     n: int
     seed: int
     values: dict[str, float]
-    """Of the optional inputs that are given."""
+    """Values of the optional inputs that are given."""
     label: int | None
     chosen: dict[str, float]
     """Settings."""
@@ -110,7 +110,7 @@ class Asked:
     enough: int | None
     """Tokens after which a text is ended."""
     complete: bool
-    """Whether the batcher is given complete inputs, or must cope with what there is."""
+    """True if the batcher is given complete inputs; else it must cope with what there is."""
     fate: str
     pause: int
 
@@ -185,7 +185,7 @@ def job_of(one: Asked, runner: LocalRunner) -> Job:
 
 
 def alone(one: Asked, artifact: Artifact, runner: LocalRunner) -> Any:
-    """What comes of it, without a batcher."""
+    """Its outputs, without a batcher."""
     if one.kind == "translate":
         return artifact.run("translate", inputs_of(one))
     indices = range(one.seed, one.seed + one.n)

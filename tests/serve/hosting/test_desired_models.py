@@ -1,4 +1,4 @@
-"""What is to be hosted, changed while requests run: proven first, then taken up, nothing lost."""
+"""Desired models that change while requests run: proven first, then hosted, nothing lost."""
 
 import asyncio
 import gc
@@ -241,7 +241,7 @@ def test_artifacts_may_be_below_the_store_of_the_cluster(monkeypatch: pytest.Mon
 def test_a_change_that_another_replica_made_meanwhile_is_kept(
     client: Client, cluster: Cluster, versions: list[str], store: Path
 ) -> None:
-    """Whatever comes between reading the target and writing it, once or often."""
+    """Faults between reading the target and writing it, once or often."""
     between = [f"{store}/other/1", versions[2]]
 
     async def read() -> tuple[DesiredModels, str]:

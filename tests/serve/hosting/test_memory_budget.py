@@ -1,4 +1,4 @@
-"""What a replica may hold is bounded: refused with the sum before it is too much."""
+"""The memory of a replica is bounded: refused with the sum before it is too much."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -201,14 +201,14 @@ class Supervised:
         return process
 
     def command(self) -> list[str]:
-        """What starts the first, or replaces the last."""
+        """Start the first one, or replace the last."""
         command = [str(self.folder / "haproxy"), "-db", "-f", str(self.folder / "c"), "-dR"]
         if self.processes:
             command += ["-sf", str(self.processes[-1].pid), "-x", str(self.folder / "s")]
         return command
 
     def say(self, command: str) -> str:
-        """What HAProxy answers Ray."""
+        """HAProxy's answer to Ray."""
         with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5)
             connection.connect(str(self.folder / "s"))

@@ -1,4 +1,4 @@
-"""What the terminal shows of replicas' logs: `Limiter`, on a clock of the test."""
+"""Replicas' logs on the terminal: `Limiter`, on a clock of the test."""
 
 from serve.local.log_follower import MOST_PER_WINDOW, SAME_S, WINDOW_S, Limiter
 

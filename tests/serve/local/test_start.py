@@ -130,7 +130,7 @@ def test_signals_that_end_haproxy_too_are_the_reported_cause(store: Path, tmpdir
 
 
 def ended(process: "subprocess.Popen[str]", within_s: float = 30) -> str:
-    """What a start that failed said, in one sentence."""
+    """The one sentence of a start that failed."""
     out, err = process.communicate(timeout=within_s)
     assert process.returncode == 1, err
     assert out == ""

@@ -1,4 +1,4 @@
-"""What a client gets, and within how long, while a part of the server is missing.
+"""Answers to a client, and their time, while a part of the server is missing.
 
 The rows of the table in docs/serving-reference.md; parts are killed and frozen for real.
 """

@@ -115,7 +115,7 @@ def test_memory_bombs_and_endless_graphs_are_refused(pools: Server, folder: Path
 
 
 def test_a_run_without_enough_memory_fails_alone(pools: Server, folder: Path) -> None:
-    """What a graph takes for one class only cannot be tried before."""
+    """Memory that a graph takes for one class only cannot be tried before."""
     branch = [
         node("Expand", ["row", "size"], ["large"]),
         node("ReduceSum", ["large"], ["sum"], keepdims=0),

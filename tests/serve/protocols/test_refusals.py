@@ -19,7 +19,7 @@ MAX_N = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """What a client is told; the Open Inference Protocol has neither code nor param."""
+    """Error that a client gets; the Open Inference Protocol has neither code nor param."""
 
     status: str
     message: str
@@ -47,7 +47,7 @@ class Protocol:
     writes: str | None = None
     """A model that writes texts, where the protocol gives them."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """What every request has."""
+    """Fields of every request."""
     inline: bool = False
     """True where settings are fields of their own."""
     statuses: Mapping[str, str] = field(default_factory=dict)

@@ -158,7 +158,7 @@ def test_the_document_types_whole_numbers_as_integer(client: Client) -> None:
 
 
 def test_numbers_of_inputs_keep_what_they_are(client: Client) -> None:
-    """What may be a float is read as before."""
+    """Fields that may be floats are read as before."""
     picture = base64.b64encode(np.zeros(3, np.uint8).tobytes()).decode()
     body = {"model": "tiny", "signature": "encode", "n": 1.0, "inputs": {"image": picture}}
     answer = post(client, "/v1/samples", json.dumps(body))

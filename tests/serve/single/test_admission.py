@@ -47,7 +47,7 @@ def exchange(guarded: Guarded, data: bytes) -> tuple[int, bytes]:
 
 
 def waits(guarded: Guarded, seconds: float = 2.0) -> float:
-    """How long another key's requests take (p99), small ones and such as a thread encodes."""
+    """Time of another key's requests (p99), small ones and such as a thread encodes."""
     took = []
     until = time.monotonic() + seconds
     headers = {"authorization": f"Bearer {FREE}"}
@@ -64,14 +64,14 @@ def waits(guarded: Guarded, seconds: float = 2.0) -> float:
 
 @pytest.fixture(scope="module")
 def quiet_s(guarded: Guarded) -> float:
-    """How long such requests take while nothing else is asked."""
+    """Time of such requests while there are no others."""
     waits(guarded, 1.0)
     return waits(guarded)
 
 
 @contextmanager
 def flood(threads: int, ask: Callable[[], Any]) -> Iterator[list[Any]]:
-    """So many threads ask over and over; what they were answered."""
+    """Have a number of threads send requests over and over; gives their answers."""
     stop, answers = threading.Event(), []
 
     def work() -> None:

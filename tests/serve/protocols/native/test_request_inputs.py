@@ -50,7 +50,7 @@ def given(*names: str) -> dict[str, str]:
 
 
 def tensors(*names: str, n: int = 1) -> dict[str, np.ndarray]:
-    """What the graph must be given, made by other means."""
+    """Inputs that the graph must be given, made by other means."""
     pixels = image_files.read_png(IMAGE)[0]
     made = {
         "image": (pixels.transpose(2, 0, 1) / 127.5 - 1).astype(np.float32),

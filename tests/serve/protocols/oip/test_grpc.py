@@ -1,4 +1,4 @@
-"""What gRPC adds to the Open Inference Protocol: messages, contents, peers; and `aigc serve`."""
+"""gRPC's part of the Open Inference Protocol: messages, contents, peers; and `aigc serve`."""
 
 import asyncio
 import pickle

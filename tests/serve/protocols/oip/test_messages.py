@@ -1,4 +1,4 @@
-"""What a client is told of garbage: the field, and nothing of this program or machine."""
+"""Messages to a client that sends garbage: the field, and nothing of this program or machine."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What HTTP adds to the Open Inference Protocol: JSON, sizes of binary data, routes, status."""
+"""HTTP's part of the Open Inference Protocol: JSON, sizes of binary data, routes, status."""
 
 import asyncio
 import json

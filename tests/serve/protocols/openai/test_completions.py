@@ -93,7 +93,7 @@ def test_an_empty_prompt_draws_the_texts_of_the_seed(
 
 
 def lengths(inputs: Any, artifact: Artifact, prompt: int) -> list[int]:
-    """How many tokens were written after a prompt of so many."""
+    """Number of tokens written after a prompt of a number of them."""
     rows = artifact.run("sample", inputs)["text"]
     return [int(n) - prompt for n in (rows != 0).sum(1)]
 
