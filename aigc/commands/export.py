@@ -165,13 +165,13 @@ def write_artifact(
 
     Raises ValueError if a graph exceeds the parity budget.
     """
-    data = manifest.training.data
+    data = manifest.training.data if manifest.training else {}
     signatures: dict[str, Signature] = {}
     parity: dict[str, Parity] = {}
     reproducibility: dict[str, Reproducibility] = {}
     (folder / "references").mkdir()
     exports = model.exports()
-    vocabulary = tuple(manifest.training.data.get("vocabulary", ()))
+    vocabulary = tuple(data.get("vocabulary", ()))
     rate_hz = int(data.get("sample_rate_hz", 0))
     for name, part in exports.items():
         signature = _with_facts(part.signature, classes, vocabulary, rate_hz)
