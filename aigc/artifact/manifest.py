@@ -25,6 +25,8 @@ WEIGHTS = "weights.safetensors"
 """File of an artifact exported with --weights: the whole model, the averaged part averaged."""
 SIGNATURE_FILE = "model.sig"
 """File of OpenSSF Model Signing, beside the manifest and signing it (artifact/signing.py)."""
+UNSTATED = "unstated"
+"""Licence of weights of which nobody said under which they may be used."""
 IMPORTED = "imported"
 """Family of a model that was trained elsewhere."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
