@@ -253,6 +253,19 @@ class Manifest:
         steps = {signature.step for signature in self.signatures.values()}
         return tuple(name for name in self.signatures if name not in steps)
 
+    def default_signature(self, *, has_inputs: bool = False) -> str:
+        """The signature of a request that names none, with or without given inputs.
+
+        It is `sample`, beside inputs `translate`; if there is no such one, the only one that can be
+        called so.
+        """
+        usual = "translate" if has_inputs else "sample"
+        offered = self.offered
+        if usual in offered or len(offered) == 1:
+            return usual if usual in offered else offered[0]
+        fits = [n for n in offered if self.signatures[n].drawable != has_inputs]
+        return fits[0] if len(fits) == 1 else usual
+
 
 _PREPROCESSING = {
     "image": ImagePreprocessing,

@@ -17,9 +17,20 @@ from aigc.artifact.latents import Whole, whole
 from aigc.artifact.manifest import SIGNATURE_FILE, seal
 from aigc.artifact.model_card import card
 from aigc.artifact.sampling_inputs import is_picture
+from aigc.commands.imported_data import evaluated, imported_config
 from aigc.config import TrainConfig, require
 from aigc.data import Dataset, NoRows, Split, scaled
-from aigc.metrics import Draw, Evaluation, Metric, Omitted, TooFewRows, drawing_of, evaluator_of
+from aigc.data.survey import first_of
+from aigc.metrics import (
+    Draw,
+    Evaluation,
+    Metric,
+    Omitted,
+    TooFewRows,
+    drawing_of,
+    evaluator_of,
+    restoration,
+)
 from aigc.nn.losses import bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood
 
 
@@ -102,6 +113,12 @@ def real_data(artifact: Artifact, path: str = "") -> Real:
         f"{f' ({splits})' if splits else ''}{lacking}"
     ]
     training = artifact.manifest.training
+    label = artifact.signature(evaluated(artifact)).label
+    require(
+        training is not None or label is None or label.classes in ((), train.classes),
+        f"{artifact.id} has the classes {first_of(label.classes if label else (), 5)}, the data"
+        f" {first_of(train.classes, 5)}; name and order must be the same",
+    )
     trained_on, now = training.data if training else {}, train.fingerprint()
     if trained_on.get("sha256") not in (None, now["sha256"]):
         lines.append(
@@ -131,6 +148,9 @@ def evaluate_on(artifact: Artifact, real: Real, n: Whole, seed: Whole) -> Evalua
     require(n > 0, f"n must be > 0, got {n}")
     config = real.config
     evaluation = Evaluation()
+    name = evaluated(artifact)
+    if not artifact.signature(name).drawable:
+        return restoration.evaluate(artifact, name, real.test, n)
     evaluate_samples = evaluator_of(config.model.modality)
     has_elbo = (
         hasattr(config.model, "likelihood")
@@ -163,8 +183,9 @@ def draw(
 def _drawing(artifact: Artifact, config: TrainConfig, file: Path) -> Draw:
     """Function that draws an artifact's samples. Raises ValueError without one or the folder."""
     drawing = drawing_of(config.model.modality)
-    images = [s for s in artifact.signature("sample").outputs if s.kind == "image"]
-    if drawing is None or not all(map(is_picture, images)):
+    signature = artifact.signature(evaluated(artifact))
+    images = [s for s in signature.outputs if s.kind == "image"]
+    if drawing is None or not signature.drawable or not all(map(is_picture, images)):
         raise ValueError(f"{artifact.id}: there is no picture of its samples; leave out --picture")
     require(
         file.absolute().parent.is_dir(),
@@ -252,15 +273,12 @@ def _check_writable(artifact: Artifact, sign: str) -> None:
 
 
 def _config(artifact: Artifact, path: str) -> TrainConfig:
-    """Config of the training run, with its data at `path` if that is not empty."""
+    """Config of the training run, with its data at `path` if that is not empty; for an imported
+    artifact one of the data at `path` as its signature has them."""
     training = artifact.manifest.training
-    require(
-        training is not None,
-        f"{artifact.id} is imported: its manifest has no data of a training run to evaluate it on",
-    )
-    assert training is not None
-    document = training.config
-    config = TrainConfig.from_json(document, models.load(artifact.manifest.model).Config)
+    if training is None:
+        return imported_config(artifact, path)
+    config = TrainConfig.from_json(training.config, models.load(artifact.manifest.model).Config)
     require(
         not path or config.data.source not in data.PATHLESS,
         f"--data {path} has no effect: {artifact.id} was trained on data source"

@@ -50,16 +50,16 @@ def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProt
     return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
 
 
-def upscaler(path: Path, **changes: Any) -> Path:
+def upscaler(path: Path, batch: Any = "N", names: tuple[str, str] = ("lr", "hr")) -> Path:
     """Twice the size by repetition, (N, 3, 8, 8) -> (N, 3, 16, 16), then a clip to 0..1."""
-    batch = changes.get("batch", "N")
+    small, large = names
     return write(
         path,
-        [("lr", "float32", [batch, 3, 8, 8])],
-        [("hr", "float32", [batch, 3, 16, 16])],
+        [(small, "float32", [batch, 3, 8, 8])],
+        [(large, "float32", [batch, 3, 16, 16])],
         [
-            node("Resize", "lr roi scales", "up", mode="nearest"),
-            node("Clip", "up low high", "hr"),
+            node("Resize", f"{small} roi scales", "up", mode="nearest"),
+            node("Clip", "up low high", large),
         ],
         {
             "roi": np.zeros(0, np.float32),
