@@ -6,17 +6,16 @@ every time that the host reads a value, where a GPU would have to be waited for,
     with PretendedAccelerator() as accelerator:
         state = TrainState(config, accelerator.device)
         ...
-        print(accelerator.reads)     # [HostRead(kind="item", place="resgan.py:41 in loss")]
+        print(*accelerator.reads)     # item read at resgan.py:41 in loss
 
 FakeTensorMode is no substitute: it computes no values, and a build of torch for the CPU has no
 generators for a device that it lacks.
 """
 
 import sys
-import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
@@ -24,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from aigc.testing.place import Place, caller
 
 DEVICE = torch.device("privateuseone", 0)
 """torch's name for a device that no backend of its own computes."""
@@ -41,8 +42,8 @@ _SIZED_BY_VALUES = (
     aten.repeat_interleave.Tensor,
 )
 _PACKED = (
-    aten._pack_padded_sequence.default,
     aten._pack_padded_sequence_backward.default,
+    aten._pack_padded_sequence.default,
     aten._pad_packed_sequence.default,
 )
 """Operations of packed sequences: lengths and sizes of batches are on the CPU, on GPUs too."""
@@ -62,32 +63,39 @@ class HostRead:
     """item: a number, which an `if` and a bool() take as well; copy: a tensor, as cpu() and
     tolist() do; size: an operation whose result's size depends on values, such as a boolean
     mask."""
-    place: str
-    """File, line and function, without torch's own."""
+    place: Place
+
+    def __str__(self) -> str:
+        return f"{self.kind} read at {self.place}"
+
+
+_DATA: Any = Tensor.data
+"""torch's own attribute, which knows nothing of the memory behind a tensor."""
 
 
 class PretendedTensor(Tensor):
-    """A tensor of the pretended accelerator. Its memory is the CPU's: `inner`."""
+    """A tensor of the pretended accelerator. Its memory is the CPU's: `memory`."""
 
-    inner: Tensor
+    memory: Tensor
 
-    def __new__(cls, inner: Tensor) -> Self:
-        made: Self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+    def __new__(cls, memory: Tensor) -> Self:
+        make: Any = Tensor._make_wrapper_subclass
+        made: Self = make(
             cls,
-            inner.shape,
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            layout=inner.layout,
+            memory.shape,
+            strides=memory.stride(),
+            storage_offset=memory.storage_offset(),
+            dtype=memory.dtype,
+            layout=memory.layout,
             device="meta",
         )
-        made.inner = inner
+        made.memory = memory
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return _compute(func, args, kwargs or {}, [])
@@ -101,15 +109,15 @@ class PretendedTensor(Tensor):
         return False
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
-        return Tensor.data.__get__(self)  # type: ignore[attr-defined, no-any-return]
+    def data(self) -> Tensor:
+        return _DATA.__get__(self)  # type: ignore[no-any-return]
 
     @data.setter
     def data(self, value: Tensor) -> None:
         if not isinstance(value, PretendedTensor):
             raise MixedDevicesError("the data of a tensor on the accelerator cannot be on the CPU")
-        Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
-        self.inner = value.inner
+        _DATA.__set__(self, value)
+        self.memory = value.memory
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -121,8 +129,8 @@ class PretendedTensor(Tensor):
             "a tensor on the accelerator is no numpy array; copy it to the CPU with cpu() first"
         )
 
-    def __repr__(self, **options: Any) -> str:
-        return f"{self.inner!r} on the pretended accelerator"
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"{self.memory!r} on the pretended accelerator"
 
 
 class PretendedAccelerator:
@@ -137,29 +145,24 @@ class PretendedAccelerator:
     def __init__(self) -> None:
         self.reads: list[HostRead] = []
         """Everything that the host has read so far."""
-        self._undo: list[Callable[[], None]] = []
+        self._opened = ExitStack()
 
     def __enter__(self) -> Self:
-        module = _BackendModule(f"torch.{DEVICE.type}")
-        generator = torch.Generator
-        self._functions, self._kernels = _Functions(), _Kernels(self.reads)
-        torch._register_device_module(DEVICE.type, module)
-        torch.Generator = _Generator  # type: ignore[misc]
-        self._kernels.__enter__()
-        self._functions.__enter__()
-
-        def undo() -> None:
-            torch.Generator = generator  # type: ignore[misc]
-            delattr(torch, DEVICE.type)
-            sys.modules.pop(module.__name__, None)
-
-        self._undo.append(undo)
+        with ExitStack() as stack:
+            module, generator = _BackendModule(f"torch.{DEVICE.type}"), torch.Generator
+            register: Any = torch._register_device_module
+            register(DEVICE.type, module)
+            stack.callback(delattr, torch, DEVICE.type)
+            stack.callback(sys.modules.pop, module.__name__, None)
+            stack.callback(setattr, torch, "Generator", generator)
+            torch.Generator = _Generator  # type: ignore[assignment, misc]
+            stack.enter_context(_Kernels(self.reads))
+            stack.enter_context(_Functions())
+            self._opened = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._functions.__exit__(*error)
-        self._kernels.__exit__(*error)
-        self._undo.pop()()
+        self._opened.__exit__(*error)
 
 
 class _BackendModule(ModuleType):
@@ -179,34 +182,34 @@ class _BackendModule(ModuleType):
 
 
 _CPUGenerator = torch.Generator
+_DEVICE_OF: Any = torch.Generator.device
 
 
 class _Generator(_CPUGenerator):
     """A generator on any device; that of the accelerator is the CPU's own."""
 
+    pretended: bool
+
     def __new__(cls, device: torch.device | str = "cpu") -> Self:
         wanted = torch.device(device)
         pretended = wanted.type in _PRETENDED
-        made = super().__new__(cls, torch.device("cpu") if pretended else wanted)
+        make: Any = _CPUGenerator.__new__
+        made: Self = make(cls, torch.device("cpu") if pretended else wanted)
         made.pretended = pretended
         return made
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         pass
 
-    pretended: bool
-
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        return DEVICE if self.pretended else _CPUGenerator.device.__get__(self)  # type: ignore[no-any-return, attr-defined]
+        return DEVICE if self.pretended else _DEVICE_OF.__get__(self)
 
 
 class _Functions(TorchFunctionMode):
     """What torch does before operations are dispatched: numbers to tensors, generators."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         device = kwargs.get("device")
         if func in _FROM_NUMBERS and device is not None and _pretended(device):
@@ -230,12 +233,10 @@ class _Kernels(TorchDispatchMode):
     """Computes all operations that meet the accelerator."""
 
     def __init__(self, reads: list[HostRead]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._reads = reads
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _compute(func, args, kwargs or {}, self._reads)
 
 
@@ -256,14 +257,12 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any], reads: list[HostRead]
     kind = _read(func, args, to_host)
     if kind and ours:
         reads.append(HostRead(kind, caller()))
-    owners = {id(tensor.inner): tensor for tensor in ours}
+    owners = {id(tensor.memory): tensor for tensor in ours}
     inner_args, inner_kwargs = _map(_inner, (args, kwargs))
     if target is not None:
         inner_kwargs["device"] = torch.device("cpu")
     result = func(*inner_args, **inner_kwargs)
-    if func is aten._pack_padded_sequence.default:
-        return PretendedTensor(result[0]), result[1]
-    if func is aten._pad_packed_sequence.default:
+    if func in _PACKED[1:]:
         return PretendedTensor(result[0]), result[1]
 
     def wrap(value: Any) -> Any:
@@ -283,15 +282,17 @@ def _read(func: Any, args: Any, to_host: bool) -> str:
         return "item"
     if to_host or (func is aten.copy_.default and not isinstance(args[0], PretendedTensor)):
         return "copy"
-    masked = func in _INDEXED and any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1]))
+    masked = func in _INDEXED and any(
+        t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1])
+    )
     return "size" if masked or func in _SIZED_BY_VALUES else ""
 
 
 def _resized(tensor: PretendedTensor) -> PretendedTensor:
     """A tensor that an operation changed in place, which may have another shape now."""
-    if tensor.shape != tensor.inner.shape or tensor.stride() != tensor.inner.stride():
+    if tensor.shape != tensor.memory.shape or tensor.stride() != tensor.memory.stride():
         with torch.no_grad():
-            Tensor.data.__set__(tensor, PretendedTensor(tensor.inner))  # type: ignore[attr-defined]
+            _DATA.__set__(tensor, PretendedTensor(tensor.memory))
     return tensor
 
 
@@ -304,7 +305,7 @@ def _place_of(tensor: Tensor) -> str:
 
 
 def _inner(value: Any) -> Any:
-    return value.inner if isinstance(value, PretendedTensor) else value
+    return value.memory if isinstance(value, PretendedTensor) else value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -324,14 +325,3 @@ def _map(change: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _map(change, item) for key, item in value.items()}
     return change(value)
-
-
-_TORCH = Path(torch.__file__).parent
-
-
-def caller() -> str:
-    """File, line and function of the innermost frame that is neither torch's nor this file's."""
-    for frame in reversed(traceback.extract_stack()):
-        if frame.filename != __file__ and _TORCH not in Path(frame.filename).parents:
-            return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    return "?"
