@@ -10,6 +10,7 @@ It needs torch, and no pytest. `aigc check-model ./resgan.py` is the same on the
 from aigc.testing.accelerator import HostRead, MixedDevicesError, PretendedAccelerator
 from aigc.testing.contract import Check, ContractError, Outcome
 from aigc.testing.model_contract import check_model, checks
+from aigc.testing.source_contract import check_source, source_checks
 
 __all__ = [
     "Check",
@@ -19,5 +20,7 @@ __all__ = [
     "Outcome",
     "PretendedAccelerator",
     "check_model",
+    "check_source",
     "checks",
+    "source_checks",
 ]
