@@ -1,12 +1,14 @@
 """A contract as named checks: each a function that finds faults and says them in sentences."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 from unittest import SkipTest
 
+from aigc.display import printable
 from aigc.suggest import alternatives
 from aigc.testing.place import UNKNOWN, place_of
 
@@ -122,36 +124,54 @@ def sentence(error: BaseException, file: str | None) -> str:
 def checks_of(
     subject: Subject, contract: Contract[Subject], only: Iterable[str] = ()
 ) -> list[Check[Subject]]:
-    """The checks of a contract, all or those named. Raises ValueError for an unknown name."""
-    names = [function.__name__ for function in contract]
-    for name in only:
-        if name not in names:
-            raise ValueError(f"unknown check {name!r}{alternatives(name, names)}")
-    chosen = set(only) or set(names)
-    return [Check(subject, f, contract) for f in contract if f.__name__ in chosen]
+    """The checks of a contract: all, or those named and those that they build on.
+
+    Raises ValueError for an unknown name.
+    """
+    named = {function.__name__: function for function in contract}
+    chosen = set()
+
+    def choose(function: Function[Subject]) -> None:
+        chosen.add(function)
+        for before in contract[function]:
+            choose(before)
+
+    for name in only or named:
+        if name not in named:
+            raise ValueError(f"unknown check {name!r}{alternatives(name, named)}")
+        choose(named[name])
+    return [Check(subject, function, contract) for function in contract if function in chosen]
 
 
-def run(checks: Iterable[Check[Any]]) -> list[Outcome]:
-    """Run checks and show each as it ends, a line or more on stdout. Returns their outcomes."""
+def run(checks: Sequence[Check[Any]]) -> list[Outcome]:
+    """Run checks and print each as it ends, a line per sentence. Returns their outcomes.
+
+    A terminal shows on stderr which check is running.
+    """
     outcomes = []
+    width = max((len(check.name) for check in checks), default=0)
     for check in checks:
         if sys.stderr.isatty():
-            print(
-                f"  ...      {check.name}: {check.summary}", end="\r", file=sys.stderr, flush=True
-            )
+            print(f"  ...     {check.name}", end="\r", file=sys.stderr, flush=True)
         outcome = check.outcome()
         if sys.stderr.isatty():
             print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
-        print(line(check, outcome), flush=True)
+        head = f"  {outcome.status:<7} {check.name:<{width}}  "
+        text = f"\n{' ' * len(head)}".join(outcome.sentences or (check.summary,))
+        print(head + printable(text, keep="\n"), flush=True)
         outcomes.append(outcome)
     return outcomes
 
 
-def line(check: Check[Any], outcome: Outcome) -> str:
-    """Report of a check: its status, its name, and sentences; what it checks if there are none."""
-    first, *rest = outcome.sentences or (check.summary,)
-    head = f"  {outcome.status:<8} {check.name:<14} "
-    return head + f"\n{' ' * len(head)}".join([first, *rest])
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """`18 checks hold, 1 failed: gradients; 2 skipped`."""
+    found = Counter(outcome.status for outcome in outcomes)
+    failed = sorted({outcome.check for outcome in outcomes if outcome.status == "failed"})
+    return (
+        f"{found['ok']} checks hold"
+        + (f", {found['failed']} failed: {', '.join(failed)}" if failed else "")
+        + (f"; {found['skipped']} skipped" if found["skipped"] else "")
+    )
 
 
 def require_all(outcomes: Iterable[Outcome], name: str) -> None:

@@ -1,6 +1,6 @@
 """The contract of a model (aigc/model.py) as named checks, for our models and those of users."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from aigc import models, own_code
 from aigc.config import TrainConfig
@@ -43,7 +43,9 @@ CONTRACT: Contract[ModelUnderTest] = {
 """Every check, each with those that must hold before it can say anything; quick ones first."""
 
 
-def checks(model: str | TrainConfig, only: Collection[str] = ()) -> Iterator[Check[ModelUnderTest]]:
+def checks(
+    model: str | TrainConfig, only: Collection[str] = (), name: str = ""
+) -> list[Check[ModelUnderTest]]:
     """The checks of every preset that a reference means, as callables to parametrize a test over.
 
         @pytest.mark.parametrize("check", aigc.testing.checks("./resgan.py"))
@@ -51,11 +53,15 @@ def checks(model: str | TrainConfig, only: Collection[str] = ()) -> Iterator[Che
             check()
 
     `model` is MODEL[:PRESET], as for `aigc train`, or a config, such as a preset made smaller;
-    `only` are names of checks. Raises ValueError for names that are unknown.
+    `only` are names of checks, and `name` is what the preset of a config should call itself.
+    Raises ValueError for names that are unknown.
     """
-    found = {model.preset: model} if isinstance(model, TrainConfig) else presets(model)
-    for name, config in found.items():
-        yield from checks_of(ModelUnderTest(config, name), CONTRACT, only)
+    found = {name or model.preset: model} if isinstance(model, TrainConfig) else presets(model)
+    return [
+        check
+        for known, config in found.items()
+        for check in checks_of(ModelUnderTest(config, known), CONTRACT, only)
+    ]
 
 
 def check_model(model: str | TrainConfig, only: Collection[str] = ()) -> None:

@@ -30,6 +30,11 @@ SHARED = 0.01
 
 def opens(subject: SourceUnderTest) -> Iterator[str]:
     """Both splits load for the model, and have rows."""
+    try:
+        subject.splits.items()
+    except (ValueError, OSError) as error:  # which says in a sentence what to do
+        yield str(error)
+        return
     for split, source in subject.splits.items():
         if len(source) == 0:
             yield f"split {split} has no rows"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc import data
+from aigc import data, own_code
 from aigc.config import DataConfig, ModelConfig
 from aigc.data import Source, Split
 from aigc.testing.contract import UnderTest
@@ -44,6 +44,8 @@ class SourceUnderTest(UnderTest):
         # Nothing is held in memory: it is the source itself that is checked.
         self.config, self.model = replace(config, memory_mb=0), model
         self.name = config.source
+        code = own_code.find(own_code.DATA, config.source).file
+        self.file = code.path if code else None
 
     @cached_property
     def splits(self) -> dict[Split, Source]:

@@ -28,8 +28,7 @@ ELSEWHERE = {"parity", "trains_on_its_data"}
 presets, and takes seconds."""
 OURS = [
     *(c for p in PRESETS for c in checks(narrow(smaller(p)), set(NAMES) - ELSEWHERE)),
-    *(c for p in PRESETS for c in checks(narrow(p), {"trains_on_its_data"})),
-    *checks("fc_gan:ring", {"parity"}),
+    *(checks(narrow(p), {"trains_on_its_data"})[-1] for p in PRESETS),
 ]
 
 
@@ -68,7 +67,7 @@ def test_every_check_is_broken_by_something() -> None:
 
 def test_a_check_that_builds_on_a_failed_one_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_model(monkeypatch, next(b for b in BREAKS if b.what == "one name twice"))
-    (check,) = checks("fc_gan:ring", ["finite_losses"])
+    *_, check = checks("fc_gan:ring", ["finite_losses"])
     with pytest.raises(SkipTest, match="it builds on phases, which does not hold"):
         check()
 
@@ -86,7 +85,7 @@ def test_check_model_raises_with_all_faults(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_error_is_shown_with_the_users_own_line(tmp_path: Path) -> None:
     broken = GAN.replace("return self.layers(z)", "return self.layerz(z)")
-    (check,) = checks(f"{write(tmp_path, broken)}:small", ["finite_losses"])
+    *_, check = checks(f"{write(tmp_path, broken)}:small", ["finite_losses"])
     with pytest.raises(
         ContractError, match=r"points\.py:\d+ in forward: `return self\.layerz\(z\)"
     ):
@@ -101,7 +100,7 @@ def test_a_users_file_is_checked_in_every_preset(tmp_path: Path) -> None:
 
 def test_unknown_check_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'gradients'"):
-        list(checks("fc_gan:ring", ["gradient"]))
+        checks("fc_gan:ring", ["gradient"])
 
 
 def test_checks_need_no_pytest() -> None:

@@ -155,7 +155,7 @@ def test_a_broken_source_fails_exactly_one_check(
 ) -> None:
     assert SOURCE.count(old) >= 1
     use(monkeypatch, SOURCE.replace(old, new))
-    outcomes = [each.outcome() for each in source_checks(DataConfig(source="squares"), MODEL)]
+    outcomes = [each.outcome() for each in source_checks(DataConfig(source="ring"), MODEL)]
     failed = {o.check: "\n".join(o.sentences) for o in outcomes if o.status == "failed"}
     assert list(failed) == [check], failed
     assert re.search(says, failed[check]), failed[check]
@@ -163,7 +163,7 @@ def test_a_broken_source_fails_exactly_one_check(
 
 def test_a_whole_source_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, SOURCE)
-    check_source(DataConfig(source="squares"), MODEL)
+    check_source(DataConfig(source="ring"), MODEL)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_texts_are_tokens_with_an_end(
     text = text.replace('name = "squares"', 'name = "squares"\n    vocabulary = ("", "a", "b")')
     use(monkeypatch, text)
     model = text_vae.Config(shape=(4,), vocabulary=3)
-    (check,) = source_checks(DataConfig(source="squares"), model, ["texts_end"])
+    *_, check = source_checks(DataConfig(source="ring"), model, ["texts_end"])
     if not says:
         return check()
     with pytest.raises(ContractError, match=says):
@@ -199,7 +199,7 @@ def test_every_check_of_a_source_is_broken_by_something() -> None:
 
 def test_rows_are_read_evenly_of_a_large_source(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, SOURCE.replace("12 if", "100_000 if"))
-    subject = SourceUnderTest(DataConfig(source="squares"), MODEL)
+    subject = SourceUnderTest(DataConfig(source="ring"), MODEL)
     rows = subject.rows["train"]
     assert len(rows.samples) == 2000
     assert np.diff(rows.numbers).min() >= 50
