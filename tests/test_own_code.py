@@ -1,7 +1,5 @@
 """References to built-in code, entry points, modules and files; what each of them must define."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -144,21 +142,6 @@ def test_an_error_in_a_file_is_placed(tmp_path: Path) -> None:
     last = len(file.read_text().splitlines())
     assert code_files.place(caught.value) == f"{file}, line {last}"
     assert code_files.place(ValueError()) == ""
-
-
-def test_objects_of_a_file_cross_to_a_process_that_never_saw_it(tmp_path: Path) -> None:
-    models.load(str(write(tmp_path, GAN)))
-    program = (
-        "import pickle, sys; from aigc import code_files;"
-        "code_files.install(pickle.load(sys.stdin.buffer));"
-        "print(pickle.load(sys.stdin.buffer).width)"
-    )
-    import pickle
-
-    config = models.load(str(tmp_path / "points.py")).Config(width=5)  # type: ignore[call-arg]
-    sent = pickle.dumps(code_files.carried()) + pickle.dumps(config)
-    done = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True)
-    assert done.stdout == b"5\n", done.stderr
 
 
 def test_a_file_below_a_package_of_its_folder_may_import_it(path: Path) -> None:

@@ -3,6 +3,7 @@
 Users have models of their own in files and packages, see aigc/own_code.py.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,13 @@ def preset(reference: str) -> TrainConfig:
         )
     folder = Path(place.file.path).parent if place.file else Path()
     return own_code.settled(replace(config, preset=f"{place.name}:{preset_name}"), folder)
+
+
+def run_name(config: TrainConfig) -> str:
+    """Default name of a run: MODEL-PRESET, of what such a name may be made of."""
+    model, preset = own_code.split(config.preset)
+    name = f"{model.partition('@')[0]}-{preset}".lower()
+    return re.sub(r"[^a-z0-9._-]", "_", name).lstrip("._-")[:64]
 
 
 def build(config: TrainConfig) -> GenerativeModel:
