@@ -90,6 +90,10 @@ def _losses(config: TrainConfig, state: TrainState, source: Source) -> None:
         loss, _ = state.model.loss(phase.name, batch, noise, shared)
         parameters = list(phase.module.parameters())
         torch.autograd.grad(loss, parameters, retain_graph=True)
+    with torch.no_grad():
+        sums = state.model.batch_sums(batch, noise, shared)
+        if sums:
+            state.model.update(sums)
 
 
 def _draw_samples(model: GenerativeModel) -> None:
