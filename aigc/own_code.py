@@ -187,12 +187,15 @@ def find(kind: Kind, reference: str) -> Place:
 def settled(config: TrainConfig, folder: Path = Path()) -> TrainConfig:
     """A config whose references are names that it may keep: files by STEM@DIGITS.
 
-    Relative paths are relative to `folder`. Raises ValueError as find() does.
+    Relative paths are relative to `folder`. The path of a file that is not there stays, since
+    another may be given in its place. Raises ValueError as find() does for all else.
     """
 
     def name(kind: Kind, reference: str) -> str:
-        if is_path(reference) and "://" not in reference:
+        if is_path(reference):
             reference = str(folder / expanded(reference))
+            if not Path(reference).exists():
+                return reference
         return find(kind, reference).name
 
     model, preset = split(config.preset)

@@ -46,11 +46,16 @@ def test_presets_of_a_file_hold_names_that_a_config_may_keep(
     text = GAN.replace('source="ring"', 'source="line.py"')
     file = own_code.find(MODELS, str(write(tmp_path / "own", text)))
     line = own_code.find(DATA, str(write(tmp_path / "own", SOURCE, "line.py")))
+    write(tmp_path / "copy", text)
+    assert models.preset("copy/points.py").data.source == "copy/line.py"  # which is not there
     config = models.preset("own/points.py")  # its source is beside it, not in this folder
     assert config.preset == f"{file.name}:small"
     assert config.data.source == line.name
     assert own_code.settled(config) == config
     assert models.build(config).config.width == 8
+    assert models.run_name(config) == "points-small"
+    odd = models.preset(str(write(tmp_path / "own", text, "My_Points.py")))
+    assert models.run_name(odd) == "my_points-small"
 
 
 def test_entry_points_and_modules_of_installed_packages_are_found(path: Path) -> None:

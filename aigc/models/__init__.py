@@ -11,6 +11,7 @@ from typing import Protocol, cast
 
 from aigc import own_code
 from aigc.config import ModelConfig, TrainConfig
+from aigc.files import expanded
 from aigc.model import GenerativeModel
 from aigc.suggest import alternatives
 
@@ -58,7 +59,7 @@ def preset(reference: str) -> TrainConfig:
             f"preset {preset_name!r} of {place.origin} must return an aigc.config.TrainConfig, got"
             f" {type(config).__name__}"
         )
-    folder = Path(place.file.path).parent if place.file else Path()
+    folder = Path(expanded(name)).parent if own_code.is_path(name) else Path()
     return own_code.settled(replace(config, preset=f"{place.name}:{preset_name}"), folder)
 
 

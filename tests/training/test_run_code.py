@@ -40,10 +40,10 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, str]
     folder = tmp_path_factory.mktemp("spoilt")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        files = {"points.py": GAN, "line.py": SOURCE}
+        files = {"points.py": GAN.replace('"ring"', '"line.py"'), "line.py": SOURCE}
         for name, text in files.items():
             write(folder, text, name)
-        train("./points.py", "--data.source", "./line.py")
+        train("./points.py")
         for name in files:
             write(folder, "raise SystemExit('this is no file of the run')", name)
         forget(monkeypatch)
