@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
+from aigc import own_code
 from aigc.artifact import (
     Manifest,
     Signature,
@@ -138,7 +139,7 @@ def export(
         reproducibility={},
         parity={},
         training=Training(
-            config=config.to_json(),
+            config=config.to_json() | own_code.record(config),
             samples=facts["samples"],
             data=facts["data"] | data_facts.read_facts(run.folder),
             wall_seconds=facts["wall_seconds"],
