@@ -17,9 +17,11 @@ from aigc.artifact.latents import Whole, whole
 from aigc.artifact.manifest import SIGNATURE_FILE, seal
 from aigc.artifact.model_card import card
 from aigc.artifact.sampling_inputs import is_picture
+from aigc.commands.imported_data import evaluated, imported_config
 from aigc.commands.recorded_config import recorded_config
 from aigc.config import TrainConfig, require
 from aigc.data import Dataset, NoRows, Split, scaled
+from aigc.data.survey import first_of
 from aigc.metrics import (
     Draw,
     Evaluation,
@@ -29,6 +31,7 @@ from aigc.metrics import (
     drawing_of,
     draws,
     evaluator_of,
+    restoration,
 )
 from aigc.nn.losses import bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood
 
@@ -121,11 +124,17 @@ def real_data(artifact: Artifact, path: str = "", source: str = "") -> Real:
         f" judges trained on {len(train):,} rows of its training split"
         f"{f' ({splits})' if splits else ''}{lacking}"
     ]
-    document = artifact.manifest.training.config
-    recorded = document.get("data", {}).get("source")
-    if source and config.data.source != recorded:
+    training = artifact.manifest.training
+    label = artifact.signature(evaluated(artifact)).label
+    require(
+        training is not None or label is None or label.classes in ((), train.classes),
+        f"{artifact.id} has the classes {first_of(label.classes if label else (), 5)}, the data"
+        f" {first_of(train.classes, 5)}; name and order must be the same",
+    )
+    recorded = training.config.get("data", {}).get("source") if training else None
+    if source and recorded and config.data.source != recorded:
         lines.append(f"the data source is {config.data.source}, the run's was {recorded}")
-    trained_on, now = artifact.manifest.training.data, train.fingerprint()
+    trained_on, now = training.data if training else {}, train.fingerprint()
     if trained_on.get("sha256") not in (None, now["sha256"]):
         lines.append(
             f"these are not the data that it was trained on: {now['samples']:,} training rows"
@@ -171,6 +180,9 @@ def evaluate_on(
         evaluation.extend(own(artifact, real.train, real.test, n, seed))
     if metrics:
         return evaluation
+    name = evaluated(artifact)
+    if not artifact.signature(name).drawable:
+        return restoration.evaluate(artifact, name, real.test, n)
     evaluate_samples = evaluator_of(config.model.modality)
     has_elbo = bool(getattr(config.model, "likelihood", "")) and _has_posterior(artifact)
     require(
@@ -208,8 +220,9 @@ def _drawing(
 ) -> Draw:
     """Function that draws an artifact's samples. Raises ValueError without one or the folder."""
     drawing = drawing_of(config.model.modality, next(filter(draws, metrics), ""))
-    images = [s for s in artifact.signature("sample").outputs if s.kind == "image"]
-    if drawing is None or not all(map(is_picture, images)):
+    signature = artifact.signature(evaluated(artifact))
+    images = [s for s in signature.outputs if s.kind == "image"]
+    if drawing is None or not signature.drawable or not all(map(is_picture, images)):
         raise ValueError(f"{artifact.id}: there is no picture of its samples; leave out --picture")
     require(
         file.absolute().parent.is_dir(),
@@ -297,7 +310,10 @@ def _check_writable(artifact: Artifact, sign: str) -> None:
 
 
 def _config(artifact: Artifact, path: str, source: str = "") -> TrainConfig:
-    """Config of the training run, with its data at `path` and from `source` if these are given."""
+    """Config of the training run, with its data at `path` and from `source` if these are given;
+    for an imported artifact one of the data at `path` as its signature has them."""
+    if artifact.manifest.training is None:
+        return imported_config(artifact, path, source)
     config = recorded_config(artifact, source)
     require(
         not path or config.data.source not in data.PATHLESS,

@@ -46,7 +46,9 @@ def recorded_config(artifact: Artifact, source: str = "") -> TrainConfig:
 
     Raises ValueError if the run had a data source of a user's and none is given.
     """
-    manifest, document = artifact.manifest, artifact.manifest.training.config
+    manifest = artifact.manifest
+    assert manifest.training is not None, "an imported artifact has no run"
+    document = manifest.training.config
     if manifest.model in MODELS.built_in():
         config = TrainConfig.from_json(document, models.load(manifest.model).Config)
     else:

@@ -201,10 +201,20 @@ def distance_to(modality: str, reference: str = "") -> Callable[[Dataset], Dista
 def first_samples(
     artifact: Artifact, n: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """The first n samples of a seed, classes in turn, and their labels; None without classes."""
-    signature = artifact.signature("sample")
-    key = signature.outputs[0].name
-    if signature.label is None:
-        return artifact.sample(seed=seed, n=n)[key], None
-    labels = np.arange(n) % len(signature.label.classes)
-    return artifact.sample(seed=seed, n=n, label=labels.tolist())[key], labels
+    """The first n samples of a seed, classes in turn, and their labels; None without classes.
+
+    Images are float32 in [-1, 1], whatever the range of the artifact.
+    """
+    name = artifact.manifest.default_signature()
+    signature = artifact.signature(name)
+    spec = signature.outputs[0]
+    labels = None
+    if signature.label is not None:
+        assert signature.label.range is not None
+        labels = np.arange(n) % (int(signature.label.range[1]) + 1)
+    given = None if labels is None else labels.tolist()
+    samples = artifact.sample(name, seed=seed, n=n, label=given)[spec.name]
+    if spec.kind == "image" and spec.range not in (None, (-1.0, 1.0)):
+        low, high = spec.range
+        samples = ((samples - low) * (2 / (high - low)) - 1).astype(np.float32)
+    return samples, labels
