@@ -53,6 +53,12 @@ class GenerativeModel(nn.Module):
 
     family: ClassVar[str]
     config: ModelConfig
+    batch_statistics: ClassVar[bool] = False
+    """True if a loss depends on statistics of the batch, BatchNorm's apart, such as the standard
+    deviation over a mini-batch. Micro-batches and workers then take those of their own rows."""
+    host_reads: ClassVar[dict[str, str]] = {}
+    """Functions in which the host reads values of a batch, each with the reason. On a GPU it waits
+    there; losses need none but these."""
 
     def phases(self) -> tuple[Phase, ...]:
         """The optimizer steps of a batch, in order."""

@@ -101,7 +101,8 @@ class BatchLoader:
         for chosen in rows:
             index = torch.from_numpy(chosen)
             if device.type == "cuda":
-                index = index.pin_memory().to(device, non_blocking=True)
+                index = index.pin_memory()
+            index = index.to(device, non_blocking=True)
             yield {name: value[index] for name, value in held.items()}
 
     def _to_batch(self, item: Any) -> Batch:
