@@ -13,6 +13,7 @@ from pathlib import Path
 import tyro
 from safetensors.torch import save_file
 
+from aigc import own_code
 from aigc.artifact import Manifest, Signature, Store, TensorSpec, preprocessing, signing
 from aigc.artifact.manifest import UNSTATED, WEIGHTS, Training, check_name
 from aigc.commands.licence import stated
@@ -93,7 +94,7 @@ def export(
         reproducibility={},
         parity={},
         training=Training(
-            config=config.to_json(),
+            config=config.to_json() | own_code.record(config),
             samples=facts["samples"],
             data=facts["data"] | data_facts.read_facts(run.folder),
             wall_seconds=facts["wall_seconds"],

@@ -5,15 +5,17 @@ from aigc.artifact import Artifact
 from aigc.config import DataConfig, ModelConfig, TrainConfig, require
 from aigc.data.guess import guess
 from aigc.metrics import restoration
+from aigc.own_code import DATA, find
 
 
-def imported_config(artifact: Artifact, path: str) -> TrainConfig:
+def imported_config(artifact: Artifact, path: str, source: str = "") -> TrainConfig:
     """Config whose data have the shape and number of classes of an imported artifact.
 
-    Raises ValueError without `path`, or for a signature whose outputs no data are like.
+    Their source is `source`, or what the files at `path` are. Raises ValueError without `path`
+    and `source`, or for a signature whose outputs no data are like.
     """
     require(
-        bool(path),
+        bool(path or source),
         f"{artifact.id} is imported, and its manifest names no data; give them with --data PATH",
     )
     signature = artifact.signature(evaluated(artifact))
@@ -23,14 +25,14 @@ def imported_config(artifact: Artifact, path: str) -> TrainConfig:
         f"{artifact.id}: nothing judges its {spec.kind} {spec.name!r}, only images and sounds",
     )
     classes = 0 if label is None or label.range is None else int(label.range[1]) + 1
-    source = guess(files.expanded(path)).source
+    name = find(DATA, source).name if source else guess(files.expanded(path)).source
     return TrainConfig(
         preset=artifact.manifest.source,
         model=ModelConfig(shape=spec.shape, num_classes=classes),
         data=DataConfig(
-            source=source,
+            source=name,
             path=files.expanded(path),
-            range="-1..1" if source == "npz" else "",
+            range="-1..1" if name == "npz" else "",
             sample_rate_hz=spec.sample_rate_hz or DataConfig().sample_rate_hz,
         ),
     )
