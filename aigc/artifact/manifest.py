@@ -256,14 +256,15 @@ class Manifest:
     def default_signature(self, *, has_inputs: bool = False) -> str:
         """The signature of a request that names none, with or without given inputs.
 
-        It is `sample`, beside inputs `translate`; if there is no such one, the only one that can be
-        called so.
+        It is `sample`, beside inputs `translate`; of an artifact without `sample` the only one that
+        can be called so.
         """
         usual = "translate" if has_inputs else "sample"
-        offered = self.offered
-        if usual in offered or len(offered) == 1:
-            return usual if usual in offered else offered[0]
-        fits = [n for n in offered if self.signatures[n].drawable != has_inputs]
+        if usual in self.offered or "sample" in self.offered:
+            return usual
+        drawn = [name for name in self.offered if self.signatures[name].drawable]
+        given = [name for name in self.offered if self.signatures[name].given]
+        fits = given if has_inputs else drawn or given
         return fits[0] if len(fits) == 1 else usual
 
 

@@ -40,7 +40,9 @@ def test_examples_of_importing_work(
         if words[0] == "curl":
             body = json.loads(words[words.index("-d") + 1])
             path = words[1].partition(":8000")[2]
-            with serving(Settings(metrics_dir=str(metrics_dir)), "artifacts/faces") as client:
+            with serving(
+                Settings(metrics_dir=str(metrics_dir)), f"{tmp_path}/artifacts/faces"
+            ) as client:
                 assert client.request("POST", path, json=body).status_code == 200
         elif words[1] in COMMANDS:
             assert COMMANDS[words[1]](words[2:]) == 0

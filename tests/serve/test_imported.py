@@ -107,7 +107,7 @@ def test_only_signature_needs_no_name(client: Client) -> None:
         client, "/v2/models/large/infer", inputs=[tensor], outputs=[{"name": "pixels"}]
     )
     assert np.array_equal(np.uint8(inferred["outputs"][0]["data"]), large.ravel())
-    assert client.get("/v2/models/large").json()["name"] == "large"
+    assert client.get("/v2/models/large").json()["name"] == "large:transform"
     answer = client.request("POST", "/v1/images/generations", json={"model": "large", "prompt": ""})
     assert answer.json()["error"]["code"] == "signature_needs_input"
 

@@ -4,8 +4,9 @@
     result = await infer(sampler, context, call)            # result.outputs["image"] (4, 1, 28, 28)
 
 A signature is a model of the protocol: `digits` is the signature "sample" of the artifact digits,
-or the only one of an artifact without it; `digits:encode` is its signature "encode" (artifact names
-have no colon). Versions are those of the artifact; the default is the newest.
+`digits:encode` its signature "encode" (artifact names have no colon); the only signature of an
+artifact without "sample" is found by the artifact's name, too. Versions are those of the artifact;
+the default is the newest.
 
 Tensors are those of the manifest, the batch axis first. A signature with an image output has a
 further output `pixels`, (N, H, W, C) uint8, which is what the other protocols send. Requests for
@@ -36,6 +37,7 @@ from serve.sampling_request import SamplingRequest, check_label, check_settings
 
 EXTENSIONS = ("binary_tensor_data", "parameters")
 PLATFORM = "onnxruntime_onnx"
+SAMPLE = "sample"
 _TEXT_VALUES = 1 << 24
 """Number of values assumed for texts before they are read."""
 
@@ -132,9 +134,8 @@ def runners(sampler: Sampler, model: str, version: str) -> tuple[SignatureRunner
 
 def model_name(runner: SignatureRunner) -> str:
     """The protocol's name of a signature."""
-    manifest = runner.artifact.manifest
-    is_default = runner.name == manifest.default_signature()
-    return manifest.name if is_default else f"{manifest.name}:{runner.name}"
+    name = runner.artifact.manifest.name
+    return name if runner.name == SAMPLE else f"{name}:{runner.name}"
 
 
 def describe(sampler: Sampler, model: str, version: str) -> dict[str, Any]:
