@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aigc import files, http_client
 from aigc.artifact import image_files
+from aigc.artifact.axes import Shape
 from aigc.artifact.image_files import fits_png
 from aigc.files import expanded
 
@@ -117,12 +118,13 @@ def joined(samples: Iterable[Samples], outputs: Sequence[Output]) -> Samples:
     return replace(first, others=tuple(replace(other, name=output.name) for other, output in named))
 
 
-def check_picture(options: Options, kind: str, shape: tuple[int, ...]) -> None:
+def check_picture(options: Options, kind: str, shape: Shape) -> None:
     """Raise ValueError for a picture format of images with more channels than a PNG has."""
-    if options.format in ("png", "grid") and kind == "image" and not fits_png(shape[0]):
+    channels = shape[0] if shape and kind == "image" else 1
+    if options.format in ("png", "grid") and not (isinstance(channels, int) and fits_png(channels)):
         raise ValueError(
             f"{options.format} holds 1 to 4 channels, signature {options.signature!r} gives images"
-            f" of {shape[0]}; take npy or json"
+            f" of {channels}; take npy or json"
         )
 
 

@@ -42,7 +42,7 @@ class _Tensor(msgspec.Struct):
 
     name: str
     kind: str
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | str, ...] = ()
 
 
 class _Signature(msgspec.Struct):

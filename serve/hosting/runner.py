@@ -9,17 +9,19 @@ A LocalRunner feeds this replica's batcher, serve.hosting.pool_client.RemoteRunn
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, Signature, TensorSpec
 from aigc.artifact.autoregressive import not_finite
+from aigc.artifact.axes import Sizes
 from aigc.artifact.manifest import Level
 from aigc.artifact.outputs import OutputError, bad_rows
-from aigc.artifact.sampling_inputs import PREFIX, Arrays, ArtifactSpec, is_picture
+from aigc.artifact.sampling_inputs import PREFIX, Arrays, ArtifactSpec, channels, is_picture
 from serve.batching.batch_runner import RowsError
 from serve.batching.batcher import Batcher
 from serve.batching.jobs import (
@@ -62,7 +64,8 @@ class SignatureRunner(ABC):
         self.metrics = metrics
         self.spec: Signature = artifact.signature(name)
         self.image = next(filter(is_picture, self.spec.outputs), None)
-        self.values_per_sample = sum(int(np.prod(out.shape)) for out in self.spec.outputs)
+        self.values_per_sample = self._values(self.spec.at(self.spec.sizes({})))
+        """Numbers in the outputs of a sample; of the default sizes, unless at() chose others."""
         self.defaults: dict[str, float] = {
             spec.name: _number(spec, spec.default)
             for spec in self.spec.inputs
@@ -71,6 +74,21 @@ class SignatureRunner(ABC):
         """Default value of each setting."""
         label = self.spec.label
         self.num_classes = int(label.range[1]) + 1 if label is not None and label.range else None
+
+    def at(self, sizes: Sizes) -> Self:
+        """This runner at sizes of its free axes: its `spec` and `image` have fixed shapes."""
+        if not self.spec.axes:
+            return self
+        sized = copy(self)
+        sized.spec = self.spec.at(sizes)
+        sized.image = next(filter(is_picture, sized.spec.outputs), None)
+        sized.values_per_sample = self._values(sized.spec)
+        sized.max_batch = self.spec.max_batch(sizes, self.max_batch)
+        return sized
+
+    def _values(self, spec: Signature) -> int:
+        """Numbers in what a sample's outputs are for a signature without free axes."""
+        return sum(out.num_values for out in spec.outputs)
 
     @abstractmethod
     async def submit(
@@ -102,7 +120,7 @@ class SignatureRunner(ABC):
         image = next((out for out in self.spec.outputs if out.kind == "image"), None)
         if image is None:
             return f"{which} no image"
-        return f"{which} images of {image.shape[0]} channels, which no picture holds, as numbers"
+        return f"{which} images of {channels(image)} channels, which no picture holds, as numbers"
 
     def complete(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs of the signature, from those given. Raises ValueError.
@@ -242,7 +260,7 @@ class LocalRunner(SignatureRunner, Runner):
         """(n, L) first tokens; zeros where none were given."""
         if params.prefix is not None:
             return params.prefix
-        return np.zeros((params.n, *self.spec.outputs[0].shape), np.int64)
+        return np.zeros((params.n, *self.spec.outputs[0].fixed_shape), np.int64)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """One run of the graph; images become uint8 pixels, once for the whole batch.
@@ -292,17 +310,9 @@ class TensorRunner(LocalRunner):
     A runner of its own, so that a batch of pixels alone never carries floats along.
     """
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        name: str,
-        max_batch: int,
-        metrics: RunnerMetrics,
-        batcher: Batcher,
-    ) -> None:
-        super().__init__(artifact, name, max_batch, metrics, batcher)
-        if self.image is not None:
-            self.values_per_sample += int(np.prod(self.image.shape))
+    def _values(self, spec: Signature) -> int:
+        image = next(filter(is_picture, spec.outputs), None)
+        return super()._values(spec) + (image.num_values if image else 0)
 
     def _with_pixels(self, outputs: Arrays) -> Arrays:
         """Every output by its own name, and the image as pixels too."""

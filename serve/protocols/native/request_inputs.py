@@ -192,7 +192,7 @@ def _rows(spec: TensorSpec, value: Any, n: int) -> NDArray[Any]:
             )
         except ValueError as error:
             raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
-    return np.broadcast_to(rows, (n, *spec.shape))
+    return np.broadcast_to(rows, (n, *spec.fixed_shape))
 
 
 def _file(name: str, value: Any) -> bytes:

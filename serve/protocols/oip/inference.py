@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import TensorSpec
-from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact.axes import Shape
+from aigc.artifact.sampling_inputs import Arrays, channels
 from serve.errors import Code, HTTPError
 from serve.hosting.runner import PIXELS, SignatureRunner
 from serve.http import Headers
@@ -156,8 +157,7 @@ def describe(sampler: Sampler, model: str, version: str) -> dict[str, Any]:
 def _outputs(runner: SignatureRunner) -> list[dict[str, Any]]:
     outputs = [_describe(spec) for spec in runner.spec.outputs]
     if _gives_pixels(runner) and runner.image is not None:
-        channels, height, width = runner.image.shape
-        outputs.append(_tensor(PIXELS, "uint8", (height, width, channels)))
+        outputs.append(_tensor(PIXELS, "uint8", (*runner.image.shape[1:], channels(runner.image))))
     return outputs
 
 
@@ -170,13 +170,14 @@ def _describe(spec: TensorSpec) -> dict[str, Any]:
     return _tensor(spec.name, *_wire(spec))
 
 
-def _wire(spec: TensorSpec) -> tuple[str, tuple[int, ...]]:
+def _wire(spec: TensorSpec) -> tuple[str, Shape]:
     """Datatype and shape of a tensor as it is sent, without the batch axis."""
     return ("object", ()) if spec.kind == "text" else (spec.dtype, spec.shape)
 
 
-def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    return {"name": name, "datatype": DATATYPES[dtype], "shape": [-1, *shape]}
+def _tensor(name: str, dtype: str, shape: Shape) -> dict[str, Any]:
+    sizes = [-1 if isinstance(size, str) else size for size in shape]
+    return {"name": name, "datatype": DATATYPES[dtype], "shape": [-1, *sizes]}
 
 
 async def infer(

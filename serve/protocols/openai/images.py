@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from aigc.artifact import image_files
-from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact.sampling_inputs import Arrays, channels
 from serve.errors import HTTPError
 from serve.hosting.runner import PIXELS, SignatureRunner
 from serve.http import Headers, Response, Route, Scope, json_response
@@ -187,7 +187,7 @@ def parse_request(
     if runner.image is None:
         message = f"{runner.no_image}; see /v1/models"
         raise HTTPError(400, "model_gives_no_image", message, param="model")
-    if image_files.has_alpha(runner.image.shape[0]):
+    if image_files.has_alpha(channels(runner.image)):
         _check_alpha(request, runner)
     if request.size not in (None, "auto", size(runner)):
         value = (request.size or "")[:60]
