@@ -10,7 +10,7 @@ from onnx import helper
 from aigc.artifact import Signature, Store, TensorSpec, latents
 from aigc.artifact.axes import Axis, Shape
 from aigc.artifact.axes import free_positions as free
-from aigc.artifact.preprocessing import default_for, with_sizing
+from aigc.artifact.preprocessing import default_for
 from aigc.artifact.references import reference_file
 from aigc.artifact.runtime import ort
 from tests.serve.artifacts import LABEL, publish_sealed, write_graph
@@ -26,7 +26,7 @@ def _spec(name: str, kind: Any, *shape: int | str, **more: Any) -> TensorSpec:
 
 LATENT = _spec("latent", "latent", 4, "h", "w")
 SMALL = _spec(
-    "image", "image", 1, "h", "w", range=(-1, 1), preprocessing=with_sizing(default_for("image"))
+    "image", "image", 1, "h", "w", range=(-1, 1), preprocessing=default_for("image", free=True)
 )
 LARGE = _spec("image", "image", 1, "2*h", "2*w", range=(-1, 1))
 SOUND = _spec("sound", "audio", 1, "16*t+8", range=(-1, 1), sample_rate_hz=8000)

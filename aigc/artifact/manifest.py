@@ -55,6 +55,8 @@ class Parity:
     """Share of unsaturated uint8 pixels, or of texts, that differ; 0 for other outputs."""
     samples: int
     batch_sizes: tuple[int, ...]
+    sizes: tuple[dict[str, int], ...] | msgspec.UnsetType = msgspec.UNSET
+    """Sizes of free axes at which they were compared; unset for fixed shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,15 +119,12 @@ LEGACY_TEXT = TextPreprocessing(byte_order_mark="kept", line_ends="kept", ends="
 _READ_BY: Mapping[str, Preprocessing] = {"image": IMAGE, "audio": AUDIO, "text": TEXT}
 
 
-def default_for(kind: str) -> Preprocessing | msgspec.UnsetType:
-    """Preprocessing in training of inputs of a kind; UNSET for kinds that are no file or text."""
-    return _READ_BY.get(kind, msgspec.UNSET)
+def default_for(kind: str, *, free: bool = False) -> Preprocessing | msgspec.UnsetType:
+    """Preprocessing in training of inputs of a kind; UNSET for kinds that are no file or text.
 
-
-def with_sizing(
-    reading: Preprocessing | msgspec.UnsetType, sizing: Sizing = "nearest"
-) -> Preprocessing | msgspec.UnsetType:
-    """The preprocessing of an input with free axes."""
-    if isinstance(reading, ImagePreprocessing | AudioPreprocessing):
-        return msgspec.structs.replace(reading, sizing=sizing)
+    `free`: their shape has free axes; inputs of other sizes are brought to the nearest allowed one.
+    """
+    reading = _READ_BY.get(kind, msgspec.UNSET)
+    if free and isinstance(reading, ImagePreprocessing | AudioPreprocessing):
+        return msgspec.structs.replace(reading, sizing="nearest")
     return reading

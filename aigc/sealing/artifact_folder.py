@@ -10,18 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc.artifact import Manifest, Signature
+from aigc.artifact import Manifest, Signature, autoregressive
 from aigc.artifact.image_files import grid, png, to_uint8
 from aigc.artifact.manifest import Parity, Reproducibility, seal
 from aigc.artifact.model_card import card, has_picture
+from aigc.artifact.references import reference_file
 from aigc.artifact.sampling_inputs import Arrays
-from aigc.sealing.example_inputs import example
+from aigc.sealing.example_inputs import example, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
-from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_parity
-from aigc.sealing.reproducibility import measure
+from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_at_sizes
+from aigc.sealing.reproducibility import measure_at_sizes
 
 REFERENCES = 16
 """Samples that are stored for a replica to replay."""
+FEW_REFERENCES = 3
+"""Those of each size of free axes other than the default."""
+REFERENCE_VALUES = 1 << 23
+"""Most numbers in the references of a size of free axes; larger samples have none."""
 PICTURES = 80
 
 Module = Callable[[Arrays], Arrays]
@@ -46,12 +51,11 @@ def seal_graphs(
     for name, signature in signatures.items():
         step = signatures[signature.step] if signature.step else None
         run = runner((folder / signature.graph).read_bytes(), signature, step)
-        inputs = example(signature, PARITY_TEXTS if step else PARITY_SAMPLES)
+        most = PARITY_TEXTS if step else PARITY_SAMPLES
         if name in modules:
-            parity[name] = prove_parity(name, signature, run(1), inputs, modules[name](inputs))
-        reproducibility[name] = measure(signature, run, inputs)
-        few = {key: value[:REFERENCES] for key, value in inputs.items()}
-        _write_references(folder, name, few, run_in_batches(run(1), few))
+            parity[name] = prove_at_sizes(name, signature, run(1), modules[name], most)
+        reproducibility[name] = measure_at_sizes(signature, run, most)
+        _write_references(folder, name, signature, run(1))
     manifest = replace(
         manifest, signatures=dict(signatures), parity=parity, reproducibility=reproducibility
     )
@@ -60,10 +64,23 @@ def seal_graphs(
     return seal(folder, manifest)
 
 
-def _write_references(folder: Path, name: str, inputs: Arrays, outputs: Arrays) -> None:
-    arrays = {f"in/{key}": value for key, value in inputs.items()}
-    arrays |= {f"out/{key}": value for key, value in outputs.items()}
-    np.savez(folder / "references" / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+def _write_references(
+    folder: Path, name: str, signature: Signature, run: autoregressive.Run
+) -> None:
+    """Write references of the default sizes, and a few of others, unless they are too large."""
+    default = signature.sizes({})
+    for sizes in proved_sizes(signature):
+        n = REFERENCES
+        if signature.axes:
+            values = signature.at(sizes).num_values
+            if sizes != default and values > REFERENCE_VALUES:
+                continue
+            n = max(1, min(n if sizes == default else FEW_REFERENCES, REFERENCE_VALUES // values))
+        inputs = example(signature, n, sizes)
+        arrays = {f"in/{key}": value for key, value in inputs.items()}
+        arrays |= {f"out/{key}": value for key, value in run_in_batches(run, inputs).items()}
+        file = reference_file(name, None if sizes == default else sizes)
+        np.savez(folder / file, **arrays)  # type: ignore[arg-type]
 
 
 def _write_picture(folder: Path, manifest: Manifest) -> None:
