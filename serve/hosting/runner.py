@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, Signature, TensorSpec
 from aigc.artifact.autoregressive import not_finite
-from aigc.artifact.axes import Sizes
+from aigc.artifact.axes import Sizes, shape_at
 from aigc.artifact.manifest import Level
 from aigc.artifact.outputs import OutputError, bad_rows
 from aigc.artifact.sampling_inputs import PREFIX, Arrays, ArtifactSpec, channels, is_picture
@@ -76,7 +76,10 @@ class SignatureRunner(ABC):
         self.num_classes = int(label.range[1]) + 1 if label is not None and label.range else None
 
     def at(self, sizes: Sizes) -> Self:
-        """This runner at sizes of its free axes: its `spec` and `image` have fixed shapes."""
+        """This runner at sizes of its free axes: its `spec` and `image` have fixed shapes.
+
+        It runs samples as this one does, in the same batches.
+        """
         if not self.spec.axes:
             return self
         sized = copy(self)
@@ -151,10 +154,10 @@ class LocalRunner(SignatureRunner, Runner):
     ) -> None:
         super().__init__(artifact, name, max_batch, metrics)
         self._batcher = batcher
-        self._seeded_layout = tuple(
-            (spec.name, np.dtype(spec.dtype), spec.shape) for spec in artifact.inputs(name)
-        )
-        """Names, types and row shapes of inputs drawn from seeds."""
+        self._whole = self
+        """The runner itself, also in those that at() gives: what the batcher knows."""
+        self._seeded_layout = self._layout(artifact.sizes(name))
+        """Names, types and row shapes of inputs drawn from seeds, at the default sizes."""
         self.is_bounded = artifact.is_bounded(name)
 
     async def submit(
@@ -166,7 +169,7 @@ class LocalRunner(SignatureRunner, Runner):
         request_id: str = "",
         on_progress: ProgressCallback | None = None,
     ) -> Arrays:
-        job = self.job(params, inputs, deadline_s=deadline_s, request_id=request_id)
+        job = self._whole.job(params, inputs, deadline_s=deadline_s, request_id=request_id)
         job.on_progress = on_progress
         return await self._batcher.submit(job)
 
@@ -184,6 +187,7 @@ class LocalRunner(SignatureRunner, Runner):
         """
         if inputs is None:
             return self._seeded_job(params, deadline_s, request_id)
+        sizes = self.artifact.sizes(self.name, given=inputs)
         layout = tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items())
 
         def draw(start: int, stop: int) -> Arrays:
@@ -194,6 +198,8 @@ class LocalRunner(SignatureRunner, Runner):
             params=params,
             key=None if layout == self._seeded_layout else layout,
             draw=draw,
+            cost=self.spec.cost(sizes),
+            max_batch=self.spec.max_batch(sizes, self.max_batch),
             deadline_s=deadline_s,
             request_id=request_id,
         )
@@ -201,6 +207,8 @@ class LocalRunner(SignatureRunner, Runner):
     def _seeded_job(self, params: SamplingParams, deadline_s: float | None, request_id: str) -> Job:
         if params.settings:
             params = replace(params, settings=self._numbers(params.settings))
+        sizes = self.artifact.sizes(self.name, params.sizes)
+        layout = self._layout(sizes) if sizes else self._seeded_layout
 
         def draw(start: int, stop: int) -> Arrays:
             return self._draw(params.rows(start, stop))
@@ -208,10 +216,20 @@ class LocalRunner(SignatureRunner, Runner):
         return Job(
             runner=self,
             params=params,
+            key=None if layout == self._seeded_layout else layout,
             draw=draw,
             draw_together=self._draw_together,
+            cost=self.spec.cost(sizes),
+            max_batch=self.spec.max_batch(sizes, self.max_batch),
             deadline_s=deadline_s,
             request_id=request_id,
+        )
+
+    def _layout(self, sizes: Sizes) -> tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]:
+        """Names, types and row shapes of all inputs at sizes of the free axes."""
+        return tuple(
+            (spec.name, np.dtype(spec.dtype), shape_at(spec.shape, sizes))
+            for spec in self.artifact.inputs(self.name)
         )
 
     def _numbers(self, settings: Choices) -> dict[str, float | Sequence[float]]:
@@ -235,6 +253,7 @@ class LocalRunner(SignatureRunner, Runner):
             params.indices,
             params.label,
             {name: params.setting(name, value) for name, value in self.defaults.items()},
+            sizes=params.sizes,
         )
         if self.spec.step:
             inputs[PREFIX] = self._prefix(params)
@@ -251,7 +270,8 @@ class LocalRunner(SignatureRunner, Runner):
             name: [value for part in parts for value in part.setting(name, default)]
             for name, default in self.defaults.items()
         }
-        inputs = self.artifact.draw(self.name, seeds, indices, given_labels, settings)
+        sizes = parts[0].sizes  # their jobs share a key, so all have the same
+        inputs = self.artifact.draw(self.name, seeds, indices, given_labels, settings, sizes=sizes)
         if self.spec.step:
             inputs[PREFIX] = np.concatenate([self._prefix(part) for part in parts])
         return inputs

@@ -155,7 +155,7 @@ def parse_request(
         first_index=request.first_index,
         label=labels,
     )
-    return sampling, spec
+    return sampling, audio_responses.audio_output(sampling.runner) or spec
 
 
 def _check_choices(request: SpeechRequest) -> None:
