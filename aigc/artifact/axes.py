@@ -29,6 +29,7 @@ RESERVED = ("n", "seed", "first_index", "label", "stop", "size", "sizes", "setti
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _EXPRESSION = re.compile(r"(?:([1-9][0-9]{0,9})\*)?([a-z][a-z0-9_]{0,30})(?:([+-])([0-9]{1,10}))?")
+_IMAGE = re.compile(r"([1-9][0-9]{0,9})x([1-9][0-9]{0,9})")
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,30}=[1-9][0-9]{0,9}")
 
 
@@ -159,6 +160,14 @@ def bounds(axes: Mapping[str, Axis], shape: Shape) -> tuple[tuple[int, ...], tup
         shape_at(shape, {name: axis.min for name, axis in axes.items()}),
         shape_at(shape, {name: axis.max for name, axis in axes.items()}),
     )
+
+
+def sizes_of_image(axes: Mapping[str, Axis], shape: Shape, size: str) -> dict[str, int]:
+    """Sizes at which images of a shape (C, H, W) are WIDTHxHEIGHT. Raises SizeError."""
+    found = _IMAGE.fullmatch(size)
+    if found is None:
+        raise SizeError(f"a size is WIDTHxHEIGHT, got {size[:60]!r}")
+    return solved(axes, shape[1:], (int(found[2]), int(found[1])))
 
 
 def describe(shape: Shape) -> str:

@@ -48,6 +48,11 @@ class Options:
     npy for images of more channels than a PNG has (4)."""
     settings: dict[str, float] = field(default_factory=dict)
     """Settings of the signature, such as temperature 0.7."""
+    size: str = ""
+    """WIDTHxHEIGHT of images with free sizes, such as 64x48; the signature's default if not
+    given."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Sizes of the signature's free axes by name, such as h 8 w 6."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Inputs of the signature by name: a file for an image or a sound, or a text, such as image
     seven.png; the default signature is translate then."""

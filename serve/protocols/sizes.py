@@ -1,13 +1,10 @@
 """Sizes that a request chooses: of axes by name, or of images as WIDTHxHEIGHT."""
 
-import re
 from collections.abc import Mapping
 
-from aigc.artifact.axes import SizeError, solved
+from aigc.artifact.axes import SizeError, sizes_of_image
 from serve.errors import HTTPError
 from serve.hosting.runner import SignatureRunner
-
-_SIZE = re.compile(r"([1-9][0-9]{0,9})x([1-9][0-9]{0,9})")
 
 
 def chosen_sizes(
@@ -32,12 +29,8 @@ def of_image(runner: SignatureRunner, size: str) -> dict[str, int]:
     image = runner.image
     if image is None:
         raise HTTPError(400, "no_effect", f"size has no effect: {runner.no_image}", param="size")
-    found = _SIZE.fullmatch(size)
     try:
-        if found is None:
-            raise SizeError("it must be WIDTHxHEIGHT")
-        width, height = map(int, found.groups())
-        return solved(runner.spec.axes, image.shape[1:], (height, width))
+        return sizes_of_image(runner.spec.axes, image.shape, size)
     except SizeError as error:
         given = f"{runner.artifact.id} gives images of {sizes_in_words(runner)}"
         message = f"{given}, got size {size[:60]!r}: {error}"
