@@ -24,7 +24,7 @@ from aigc.sealing.reproducibility import measure_at_sizes
 REFERENCES = 16
 """Samples that are stored for a replica to replay."""
 FEW_REFERENCES = 3
-"""Those of each size of free axes other than the default."""
+"""Samples of each size of free axes other than the default."""
 REFERENCE_VALUES = 1 << 23
 """Most numbers in the references of a size of free axes; larger samples have none."""
 PICTURES = 80

@@ -1,6 +1,7 @@
 """Free axes: sizes that a caller chooses, from the manifest to the outputs of a graph."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from aigc.artifact.picture import pixels
 from aigc.artifact.preprocessing import AUDIO, IMAGE, ImagePreprocessing
 from aigc.artifact.sampling_inputs import InputError
 from aigc.artifact.session import _check_graph
+from aigc.artifact.signature import check_signature
 from tests.artifact.test_manifest import Document, resealed
 
 AXES = {"h": Axis(min=2, max=64, multiple=2, default=8), "t": Axis(min=3, max=90, default=4)}
@@ -254,3 +256,12 @@ def test_a_sound_keeps_its_length_and_is_padded_to_the_next_allowed_one() -> Non
     assert row(wav(np.tile(loud, (9, 1)), 8000), shape, 8000, reading, axes=axes).shape == (1, 1000)
     with pytest.raises(SizeError, match="100"):
         row(wav(loud, 8000), shape, 8000, AUDIO, axes=axes)
+
+
+def test_the_examples_of_its_page_run(free: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "free-axes.md").read_text()
+    declared, used = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(declared, names)
+    check_signature("sample", names["signature"])
+    exec(used.replace("artifacts/free", str(free)), names)

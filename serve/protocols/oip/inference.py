@@ -205,6 +205,7 @@ async def infer(
     parameters = RequestParameters.parse(request.parameters, runner)
     stop = text_codec.check_stop(parameters.stop, chosen)
     n, values = _num_samples(sampler, chosen, request.inputs, parameters)
+    chosen = _sized(chosen, request.inputs, parameters)
     prepare = partial(_prepare, sampler, context, chosen, parameters, request.inputs, stop)
     if request.inputs:
         sampling, inputs = await sampler.read(n, chosen, context, values, prepare)

@@ -1,5 +1,6 @@
 """Which samples run next, without threads: against equal shares in exact fractions."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aigc.artifact.sampling_inputs import Arrays
 from serve.batching.fair_queue import FairQueue, batches_ahead
 from serve.batching.jobs import BatchStats, Job, Runner
+from serve.batching.latency import LatencyEstimator, RunningBatch, queue_depth
 from serve.sampling_params import SamplingParams
 from tests.serve.batching.runners import Watched
 
@@ -217,6 +219,17 @@ def test_a_batch_holds_fewer_of_larger_samples() -> None:
     queue.push(sized(runner, 2, 100.0, n=2))
     taken = [(part.job.key, len(part)) for _ in range(5) for part in queue.take()]
     assert sorted(taken) == [(1, 1), (1, 2), (1, 2), (2, 1), (2, 1)]
+
+
+def test_seconds_of_work_count_samples_by_their_cost() -> None:
+    queue, runner, latency = FairQueue(), Line(8), LatencyEstimator()
+    latency.add(runner, 8, 1.6)  # 0.2 s for a sample of the usual size
+    queue.push(sized(runner, 1, 4.0, n=5))
+    assert latency.work_s(queue_depth(queue.waiting, None), None) == pytest.approx(4.0)
+    running = RunningBatch.start(queue.take(), time.monotonic())
+    assert (running.size, running.work) == (2, 8)
+    assert latency.rest_s(running) == pytest.approx(1.6, abs=0.5)
+    assert latency.wait_s(runner, 100 * 4.0, {}, None) > 50
 
 
 def test_a_sample_as_costly_as_several_batches_uses_up_as_many_turns() -> None:
