@@ -86,10 +86,14 @@ class ArtifactSpec:
         classes = self.classes(signature, label, n)
         filled = {**given, **optional_inputs(spec, given, n)}
         inputs: Arrays = {}
+        first_latent = True
         for tensor, named in zip(spec.inputs, whole_spec.inputs, strict=True):
             shape, free = tensor.fixed_shape, free_positions(named.shape)
             if tensor.kind == "latent":
-                inputs[tensor.name] = latents.normal(seed, indices, shape, free=free)
+                # A second latent of equal shape must not be the same numbers.
+                purpose = "latent" if first_latent else f"latent/{tensor.name}"
+                inputs[tensor.name] = latents.normal(seed, indices, shape, purpose, free)
+                first_latent = False
             elif tensor.kind == "uniform":
                 inputs[tensor.name] = latents.uniform(seed, indices, shape, tensor.name, free)
             elif tensor.kind == "setting":

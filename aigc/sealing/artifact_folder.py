@@ -16,7 +16,7 @@ from aigc.artifact.manifest import Parity, Reproducibility, seal
 from aigc.artifact.model_card import card, has_picture
 from aigc.artifact.references import reference_file
 from aigc.artifact.sampling_inputs import Arrays
-from aigc.sealing.example_inputs import example, proved_sizes
+from aigc.sealing.example_inputs import at_most, example, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
 from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_at_sizes
 from aigc.sealing.reproducibility import measure_at_sizes
@@ -25,9 +25,10 @@ REFERENCES = 16
 """Samples that are stored for a replica to replay."""
 FEW_REFERENCES = 3
 """Samples of each size of free axes other than the default."""
-REFERENCE_VALUES = 1 << 23
-"""Most numbers in the references of a size of free axes; larger samples have none."""
 PICTURES = 80
+MAX_REFERENCE_VALUES = 1 << 24
+"""Numbers in the references of a signature; larger samples of other sizes than the default have
+none."""
 
 Module = Callable[[Arrays], Arrays]
 """Torch module of a signature: inputs by name -> outputs by name."""
@@ -38,11 +39,13 @@ def seal_graphs(
     manifest: Manifest,
     folder: Path,
     modules: Mapping[str, Module] | None = None,
+    *,
+    rows: int = PARITY_SAMPLES,
 ) -> Manifest:
     """Seal a folder that holds the signatures' graphs; `manifest` has name and provenance.
 
-    Parity is proven for the signatures that have a module. Raises ValueError if a graph exceeds the
-    parity budget.
+    Parity is proven on up to `rows` samples for the signatures that have a module. Raises
+    ValueError if a graph exceeds the parity budget.
     """
     modules = modules or {}
     parity: dict[str, Parity] = {}
@@ -51,7 +54,7 @@ def seal_graphs(
     for name, signature in signatures.items():
         step = signatures[signature.step] if signature.step else None
         run = runner((folder / signature.graph).read_bytes(), signature, step)
-        most = PARITY_TEXTS if step else PARITY_SAMPLES
+        most = PARITY_TEXTS if step else rows
         if name in modules:
             parity[name] = prove_at_sizes(name, signature, run(1), modules[name], most)
         reproducibility[name] = measure_at_sizes(signature, run, most)
@@ -70,12 +73,12 @@ def _write_references(
     """Write references of the default sizes, and a few of others, unless they are too large."""
     default = signature.sizes({})
     for sizes in proved_sizes(signature):
-        n = REFERENCES
-        if signature.axes:
+        n = at_most(REFERENCES, signature.at(sizes), MAX_REFERENCE_VALUES)
+        if sizes != default:
             values = signature.at(sizes).num_values
-            if sizes != default and values > REFERENCE_VALUES:
+            if values > MAX_REFERENCE_VALUES:
                 continue
-            n = max(1, min(n if sizes == default else FEW_REFERENCES, REFERENCE_VALUES // values))
+            n = max(1, min(FEW_REFERENCES, MAX_REFERENCE_VALUES // values))
         inputs = example(signature, n, sizes)
         arrays = {f"in/{key}": value for key, value in inputs.items()}
         arrays |= {f"out/{key}": value for key, value in run_in_batches(run, inputs).items()}

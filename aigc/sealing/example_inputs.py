@@ -10,7 +10,8 @@ from aigc.artifact.axes import Sizes, free_positions
 from aigc.artifact.sampling_inputs import Arrays, setting
 
 MAX_VALUES = 1 << 26
-"""Most numbers in the examples of a signature with free axes, but for those of two samples."""
+"""Numbers in the inputs and outputs of all samples of a measurement; large samples are fewer."""
+MIN_ROWS = 4
 FEW = 16
 """Most samples of sizes other than the default ones."""
 
@@ -49,10 +50,13 @@ def proved_sizes(signature: Signature) -> list[dict[str, int]]:
 
 def num_examples(signature: Signature, sizes: Sizes, most: int) -> int:
     """Samples for a proof: `most`, but few of sizes that are large or not the default ones."""
-    if not signature.axes:
-        return most
-    most = most if sizes == signature.sizes({}) else FEW
-    return max(2, min(most, MAX_VALUES // signature.at(sizes).num_values))
+    few = most if sizes == signature.sizes({}) else min(most, FEW)
+    return at_most(few, signature.at(sizes), MAX_VALUES)
+
+
+def at_most(rows: int, signature: Signature, values: int) -> int:
+    """Number of samples whose tensors have at most so many values; not below MIN_ROWS."""
+    return max(min(MIN_ROWS, rows), min(rows, values // signature.num_values))
 
 
 def _draw(spec: TensorSpec, n: int, purpose: str, free: tuple[int, ...]) -> NDArray[Any]:
@@ -72,5 +76,9 @@ def _draw(spec: TensorSpec, n: int, purpose: str, free: tuple[int, ...]) -> NDAr
         size = int(spec.range[1]) + 1
         drawn = latents.uniform(0, range(n), shape, purpose) * np.float32(size)
         return drawn.astype(np.int64)
+    if spec.dtype == "int64":
+        low, high = spec.range or (0, 1)
+        drawn = latents.uniform(0, range(n), shape, spec.name, free) * np.float32(high - low + 1)
+        return drawn.astype(np.int64) + int(low)
     values = latents.normal(0, range(n), shape, purpose, free)
     return values if spec.range is None else values.clip(*spec.range).astype(np.float32)

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch import Tensor
 
 from aigc.artifact import TensorSpec
 from aigc.artifact.axes import Axis, expression, free_positions
@@ -30,13 +31,14 @@ def write_graphs(exports: Mapping[str, Export], folder: Path) -> None:
             to_onnx(exports[step] if step else part, path)
 
 
-def to_onnx(part: Export, path: Path) -> None:
+def to_onnx(part: Export, path: Path, inputs: tuple[Tensor, ...] = ()) -> None:
     """Write one graph with a free batch axis, the signature's free axes and its weights inside.
 
-    Raises ValueError for a module that cannot be exported with these axes.
+    `inputs`: example inputs of at least two rows; random ones of the signature by default. Raises
+    ValueError for a module that cannot be exported with these axes.
     """
     try:
-        _to_onnx(part, path)
+        _to_onnx(part, path, inputs)
     except torch.onnx.errors.OnnxExporterError as error:
         if not part.signature.axes:
             raise
@@ -47,12 +49,13 @@ def to_onnx(part: Export, path: Path) -> None:
         ) from error
 
 
-def _to_onnx(part: Export, path: Path) -> None:
+def _to_onnx(part: Export, path: Path, inputs: tuple[Tensor, ...]) -> None:
     signature = part.signature
     specs = signature.inputs
-    # Odd sizes that differ from axis to axis: equal ones could be taken for one axis.
-    arrays = example(signature, 2, proved_sizes(signature)[-1])
-    inputs = tuple(torch.from_numpy(a) for a in arrays.values())
+    if not inputs:
+        # Odd sizes that differ from axis to axis: equal ones could be taken for one axis.
+        arrays = example(signature, 2, proved_sizes(signature)[-1])
+        inputs = tuple(torch.from_numpy(a) for a in arrays.values())
     batch = torch.export.Dim("batch", min=1, max=2**20)
     axes = {name: _dim(name, axis) for name, axis in signature.axes.items()}
     with _quiet():

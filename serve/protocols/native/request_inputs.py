@@ -36,8 +36,9 @@ from serve.sampling_request import SamplingRequest, check_sizes
 
 ENCODE, DECODE, RECONSTRUCT, TRANSLATE = "encode", "decode", "reconstruct", "translate"
 
-Inputs = dict[str, str | list[str | float | list[float]]]
-"""By input: one value for all samples, or a list with one per sample; a vector is a list itself."""
+Inputs = dict[str, str | float | list[str | float | list[float | list[float | list[float]]]]]
+"""By input: one value for all samples, or a list with one per sample; numbers of several axes are
+lists themselves."""
 
 MULTIPART = b"multipart/form-data"
 MAX_PARTS = 32
@@ -47,12 +48,19 @@ _FILES = ("image", "audio")
 """Kinds of inputs that are files."""
 
 
-def num_samples(inputs: Inputs, n: int | None) -> int:
-    """Number of samples: the length of the lists of inputs. Raises HTTPError 400."""
+def num_samples(inputs: Inputs, n: int | None, takes: Mapping[str, TensorSpec]) -> int:
+    """Number of samples: the length of the lists of inputs, which the signature `takes`.
+
+    Raises HTTPError 400.
+    """
     if not inputs:
         message = "inputs must name at least one input, got none"
         raise HTTPError(400, "inputs_count", message, param="inputs")
-    lengths = {name: len(value) for name, value in inputs.items() if _is_list(value)}
+    lengths = {
+        name: len(value)
+        for name, value in inputs.items()
+        if isinstance(value, list) and _is_list(takes.get(name), value)
+    }
     asked = lengths if n is None else {"n": n, **lengths}
     if len(set(asked.values())) > 1:
         lengths_found = ", ".join(f"{name[:60]} {length}" for name, length in asked.items())
@@ -78,7 +86,7 @@ def check_inputs(request: SamplingRequest, names: Collection[str], has_seed: boo
     if has_seed and not runner.spec.seeded:
         message = "seed has no effect: the inputs leave nothing to draw"
         raise HTTPError(400, "no_effect", message, param="seed")
-    takes = _accepted_inputs(runner)
+    takes = accepted_inputs(runner)
     if unknown := [name for name in names if name not in takes]:
         message = (
             f"signature {runner.name!r} of {runner.artifact.id} takes no input"
@@ -115,7 +123,7 @@ async def transform(
     """
     files = any(
         spec.kind in _FILES and name in inputs
-        for name, spec in _accepted_inputs(request.runner).items()
+        for name, spec in accepted_inputs(request.runner).items()
     )
 
     def read() -> list[Part]:
@@ -168,7 +176,7 @@ async def run_decoder(
 
 def _read_inputs(request: SamplingRequest, inputs: Inputs) -> list[Part]:
     """Decodes files, so it belongs in a thread. Raises HTTPError 400."""
-    takes = _accepted_inputs(request.runner)
+    takes = accepted_inputs(request.runner)
     axes = request.runner.spec.axes
     rows = {name: _rows(takes[name], value, axes) for name, value in inputs.items()}
     parts = []
@@ -213,7 +221,7 @@ def _complete(request: SamplingRequest, rows: Arrays) -> Part:
     return request.with_inputs(rows), drawn
 
 
-def _accepted_inputs(runner: SignatureRunner) -> dict[str, TensorSpec]:
+def accepted_inputs(runner: SignatureRunner) -> dict[str, TensorSpec]:
     """Inputs that a request may contain, by name."""
     return {one.name: one for one in runner.spec.inputs if one.kind in user_inputs.KINDS}
 
@@ -223,14 +231,21 @@ def _latent_input(runner: SignatureRunner) -> str:
     return next(one.name for one in runner.spec.inputs if one.kind == "vector")
 
 
-def _is_list(value: Any) -> bool:
-    """True for a list of one value per sample."""
-    return isinstance(value, list) and (not value or not isinstance(value[0], int | float))
+def _is_list(spec: TensorSpec | None, value: Any) -> bool:
+    """True for a list of one value per sample, which for numbers has one more axis than a value."""
+    if not isinstance(value, list) or not value:
+        return isinstance(value, list)
+    if spec is None or spec.kind != "vector":
+        return not isinstance(value[0], int | float)
+    axes, part = 0, value
+    while isinstance(part, list) and part:
+        axes, part = axes + 1, part[0]
+    return axes > len(spec.shape)
 
 
 def _rows(spec: TensorSpec, value: Any, axes: Mapping[str, Axis]) -> list[NDArray[Any]]:
     """An input of every sample, or one for all."""
-    each = value if _is_list(value) else [value]
+    each = value if _is_list(spec, value) else [value]
     if spec.kind == "text" and all(isinstance(one, str) for one in each):
         return [*text_codec.encode_texts(spec, each, spec.name)]
     try:

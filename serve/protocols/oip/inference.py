@@ -4,8 +4,9 @@
     result = await infer(sampler, context, call)            # result.outputs["image"] (4, 1, 28, 28)
 
 A signature is a model of the protocol: `digits` is the signature "sample" of the artifact digits,
-`digits:encode` its signature "encode" (artifact names have no colon). Versions are those of the
-artifact; the default is the newest.
+`digits:encode` its signature "encode" (artifact names have no colon); the only signature of an
+artifact without "sample" is found by the artifact's name, too. Versions are those of the artifact;
+the default is the newest.
 
 Tensors are those of the manifest, the batch axis first. A signature with an image output has a
 further output `pixels`, (N, H, W, C) uint8, which is what the other protocols send. Requests for
@@ -138,7 +139,7 @@ def runners(sampler: Sampler, model: str, version: str) -> tuple[SignatureRunner
     """The runners of a model: one for pixels, one for all tensors. Raises HTTPError 404."""
     name, colon, signature = model.partition(":")
     reference = f"{name}@{version}" if version else name
-    runner = sampler.runner(reference, signature if colon else SAMPLE)
+    runner = sampler.runner(reference, signature if colon else None)
     return runner, sampler.find(reference).tensors[runner.name]
 
 
