@@ -33,6 +33,8 @@ BadRequest = Literal[
     "signature_needs_input",
     "unknown_setting",
     "setting_out_of_range",
+    "unknown_axis",
+    "size_out_of_range",
     "stop_not_supported",
     "stop_out_of_range",
     "unknown_input",

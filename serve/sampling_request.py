@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import latents, user_inputs
 from aigc.artifact.image_files import Provenance
+from aigc.artifact.sampling_inputs import InputError
 from serve.errors import HTTPError
 from serve.hosting.runner import SignatureRunner
 from serve.sampling_params import SamplingParams
@@ -40,6 +41,10 @@ class SamplingRequest:
     def with_params(self, **changes: Any) -> "SamplingRequest":
         """A copy with parameters that were read after it was validated, such as a prefix."""
         return replace(self, params=replace(self.params, **changes))
+
+    def rows(self, start: int, stop: int) -> "SamplingRequest":
+        """The request for samples start .. stop - 1, without inputs."""
+        return replace(self, params=self.params.rows(start, stop), inputs={})
 
     def with_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> "SamplingRequest":
         """A copy with the inputs that were read after it was validated."""
@@ -89,6 +94,7 @@ class SamplingRequest:
                 name: value if isinstance(value, int | float) else value[position]
                 for name, value in self.params.settings.items()
             },
+            sizes=dict(self.params.sizes),
         )
 
     def of_grid(self) -> Provenance:
@@ -96,6 +102,21 @@ class SamplingRequest:
         label = self.params.label
         labels = [label] if isinstance(label, int) else label or ()
         return replace(self.provenance(0), label=None, n=self.n, labels=tuple(labels))
+
+
+def check_sizes(
+    sizes: Mapping[str, int],
+    runner: SignatureRunner,
+    given: Mapping[str, NDArray[Any]] | None = None,
+) -> dict[str, int]:
+    """Sizes of all free axes: from given inputs, else chosen, else the default.
+
+    Raises HTTPError 400 for an unknown axis or a size that it does not allow.
+    """
+    try:
+        return runner.artifact.sizes(runner.name, sizes, given)
+    except InputError as error:
+        raise HTTPError(400, error.code, f"{error}", param=error.param) from None
 
 
 def check_label(label: int | Sequence[int] | None, n: int, runner: SignatureRunner) -> None:

@@ -169,6 +169,16 @@ def of_channels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Pat
 
 
 @pytest.fixture(scope="session")
+def free(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """free@1, an artifact whose signatures have free axes (tests/free_sizes.py)."""
+    from aigc.artifact import Store
+    from tests.free_sizes import publish_free
+
+    root = tmp_path_factory.mktemp("free")
+    return Path(publish_free(Store(root), root / "build", "free"))
+
+
+@pytest.fixture(scope="session")
 def mnist10k() -> Path:
     """10,000 real MNIST digits as IDX files, where this machine has them."""
     if not MNIST.is_dir():

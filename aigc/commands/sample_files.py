@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aigc import files, http_client
 from aigc.artifact import image_files
+from aigc.artifact.axes import Shape
 from aigc.artifact.image_files import fits_png
 from aigc.files import expanded
 
@@ -48,6 +49,11 @@ class Options:
     npy for images of more channels than a PNG has (4)."""
     settings: dict[str, float] = field(default_factory=dict)
     """Settings of the signature, such as temperature 0.7."""
+    size: str = ""
+    """WIDTHxHEIGHT of images with free sizes, such as 64x48; the signature's default if not
+    given."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Sizes of the signature's free axes by name, such as h 8 w 6."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Inputs of the signature by name: a file for an image or a sound, or a text, such as image
     seven.png; numbers are a .npy or .json file."""
@@ -116,12 +122,13 @@ def joined(samples: Iterable[Samples], outputs: Sequence[Output]) -> Samples:
     return replace(first, others=tuple(replace(other, name=output.name) for other, output in named))
 
 
-def check_picture(options: Options, kind: str, shape: tuple[int, ...]) -> None:
+def check_picture(options: Options, kind: str, shape: Shape) -> None:
     """Raise ValueError for a picture format of images with more channels than a PNG has."""
-    if options.format in ("png", "grid") and kind == "image" and not fits_png(shape[0]):
+    channels = shape[0] if shape and kind == "image" else 1
+    if options.format in ("png", "grid") and not (isinstance(channels, int) and fits_png(channels)):
         raise ValueError(
             f"{options.format} holds 1 to 4 channels, signature {options.signature!r} gives images"
-            f" of {shape[0]}; take npy or json"
+            f" of {channels}; take npy or json"
         )
 
 

@@ -43,7 +43,7 @@ class _Tensor(msgspec.Struct):
 
     name: str
     kind: str
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | str, ...] = ()
 
 
 class _Signature(msgspec.Struct):
@@ -96,6 +96,10 @@ def from_server(options: Options) -> Samples:
     body: dict[str, Any] = {"model": model.id, "signature": options.signature, "format": "json"}
     if options.settings:
         body["settings"] = options.settings
+    if options.size:
+        body["size"] = options.size
+    if options.sizes:
+        body["sizes"] = options.sizes
     if options.inputs:
         files = {
             name: read_input_file(kinds.get(name, ""), v) for name, v in options.inputs.items()
