@@ -1,18 +1,14 @@
 """`aigc train`: a run in this process, or on Ray Train with any number of workers."""
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
-from filelock import FileLock, Timeout
 
 from aigc import data, models
 from aigc.artifact.manifest import NAME
@@ -29,6 +25,7 @@ from aigc.training.progress_bar import Progress
 from aigc.training.run import Run, train_run
 from aigc.training.run_context import RunContext, RunReport
 from aigc.training.thread_count import choose_threads
+from cluster.driver import one_driver, signals
 from cluster.prometheus import Metrics
 
 
@@ -121,7 +118,7 @@ def command(argv: list[str]) -> int:
         uri = str(Path(options.storage) / options.name)
     store = open_store(uri)
     run = Run(store.folder)
-    with _one_driver(run, store) as lease:
+    with one_driver(run, store) as lease:
         outcome = _train(run, options, store, lease)
     if outcome == "stopped":
         newest = run_folder.newest(run.checkpoints)
@@ -223,7 +220,7 @@ def _train(run: Run, options: Options, store: RunStore, lease: Lease) -> Outcome
         require(device == options.device or options.device != "cuda", "--device cuda: none is here")
         run.create(config)
         store.push_files()
-        with _signals() as stop:
+        with signals() as stop:
             context = RunContext(
                 store=store,
                 check_lease=lease.check,
@@ -270,7 +267,7 @@ def _train_on_ray(context: RunContext, options: Options, claim: Claim) -> Outcom
     threads = options.config.threads
     cluster = running_ray(options.address) if options.address else local_ray(high)
     # Ray prints problems of other nodes to stdout, which is for the path alone.
-    with redirect_stdout(sys.stderr), cluster as folder, _signals() as stop:
+    with redirect_stdout(sys.stderr), cluster as folder, signals() as stop:
         from cluster.trainer import WorkerSpec, fit
 
         spec = WorkerSpec(
@@ -283,89 +280,6 @@ def _train_on_ray(context: RunContext, options: Options, claim: Claim) -> Outcom
         )
         context = replace(context, stop=lambda samples: stop.is_set())
         return fit(context, options.config, spec, claim)
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Set the event on SIGINT, SIGTERM and SIGHUP: the run stops after its batch with a checkpoint.
-
-    A second SIGINT or SIGTERM interrupts at once. An ignored SIGHUP, as under nohup, stays ignored.
-    Enter this after ray.init(), which replaces the handlers.
-    """
-    stop = threading.Event()
-    terminals = [number for number in (1, 2) if os.isatty(number)]
-
-    def handle(number: int, frame: object) -> None:
-        if number == signal.SIGHUP:  # when a terminal closes, kernel and shell send one each
-            _redirect_to_null(terminals)
-        elif stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        with suppress(OSError):
-            print("stopping after this batch; once more to stop at once", file=sys.stderr)
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _redirect_to_null(terminals: list[int]) -> None:
-    """Redirect the descriptors of a closed terminal, where every write would fail."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    for number in terminals:
-        os.dup2(null, number)
-    os.close(null)
-
-
-@contextmanager
-def _one_driver(run: Run, store: RunStore) -> Iterator[Lease]:
-    """Keep a second driver out of a run, whichever machine it is on.
-
-    The lock is for this machine and `aigc runs`, the lease for other machines. A refused start
-    leaves neither of them, nor the folders that were created for them.
-    """
-    begun = run.exists
-    created = [folder for folder in (run.folder, *run.folder.parents) if not folder.exists()]
-    run.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.folder / ".lock", timeout=1)  # `aigc runs` holds it for a moment
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{run.folder} is being trained by another process") from None
-    try:
-        lease = Lease(store.uri, _give_up)
-        try:
-            with lease:
-                yield lease
-        finally:
-            if not begun and not run.exists:
-                lease.leave_nothing()
-                _leave_nothing(run.folder, created)
-    finally:
-        lock.release()
-
-
-def _leave_nothing(folder: Path, created: list[Path]) -> None:
-    """Remove the locks of a run that was never begun, and the folders created for it."""
-    if (folder / run_folder.LEASE).exists():  # another driver's
-        return
-    with suppress(OSError):
-        for name in (".pull.lock", ".lock"):
-            (folder / name).unlink(missing_ok=True)
-        for each in created:
-            each.rmdir()
-
-
-def _give_up(reason: str) -> None:
-    """End this process at once: another driver writes the run now."""
-    print(f"aigc train: {reason}; this driver ends at once", file=sys.stderr, flush=True)
-    os._exit(1)
 
 
 def _usage() -> str:
