@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Collection
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from aigc import data, models
+from aigc import data, models, recipe
 from aigc.artifact.manifest import NAME
-from aigc.config import TrainConfig, require
+from aigc.config import DataConfig, TrainConfig, require
 from aigc.data_report import facts
+from aigc.data_report.fitted import fitted, fitted_as
 from aigc.files import expanded
 from aigc.training import run_folder
 from aigc.training.dry_run import describe
@@ -25,6 +27,7 @@ from aigc.training.progress_bar import Progress
 from aigc.training.run import Run, train_run
 from aigc.training.run_context import RunContext, RunReport
 from aigc.training.thread_count import choose_threads
+from cluster.base_config import base_config
 from cluster.driver import one_driver, signals
 from cluster.prometheus import Metrics
 
@@ -34,6 +37,11 @@ class Options:
     """Train a model."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config_file: Annotated[str, tyro.conf.arg(name="config", metavar="FILE")] = ""
+    """YAML of a whole config, in place of MODEL; flags win over it. --save writes one."""
+    like: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
+    """Run (folder, URI, or name in --storage) that gives a new run its config, in place of MODEL;
+    flags win over it."""
     workers: Annotated[str, tyro.conf.arg(metavar="K|MIN..MAX")] = "0"
     """Ray Train workers: a fixed number, or as many within MIN..MAX as the nodes have room for; 0
     trains in this process without Ray."""
@@ -50,11 +58,14 @@ class Options:
     """Name of the run, 1 to 64 of a-z 0-9 . _ - that start with a letter or digit; by default
     MODEL-PRESET."""
     resume: bool = False
-    """Continue the run of that name from its newest checkpoint."""
+    """Continue the run of that name from its newest checkpoint. `--resume NAME` in place of MODEL
+    takes config and number of workers from the run."""
     metrics_port: int | None = None
     """Port for Prometheus metrics of the run; 0 takes a free one. Not served by default."""
     dry_run: bool = False
     """Print the resolved config, the networks and their memory, and train nothing."""
+    save: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """YAML file to write the resolved config to, for --config."""
 
     def __post_init__(self) -> None:
         low, high = self.world
@@ -95,21 +106,35 @@ class Options:
 
 def command(argv: list[str]) -> int:
     """Train a model on one process or many workers; resumable, exact."""
-    if not argv or argv[0].startswith("-"):
-        print(_usage(), file=sys.stdout if argv and argv[0] in ("-h", "--help") else sys.stderr)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
-    preset = models.preset(argv[0])
+    base = base_config(argv)
+    if base is None:
+        asked = argv[:1] in (["-h"], ["--help"])
+        print(_usage(), file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     options = tyro.cli(
         Options,
-        default=Options(config=preset, name=preset.preset.replace(":", "-")),
-        args=argv[1:],
-        prog=f"aigc train {argv[0]}",
-        description=f"Train {preset.preset}.",
+        default=Options(config=base.config, name=base.name, workers=base.workers),
+        args=base.flags,
+        prog=f"aigc train {base.words}",
+        description=f"Train {base.config.preset}.",
     )
-    options = _check_options(options, preset.preset)
+    if base.workers != "0" and options.workers == base.workers:
+        print(f"workers: {base.workers}, as when it was started last", file=sys.stderr)
+    options = check_options(options, base.config.preset)
     if options.dry_run:
+        options = _fit(options, base.config.data, base.given)
+        _save(options)
         print(describe(options.config))
         return 0
+    print(run_with(options, base.config.data, base.given)[1])
+    return 0
+
+
+def run_with(options: Options, before: DataConfig, given: Collection[str]) -> tuple[Run, str]:
+    """Train as checked options say; returns the run and its place, which the command prints.
+
+    before, given: see fitted(). Raises ValueError, Diverged and what Ray raises.
+    """
     remote = is_remote(options.storage)
     if remote:
         filesystem(options.storage)  # a bucket must be named
@@ -119,16 +144,36 @@ def command(argv: list[str]) -> int:
     store = open_store(uri)
     run = Run(store.folder)
     with one_driver(run, store) as lease:
+        store.pull()
+        options = _fit(options, before, given, run)
+        _save(options)
         outcome = _train(run, options, store, lease)
     if outcome == "stopped":
         newest = run_folder.newest(run.checkpoints)
         samples = 0 if newest is None else int(newest.name)
         print(f"stopped after {samples:,} samples; continue with --resume", file=sys.stderr)
-    print(store.uri if remote else os.path.relpath(run.folder))
-    return 0
+    return run, store.uri if remote else os.path.relpath(run.folder)
 
 
-def _check_options(options: Options, preset: str) -> Options:
+def _fit(
+    options: Options, before: DataConfig, given: Collection[str], run: Run | None = None
+) -> Options:
+    """Options whose model fits the data, as it did when the run was begun."""
+    if run is not None and run.exists:
+        return replace(options, config=fitted_as(options.config, run.config(), before, given))
+    config, derived = fitted(options.config, before, given)
+    if derived:
+        print(f"derived from the data: {' '.join(derived)}; flags override", file=sys.stderr)
+    return replace(options, config=config)
+
+
+def _save(options: Options) -> None:
+    if options.save:
+        recipe.write(Path(expanded(options.save)), options.config)
+        print(f"wrote {options.save}", file=sys.stderr)
+
+
+def check_options(options: Options, preset: str) -> Options:
     """Options with expanded paths. Raises ValueError if options conflict or have no effect."""
     config = options.config
     require(
@@ -136,13 +181,7 @@ def _check_options(options: Options, preset: str) -> Options:
         f"--preset {config.preset} contradicts {preset}; run `aigc train"
         f" {config.preset}` for the other preset",
     )
-    source, path = config.data.source, expanded(config.data.path)
-    readers = [name for name in data.names() if name not in data.PATHLESS]
-    require(
-        not path or source not in data.PATHLESS,
-        f"--data.path {path} has no effect: data source {source} reads no files; say what reads it,"
-        f" such as --data.source folder (there are: {', '.join(readers)}), or leave the path out",
-    )
+    path = expanded(config.data.path)
     name = options.name
     require(
         name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name) and len(name) <= 255,
@@ -184,7 +223,6 @@ def _check_begin(run: Run, options: Options) -> None:
 
 def _train(run: Run, options: Options, store: RunStore, lease: Lease) -> Outcome:
     config = options.config
-    store.pull()
     _check_begin(run, options)
     newest = run_folder.newest(run.checkpoints)
     if newest is not None and int(newest.name) >= config.samples:
@@ -285,6 +323,7 @@ def _train_on_ray(context: RunContext, options: Options, claim: Claim) -> Outcom
 def _usage() -> str:
     lines = [
         "usage: aigc train MODEL[:PRESET] [--workers K|MIN..MAX] [options]",
+        "       aigc train --config FILE | --like RUN | --resume NAME [options]",
         "",
         "models and presets:",
     ]
