@@ -6,6 +6,7 @@ The same seed gives the same bytes from an artifact and from a server.
 import secrets
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def from_artifact(options: Options) -> Samples:
     """Sample in this process. Raises ValueError for a label or signature that does not fit."""
     trust = signing.wanted(options.trust)
     artifact = Artifact.open(options.source, verify=False, trust=trust)
+    options = options.with_classes(artifact.signature(options.signature).label)
     for spec in artifact.signature(options.signature).outputs:
         check_picture(options, spec.kind, spec.shape)
     given = _given(artifact, options)
@@ -62,7 +64,7 @@ def from_artifact(options: Options) -> Samples:
     outputs = artifact.run(options.signature, inputs)
     specs = selected(artifact.signature(options.signature).outputs, options.format)
     parts = (_samples_of(artifact, options, seed, outputs, spec, given) for spec in specs)
-    return joined(parts, specs)
+    return replace(joined(parts, specs), labels=options.classes)
 
 
 def _seed(artifact: Artifact, options: Options) -> int:
@@ -92,7 +94,7 @@ def _samples_of(
             signature=options.signature,
             seed=seed,
             index=options.first_index + i,
-            label=options.label[i % len(options.label)] if options.label else None,
+            label=options.classes[i % len(options.classes)] if options.classes else None,
             given=user_inputs.fingerprints(given, i),
             settings=options.settings,
         )
