@@ -6,8 +6,6 @@
     samples, loss = run.curves()["generator/loss"]
     artifact = aigc.export(run, name="digits")
     images = artifact.sample(seed=0, n=16)["image"]      # (16, 1, 28, 28) float32 in [-1, 1]
-    for metric in aigc.evaluate(artifact, n=500):
-        print(metric.name, metric.value, metric.floor)   # the floor is what real data score
     with aigc.serve(artifact) as server:
         print(server.url)
 

@@ -59,9 +59,10 @@ def evaluate(
     generated ones. write: put the metrics into the manifest and the model card of a local artifact.
     sign: with write, the private key to sign it with again, if it was signed.
 
-    Each metric has name, value, floor (what real data score, None if unknown), better (`higher`,
-    `lower` or `real`) and note, a reason to doubt it. Raises ValueError if the data cannot be read
-    or do not fit the model, or if nothing judges such samples.
+    The result is iterated over: each metric has name, value, floor (what real data score, None if
+    unknown), better (`higher`, `lower` or `real`) and note, a reason to doubt it. Raises
+    ValueError if the data cannot be read or do not fit the model, or if nothing judges such
+    samples.
     """
     if not isinstance(artifact, Artifact):
         artifact = Artifact.open(str(artifact), verify=False, trust=signing.wanted(""))

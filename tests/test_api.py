@@ -148,6 +148,15 @@ def test_changes_of_a_config_are_checked(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
+def test_evaluate_refuses_as_the_command_does(sealed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no artifact 'absent'"):
+        aigc.evaluate(tmp_path / "absent")
+    with pytest.raises(ValueError, match="n must be > 0, got 0"):
+        aigc.evaluate(sealed, n=0)
+    with pytest.raises(ValueError, match="reads no files; leave it out"):
+        aigc.evaluate(sealed, data=tmp_path)
+
+
 def test_what_is_no_run_has_no_curves(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a run: it has no config\.json"):
         aigc.Run(tmp_path).curves()
@@ -158,7 +167,7 @@ def test_page_is_up_to_date() -> None:
 
 
 @pytest.mark.cluster
-def test_examples_of_the_page_run(tmp_path: Path, session_cache: None) -> None:
+def test_examples_of_the_page_run(tmp_path: Path) -> None:
     """In order, in one program, with shorter runs; the artifact of the example has no encoder."""
     for number in range(24):
         pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), np.uint8)
