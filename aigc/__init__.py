@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aigc.artifact import Artifact as Artifact
     from aigc.config import TrainConfig as TrainConfig
     from aigc.models import preset as preset
+    from aigc.sealing import seal as seal
     from aigc.training.run import Run as Run
     from cluster.api import train as train
     from serve.local.server_process import Server as Server
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate",
     "export",
     "preset",
+    "seal",
     "serve",
     "train",
 ]
@@ -45,6 +47,7 @@ _MODULES = {
     "evaluate": "aigc.api",
     "export": "aigc.api",
     "preset": "aigc.models",
+    "seal": "aigc.sealing",
 }
 """Modules of the names in this package; those of the others are entry points (`aigc.api`)."""
 

@@ -1,10 +1,12 @@
 """`aigc.export` and `aigc.evaluate`: the commands of the same names as functions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from aigc.artifact import Artifact, Store, signing
 from aigc.commands import evaluate as evaluation
 from aigc.commands import export as exporting
+from aigc.commands.licence import stated
 from aigc.metrics import Evaluation
 from aigc.training.run import Run
 
@@ -15,7 +17,7 @@ def export(
     name: str,
     version: str = "",
     out: str | Path = "artifacts",
-    licence: str = "Apache-2.0",
+    licence: str = "",
     weights: bool = False,
     sign: str = "",
 ) -> Artifact:
@@ -23,8 +25,9 @@ def export(
 
     run: a Run, its folder, or its URI on an object store. version: by default one more than the
     newest of that name. out: the store, a folder or an object-store URI. licence: SPDX identifier
-    of the weights' licence. weights: also store the weights of the whole model, so that runs can
-    start from the artifact. sign: private key (PEM) to sign it with; needs aigc[sign].
+    of the weights' licence, unstated if not given. weights: also store the weights of the whole
+    model, so that runs can start from the artifact. sign: private key (PEM) to sign it with; needs
+    aigc[sign].
 
     Raises ValueError if the run has no checkpoint, the version exists already, or the graph differs
     from torch by more than the parity budget.
@@ -35,7 +38,7 @@ def export(
         name=name,
         version=version,
         store=Store(str(out)),
-        licence=licence,
+        licence=stated(licence),
         weights=weights,
         sign=sign,
     )
@@ -46,6 +49,8 @@ def evaluate(
     artifact: Artifact | str | Path,
     *,
     data: str | Path = "",
+    source: str = "",
+    metrics: Sequence[str] = (),
     n: int = 2000,
     seed: int = 0,
     picture: str | Path = "",
@@ -55,9 +60,12 @@ def evaluate(
     """Metrics of an artifact's first n samples of a seed, beside those of real data.
 
     artifact: an Artifact, its folder, STORE/NAME or STORE/NAME@VERSION. data: place of the real
-    data; by default that of the training run. picture: PNG to write, of real samples above
-    generated ones. write: put the metrics into the manifest and the model card of a local artifact.
-    sign: with write, the private key to sign it with again, if it was signed.
+    data; by default that of the training run. source: data source in place of the training run's;
+    code of a user's is never run because an artifact names it, so it must be given. metrics: files
+    or modules of metrics, or modalities, in place of those of the samples' modality. picture: PNG
+    to write, of real samples above generated ones. write: put the metrics into the manifest and the
+    model card of a local artifact. sign: with write, the private key to sign it with again, if it
+    was signed.
 
     The result is iterated over: each metric has name, value, floor (what real data score, None if
     unknown), better (`higher`, `lower` or `real`) and note, a reason to doubt it. Raises
@@ -69,6 +77,8 @@ def evaluate(
     options = evaluation.Options(
         artifact=artifact.uri,
         data=str(data),
+        source=source,
+        metrics=tuple(metrics),
         n=n,
         seed=seed,
         picture=str(picture),

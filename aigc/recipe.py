@@ -24,7 +24,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from aigc import models
+from aigc import models, own_code
 from aigc.config import DataConfig, TrainConfig, require
 from aigc.field_docs import field_docs, first_sentence
 from aigc.files import expanded
@@ -61,23 +61,28 @@ def read(file: Path) -> TrainConfig:
         raise ValueError(f"{file}: {error.strerror}") from None
     try:
         text = strict_yaml.decode(data)
-        return _located(parse(strict_yaml.document(text)), file.parent)
+        return _located(parse(strict_yaml.document(text), file.parent), file.parent)
     except FieldError as error:
         raise ValueError(f"{file}, line {_line(text, error.path)}: {error}") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
 
 
-def parse(document: Any) -> TrainConfig:
-    """The config of a document, its paths as they are. Raises FieldError, or ValueError without a
-    preset."""
+def parse(document: Any, folder: Path = Path()) -> TrainConfig:
+    """The config of a document, paths of data as they are; a model's file is relative to `folder`.
+
+    Raises FieldError, or ValueError without a preset.
+    """
     require(
         isinstance(document, Mapping) and isinstance(document.get("preset"), str),
         "a config needs `preset: MODEL:PRESET`, such as dcgan:digits, and fields that differ from"
         " the preset's",
     )
+    reference = document["preset"]
+    if own_code.is_path(own_code.split(reference)[0]):
+        reference = str(folder / expanded(reference))
     try:
-        preset = models.preset(document["preset"])
+        preset = models.preset(reference)
     except ValueError as error:
         raise FieldError(("preset",), str(error)) from None
     return changed(preset, {**document, "preset": preset.preset})
@@ -157,8 +162,30 @@ def _with_paths(config: TrainConfig, convert: Any) -> TrainConfig:
         fixed = not path or is_remote(path) or "://" in path or Path(path).is_absolute()
         return path if fixed else str(convert(path))
 
-    data = replace(config.data, path=one(config.data.path))
-    return replace(config, data=data, init_from=one(config.init_from))
+    def code(reference: str) -> str:
+        return one(reference) if own_code.is_path(reference) else reference
+
+    data = replace(config.data, path=one(config.data.path), source=code(config.data.source))
+    return replace(config, data=data, init_from=one(config.init_from), quality=code(config.quality))
+
+
+def _with_files(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The config with files of code by their paths from `folder`, not by their contents."""
+
+    def path(kind: own_code.Kind, reference: str) -> str:
+        file = own_code.find(kind, reference).file if reference else None
+        relative = "" if file is None else os.path.relpath(file.path, folder)
+        return (
+            f"./{relative}" if relative and not relative.startswith(".") else relative or reference
+        )
+
+    model, preset = own_code.split(config.preset)
+    return replace(
+        config,
+        preset=f"{path(own_code.MODELS, model)}:{preset}",
+        data=replace(config.data, source=path(own_code.DATA, config.data.source)),
+        quality=path(own_code.METRICS, config.quality),
+    )
 
 
 def _line(text: str, path: tuple[str, ...]) -> int:
@@ -184,6 +211,7 @@ def write(file: Path, config: TrainConfig) -> None:
     require(not file.exists(), f"{file} exists; give another name, or delete it")
     require(file.absolute().parent.is_dir(), f"{file}: there is no folder {file.parent}")
     here = _with_paths(config, lambda path: os.path.relpath(path, file.parent))
+    here = _with_files(here, file.parent)
     head = [
         f"# aigc train --config {file.name}",
         "# Flags win over this file, and fields that are left out are those of the preset.",

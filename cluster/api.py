@@ -18,6 +18,7 @@ def train(
     name: str = "",
     storage: str | Path = "runs",
     resume: bool = False,
+    code: Literal["same", "new"] = "same",
     address: str = "",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     resize_interval_s: float = 60.0,
@@ -28,13 +29,14 @@ def train(
 
         run = aigc.train("dcgan", data={"path": "pictures/"}, samples=200_000)
 
-    config: MODEL[:PRESET]; a YAML file (.yaml, .yml) as `aigc train --save` writes it; a
-    TrainConfig; or a Run, which continues with resume and else gives its config to a new one.
-    workers: Ray Train workers, a number or "MIN..MAX"; 0 trains in this process. name: of the run,
-    MODEL-PRESET by default. storage: folder or object store of the runs. resume: continue the run
-    of that name. changes: fields of TrainConfig by name; those of model and data as mappings of
-    their fields. The rest is as in `aigc train --help`. Shape, classes and vocabulary of data other
-    than the preset's follow from the data, unless they are given.
+    config: MODEL[:PRESET], also of your own (`./resgan.py:small`); a YAML file (.yaml, .yml) as
+    `aigc train --save` writes it; a TrainConfig; or a Run, which continues with resume and else
+    gives its config to a new one. workers: Ray Train workers, a number or "MIN..MAX"; 0 trains in
+    this process. name: of the run, MODEL-PRESET by default. storage: folder or object store of the
+    runs. resume: continue the run of that name. changes: fields of TrainConfig by name; those of
+    model and data as mappings of their fields. The rest is as in `aigc train --help`. Shape,
+    classes and vocabulary of data other than the preset's follow from the data, unless they are
+    given.
 
     Ctrl-C ends the run after its batch, with a checkpoint, and the call returns. Raises ValueError
     for a config or data that do not fit, or if the run exists and resume is not set; Diverged.
@@ -44,9 +46,10 @@ def train(
     options = Options(
         config=recipe.changed(base, changes),
         workers=str(workers),
-        name=name or (folder.name if folder and resume else base.preset.replace(":", "-")),
+        name=name or (folder.name if folder and resume else models.run_name(base)),
         storage=str(folder.parent if folder and resume else storage),
         resume=resume,
+        code=code,
         address=address,
         device=device,
         resize_interval_s=resize_interval_s,

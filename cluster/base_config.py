@@ -64,7 +64,7 @@ def base_config(argv: list[str]) -> Base | None:
     elif named.resume:
         words = f"--resume {named.resume}"
         run = _find(f"{named.storage.rstrip('/')}/{named.resume}", named.storage)
-        config, workers = run.config(), _last_workers(run)
+        config, workers = run.config(installed=named.code != "new"), _last_workers(run)
     else:
         return None
     if model and (named.config or named.like):
@@ -76,7 +76,7 @@ def base_config(argv: list[str]) -> Base | None:
     return Base(
         config=config,
         words=words,
-        name=name or config.preset.replace(":", "-"),
+        name=name or models.run_name(config),
         flags=tuple(_without_name(flags, named.resume)),
         workers=workers,
     )
@@ -87,6 +87,7 @@ def _parse(flags: list[str]) -> argparse.Namespace:
     for name in ("config", "like", "name"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--storage", default="runs")
+    parser.add_argument("--code", default="same")
     parser.add_argument("--resume", nargs="?", default="", const="")
     try:
         return parser.parse_known_args(flags)[0]

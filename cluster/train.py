@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from aigc import data, models, recipe
+from aigc import data, models, own_code, recipe
 from aigc.artifact.manifest import NAME
 from aigc.config import DataConfig, TrainConfig, require
 from aigc.data_report import facts
@@ -60,6 +60,9 @@ class Options:
     resume: bool = False
     """Continue the run of that name from its newest checkpoint. `--resume NAME` in place of MODEL
     takes config and number of workers from the run."""
+    code: Literal["same", "new"] = "same"
+    """On --resume, the file or module of your own that changed since the run was begun: refused, or
+    taken and noted in the run's history."""
     metrics_port: int | None = None
     """Port for Prometheus metrics of the run; 0 takes a free one. Not served by default."""
     dry_run: bool = False
@@ -195,10 +198,12 @@ def check_options(options: Options, preset: str) -> Options:
     return replace(
         options,
         storage=expanded(options.storage),
-        config=replace(
-            config,
-            data=replace(config.data, path=path),
-            init_from=expanded(config.init_from),
+        config=own_code.settled(
+            replace(
+                config,
+                data=replace(config.data, path=path),
+                init_from=expanded(config.init_from),
+            )
         ),
     )
 
@@ -210,7 +215,7 @@ def _check_begin(run: Run, options: Options) -> None:
         f"{run.folder} exists; continue it with --resume or give another --name",
     )
     if run.exists:  # its name is as it was when it was begun
-        run.check_resume(options.config)
+        run.check_resume(options.config, new_code=options.code == "new")
         return
     require(
         NAME.fullmatch(options.name) is not None,
@@ -330,5 +335,8 @@ def _usage() -> str:
     width = max(map(len, models.names())) + 2
     for name in models.names():
         lines.append(f"  {name:<{width}}{', '.join(models.load(name).PRESETS)}")
+    for name, where in own_code.listed(own_code.MODELS):
+        lines.append(f"  {name:<{width}}from {where}")
+    lines += ["  ./FILE.py or PACKAGE.MODULE, a model of your own: docs/own-models.md"]
     lines += ["", "`aigc train MODEL:PRESET --help` lists the options with their defaults."]
     return "\n".join(lines)

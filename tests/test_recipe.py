@@ -83,6 +83,21 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert recipe.read(Path("run.yaml")).data.path == "../pictures"
 
 
+def test_model_in_a_file_is_named_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "from aigc.models.fc_gan import Config, Model, PRESETS\n"
+    Path("mine.py").write_text(code)
+    Path("shared").mkdir()
+    config = models.preset("./mine.py:ring")
+    recipe.write(Path("shared/run.yaml"), config)
+    assert "preset: ../mine.py:ring" in Path("shared/run.yaml").read_text()
+    assert recipe.read(Path("shared/run.yaml")) == config
+    recipe.write(Path("run.yaml"), config)
+    assert "preset: ./mine.py:ring" in Path("run.yaml").read_text()
+
+
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("mine")
     with pytest.raises(ValueError, match=r"run\.yaml exists; give another name"):

@@ -69,6 +69,8 @@ def _with(config: Any, prefix: str, values: dict[str, Any], given: Collection[st
 
 def _fitted(config: TrainConfig, given: Collection[str]) -> tuple[TrainConfig, list[str]]:
     read = config.data
+    if read.source not in data.names():  # code of a user's gives what it gives
+        return config, []
     pathless = read.path and read.source in data.PATHLESS
     require(
         not pathless or "data.source" not in given,

@@ -54,7 +54,7 @@ class Quality:
 
     def _prepare(self) -> Distance | None:
         modality = self._config.model.modality
-        distance = distance_to(modality)
+        distance = distance_to(modality, self._config.quality)
         prepared = distance and distance(self._real())
         if prepared is None:
             labels = "with" if self._source.classes else "without"

@@ -102,12 +102,15 @@ class Step:
         # short, so each phase prepares its own, span by span.
         whole = self._prepare(batch, 0, phases, self.rank_key("prepare")) if self.single else None
         report = []
+        sums: dict[str, Tensor] = {}
         for i in due:
             phase, optimizer = state.phases[i], state.optimizers[i]
-            gradients, named = self._gradients(batch, i, whole)
+            own: dict[str, Tensor] | None = {} if i == due[0] else None
+            gradients, named = self._gradients(batch, i, whole, own)
             named |= {name: self.like.new_full((), value) for name, value in extra.items()}
             extra = {}
-            gradients, values = self._reduce(gradients, named)
+            gradients, values, own = self._reduce(gradients, named, own or {})
+            sums |= own
             torch.maximum(self.bad, (~values.isfinite().all()).float(), out=self.bad)
             optimizer.found_inf = self.bad  # type: ignore[attr-defined]
             for parameter, gradient in zip(self.parameters[i], gradients, strict=True):
@@ -116,6 +119,8 @@ class Step:
             optimizer.zero_grad()
             names = [name if "/" in name else f"{phase.name}/{name}" for name in named]
             report.append(([*names, f"{phase.name}/gradient_norm"], values))
+        if sums:
+            self._update(sums)
         return report
 
     @property
@@ -142,10 +147,31 @@ class Step:
         with self.autocast():
             return self.state.model.prepare(self._part(batch, number), self._noise(number), due)
 
+    @torch.no_grad()
+    def _update(self, sums: dict[str, Tensor]) -> None:
+        """The model's update() of its buffers, undone after a batch that is not finite."""
+        buffers = list(self.state.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        self.state.model.update(sums)
+        for buffer, old in zip(buffers, before, strict=True):
+            buffer.copy_(torch.where(self.bad > 0, old, buffer))
+
+    def _add_sums(self, sums: dict[str, Tensor], batch: Batch, number: int, shared: Any) -> None:
+        with torch.no_grad(), self.autocast():
+            own = self.state.model.batch_sums(
+                self._part(batch, number), self._noise(number), shared
+            )
+        for name, value in own.items():
+            value = value.detach().to(self.like.dtype)
+            sums[name] = sums[name] + value if name in sums else value
+
     def _gradients(
-        self, batch: Batch, i: int, whole: Any
+        self, batch: Batch, i: int, whole: Any, batch_sums: dict[str, Tensor] | None
     ) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
-        """This worker's share of a phase's gradients and metrics; the shares sum to the means."""
+        """This worker's share of a phase's gradients and metrics; the shares sum to the means.
+
+        The model's sums over this worker's rows go into `batch_sums` unless it is None.
+        """
         phase, model = self.state.phases[i], self.state.model
         total: Sequence[Tensor] = ()
         sums: dict[str, Tensor] = {}
@@ -165,6 +191,8 @@ class Step:
                 own = torch.autograd.grad(
                     loss if weight == 1 else loss * weight, self.parameters[i]
                 )
+                if batch_sums is not None:
+                    self._add_sums(batch_sums, batch, number, shared)
             if number:
                 torch._foreach_add_(list(total), own)
             else:
@@ -174,18 +202,20 @@ class Step:
         return total, sums
 
     def _reduce(
-        self, gradients: Sequence[Tensor], named: dict[str, Tensor]
-    ) -> tuple[Sequence[Tensor], Tensor]:
+        self, gradients: Sequence[Tensor], named: dict[str, Tensor], sums: dict[str, Tensor]
+    ) -> tuple[Sequence[Tensor], Tensor, dict[str, Tensor]]:
         """Sums over the workers by one flat all-reduce of fixed layout, parameters in order.
 
         The norm of the gradients is appended to the values.
         """
         values = torch.stack([*named.values()])
         if self.group.world_size > 1:
-            flat = torch.cat([*(g.flatten() for g in gradients), values])
+            whole = [*gradients, values, *sums.values()]
+            flat = torch.cat([tensor.flatten() for tensor in whole])
             self.group.all_reduce(flat)
-            sizes = [gradient.numel() for gradient in gradients]
-            *parts, values = torch.split(flat, [*sizes, len(named)])
-            gradients = [p.view_as(g) for p, g in zip(parts, gradients, strict=True)]
+            parts = torch.split(flat, [tensor.numel() for tensor in whole])
+            added = [part.view_as(tensor) for part, tensor in zip(parts, whole, strict=True)]
+            gradients, (values, *rest) = added[: len(gradients)], added[len(gradients) :]
+            sums = dict(zip(sums, rest, strict=True))
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
-        return gradients, torch.cat([values, norm[None]])
+        return gradients, torch.cat([values, norm[None]]), sums
