@@ -25,6 +25,7 @@ BadRequest = Literal[
     "frame_duration_out_of_range",
     "label_out_of_range",
     "label_count",
+    "unknown_label",
     "label_not_supported",
     "format_needs_one_sample",
     "format_needs_image",

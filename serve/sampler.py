@@ -50,7 +50,14 @@ from serve.metrics import KeyMetrics, Metrics
 from serve.request_body import BodyReader
 from serve.request_context import RequestContext, deadline_s
 from serve.sampling_params import Choices, SamplingParams, StoppingCriterion
-from serve.sampling_request import SamplingRequest, check_label, check_settings, check_sizes
+from serve.sampling_request import (
+    Label,
+    SamplingRequest,
+    check_label,
+    check_settings,
+    check_sizes,
+    resolve_label,
+)
 from serve.settings import MAX_SEED, Limits
 
 ENCODE_INLINE_VALUES = 1 << 15
@@ -145,7 +152,7 @@ class Sampler:
         n: int = 1,
         seed: int | None = None,
         first_index: int = 0,
-        label: int | Sequence[int] | None = None,
+        label: Label = None,
         settings: Choices | None = None,
         sizes: Mapping[str, int] | None = None,
         prefix: NDArray[np.int64] | None = None,
@@ -185,7 +192,8 @@ class Sampler:
                 f"first_index must be in [0, 2^53 - n), got {first_index}",
                 param="first_index",
             )
-        check_label(label, n, runner)
+        classes = resolve_label(label, runner)
+        check_label(classes, n, runner)
         check_settings(settings or {}, runner)
         # A seed that changes nothing is no part of the provenance: the inputs determine the file.
         seeded = not has_inputs or runner.spec.seeded
@@ -195,7 +203,7 @@ class Sampler:
                 n=n,
                 seed=drawn if seeded else 0,
                 first_index=first_index,
-                label=label,
+                label=classes,
                 settings=settings or {},
                 sizes=dict(sizes or {}) if has_inputs else chosen,
                 prefix=prefix,

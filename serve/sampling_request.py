@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from aigc.artifact import latents, user_inputs
+from aigc.artifact.class_names import class_index
 from aigc.artifact.image_files import Provenance
 from aigc.artifact.sampling_inputs import InputError
 from serve.errors import HTTPError
@@ -117,6 +118,29 @@ def check_sizes(
         return runner.artifact.sizes(runner.name, sizes, given)
     except InputError as error:
         raise HTTPError(400, error.code, f"{error}", param=error.param) from None
+
+
+Label = int | str | Sequence[int | str] | None
+"""Classes as clients give them: numbers or names, one or one for each sample."""
+
+
+def resolve_label(label: Label, runner: SignatureRunner) -> int | list[int] | None:
+    """Classes by number. Raises HTTPError 400 for a name that is unknown or may mean several."""
+    if label is None or isinstance(label, int):
+        return label
+    if isinstance(label, str):
+        return _class_of(label, runner)
+    return [one if isinstance(one, int) else _class_of(one, runner) for one in label]
+
+
+def _class_of(name: str, runner: SignatureRunner) -> int:
+    if runner.num_classes is None:
+        return 0  # check_label() refuses any
+    classes = runner.spec.label.classes if runner.spec.label is not None else ()
+    try:
+        return class_index(name, classes, runner.num_classes)
+    except ValueError as error:
+        raise HTTPError(400, "unknown_label", str(error), param="label") from None
 
 
 def check_label(label: int | Sequence[int] | None, n: int, runner: SignatureRunner) -> None:

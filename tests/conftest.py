@@ -152,6 +152,14 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _made_once(tmp_path_factory, "joined", make)
 
 
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH with what the wheel of this project installs."""
+    from tests.packages import unpacked_wheel
+
+    return _made_once(tmp_path_factory, "wheel", unpacked_wheel)
+
+
 @pytest.fixture
 def session_cache(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

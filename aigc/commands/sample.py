@@ -61,6 +61,7 @@ def from_artifact(options: Options) -> Samples:
     artifact = Artifact.open(options.source, verify=False, trust=trust)
     default = artifact.manifest.default_signature(has_inputs=bool(options.inputs))
     options = replace(options, signature=options.signature or default)
+    options = options.with_classes(artifact.signature(options.signature).label)
     for spec in artifact.signature(options.signature).outputs:
         check_picture(options, spec.kind, spec.shape)
     given = _given(artifact, options)
@@ -84,7 +85,7 @@ def from_artifact(options: Options) -> Samples:
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     specs = selected(signature.outputs, options.format)
     origin = partial(_samples_of, artifact, options, seed, outputs, given=given, sizes=sizes)
-    return joined(map(origin, specs), specs)
+    return replace(joined(map(origin, specs), specs), labels=options.classes)
 
 
 def _chosen(signature: Signature, options: Options) -> dict[str, int]:
@@ -126,7 +127,7 @@ def _samples_of(
             signature=options.signature,
             seed=seed,
             index=options.first_index + i,
-            label=options.label[i % len(options.label)] if options.label else None,
+            label=options.classes[i % len(options.classes)] if options.classes else None,
             given=user_inputs.fingerprints(given, i),
             settings=options.settings,
             sizes=sizes,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from aigc import files, http_client
 from aigc.artifact import image_files
 from aigc.artifact.axes import Shape
+from aigc.artifact.class_names import class_index
 from aigc.artifact.image_files import fits_png
 from aigc.files import expanded
 
@@ -37,8 +38,11 @@ class Options:
     """Seed; drawn and printed if not given."""
     first_index: int = 0
     """Index of the first sample within the seed."""
-    label: tuple[int, ...] = ()
-    """Classes, taken in turn; drawn from the seed if not given."""
+    label: tuple[str, ...] = ()
+    """Classes by name or number, taken in turn; drawn from the seed if not given. name:1 is the
+    class called 1 where 1 is the number of another, which is index:1."""
+    classes: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
+    """Numbers of the classes in `label`."""
     model: str = ""
     """Model to ask a server for; its only one if not given."""
     signature: str = ""
@@ -73,9 +77,25 @@ class Options:
 
     def labels(self, start: int, stop: int) -> list[int] | None:
         """The requested classes of samples start..stop; None if drawn."""
-        if not self.label:
+        if not self.classes:
             return None
-        return [self.label[i % len(self.label)] for i in range(start, stop)]
+        return [self.classes[i % len(self.classes)] for i in range(start, stop)]
+
+    def with_classes(self, spec: "Label | None") -> "Options":
+        """The options with the numbers of their classes, by a label input or None without one.
+
+        Raises ValueError for a name that is unknown, or may mean several.
+        """
+        if not self.label:
+            return self
+        if spec is None or spec.range is None:
+            # What draws says that it takes no label.
+            return replace(
+                self, classes=tuple(int(one) if one.isdigit() else 0 for one in self.label)
+            )
+        count = int(spec.range[1]) + 1
+        numbers = tuple(class_index(one, spec.classes, count) for one in self.label)
+        return replace(self, classes=numbers)
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,17 @@ class Samples:
     """Other outputs of the same samples."""
     name: str = ""
     """Name of an output other than the first."""
+    labels: tuple[int, ...] = ()
+    """Numbers of the classes asked for, taken in turn."""
+
+
+class Label(Protocol):
+    """A label input of a signature, by a manifest or by a server."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def range(self) -> tuple[float, float] | None: ...
 
 
 class Output(Protocol):
@@ -174,7 +205,7 @@ def write(options: Options, samples: Samples) -> Path:
     first_one = image_files.read_png(samples.files[0])[1]
     columns = min(10, len(samples.files)) if len(samples.files) % 10 == 0 else 0
     provenance = first_one and replace(
-        first_one, label=None, n=len(samples.files), labels=options.label, columns=columns
+        first_one, label=None, n=len(samples.files), labels=samples.labels, columns=columns
     )
     picture = image_files.png(image_files.grid(samples.arrays, columns), provenance)
     grid = _write(path.with_name(f"{path.name}.png"), picture)

@@ -45,6 +45,10 @@ Format = Literal["png", "apng", "gif"]
 MEDIA_TYPES: dict[Format, bytes] = {"png": b"image/png", "apng": b"image/apng", "gif": b"image/gif"}
 
 
+OneLabel = int | str | None
+"""A class by number or name."""
+
+
 class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Two samples, and the number of frames from one to the other."""
 
@@ -62,8 +66,11 @@ class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     ] = None
     index: Annotated[int, seed_field("Index of both samples within their seeds.")] = 0
     label: Annotated[
-        int | tuple[int, int] | None,
-        field("The class of all frames, or [first, last]; drawn from the seeds if absent."),
+        int | str | tuple[int | str, int | str] | None,
+        field(
+            "The class of all frames, or [first, last], by number or name; drawn from the seeds if"
+            " absent."
+        ),
     ] = None
     frames: Annotated[
         int,
@@ -163,7 +170,7 @@ class InterpolationApi:
         encoding = partial(encode, request, start, stop, pixels, headers)
         return await self._sampler.encode(context, pixels.size, encoding)
 
-    def _end(self, request: InterpolationRequest, name: str, label: int | None) -> SamplingRequest:
+    def _end(self, request: InterpolationRequest, name: str, label: OneLabel) -> SamplingRequest:
         """The validated request of the end whose seed is in field `name`. Raises HTTPError."""
         try:
             runner = self._sampler.runner(request.model, request.signature)
@@ -278,7 +285,7 @@ def _text_input(runner: SignatureRunner) -> str:
     return next((spec.name for spec in runner.spec.inputs if spec.kind == "text"), "text")
 
 
-def _labels(request: InterpolationRequest) -> tuple[int | None, int | None]:
+def _labels(request: InterpolationRequest) -> tuple[OneLabel, OneLabel]:
     label = request.label
     return label if isinstance(label, tuple) else (label, label)
 

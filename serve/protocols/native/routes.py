@@ -115,8 +115,12 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         seed_field("Index of the first sample within the seed; a mere number if nothing is drawn."),
     ] = 0
     label: Annotated[
-        int | list[int] | None,
-        field("One class for all samples or a list of n; drawn from the seed if absent."),
+        int | str | list[int | str] | None,
+        field(
+            "One class for all samples or a list of n, by number or name; drawn from the seed if"
+            " absent. A text that is the name of one class and the number of another is refused:"
+            " name:1 is the class called 1, index:1 the one with that number."
+        ),
     ] = None
     settings: Annotated[
         dict[str, float] | None,

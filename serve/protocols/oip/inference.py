@@ -35,7 +35,13 @@ from serve.protocols import text_codec
 from serve.protocols.oip.tensor_bytes import DATATYPES
 from serve.request_context import RequestContext
 from serve.sampler import Sampler
-from serve.sampling_request import SamplingRequest, check_label, check_settings, check_sizes
+from serve.sampling_request import (
+    SamplingRequest,
+    check_label,
+    check_settings,
+    check_sizes,
+    resolve_label,
+)
 
 EXTENSIONS = ("binary_tensor_data", "parameters")
 PLATFORM = "onnxruntime_onnx"
@@ -113,8 +119,8 @@ class RequestParameters:
                     "unknown_parameter",
                     f"unknown parameter {name[:100]!r}; there are: {', '.join(known)}",
                 )
-            wanted, what = (str, "a text") if name == "stop" else (int, "a whole number")
-            if name not in settings and type(value) is not wanted:
+            wanted, what = _TYPES.get(name, ((int,), "a whole number"))
+            if name not in settings and type(value) not in wanted:
                 raise HTTPError(
                     400,
                     "malformed_parameter",
@@ -129,10 +135,16 @@ class RequestParameters:
             for name, value in parameters.items()
             if name not in chosen and name not in sizes
         }
+        rest |= {"label": resolve_label(rest["label"], runner)} if "label" in rest else {}
         return cls(**rest, settings=chosen, sizes=sizes)
 
 
 _WHOLE = ("seed", "first_index", "n", "label")
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "stop": ((str,), "a text"),
+    "label": ((int, str), "a whole number or the name of a class"),
+}
+"""Types of parameters that are not whole numbers alone, and what they are in words."""
 
 
 def runners(sampler: Sampler, model: str, version: str) -> tuple[SignatureRunner, SignatureRunner]:
@@ -331,8 +343,11 @@ def _read(runner: SignatureRunner, inputs: Sequence[LazyTensor]) -> Arrays:
     arrays: Arrays = {}
     for one in inputs:
         spec = specs[one.name]
-        array = one.read(np.dtype(_wire(spec)[0]), one.shape)
-        if spec.kind == "text":
+        by_name = spec.kind == "label" and one.datatype == DATATYPES["object"]
+        array = one.read(np.dtype("object" if by_name else _wire(spec)[0]), one.shape)
+        if by_name:
+            array = np.array(resolve_label(array.tolist(), runner), np.int64)
+        elif spec.kind == "text":
             array = text_codec.encode_texts(spec, array.tolist(), one.name)
         elif array.dtype.kind == "f" and not np.isfinite(array).all():
             message = f"input {one.name!r} holds values that are not finite"
@@ -344,7 +359,8 @@ def _read(runner: SignatureRunner, inputs: Sequence[LazyTensor]) -> Arrays:
 def _check_tensor(tensor: LazyTensor, spec: TensorSpec, runner: SignatureRunner) -> None:
     dtype, shape = _wire(spec)
     datatype = DATATYPES[dtype]
-    if tensor.datatype != datatype:
+    by_name = spec.kind == "label" and tensor.datatype == DATATYPES["object"]
+    if tensor.datatype != datatype and not by_name:
         raise HTTPError(
             400,
             "wrong_datatype",
