@@ -12,6 +12,7 @@ from aigc.data import share
 from aigc.model import Batch
 from aigc.nn.layers import frozen_power_iteration
 from aigc.rng import BatchRNG, reseed
+from aigc.training.gradient_buckets import GradientBuckets
 from aigc.training.state import TrainState
 
 StepMetrics = list[tuple[list[str], Tensor]]
@@ -26,8 +27,14 @@ class ProcessGroup(Protocol):
     device: torch.device
     """Device of this worker."""
 
+    overlaps: bool
+    """True if sums run beside the computation, so that gradients are sent in buckets."""
+
     def all_reduce(self, flat: Tensor) -> None:
         """Replace `flat` by its sum over all workers, in place."""
+
+    def begin_all_reduce(self, flat: Tensor) -> Callable[[], None]:
+        """Begin what all_reduce does; `flat` may be used after the function returned waited."""
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite `tensors` with those of rank 0, in place."""
@@ -41,12 +48,17 @@ class SingleProcess:
 
     rank = 0
     world_size = 1
+    overlaps = False
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
     def all_reduce(self, flat: Tensor) -> None:
         """Do nothing."""
+
+    def begin_all_reduce(self, flat: Tensor) -> Callable[[], None]:
+        """Do nothing."""
+        return lambda: None
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Do nothing."""
@@ -83,6 +95,11 @@ class Step:
         # 1 from the first batch on that is not finite: the optimizers then take no step, without
         # the host having to read it.
         self.bad = torch.zeros((), device=self.like.device)
+        self.buckets = [
+            GradientBuckets(parameters, group.begin_all_reduce)
+            for parameters in self.parameters
+            if group.overlaps
+        ]
         if config.sync_batch_norm:
             group.convert_sync_batch_norm(state.model)
         if config.compile:
@@ -107,7 +124,7 @@ class Step:
             gradients, named = self._gradients(batch, i, whole)
             named |= {name: self.like.new_full((), value) for name, value in extra.items()}
             extra = {}
-            gradients, values = self._reduce(gradients, named)
+            gradients, values = self._reduce(i, gradients, named)
             torch.maximum(self.bad, (~values.isfinite().all()).float(), out=self.bad)
             optimizer.found_inf = self.bad  # type: ignore[attr-defined]
             for parameter, gradient in zip(self.parameters[i], gradients, strict=True):
@@ -161,10 +178,12 @@ class Step:
                         phase.name, self._part(batch, number), self._noise(number), shared
                     )
                 weight = (stop - start) / self.config.batch
-                # Only this phase's gradients: a generator step does not compute the others'.
-                own = torch.autograd.grad(
-                    loss if weight == 1 else loss * weight, self.parameters[i]
-                )
+                ends = number == len(self.spans) - 1
+                with self.buckets[i].sending(total) if self.buckets and ends else nullcontext():
+                    # Only this phase's gradients: a generator step does not compute the others'.
+                    own = torch.autograd.grad(
+                        loss if weight == 1 else loss * weight, self.parameters[i]
+                    )
             if number:
                 torch._foreach_add_(list(total), own)
             else:
@@ -174,14 +193,17 @@ class Step:
         return total, sums
 
     def _reduce(
-        self, gradients: Sequence[Tensor], named: dict[str, Tensor]
+        self, i: int, gradients: Sequence[Tensor], named: dict[str, Tensor]
     ) -> tuple[Sequence[Tensor], Tensor]:
-        """Sums over the workers by one flat all-reduce of fixed layout, parameters in order.
+        """Sums over the workers in a fixed layout, parameters in order: in buckets that were sent
+        during the backward pass, or by one flat all-reduce.
 
         The norm of the gradients is appended to the values.
         """
         values = torch.stack([*named.values()])
-        if self.group.world_size > 1:
+        if self.buckets:
+            gradients, values = self.buckets[i].sums(values)
+        elif self.group.world_size > 1:
             flat = torch.cat([*(g.flatten() for g in gradients), values])
             self.group.all_reduce(flat)
             sizes = [gradient.numel() for gradient in gradients]
