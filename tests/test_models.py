@@ -21,7 +21,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from aigc import data, models
 from aigc.artifact import TensorSpec, autoregressive
-from aigc.commands.export import budget, example
 from aigc.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aigc.data import Dataset
 from aigc.model import Batch, Export, GenerativeModel, Phase
@@ -36,6 +35,8 @@ from aigc.models import (
 )
 from aigc.nn.autoregressive import AutoregressiveModule
 from aigc.rng import BatchRNG
+from aigc.sealing.example_inputs import example
+from aigc.sealing.parity import budget
 from aigc.training.dataloader import as_batch
 from aigc.training.dry_run import describe
 

@@ -18,12 +18,15 @@ from aigc.artifact.preprocessing import (
 )
 from aigc.files import write
 
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
+"""Versions of the format that are read; needed_version() is the one that is written."""
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 """File of an artifact exported with --weights: the whole model, the averaged part averaged."""
 SIGNATURE_FILE = "model.sig"
 """File of OpenSSF Model Signing, beside the manifest and signing it (artifact/signing.py)."""
+IMPORTED = "imported"
+"""Family of a model that was trained elsewhere."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
 
@@ -188,11 +191,13 @@ class Manifest:
     signatures: dict[str, Signature]
     reproducibility: dict[str, Reproducibility]
     parity: dict[str, Parity]
-    training: Training
+    """By signature; empty for a graph that came as ONNX: there is no module to compare it with."""
+    training: Training | None = None
+    """None for an imported artifact: its model was trained elsewhere. Since format version 2."""
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, File] = field(default_factory=dict)
     """All files but the manifest, by path in the folder; empty until sealed."""
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     digest: str = ""
     """digest() of the document; empty until sealed."""
 
@@ -236,6 +241,11 @@ class Manifest:
         return f"{self.name}@{self.version}"
 
     @property
+    def source(self) -> str:
+        """`model:preset` of a run, `imported:NAME` of a class or file of another project."""
+        return f"{self.model}:{self.preset}" if self.training else f"{IMPORTED}:{self.model}"
+
+    @property
     def offered(self) -> tuple[str, ...]:
         """Signatures that can be called: all that are not a step of another."""
         steps = {signature.step for signature in self.signatures.values()}
@@ -271,6 +281,11 @@ def _check_spec(signature: str, spec: TensorSpec) -> None:
         raise ArtifactError(f"{what} has a preprocessing of another kind")
 
 
+def needed_version(manifest: Manifest) -> int:
+    """Lowest format version that has everything that a manifest uses."""
+    return 2 if manifest.training is None else 1
+
+
 def check_name(name: str) -> None:
     """Raise ArtifactError unless `name` may name an artifact."""
     if not NAME.fullmatch(name):
@@ -303,9 +318,10 @@ def parse(data: bytes) -> Manifest:
     if not isinstance(document, dict):
         raise ArtifactError(f"{MANIFEST} must hold an object, got {type(document).__name__}")
     found = document.get("format_version")
-    if found != FORMAT_VERSION:
+    if found not in FORMAT_VERSIONS:
         raise ArtifactError(
-            f"format_version {found!r} is unknown, this version reads {FORMAT_VERSION};"
+            f"format_version {found!r} is unknown, this version reads"
+            f" {' and '.join(map(str, FORMAT_VERSIONS))};"
             " upgrade aigc to open a newer artifact"
         )
     if document.get("digest") != own:
@@ -316,14 +332,20 @@ def parse(data: bytes) -> Manifest:
         raise ArtifactError(f"{MANIFEST}: {error}") from error
     if not manifest.files:
         raise ArtifactError(f"{MANIFEST} names no files")
+    if (needed := needed_version(manifest)) > manifest.format_version:
+        raise ArtifactError(
+            f"{MANIFEST} says format_version {manifest.format_version} and uses what came with"
+            f" {needed}"
+        )
     return manifest
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Hash every file below `folder` and write manifest.json last, by rename.
 
-    Returns the manifest as written, with `files` and `digest` filled in. An existing signature file
-    is removed: it signed the previous manifest.
+    Returns the manifest as written, with `files` and `digest` filled in, and the lowest format
+    version that has what it uses. An existing signature file is removed: it signed the previous
+    manifest.
     """
     (folder / SIGNATURE_FILE).unlink(missing_ok=True)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
@@ -332,7 +354,12 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
         data = path.read_bytes()
         name = path.relative_to(folder).as_posix()
         files[name] = File(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    document = msgspec.to_builtins(replace(manifest, files=files, digest=""))
+    version = needed_version(manifest)
+    document = msgspec.to_builtins(
+        replace(manifest, files=files, digest="", format_version=version)
+    )
+    if manifest.training is None:
+        del document["training"]
     document["digest"] = digest(document)
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     write(folder / MANIFEST, text.encode())

@@ -15,22 +15,19 @@ _LIMITS = {
 
 def card(manifest: Manifest) -> str:
     """README.md of an artifact (Markdown): contents, data, metrics, usage, limits."""
-    m, data = manifest, manifest.training.data
-    picture = is_picture(m.signatures["sample"].outputs[0])
+    m = manifest
+    data = "" if m.training is None else str(m.training.data.get("name"))
     lines = [
         f"# {m.id}",
         "",
-        *(["![samples, one column per class](samples.png)", ""] if picture else []),
-        f"A {m.family.upper()} (`{m.model}:{m.preset}`) trained on {m.training.samples:,} samples"
-        f" of {data.get('name', 'unknown')} ({data.get('samples', '?')} training samples,"
-        f" {len(data.get('classes', []))} classes) in {m.training.wall_seconds:.0f} s on"
-        f" {m.training.workers or 1} worker(s). Created {m.created}. Licence {m.licence}.",
+        *(["![samples, one column per class](samples.png)", ""] if has_picture(m) else []),
+        f"{_origin(m)} Created {m.created}. Licence {m.licence}.",
         "",
         "| signature | inputs | outputs | reproducibility | max abs(torch - onnx) |",
         "|---|---|---|---|---|",
         *(
             f"| `{name}` | {_specs(s.inputs)} | {_specs(s.outputs)}"
-            f" | {m.reproducibility[name].level} | {m.parity[name].max_abs:.1e} |"
+            f" | {m.reproducibility[name].level} | {_parity(m, name)} |"
             for name, s in m.signatures.items()
         ),
         "",
@@ -48,16 +45,50 @@ def card(manifest: Manifest) -> str:
         "```python",
         "from aigc.artifact import Artifact",
         "",
-        'outputs = Artifact.open("path/to/this/folder").sample(seed=0, n=4)',
+        *_usage(m),
         "```",
         "",
         "## Limits",
         "",
-        _LIMITS.get(str(data.get("name")), "It imitates its training data and knows nothing else.")
+        _LIMITS.get(data, "It imitates its training data and knows nothing else.")
         + " Samples are synthetic; no person wrote, drew or said them.",
         "",
     ]
     return "\n".join(lines)
+
+
+def has_picture(manifest: Manifest) -> bool:
+    """True if samples.png shows what the artifact draws: `sample` is there and gives pictures."""
+    sample = manifest.signatures.get("sample")
+    return sample is not None and sample.drawable and is_picture(sample.outputs[0])
+
+
+def _origin(m: Manifest) -> str:
+    """Sentence that says how the weights came about."""
+    if m.training is None:
+        return f"An imported model (`{m.source}`); how it was trained is not recorded here."
+    data = m.training.data
+    return (
+        f"A {m.family.upper()} (`{m.source}`) trained on {m.training.samples:,} samples"
+        f" of {data.get('name', 'unknown')} ({data.get('samples', '?')} training samples,"
+        f" {len(data.get('classes', []))} classes) in {m.training.wall_seconds:.0f} s on"
+        f" {m.training.workers or 1} worker(s)."
+    )
+
+
+def _parity(m: Manifest, signature: str) -> str:
+    """Distance to the torch module; it is absent for a model that came as ONNX."""
+    return f"{m.parity[signature].max_abs:.1e}" if signature in m.parity else "no torch module"
+
+
+def _usage(m: Manifest) -> list[str]:
+    """Lines of Python that call the first signature that can be called."""
+    name = next((n for n in ("sample", *m.offered) if n in m.offered), "")
+    if not name or m.signatures[name].drawable:
+        called = "" if name == "sample" else repr(name) + ", "
+        return [f'outputs = Artifact.open("path/to/this/folder").sample({called}seed=0, n=4)']
+    given = ", ".join(f'"{s.name}": {s.name}' for s in m.signatures[name].inputs)
+    return [f'outputs = Artifact.open("path/to/this/folder").run("{name}", {{{given}}})']
 
 
 def _specs(specs: tuple[TensorSpec, ...]) -> str:

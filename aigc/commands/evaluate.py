@@ -101,7 +101,8 @@ def real_data(artifact: Artifact, path: str = "") -> Real:
         f" judges trained on {len(train):,} rows of its training split"
         f"{f' ({splits})' if splits else ''}{lacking}"
     ]
-    trained_on, now = artifact.manifest.training.data, train.fingerprint()
+    training = artifact.manifest.training
+    trained_on, now = training.data if training else {}, train.fingerprint()
     if trained_on.get("sha256") not in (None, now["sha256"]):
         lines.append(
             f"these are not the data that it was trained on: {now['samples']:,} training rows"
@@ -252,7 +253,13 @@ def _check_writable(artifact: Artifact, sign: str) -> None:
 
 def _config(artifact: Artifact, path: str) -> TrainConfig:
     """Config of the training run, with its data at `path` if that is not empty."""
-    document = artifact.manifest.training.config
+    training = artifact.manifest.training
+    require(
+        training is not None,
+        f"{artifact.id} is imported: its manifest has no data of a training run to evaluate it on",
+    )
+    assert training is not None
+    document = training.config
     config = TrainConfig.from_json(document, models.load(artifact.manifest.model).Config)
     require(
         not path or config.data.source not in data.PATHLESS,

@@ -41,7 +41,8 @@ def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: in
     generated = artifact.texts("sample", artifact.sample(seed=seed, n=n))
     alphabet = sorted(set().union(*train.vocabulary))
     ngrams = [NGram(order, real, alphabet) for order in ORDERS]
-    source = artifact.manifest.training.config["data"]["source"]
+    training = artifact.manifest.training
+    source = training.config["data"]["source"] if training else "text"
     valid: Callable[[str], bool] | None = getattr(
         import_module(f"aigc.data.sources.{source}"), "valid", None
     )

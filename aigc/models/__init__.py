@@ -1,10 +1,14 @@
-"""One file per model: its Config, its Model and its PRESETS. The folder is the registry."""
+"""One file per model: its Config, its Model and its PRESETS. The folder is the registry.
 
-import pkgutil
+Users have models of their own in files and packages, see aigc/own_code.py.
+"""
+
 from collections.abc import Callable
-from importlib import import_module
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol, cast
 
+from aigc import own_code
 from aigc.config import ModelConfig, TrainConfig
 from aigc.model import GenerativeModel
 from aigc.suggest import alternatives
@@ -20,27 +24,41 @@ class ModelFile(Protocol):
 
 
 def names() -> list[str]:
-    """Names of all models."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Names of all models in this folder."""
+    return own_code.MODELS.built_in()
 
 
-def load(name: str) -> ModelFile:
-    """The file of a model. Raises ValueError with the nearest name if there is none."""
-    if name not in names():
-        raise ValueError(f"unknown model {name!r}{alternatives(name, names())}")
-    return cast(ModelFile, import_module(f"{__name__}.{name}"))
+def load(reference: str) -> ModelFile:
+    """The file of a model: by its name here, or any other reference of aigc/own_code.py.
+
+    Raises ValueError with the nearest name if there is none, or with what the file lacks.
+    """
+    return cast(ModelFile, own_code.find(own_code.MODELS, reference).load())
 
 
 def preset(reference: str) -> TrainConfig:
-    """`model:preset` -> its run; `model` alone means its first preset."""
-    name, _, preset_name = reference.partition(":")
-    presets = load(name).PRESETS
+    """`model:preset` -> its run; `model` alone means its first preset.
+
+    Of a model of a user's, the run's preset and data source have the names that a config keeps.
+    """
+    name, preset_name = own_code.split(reference)
+    place = own_code.find(own_code.MODELS, name)
+    presets = cast(ModelFile, place.load()).PRESETS
     preset_name = preset_name or next(iter(presets))
     if preset_name not in presets:
         raise ValueError(
             f"model {name!r} has no preset {preset_name!r}{alternatives(preset_name, presets)}"
         )
-    return presets[preset_name]()
+    config = presets[preset_name]()
+    if place.built_in:
+        return config
+    if not isinstance(config, TrainConfig):
+        raise ValueError(
+            f"preset {preset_name!r} of {place.origin} must return an aigc.config.TrainConfig, got"
+            f" {type(config).__name__}"
+        )
+    folder = Path(place.file.path).parent if place.file else Path()
+    return own_code.settled(replace(config, preset=f"{place.name}:{preset_name}"), folder)
 
 
 def build(config: TrainConfig) -> GenerativeModel:

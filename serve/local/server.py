@@ -163,8 +163,7 @@ def _banner(
     lines = [""]
     for manifest in manifests:
         signatures = ", ".join(manifest.offered)
-        preset = f"{manifest.model}:{manifest.preset}"
-        lines.append(f"  {manifest.id:<20} {preset:<20} {signatures}")
+        lines.append(f"  {manifest.id:<20} {manifest.source:<20} {signatures}")
     lines += [
         "",
         f"  page     {url}/",

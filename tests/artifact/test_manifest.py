@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigc.artifact import ArtifactError
-from aigc.artifact.manifest import FORMAT_VERSION, Manifest, digest, parse, seal
+from aigc.artifact.manifest import FORMAT_VERSIONS, Manifest, digest, parse, seal
 from aigc.artifact.preprocessing import ImagePreprocessing
 from tests.fixtures.make import ARTIFACT
 
@@ -113,7 +114,7 @@ def test_parse_refuses_a_truncated_manifest(document: Document) -> None:
             parse(data[:length])
 
 
-@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, "1", None, 1.5])
+@pytest.mark.parametrize("version", [FORMAT_VERSIONS[-1] + 1, 0, "1", None, 1.5])
 def test_parse_refuses_other_format_versions_first(document: Document, version: Any) -> None:
     newer = resealed(document, lambda d: d.update(format_version=version, unheard_of={}))
     with pytest.raises(ArtifactError, match=rf"format_version {version!r} is unknown.*upgrade"):
@@ -153,7 +154,7 @@ def test_parse_refuses_paths_outside_the_artifact(document: Document, path: str)
         (lambda d: reading(d, kind="image", sharpen=1), "unknown field `sharpen`"),
         (lambda d: reading(d, kind="audio"), "'hint' .* has a preprocessing of another kind"),
         (lambda d: reading(d, kind="audio", peak=2), "<= 1"),
-        (lambda d: d.pop("training"), "training"),
+        (lambda d: d.pop("training"), "says format_version 1 and uses what came with 2"),
         (lambda d: d.update(metrics=[1]), "metrics"),
     ],
 )
@@ -227,3 +228,17 @@ def test_seal_hashes_files_and_writes_the_manifest_last(sealed: Path, tmp_path: 
     (folder / "deep" / "note.txt").unlink()
     (folder / "deep").rmdir()
     assert seal(folder, again).digest == manifest.digest, "the digest is not one of the content"
+
+
+def test_seal_writes_the_lowest_format_version_that_has_what_a_manifest_uses(
+    sealed: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sealed, tmp_path / "copy")
+    before = (folder / "manifest.json").read_bytes()
+    manifest = parse(before)
+    seal(folder, replace(manifest, format_version=2))
+    assert (folder / "manifest.json").read_bytes() == before, "version 1 is written as ever"
+    imported = seal(folder, replace(manifest, training=None))
+    assert (manifest.format_version, imported.format_version) == (1, 2)
+    assert "training" not in json.loads((folder / "manifest.json").read_bytes())
+    assert (manifest.source, imported.source) == ("fc_gan:mlp", "imported:fc_gan")

@@ -95,8 +95,8 @@ SECRET = {"sha256": "0" * 64, "bytes": 6}
             "its digest does not match",
         ),
         (
-            lambda copy: edit(copy, lambda d: d.update(format_version=2)),
-            "format_version 2 is unknown, this version reads 1; upgrade aigc",
+            lambda copy: edit(copy, lambda d: d.update(format_version=3)),
+            "format_version 3 is unknown, this version reads 1 and 2; upgrade aigc",
         ),
         (lambda copy: truncate(copy / "manifest.json"), "truncated or not JSON"),
         (

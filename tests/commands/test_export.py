@@ -21,11 +21,13 @@ from aigc import models
 from aigc.artifact import Artifact, Manifest, Signature, Store, TensorSpec, latents, preprocessing
 from aigc.artifact.image_files import read_png
 from aigc.artifact.manifest import ArtifactError, Training
-from aigc.commands import export as exporting
-from aigc.commands.export import PARITY_MAX_ABS, PARITY_UINT8, budget, export, write_artifact
+from aigc.commands.export import export, write_artifact
 from aigc.data_report import facts
 from aigc.model import GenerativeModel
 from aigc.models import fc_vae
+from aigc.sealing import onnx_export, parity
+from aigc.sealing.example_inputs import example
+from aigc.sealing.parity import PARITY_MAX_ABS, PARITY_UINT8, budget
 from aigc.training.run import Run
 from tests.fixtures.make import config, write_run
 
@@ -130,14 +132,14 @@ def test_presets_export_within_the_parity_budget(preset: str, exported: Exported
     artifact = Artifact.open(folder)
     assert sealed.signatures.keys() == sealed.parity.keys() == model.exports().keys()
     for name, part in model.exports().items():
-        parity = sealed.parity[name]
+        proven = sealed.parity[name]
         most, every = budget(sealed.signatures[name])
         sounds = any(out.kind == "audio" for out in part.signature.outputs)
         assert (most, every) == ((1e-4, 1e-3) if sounds else (1e-5, 1e-5))
-        assert parity.max_abs <= every
-        assert parity.uint8_mismatch <= PARITY_UINT8 == 1e-4
-        assert parity.samples >= (100 if part.signature.step else 1000)
-        assert parity.batch_sizes == (1, 2, 3, 7, 64)
+        assert proven.max_abs <= every
+        assert proven.uint8_mismatch <= PARITY_UINT8 == 1e-4
+        assert proven.samples >= (100 if part.signature.step else 1000)
+        assert proven.batch_sizes == (1, 2, 3, 7, 64)
         inputs, outputs = artifact.references(name)
         with torch.no_grad():
             found = part.module(*(torch.from_numpy(a) for a in inputs.values()))
@@ -161,7 +163,7 @@ def test_exported_inputs_carry_preprocessing(preset: str, exported: Exported) ->
 def test_exported_graph_takes_every_batch_size(preset: str, exported: Exported) -> None:
     artifact = Artifact.open(exported(preset)[0], verify=False)
     for name, signature in artifact.manifest.signatures.items():
-        inputs = exporting.example(signature, 65)
+        inputs = example(signature, 65)
         whole = artifact.run(name, inputs)
         for n in range(1, 66, 1 if name == "sample" else 16):
             part = artifact.run(name, {key: value[:n] for key, value in inputs.items()})
@@ -208,7 +210,7 @@ def test_the_model_card_shows_a_class_per_column(sealed: Path) -> None:
     assert artifact.manifest.signatures["sample"].inputs[1].classes == CLASSES
     picture, _ = read_png((sealed / "samples.png").read_bytes())
     assert picture.shape == (8 * 10 - 2, 10 * 10 - 2, 1)
-    drawn = exporting.example(artifact.signature("sample"), 80)["latent"]
+    drawn = example(artifact.signature("sample"), 80)["latent"]
     images = artifact.run("sample", {"latent": drawn, "label": np.arange(80) % 10})
     pixels = artifact.uint8("sample", images)
     assert np.abs(picture[10:18, 20:28].astype(int) - pixels[12]).max() <= 1
@@ -234,7 +236,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def graph(run: Run, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The run's generator as ONNX, for tests of what is done with it."""
     path = tmp_path_factory.mktemp("graph") / "generator.onnx"
-    exporting.to_onnx(run.load_state().ema_model().exports()["sample"], path)
+    onnx_export.to_onnx(run.load_state().ema_model().exports()["sample"], path)
     return path.read_bytes()
 
 
@@ -246,7 +248,7 @@ def to_onnx_gives(monkeypatch: pytest.MonkeyPatch) -> Replace:
     """Put a graph in the place of what torch would make, which takes it a second."""
 
     def replace(graph: bytes) -> None:
-        monkeypatch.setattr(exporting, "to_onnx", lambda part, path: path.write_bytes(graph))
+        monkeypatch.setattr(onnx_export, "to_onnx", lambda part, path: path.write_bytes(graph))
 
     return replace
 
@@ -330,7 +332,7 @@ def test_export_beyond_the_parity_budget_publishes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     to_onnx_gives(shifted(graph, by))
-    monkeypatch.setattr(exporting, "PARITY_UINT8", 1.0)  # the other budget, tested below
+    monkeypatch.setattr(parity, "PARITY_UINT8", 1.0)  # the other budget, tested below
     store = Store(tmp_path)
     if by <= PARITY_MAX_ABS:
         export(run, name="it", store=store)
@@ -363,10 +365,10 @@ def test_parity_of_sounds_allows_few_outliers(rows: int, off: float, says: str) 
     expected = {"audio": np.zeros((1000, 1, 1), np.float32)}
     if says:
         with pytest.raises(ValueError, match=says):
-            exporting.prove_parity("sample", signature, run, inputs, expected)
+            parity.prove_parity("sample", signature, run, inputs, expected)
         return
-    parity = exporting.prove_parity("sample", signature, run, inputs, expected)
-    assert parity.max_abs == pytest.approx(off)
+    proven = parity.prove_parity("sample", signature, run, inputs, expected)
+    assert proven.max_abs == pytest.approx(off)
 
 
 def test_parity_refuses_differing_pixels(
@@ -377,7 +379,7 @@ def test_parity_refuses_differing_pixels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     to_onnx_gives(shifted(graph, 0.001))
-    monkeypatch.setattr(exporting, "PARITY_MAX_ABS", 0.01)
+    monkeypatch.setattr(parity, "PARITY_MAX_ABS", 0.01)
     with pytest.raises(ValueError, match=r"share of differing pixels 0\.\d+ \(allowed 1e-04\)"):
         export(run, name="it", store=Store(tmp_path))
     assert list(tmp_path.iterdir()) == []
@@ -456,5 +458,5 @@ def test_parity_of_unbounded_values_is_relative() -> None:
     a, b = np.float32([20, -1]), np.float32([20.0002, -1])
     free = TensorSpec(name="x", kind="vector", dtype="float32", shape=())
     bound = TensorSpec(name="x", kind="vector", dtype="float32", shape=(), range=(-1, 1))
-    assert exporting.row_errors(a, b, free).max() == pytest.approx(0.0002 / 21, rel=0.01)
-    assert exporting.row_errors(a, b, bound).max() == pytest.approx(0.0002, rel=0.01)
+    assert parity.row_errors(a, b, free).max() == pytest.approx(0.0002 / 21, rel=0.01)
+    assert parity.row_errors(a, b, bound).max() == pytest.approx(0.0002, rel=0.01)

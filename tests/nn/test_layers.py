@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from aigc import models
-from aigc.commands.export import to_onnx
 from aigc.nn.layers import Upsampler
+from aigc.sealing.onnx_export import to_onnx
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 2), (5, 2), (3, 1), (2, 2)])

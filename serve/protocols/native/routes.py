@@ -383,7 +383,7 @@ def summary(hosted: HostedModel) -> ModelSummary:
         version=manifest.version,
         family=manifest.family,
         model=manifest.model,
-        preset=f"{manifest.model}:{manifest.preset}",
+        preset=manifest.source,
         digest=manifest.digest,
         created=_unix_seconds(manifest.created),
         created_at=manifest.created,

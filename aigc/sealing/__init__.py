@@ -1,0 +1,1 @@
+"""Sealing of models as artifacts: ONNX export, parity, reproducibility and reference samples."""

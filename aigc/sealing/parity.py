@@ -1,0 +1,93 @@
+"""Parity: equality of a torch module and the graph exported from it, over batch sizes."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc.artifact import Signature, TensorSpec, autoregressive
+from aigc.artifact.image_files import to_uint8
+from aigc.artifact.manifest import Parity
+from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact.session import tolerance
+from aigc.sealing.graph_runner import run_in_batches
+
+PARITY_MAX_ABS = 1e-5
+"""Largest |torch - onnx| of outputs, but for sounds and texts."""
+PARITY_SOUND = 1e-4
+"""Largest difference of 99 % of sounds: three steps of 16 bits. Phase reconstruction amplifies
+rounding errors, of a few sounds so much that a bound for all could not tell a wrong graph."""
+PARITY_UINT8 = 1e-4
+"""Largest share of unsaturated pixels that may differ."""
+PARITY_BATCHES = (1, 2, 3, 7, 64)
+PARITY_SAMPLES = 1024
+PARITY_TEXTS = 128
+"""Samples of autoregressive signatures, whose step is checked by its own signature."""
+PARITY_DIFFERENT = 0.02
+"""Largest share of token rows that may differ: a draw near the boundary of two tokens may flip."""
+
+
+def prove_parity(
+    name: str, signature: Signature, run: autoregressive.Run, inputs: Arrays, expected: Arrays
+) -> Parity:
+    """Compare torch and onnxruntime over batch sizes. Raises ValueError beyond the budget."""
+    usual, worst, pixels, texts = 0.0, 0.0, 0.0, 0.0  # the last two: shares that differ
+    for batch in PARITY_BATCHES:
+        actual = run_in_batches(run, inputs, batch)
+        for spec in signature.outputs:
+            a, b = expected[spec.name], actual[spec.name]
+            if spec.kind == "text" and a.shape == b.shape:
+                texts = max(texts, float((a != b).any(1).mean()))
+                continue
+            errors = row_errors(a, b, spec) if a.shape == b.shape else np.array([math.inf])
+            usual = max(usual, float(np.quantile(errors, 0.99, method="lower")))
+            worst = max(worst, float(errors.max()))
+            if spec.kind == "image" and spec.range is not None and math.isfinite(worst):
+                pixels = max(pixels, _mismatch_share(a, b, spec.range))
+    if texts > PARITY_DIFFERENT:
+        raise ValueError(
+            f"signature {name!r} is not exported faithfully: {texts:.2g} of its texts differ"
+            f" between torch and onnx (allowed {PARITY_DIFFERENT:g})"
+        )
+    for_most, for_all = budget(signature)
+    if not (usual <= for_most and worst <= for_all and pixels <= PARITY_UINT8):
+        raise ValueError(
+            f"signature {name!r} is not exported faithfully: max |torch - onnx| is {worst:.2g}"
+            f" (allowed {for_all:.0e}), of 99 rows in a hundred {usual:.2g}"
+            f" (allowed {for_most:.0e}), share of differing pixels {pixels:.2g}"
+            f" (allowed {PARITY_UINT8:.0e})"
+        )
+    return Parity(
+        max_abs=worst,
+        uint8_mismatch=max(pixels, texts),
+        samples=len(next(iter(inputs.values()))),
+        batch_sizes=PARITY_BATCHES,
+    )
+
+
+def row_errors(
+    a: NDArray[np.float32], b: NDArray[np.float32], spec: TensorSpec
+) -> NDArray[np.float64]:
+    """(n,) largest |a - b| of each row, inf for NaN.
+
+    Values without bounds, such as logits, are compared relative to 1 + |a|.
+    """
+    error = np.abs(a - b) / (1 if spec.range is not None else 1 + np.abs(a))
+    worst: NDArray[np.float64] = error.reshape(len(a), -1).max(1)
+    return np.where(np.isnan(worst), np.inf, worst)
+
+
+def budget(signature: Signature) -> tuple[float, float]:
+    """Largest |torch - onnx| of an artifact: of 99 % of the rows, and of every row."""
+    if any(spec.kind == "audio" for spec in signature.outputs):
+        return PARITY_SOUND, tolerance(signature)
+    return PARITY_MAX_ABS, PARITY_MAX_ABS
+
+
+def _mismatch_share(
+    a: NDArray[np.float32], b: NDArray[np.float32], span: tuple[float, float]
+) -> float:
+    """Share of uint8 values that differ among those that are not saturated in both."""
+    x, y = to_uint8(a, *span), to_uint8(b, *span)
+    inside = ~((x == y) & ((x == 0) | (x == 255)))
+    return float((x != y).sum() / max(1, inside.sum()))

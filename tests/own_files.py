@@ -1,0 +1,93 @@
+"""Files of a user: a small GAN, a data source and a metric, and packages that declare them."""
+
+from pathlib import Path
+
+GAN = '''
+from dataclasses import dataclass
+
+from torch import cat, nn
+
+from aigc.config import DataConfig, TrainConfig
+from aigc.gan import GAN, GANConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(GANConfig):
+    """A GAN of points."""
+
+    width: int = 8
+    """Width of both networks."""
+
+
+class Critic(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2, config.width), nn.Tanh(), nn.Linear(config.width, 1)
+        )
+
+    def forward(self, x, label):
+        return self.layers(x).squeeze(1), None
+
+
+class Generator(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.layers = nn.Linear(config.latent, 2)
+
+    def forward(self, z, label):
+        return self.layers(z)
+
+
+class Model(GAN):
+    def __init__(self, config):
+        super().__init__(config, Generator(config), Critic(config))
+
+
+def small():
+    return TrainConfig(
+        preset="points:small",
+        model=Config(shape=(2,), latent=4),
+        data=DataConfig(source="ring"),
+        samples=256,
+        batch=32,
+    )
+
+
+PRESETS = {"small": small}
+'''
+
+SOURCE = '''
+import numpy as np
+
+from aigc.data import Dataset
+
+
+def load(config, shape, split):
+    """Points on a line."""
+    points = np.linspace(-1, 1, 64 if split == "train" else 32, dtype=np.float32)
+    return Dataset(
+        name="line",
+        samples=np.stack([points, points], 1),
+        labels=np.zeros(len(points), np.int64),
+        classes=(),
+    )
+'''
+
+
+def write(folder: Path, text: str, name: str = "points.py") -> Path:
+    """A file in a folder that is created if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def install(folder: Path, package: str, entry_points: str, **modules: str) -> None:
+    """A package in a folder of the import path, with its metadata as an installer writes them."""
+    for name, text in {"__init__": "", **modules}.items():
+        write(folder / package, text, f"{name}.py")
+    metadata = folder / f"{package}-1.2.dist-info"
+    write(metadata, f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n", "METADATA")
+    write(metadata, entry_points, "entry_points.txt")
+    write(metadata, package, "top_level.txt")
