@@ -13,6 +13,7 @@ from aigc.model import Batch
 from aigc.nn.layers import frozen_power_iteration
 from aigc.rng import BatchRNG, reseed
 from aigc.training.gradient_buckets import GradientBuckets
+from aigc.training.recomputation import recompute_activations
 from aigc.training.state import TrainState
 
 StepMetrics = list[tuple[list[str], Tensor]]
@@ -102,6 +103,9 @@ class Step:
         ]
         if config.sync_batch_norm:
             group.convert_sync_batch_norm(state.model)
+        if config.activation_checkpointing:
+            for network in state.model.children():
+                recompute_activations(network)
         if config.compile:
             for network in state.model.children():
                 network.compile(dynamic=False)
