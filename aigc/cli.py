@@ -74,8 +74,9 @@ def _load(point: EntryPoint) -> Callable[[list[str]], int]:
 
 def _help(commands: dict[str, EntryPoint]) -> None:
     print("usage: aigc COMMAND ...\n\nTrain, seal, serve and sample generative models.\n")
+    width = max(map(len, commands), default=0) + 2
     for name, point in commands.items():
-        print(f"  {name:<10}{_summary(point)}")
+        print(f"  {name:<{width}}{_summary(point)}")
     print("\n`aigc COMMAND --help` lists a command's options.")
 
 

@@ -43,11 +43,12 @@ class DataConfig:
     """Training data."""
 
     source: str = "digits"
-    """Name of a file in aigc/data: digits, numbers, ring, spoken_digits, surnames (no files); text
-    (lines); folder (pictures, a folder per class); audio (WAV or FLAC, a folder per class);
-    idx (as MNIST comes); npz (arrays); hf (a data set saved by Hugging Face's datasets); parquet,
-    webdataset (shards, also in an object store); digits3 (image, word and sound of a digit), paired
-    (pictures, texts and sounds of the same names)."""
+    """A file or module of your own, such as ./faces.py, or a file in aigc/data/sources: digits,
+    numbers, ring, spoken_digits, surnames (no files); text (lines); folder (pictures, a folder per
+    class); audio (WAV or FLAC, a folder per class); idx (as MNIST comes); npz (arrays); hf (a data
+    set saved by Hugging Face's datasets); parquet, webdataset (shards, also in an object store);
+    digits3 (image, word and sound of a digit), paired (pictures, texts and sounds of the same
+    names)."""
     path: str = ""
     """Folder, file or URI of the data, for sources that read one; of digits3 its images, as IDX
     files."""
@@ -130,7 +131,8 @@ class TrainConfig:
     any number of workers."""
 
     preset: str
-    """MODEL:PRESET that this config started from."""
+    """MODEL:PRESET that this config started from. A file of a user's is STEM@DIGITS there, and
+    wherever else it is referred to, with the first digits of its SHA-256."""
     model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
     seed: int = 0
@@ -166,6 +168,9 @@ class TrainConfig:
     results."""
     evaluate_interval: int = 0
     """Samples between two measurements of quality during training; 0 measures nothing."""
+    quality: str = ""
+    """Metric of that quality, by its `distance`: a file or module of your own, or a modality; by
+    default that of the samples' modality."""
     on_divergence: Literal["stop", "rollback"] = "stop"
     """Reaction to divergence: end the run, or go back to the last good checkpoint with the
     learning rates halved."""
@@ -212,7 +217,7 @@ class TrainConfig:
     @classmethod
     def from_json(cls, document: dict[str, Any], model_type: type[ModelConfig]) -> "TrainConfig":
         """The inverse of to_json. Raises ValueError naming the field that does not fit."""
-        fields = {key: value for key, value in document.items() if key != "model"}
+        fields = {key: value for key, value in document.items() if key not in ("model", "code")}
         try:
             model = msgspec.convert(document["model"], model_type)
             data = msgspec.convert(fields.pop("data"), DataConfig)

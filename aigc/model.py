@@ -53,6 +53,12 @@ class GenerativeModel(nn.Module):
 
     family: ClassVar[str]
     config: ModelConfig
+    batch_statistics: ClassVar[bool] = False
+    """True if a loss depends on statistics of the batch, BatchNorm's apart, such as the standard
+    deviation over a mini-batch. Micro-batches and workers then take those of their own rows."""
+    host_reads: ClassVar[dict[str, str]] = {}
+    """Functions in which the host reads values of a batch, each with the reason. On a GPU it waits
+    there; losses need none but these."""
 
     def phases(self) -> tuple[Phase, ...]:
         """The optimizer steps of a batch, in order."""
@@ -74,6 +80,23 @@ class GenerativeModel(nn.Module):
         returned for this batch.
         """
         raise TypeError(f"{type(self).__name__} must define loss()")
+
+    def batch_sums(self, batch: Batch, noise: BatchRNG, shared: Any) -> dict[str, Tensor]:
+        """Sums over the rows of `batch` that update() needs of the whole batch; empty by default.
+
+        Such as how many rows chose each code of a codebook: {name: any shape}. Called once for each
+        row, without gradients, with the weights before the batch's steps. A batch may be divided
+        into parts and among workers: the loop adds their sums up. Names and shapes are always the
+        same. `shared` is what prepare() returned for these rows.
+        """
+        return {}
+
+    def update(self, sums: dict[str, Tensor]) -> None:
+        """Change buffers after the steps of a batch, by the batch_sums() over all of its rows.
+
+        Without gradients; on every worker with equal sums, so that their buffers stay equal. What
+        it does is undone if the batch's losses are not finite.
+        """
 
     def collapsed(self, values: dict[str, float]) -> str:
         """Reason and cure if the `phase/name` values of a batch mean a collapse; "" otherwise."""

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from importlib.util import find_spec
@@ -117,8 +118,7 @@ class Place:
     @property
     def distributions(self) -> dict[str, str]:
         """Installed distributions that the module belongs to, with their versions."""
-        top = self.module.partition(".")[0]
-        return {name: version(name) for name in sorted(set(packages_distributions().get(top, ())))}
+        return _distributions(self.module.partition(".")[0])
 
     def record(self) -> dict[str, Any]:
         """Entry of config.json: where the code is from, and its SHA-256."""
@@ -187,12 +187,15 @@ def find(kind: Kind, reference: str) -> Place:
 def settled(config: TrainConfig, folder: Path = Path()) -> TrainConfig:
     """A config whose references are names that it may keep: files by STEM@DIGITS.
 
-    Relative paths are relative to `folder`. Raises ValueError as find() does.
+    Relative paths are relative to `folder`. The path of a file that is not there stays, since
+    another may be given in its place. Raises ValueError as find() does for all else.
     """
 
     def name(kind: Kind, reference: str) -> str:
-        if is_path(reference) and "://" not in reference:
+        if is_path(reference):
             reference = str(folder / expanded(reference))
+            if not Path(reference).exists():
+                return reference
         return find(kind, reference).name
 
     model, preset = split(config.preset)
@@ -201,7 +204,22 @@ def settled(config: TrainConfig, folder: Path = Path()) -> TrainConfig:
         config,
         preset=f"{name(MODELS, model)}:{preset}",
         data=replace(config.data, source=source),
+        quality=name(METRICS, config.quality) if config.quality else "",
     )
+
+
+def places(config: TrainConfig) -> list[Place]:
+    """Places of the code of users that a settled config refers to."""
+    named = [(MODELS, config.model_name), (DATA, config.data.source), (METRICS, config.quality)]
+    found = [find(kind, name) for kind, name in named if name]
+    return [place for place in found if not place.built_in]
+
+
+def record(config: TrainConfig) -> dict[str, Any]:
+    """`{"code": ...}` for config.json and manifests: where each place's code is from, and its
+    SHA-256; {} for a run of built-in code alone."""
+    entries = {place.name: place.record() for place in places(config)}
+    return {"code": entries} if entries else {}
 
 
 def names(kind: Kind) -> list[str]:
@@ -233,6 +251,12 @@ def _declared(kind: Kind) -> dict[str, list[EntryPoint]]:
     return {name: [own[key] for key in sorted(own)] for name, own in points.items()}
 
 
+@cache
+def _distributions(top: str) -> dict[str, str]:
+    """Distributions of a top-level module with versions. Slow: it reads the metadata of all."""
+    return {name: version(name) for name in sorted(set(packages_distributions().get(top, ())))}
+
+
 def _package(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
 
@@ -250,11 +274,11 @@ def _is_installed(name: str) -> bool:
     return (
         re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name) is not None
         and name.partition(".")[0] not in sys.stdlib_module_names
-        and _source(name) is not None
+        and source_of(name) is not None
     )
 
 
-def _source(module: str) -> Path | None:
+def source_of(module: str) -> Path | None:
     """File of a module; None if there is none. Packages around it are imported."""
     try:
         spec = find_spec(module)
@@ -266,7 +290,7 @@ def _source(module: str) -> Path | None:
 
 
 def _installed(kind: Kind, module: str) -> Place:
-    source = _source(module)
+    source = source_of(module)
     if source is None:
         raise ValueError(f"there is no module {module}; install its package here")
     return Place(kind=kind, name=module, module=module, source=source)

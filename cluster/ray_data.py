@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc import code_files
 from aigc.config import TrainConfig
 from aigc.data import Read, Sharded, Source, read, rows, share, stopping
 
@@ -104,9 +105,10 @@ def _blocks(
     import ray
     from ray.data import TaskPoolStrategy
 
-    handle = ray.put(source)
+    handle, code = ray.put(source), code_files.carried()
 
     def decode(item: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
+        code_files.install(code)  # a source of a user's is read by code that this process lacks
         held = ray.get(handle)
         chosen = item["rows"][0]
         for begin in range(0, len(chosen), ROWS_PER_BLOCK):

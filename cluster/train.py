@@ -14,7 +14,7 @@ import torch
 import tyro
 from filelock import FileLock, Timeout
 
-from aigc import data, models
+from aigc import data, models, own_code
 from aigc.artifact.manifest import NAME
 from aigc.config import TrainConfig, require
 from aigc.data_report import facts
@@ -54,6 +54,9 @@ class Options:
     MODEL-PRESET."""
     resume: bool = False
     """Continue the run of that name from its newest checkpoint."""
+    code: Literal["same", "new"] = "same"
+    """On --resume, the file or module of your own that changed since the run was begun: refused, or
+    taken and noted in the run's history."""
     metrics_port: int | None = None
     """Port for Prometheus metrics of the run; 0 takes a free one. Not served by default."""
     dry_run: bool = False
@@ -104,7 +107,7 @@ def command(argv: list[str]) -> int:
     preset = models.preset(argv[0])
     options = tyro.cli(
         Options,
-        default=Options(config=preset, name=preset.preset.replace(":", "-")),
+        default=Options(config=preset, name=models.run_name(preset)),
         args=argv[1:],
         prog=f"aigc train {argv[0]}",
         description=f"Train {preset.preset}.",
@@ -159,10 +162,12 @@ def _check_options(options: Options, preset: str) -> Options:
     return replace(
         options,
         storage=expanded(options.storage),
-        config=replace(
-            config,
-            data=replace(config.data, path=path),
-            init_from=expanded(config.init_from),
+        config=own_code.settled(
+            replace(
+                config,
+                data=replace(config.data, path=path),
+                init_from=expanded(config.init_from),
+            )
         ),
     )
 
@@ -174,7 +179,7 @@ def _check_begin(run: Run, options: Options) -> None:
         f"{run.folder} exists; continue it with --resume or give another --name",
     )
     if run.exists:  # its name is as it was when it was begun
-        run.check_resume(options.config)
+        run.check_resume(options.config, new_code=options.code == "new")
         return
     require(
         NAME.fullmatch(options.name) is not None,
@@ -377,5 +382,8 @@ def _usage() -> str:
     width = max(map(len, models.names())) + 2
     for name in models.names():
         lines.append(f"  {name:<{width}}{', '.join(models.load(name).PRESETS)}")
+    for name, where in own_code.listed(own_code.MODELS):
+        lines.append(f"  {name:<{width}}from {where}")
+    lines += ["  ./FILE.py or PACKAGE.MODULE, a model of your own: docs/own-models.md"]
     lines += ["", "`aigc train MODEL:PRESET --help` lists the options with their defaults."]
     return "\n".join(lines)

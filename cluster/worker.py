@@ -15,7 +15,7 @@ from ray.train import get_context
 from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
-from aigc import data
+from aigc import code_files, data
 from aigc.data import Sharded
 from aigc.training import run_folder
 from aigc.training.dataloader import Stream
@@ -53,9 +53,21 @@ class Task:
 def train_worker(arguments: dict[str, Any]) -> Outcome:
     """Train until done or stopped; cluster.failure_policy decides which exceptions merit a restart.
 
-    Raises Preempted, on every worker at once and after a checkpoint, to yield to another group.
+    Raises Preempted, on every worker at once and after a checkpoint, to yield to another group. An
+    exception whose class is a user's crosses as a ValueError or RuntimeError of the same message:
+    other processes lack the class.
     """
-    task: Task = arguments["task"]
+    try:
+        return _train(arguments["task"])
+    except Exception as error:
+        if not code_files.is_own(error):
+            raise
+        kind = ValueError if isinstance(error, ValueError) else RuntimeError
+        message = f"{type(error).__name__}: {error} ({code_files.place(error)})"
+        raise kind(message) from None
+
+
+def _train(task: Task) -> Outcome:
     # Ray Train works in a folder of its own. A node without the driver's directory cannot have
     # data there either, and the data source says so.
     with suppress(OSError):

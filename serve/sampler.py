@@ -117,9 +117,16 @@ class Sampler:
             raise HTTPError(404, "unknown_model", message, param="model")
         return hosted
 
-    def runner(self, model: str, signature: str) -> SignatureRunner:
-        """The runner of one signature of one artifact. Raises HTTPError 404."""
+    def runner(
+        self, model: str, signature: str | None, *, has_inputs: bool = False
+    ) -> SignatureRunner:
+        """The runner of a signature of an artifact, by default the manifest's default_signature().
+
+        Raises HTTPError 404.
+        """
         hosted = self.find(model)
+        if signature is None:
+            signature = hosted.artifact.manifest.default_signature(has_inputs=has_inputs)
         runner = hosted.runners.get(signature)
         if runner is None:
             raise HTTPError(

@@ -106,7 +106,12 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.fixtures.make import config, write_run
 
     def make(folder: Path) -> str:
-        return export(write_run(folder / "run", config()), name="tiny", store=Store(folder))
+        return export(
+            write_run(folder / "run", config()),
+            name="tiny",
+            store=Store(folder),
+            licence="Apache-2.0",
+        )
 
     return _made_once(tmp_path_factory, "sealed", make)
 

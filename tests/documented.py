@@ -5,7 +5,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SHOWN = "http://127.0.0.1:8000"
-NEEDS_MORE = ("model=digits3", '"spoken"', "numbers", '"words"', "/metrics")
+NEEDS_MORE = (
+    '"codebook"',
+    '"resgan"',
+    "model=digits3",
+    '"spoken"',
+    "numbers",
+    '"words"',
+    "/metrics",
+)
 """Marks of commands that need other models, or metrics of several processes; demos run those."""
 
 

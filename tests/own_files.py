@@ -1,6 +1,11 @@
 """Files of a user: a small GAN, a data source and a metric, and packages that declare them."""
 
+import sys
 from pathlib import Path
+
+import pytest
+
+from aigc import code_files
 
 GAN = '''
 from dataclasses import dataclass
@@ -75,6 +80,57 @@ def load(config, shape, split):
 '''
 
 
+READ_WHEN_DUE = '''
+import numpy as np
+
+from aigc.data import permutation
+
+
+class Line:
+    """Points on a line, read one by one."""
+
+    name, classes = "line", ()
+
+    def __len__(self):
+        return 64
+
+    def read(self, row):
+        return np.full(2, row / 64, np.float32), 0
+
+    def order(self, seed, epoch):
+        return permutation(seed, epoch, 64)
+
+    def fingerprint(self):
+        return {"name": "line", "samples": 64, "classes": [], "sha256": "line"}
+
+
+def load(config, shape, split, *, conditional):
+    assert not conditional
+    return Line()
+'''
+
+METRIC = """
+import numpy as np
+
+from aigc.metrics import Distance, Evaluation
+
+
+def evaluate(artifact, train, test, n, seed):
+    evaluation = Evaluation()
+    points = artifact.sample(seed=seed, n=n)["vector"]
+    evaluation.add("off_the_line", lambda: off(points), lambda: off(test.samples), "lower")
+    return evaluation
+
+
+def distance(real):
+    return Distance(off)
+
+
+def off(points):
+    return float(np.abs(points[:, 0] - points[:, 1]).mean())
+"""
+
+
 def write(folder: Path, text: str, name: str = "points.py") -> Path:
     """A file in a folder that is created if need be."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,3 +147,10 @@ def install(folder: Path, package: str, entry_points: str, **modules: str) -> No
     write(metadata, f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n", "METADATA")
     write(metadata, entry_points, "entry_points.txt")
     write(metadata, package, "top_level.txt")
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this process as one that has seen no file of a user."""
+    for file in code_files._known.values():
+        monkeypatch.delitem(sys.modules, file.module, raising=False)
+    monkeypatch.setattr(code_files, "_known", {})

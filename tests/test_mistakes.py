@@ -227,6 +227,16 @@ MISTAKES: list[tuple[str, ...]] = [
     ("export", "runs/fine", "--name", "x", "--out", "nowhere://bucket"),
     ("export", "runs/fine", "--name", "x", "--sign", "absent.pem"),
     ("export", "runs/fine", "--name", "x", "--sign", "key.pem"),
+    # import
+    ("import",),
+    ("import", "--name", "x"),
+    ("import", "absent.onnx", "--name", "x"),
+    ("import", "store", "--name", "x"),
+    ("import", "text.txt", "--name", "x"),
+    ("import", "text.txt", "text.txt", "--name", "x"),
+    ("import", "text.txt", "--name", "x", "--range", "black"),
+    ("import", "store/tiny/1/generator.onnx", "--name", "x", "--classes", "absent"),
+    ("import", "store/tiny/1/generator.onnx", "--name", "x", "--kind", "z=latent"),
     # data
     ("data", "digits3", "absent"),
     ("data", "folder", "absent"),

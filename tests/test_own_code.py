@@ -1,7 +1,5 @@
 """References to built-in code, entry points, modules and files; what each of them must define."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -48,11 +46,16 @@ def test_presets_of_a_file_hold_names_that_a_config_may_keep(
     text = GAN.replace('source="ring"', 'source="line.py"')
     file = own_code.find(MODELS, str(write(tmp_path / "own", text)))
     line = own_code.find(DATA, str(write(tmp_path / "own", SOURCE, "line.py")))
+    write(tmp_path / "copy", text)
+    assert models.preset("copy/points.py").data.source == "copy/line.py"  # which is not there
     config = models.preset("own/points.py")  # its source is beside it, not in this folder
     assert config.preset == f"{file.name}:small"
     assert config.data.source == line.name
     assert own_code.settled(config) == config
     assert models.build(config).config.width == 8
+    assert models.run_name(config) == "points-small"
+    odd = models.preset(str(write(tmp_path / "own", text, "My_Points.py")))
+    assert models.run_name(odd) == "my_points-small"
 
 
 def test_entry_points_and_modules_of_installed_packages_are_found(path: Path) -> None:
@@ -144,21 +147,6 @@ def test_an_error_in_a_file_is_placed(tmp_path: Path) -> None:
     last = len(file.read_text().splitlines())
     assert code_files.place(caught.value) == f"{file}, line {last}"
     assert code_files.place(ValueError()) == ""
-
-
-def test_objects_of_a_file_cross_to_a_process_that_never_saw_it(tmp_path: Path) -> None:
-    models.load(str(write(tmp_path, GAN)))
-    program = (
-        "import pickle, sys; from aigc import code_files;"
-        "code_files.install(pickle.load(sys.stdin.buffer));"
-        "print(pickle.load(sys.stdin.buffer).width)"
-    )
-    import pickle
-
-    config = models.load(str(tmp_path / "points.py")).Config(width=5)  # type: ignore[call-arg]
-    sent = pickle.dumps(code_files.carried()) + pickle.dumps(config)
-    done = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True)
-    assert done.stdout == b"5\n", done.stderr
 
 
 def test_a_file_below_a_package_of_its_folder_may_import_it(path: Path) -> None:

@@ -20,6 +20,7 @@ from aigc.artifact.operators import (
     BY_VALUE,
     DOMAINS,
     OPERATORS,
+    RANDOM,
     REDUCTION,
     SIZE_INPUTS,
     SIZES,
@@ -302,6 +303,11 @@ class _Dependence:
                 raise ArtifactError(f"graph {self._name!r} hands a graph to function {node.op!r}")
             padded = inputs + [False] * (len(body.inputs) - len(inputs))
             return any(self._graph(body, padded, ChainMap(), depth + 1))
+        if node.domain in DOMAINS and node.op in RANDOM:
+            raise ArtifactError(
+                f"graph {self._name!r} draws random numbers by {node.op!r}, which no seed"
+                " determines; make the noise an input of the graph, of kind latent"
+            )
         if node.domain not in DOMAINS or node.op not in OPERATORS:
             domain = f" of {node.domain!r}" if node.domain not in DOMAINS else ""
             raise ArtifactError(

@@ -25,6 +25,8 @@ WEIGHTS = "weights.safetensors"
 """File of an artifact exported with --weights: the whole model, the averaged part averaged."""
 SIGNATURE_FILE = "model.sig"
 """File of OpenSSF Model Signing, beside the manifest and signing it (artifact/signing.py)."""
+UNSTATED = "unstated"
+"""Licence of weights of which nobody said under which they may be used."""
 IMPORTED = "imported"
 """Family of a model that was trained elsewhere."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -250,6 +252,19 @@ class Manifest:
         """Signatures that can be called: all that are not a step of another."""
         steps = {signature.step for signature in self.signatures.values()}
         return tuple(name for name in self.signatures if name not in steps)
+
+    def default_signature(self, *, has_inputs: bool = False) -> str:
+        """The signature of a request that names none, with or without given inputs.
+
+        It is `sample`, beside inputs `translate`; if there is no such one, the only one that can be
+        called so.
+        """
+        usual = "translate" if has_inputs else "sample"
+        offered = self.offered
+        if usual in offered or len(offered) == 1:
+            return usual if usual in offered else offered[0]
+        fits = [n for n in offered if self.signatures[n].drawable != has_inputs]
+        return fits[0] if len(fits) == 1 else usual
 
 
 _PREPROCESSING = {

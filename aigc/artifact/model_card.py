@@ -66,7 +66,7 @@ def has_picture(manifest: Manifest) -> bool:
 def _origin(m: Manifest) -> str:
     """Sentence that says how the weights came about."""
     if m.training is None:
-        return f"An imported model (`{m.source}`); how it was trained is not recorded here."
+        return f"An imported model (`{m.model}`); how it was trained is not recorded here."
     data = m.training.data
     return (
         f"A {m.family.upper()} (`{m.source}`) trained on {m.training.samples:,} samples"

@@ -67,5 +67,15 @@ REDUCTION = "Reduce"
 BY_VALUE = ("Compress", "NonMaxSuppression", "NonZero", "Unique")
 """Operators whose output size depends on the values of their input."""
 
+RANDOM = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+"""Operators whose output no seed of a request determines; not among OPERATORS."""
+
 BRANCHING = frozenset({"Loop", "Scan", "If"})
 """Operators whose work depends on values, and not only on shapes."""

@@ -96,9 +96,13 @@ class ArtifactSpec:
         classes = self.classes(signature, label, n)
         filled = {**given, **optional_inputs(spec, given, n)}
         inputs: Arrays = {}
+        first_latent = True
         for tensor in spec.inputs:
             if tensor.kind == "latent":
-                inputs[tensor.name] = latents.normal(seed, indices, tensor.shape)
+                # A second latent of equal shape must not be the same numbers.
+                purpose = "latent" if first_latent else f"latent/{tensor.name}"
+                inputs[tensor.name] = latents.normal(seed, indices, tensor.shape, purpose)
+                first_latent = False
             elif tensor.kind == "uniform":
                 inputs[tensor.name] = latents.uniform(seed, indices, tensor.shape, tensor.name)
             elif tensor.kind == "setting":

@@ -60,7 +60,7 @@ def try_out(manifest_bytes: bytes, contents: Contents, bounds: Bounds) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=_environment(),
+        env=child_environment(),
         cwd="/",
         start_new_session=True,  # a Ctrl-C is for who waits for it
     )
@@ -100,7 +100,7 @@ def try_out(manifest_bytes: bytes, contents: Contents, bounds: Bounds) -> None:
         raise ArtifactError(said["error"])
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Environment of the child: the same code, and no reserved addresses."""
     path = os.pathsep.join(str(os.path.abspath(part)) for part in sys.path)  # noqa: PTH100
     own = {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "1", "ORT_DISABLE_TELEMETRY": "1"}

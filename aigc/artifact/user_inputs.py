@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import audio_files, picture
+from aigc.artifact.latents import EXACT
 from aigc.artifact.manifest import Kind, TensorSpec
 from aigc.artifact.preprocessing import (
     LEGACY_AUDIO,
@@ -25,8 +26,8 @@ from aigc.artifact.preprocessing import (
 )
 from aigc.artifact.vocabulary import Vocabulary, cleaned
 
-UserInput = bytes | str | Sequence[float]
-"""An image or sound file, a text, or numbers."""
+UserInput = bytes | str | float | Sequence[Any]
+"""An image or sound file, a text, or numbers of any axes."""
 
 MAX_PIXELS = 1 << 24
 """Most pixels of an image, or of all images of a request together."""
@@ -89,14 +90,17 @@ def _text(spec: TensorSpec, value: UserInput, together: int) -> NDArray[np.int64
     return np.ascontiguousarray(rows[0])
 
 
-def _numbers(spec: TensorSpec, value: UserInput, together: int) -> NDArray[np.float32]:
+def _numbers(spec: TensorSpec, value: UserInput, together: int) -> NDArray[Any]:
     if isinstance(value, str | bytes):
         raise ValueError(f"numbers are wanted, got {type(value).__name__}")
+    whole = spec.dtype == "int64"
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
-        array = np.asarray(value, np.float32)
+        array = np.asarray(value, np.float64 if whole else np.float32)
     if array.shape != spec.shape or not np.isfinite(array).all():
         raise ValueError(f"finite numbers of shape {spec.shape} are wanted, got {array.shape}")
-    return array
+    if whole and not ((array == np.trunc(array)) & (np.abs(array) < EXACT)).all():
+        raise ValueError("whole numbers below 2^53 are wanted")
+    return array.astype(spec.dtype)
 
 
 def _bytes(value: UserInput) -> bytes:

@@ -7,6 +7,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from aigc import own_code
 from aigc.commands.extras import EXTRAS
 
 _MAIN = ("train", "serve")
@@ -35,6 +36,9 @@ def command(argv: list[str]) -> int:
         print(f"{extra}: {installed or 'nothing'}")
         if absent:
             print(f"  missing {', '.join(absent)}: pip install 'aigc[{extra}]' -c constraints.txt")
+    for kind in own_code.KINDS:
+        for name, where in own_code.listed(kind):
+            print(f"{kind.noun} of a package: {name}, from {where}")
     print(f"accelerators: {_accelerators()}")
     print(f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'unset: each run makes its own token')}")
     return 1 if missing == len(_MAIN) else 0

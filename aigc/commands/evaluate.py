@@ -1,7 +1,7 @@
 """`aigc evaluate`: quality of an artifact's samples, by networks trained on real data only."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -11,15 +11,28 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from aigc import data, files, models
+from aigc import data, files
 from aigc.artifact import Artifact, image_files, latents, signing
 from aigc.artifact.latents import Whole, whole
 from aigc.artifact.manifest import SIGNATURE_FILE, seal
 from aigc.artifact.model_card import card
 from aigc.artifact.sampling_inputs import is_picture
+from aigc.commands.imported_data import evaluated, imported_config
+from aigc.commands.recorded_config import recorded_config
 from aigc.config import TrainConfig, require
 from aigc.data import Dataset, NoRows, Split, scaled
-from aigc.metrics import Draw, Evaluation, Metric, Omitted, TooFewRows, drawing_of, evaluator_of
+from aigc.data.survey import first_of
+from aigc.metrics import (
+    Draw,
+    Evaluation,
+    Metric,
+    Omitted,
+    TooFewRows,
+    drawing_of,
+    draws,
+    evaluator_of,
+    restoration,
+)
 from aigc.nn.losses import bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood
 
 
@@ -31,6 +44,12 @@ class Options:
     """Folder, STORE/NAME or STORE/NAME@VERSION."""
     data: str = ""
     """Folder of the data set; by default that of the training run."""
+    source: str = ""
+    """Data source in place of the training run's, such as ./faces.py. Code of a user's is never run
+    because an artifact names it, so a source that is such code must be given."""
+    metrics: tuple[str, ...] = ()
+    """Files or modules of metrics, such as ./sharpness.py, or modalities, in place of those of the
+    samples' modality."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000
     """Number of samples to generate."""
     seed: int = 0
@@ -55,15 +74,19 @@ def command(argv: list[str]) -> int:
     if options.write:
         _check_writable(artifact, options.sign)
     if options.picture:
-        _drawing(artifact, _config(artifact, options.data), Path(options.picture))
-    real = real_data(artifact, options.data)
+        config = _config(artifact, options.data, options.source)
+        _drawing(artifact, config, Path(options.picture), options.metrics)
+    for reference in options.metrics:  # mistakes show before data are read
+        evaluator_of("", reference)
+    real = real_data(artifact, options.data, options.source)
     print("\n".join(real.description), file=sys.stderr)
-    evaluation = evaluate_on(artifact, real, options.n, options.seed)
+    evaluation = evaluate_on(artifact, real, options.n, options.seed, options.metrics)
     print(table(artifact.id, evaluation.metrics, evaluation.omitted), file=sys.stderr)
     if options.write:
         write_metrics(artifact, evaluation, options.sign)
     if options.picture:
-        draw(artifact, Path(options.picture), seed=options.seed, real=real)
+        picture = Path(options.picture)
+        draw(artifact, picture, seed=options.seed, real=real, metrics=options.metrics)
     print(artifact.uri)
     return 0
 
@@ -81,12 +104,12 @@ class Real:
     """Lines that describe the data, and say if they differ from those of the training run."""
 
 
-def real_data(artifact: Artifact, path: str = "") -> Real:
-    """Both splits of the training run's data, or of the data at `path`.
+def real_data(artifact: Artifact, path: str = "", source: str = "") -> Real:
+    """Both splits of the training run's data, or of the data at `path` and from `source`.
 
     Raises ValueError if the data cannot be read or do not fit the model.
     """
-    config = _config(artifact, path)
+    config = _config(artifact, path, source)
     train = _split(config, "train")
     lacking = ""
     try:
@@ -102,6 +125,15 @@ def real_data(artifact: Artifact, path: str = "") -> Real:
         f"{f' ({splits})' if splits else ''}{lacking}"
     ]
     training = artifact.manifest.training
+    label = artifact.signature(evaluated(artifact)).label
+    require(
+        training is not None or label is None or label.classes in ((), train.classes),
+        f"{artifact.id} has the classes {first_of(label.classes if label else (), 5)}, the data"
+        f" {first_of(train.classes, 5)}; name and order must be the same",
+    )
+    recorded = training.config.get("data", {}).get("source") if training else None
+    if source and recorded and config.data.source != recorded:
+        lines.append(f"the data source is {config.data.source}, the run's was {recorded}")
     trained_on, now = training.data if training else {}, train.fingerprint()
     if trained_on.get("sha256") not in (None, now["sha256"]):
         lines.append(
@@ -112,30 +144,47 @@ def real_data(artifact: Artifact, path: str = "") -> Real:
     return Real(config=config, train=train, test=test, description=tuple(lines))
 
 
-def evaluate(artifact: Artifact, *, n: Whole = 2000, seed: Whole = 0, path: str = "") -> Evaluation:
+def evaluate(
+    artifact: Artifact,
+    *,
+    n: Whole = 2000,
+    seed: Whole = 0,
+    path: str = "",
+    source: str = "",
+    metrics: Sequence[str] = (),
+) -> Evaluation:
     """Metrics of an artifact's first n samples of a seed, beside those of real data.
 
-    The data are those of the training run, or those at `path`. See evaluate_on().
+    The data are those of the training run, or those at `path` and from `source`. See evaluate_on().
     """
-    return evaluate_on(artifact, real_data(artifact, path), n, seed)
+    return evaluate_on(artifact, real_data(artifact, path, source), n, seed, metrics)
 
 
-def evaluate_on(artifact: Artifact, real: Real, n: Whole, seed: Whole) -> Evaluation:
+def evaluate_on(
+    artifact: Artifact, real: Real, n: Whole, seed: Whole, metrics: Sequence[str] = ()
+) -> Evaluation:
     """Metrics of an artifact's first n samples of a seed beside those of real data.
 
     aigc/metrics/<modality>.py measures samples; VAEs with a likelihood also get their test ELBO in
-    nats. A metric that needs more rows than there are is left out, with the reason. Raises
-    ValueError if there is no metric for such samples.
+    nats. `metrics` are references to others in place of these. A metric that needs more rows than
+    there are is left out, with the reason. Raises ValueError if there is no metric for such
+    samples.
     """
     n, seed = whole(n, "n"), whole(seed, "seed")
     require(n > 0, f"n must be > 0, got {n}")
     config = real.config
     evaluation = Evaluation()
+    for reference in metrics:
+        own = evaluator_of(config.model.modality, reference)
+        assert own is not None
+        evaluation.extend(own(artifact, real.train, real.test, n, seed))
+    if metrics:
+        return evaluation
+    name = evaluated(artifact)
+    if not artifact.signature(name).drawable:
+        return restoration.evaluate(artifact, name, real.test, n)
     evaluate_samples = evaluator_of(config.model.modality)
-    has_elbo = (
-        hasattr(config.model, "likelihood")
-        and {"encode", "decode"} <= artifact.manifest.signatures.keys()
-    )
+    has_elbo = bool(getattr(config.model, "likelihood", "")) and _has_posterior(artifact)
     require(
         evaluate_samples is not None or has_elbo,
         f"{artifact.id}: nothing judges its samples, and it has no encoder",
@@ -148,23 +197,32 @@ def evaluate_on(artifact: Artifact, real: Real, n: Whole, seed: Whole) -> Evalua
 
 
 def draw(
-    artifact: Artifact, file: Path, *, seed: int = 0, path: str = "", real: Real | None = None
+    artifact: Artifact,
+    file: Path,
+    *,
+    seed: int = 0,
+    path: str = "",
+    real: Real | None = None,
+    metrics: Sequence[str] = (),
 ) -> None:
     """Write a PNG of test samples above the first samples of a seed.
 
     The test samples are those of `real`, else of the training run's data or the data at `path`.
     Raises ValueError if such samples cannot be drawn, or if the file's folder does not exist.
     """
-    drawing = _drawing(artifact, _config(artifact, path), file)
+    drawing = _drawing(artifact, real.config if real else _config(artifact, path), file, metrics)
     test = (real or real_data(artifact, path)).test
     files.write(file, image_files.png(drawing(artifact, test, seed)))
 
 
-def _drawing(artifact: Artifact, config: TrainConfig, file: Path) -> Draw:
+def _drawing(
+    artifact: Artifact, config: TrainConfig, file: Path, metrics: Sequence[str] = ()
+) -> Draw:
     """Function that draws an artifact's samples. Raises ValueError without one or the folder."""
-    drawing = drawing_of(config.model.modality)
-    images = [s for s in artifact.signature("sample").outputs if s.kind == "image"]
-    if drawing is None or not all(map(is_picture, images)):
+    drawing = drawing_of(config.model.modality, next(filter(draws, metrics), ""))
+    signature = artifact.signature(evaluated(artifact))
+    images = [s for s in signature.outputs if s.kind == "image"]
+    if drawing is None or not signature.drawable or not all(map(is_picture, images)):
         raise ValueError(f"{artifact.id}: there is no picture of its samples; leave out --picture")
     require(
         file.absolute().parent.is_dir(),
@@ -251,16 +309,12 @@ def _check_writable(artifact: Artifact, sign: str) -> None:
         signing.check_key(sign)
 
 
-def _config(artifact: Artifact, path: str) -> TrainConfig:
-    """Config of the training run, with its data at `path` if that is not empty."""
-    training = artifact.manifest.training
-    require(
-        training is not None,
-        f"{artifact.id} is imported: its manifest has no data of a training run to evaluate it on",
-    )
-    assert training is not None
-    document = training.config
-    config = TrainConfig.from_json(document, models.load(artifact.manifest.model).Config)
+def _config(artifact: Artifact, path: str, source: str = "") -> TrainConfig:
+    """Config of the training run, with its data at `path` and from `source` if these are given;
+    for an imported artifact one of the data at `path` as its signature has them."""
+    if artifact.manifest.training is None:
+        return imported_config(artifact, path, source)
+    config = recorded_config(artifact, source)
     require(
         not path or config.data.source not in data.PATHLESS,
         f"--data {path} has no effect: {artifact.id} was trained on data source"
@@ -300,7 +354,6 @@ def _elbo(artifact: Artifact, config: TrainConfig, test: Dataset) -> float:
     """
     if not len(test):
         raise TooFewRows("there are no test rows")
-    model = models.build(config)
     x = scaled(test.samples)
     label = {"label": test.labels} if config.model.num_classes else {}
     key = config.model.modality
@@ -310,8 +363,15 @@ def _elbo(artifact: Artifact, config: TrainConfig, test: Dataset) -> float:
     z = (mu + np.exp(0.5 * logvar) * eps).astype(np.float32)
     mean = artifact.run("decode", {"latent": z, **label})[key]
     values = _log_likelihood(config, mean, x) - _kl(mu, logvar)
-    assert model.family == "vae"
     return float(values.mean())
+
+
+def _has_posterior(artifact: Artifact) -> bool:
+    """True of an artifact that encodes samples to the moments of a posterior, and decodes."""
+    signatures = artifact.manifest.signatures
+    if not {"encode", "decode"} <= signatures.keys():
+        return False
+    return {"mu", "logvar"} <= {spec.name for spec in signatures["encode"].outputs}
 
 
 def _kl(mu: NDArray[np.float32], logvar: NDArray[np.float32]) -> NDArray[np.float64]:

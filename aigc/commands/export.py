@@ -13,8 +13,10 @@ from pathlib import Path
 import tyro
 from safetensors.torch import save_file
 
+from aigc import own_code
 from aigc.artifact import Manifest, Signature, Store, TensorSpec, preprocessing, signing
-from aigc.artifact.manifest import WEIGHTS, Training, check_name
+from aigc.artifact.manifest import UNSTATED, WEIGHTS, Training, check_name
+from aigc.commands.licence import stated
 from aigc.data_report import facts as data_facts
 from aigc.model import GenerativeModel
 from aigc.sealing.artifact_folder import seal_graphs
@@ -34,8 +36,8 @@ class Options:
     """Version; by default one more than the newest."""
     out: str = "artifacts"
     """Store: a folder or an object-store URI."""
-    licence: str = "Apache-2.0"
-    """SPDX identifier of the weights' licence."""
+    licence: str = ""
+    """SPDX identifier of the weights' licence; unstated if not given."""
     weights: bool = False
     """Also store the weights of the whole model, so that runs can start from the artifact."""
     sign: str = ""
@@ -50,7 +52,7 @@ def command(argv: list[str]) -> int:
         name=options.name,
         version=options.version,
         store=Store(options.out),
-        licence=options.licence,
+        licence=stated(options.licence),
         weights=options.weights,
         sign=options.sign,
     )
@@ -64,7 +66,7 @@ def export(
     name: str,
     version: str = "",
     store: Store,
-    licence: str = "Apache-2.0",
+    licence: str = UNSTATED,
     weights: bool = False,
     sign: str = "",
 ) -> str:
@@ -92,7 +94,7 @@ def export(
         reproducibility={},
         parity={},
         training=Training(
-            config=config.to_json(),
+            config=config.to_json() | own_code.record(config),
             samples=facts["samples"],
             data=facts["data"] | data_facts.read_facts(run.folder),
             wall_seconds=facts["wall_seconds"],

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from aigc import data
+from aigc import data, own_code
 from aigc.artifact import image_files
 from aigc.config import DataConfig, require
 from aigc.data.guess import guess
@@ -101,6 +101,8 @@ def named(where: tuple[str, ...], config: DataConfig) -> tuple[DataConfig, str]:
                     f"{word!r} is a source that reads no files, and something here is called so;"
                     f" say `aigc data ./{word}` for that, or `aigc data --source {word}`"
                 )
+            source = word
+        elif word.endswith(".py") or (word in own_code.names(own_code.DATA) and not known):
             source = word
         elif known and not Path(word).exists():
             raise ValueError(f"source {word} needs the path of the data; aigc data {word} PATH")

@@ -6,6 +6,7 @@ The same seed gives the same bytes from an artifact and from a server.
 import secrets
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ def from_artifact(options: Options) -> Samples:
     """Sample in this process. Raises ValueError for a label or signature that does not fit."""
     trust = signing.wanted(options.trust)
     artifact = Artifact.open(options.source, verify=False, trust=trust)
+    default = artifact.manifest.default_signature(has_inputs=bool(options.inputs))
+    options = replace(options, signature=options.signature or default)
     for spec in artifact.signature(options.signature).outputs:
         check_picture(options, spec.kind, spec.shape)
     given = _given(artifact, options)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
+import numpy as np
 import tyro
 from numpy.typing import NDArray
 
@@ -40,7 +41,7 @@ class Options:
     model: str = ""
     """Model to ask a server for; its only one if not given."""
     signature: str = ""
-    """Signature to call; sample if not given."""
+    """Signature to call; by default sample, with inputs translate, or an artifact's only one."""
     format: Format | None = None
     """png: a file per image and a grid, a wav per sound, a line per text; grid; wav, flac: a file
     per sound; txt: a line per text; npy: one array; json: numbers or texts. The default is png, or
@@ -49,7 +50,7 @@ class Options:
     """Settings of the signature, such as temperature 0.7."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Inputs of the signature by name: a file for an image or a sound, or a text, such as image
-    seven.png; the default signature is translate then."""
+    seven.png; numbers are a .npy or .json file."""
     out: str = "samples"
     """Folder to write to."""
     trust: str = ""
@@ -63,8 +64,6 @@ class Options:
             raise ValueError(
                 "--trust is for artifacts; a server checks its own: aigc serve --trust"
             )
-        if not self.signature:
-            object.__setattr__(self, "signature", "translate" if self.inputs else "sample")
 
     def labels(self, start: int, stop: int) -> list[int] | None:
         """The requested classes of samples start..stop; None if drawn."""
@@ -126,8 +125,12 @@ def check_picture(options: Options, kind: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def read_input_file(kind: str, value: str) -> bytes | str:
-    """The content of an image or sound file; other values as they are."""
+def read_input_file(kind: str, value: str) -> Any:
+    """The content of an image or sound file, the numbers of a .npy or .json file; texts as they
+    are."""
+    if kind == "vector":
+        path = Path(value)
+        return np.load(path).tolist() if path.suffix == ".npy" else json.loads(path.read_text())
     return Path(value).read_bytes() if kind in ("image", "audio") else value
 
 

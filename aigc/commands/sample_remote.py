@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -81,6 +82,7 @@ def from_server(options: Options) -> Samples:
     with _answer_checked(url):
         check_name(model.id.partition("@")[0])
         check_version(model.id.partition("@")[2])
+    options = replace(options, signature=options.signature or _default(model, options))
     signature = model.signatures.get(options.signature)
     if signature is None:
         raise ValueError(
@@ -122,6 +124,13 @@ def from_server(options: Options) -> Samples:
     specs = selected(signature.outputs, options.format)
     with _answer_checked(url):
         return joined((_samples_of(records, spec, origin, options.format) for spec in specs), specs)
+
+
+def _default(model: _Model, options: Options) -> str:
+    """The signature that is called if none is named: see Manifest.default_signature()."""
+    usual = "translate" if options.inputs else "sample"
+    only = len(model.signatures) == 1 and usual not in model.signatures
+    return next(iter(model.signatures)) if only else usual
 
 
 def _check_answer(answer: _Answer, model: _Model, n: int, seed: int | None) -> None:

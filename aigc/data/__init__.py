@@ -1,30 +1,29 @@
 """Data to train on: sources of labelled rows, their splits, order and reading.
 
-Each kind of source is a file in `sources/`; the other files are what several of them share.
+Each kind of source is a file in `sources/`, or a file or module of a user, see aigc/own_code.py;
+the other files here are what several of them share.
 """
 
 import hashlib
+import inspect
 import logging
 import os
-import pkgutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import import_module
 from math import prod
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc import own_code
 from aigc.artifact.latents import integers
 from aigc.artifact.store import store_errors
 from aigc.config import DataConfig, ModelConfig
-from aigc.data import sources
 from aigc.data.survey import Survey, first_of
 from aigc.files import expanded
-from aigc.suggest import alternatives
 
 Split = Literal["train", "test"]
 Sample = NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int64]
@@ -153,8 +152,8 @@ class Dataset:
 
 
 def names() -> list[str]:
-    """Every source there is."""
-    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
+    """Every source in `sources/`."""
+    return own_code.DATA.built_in()
 
 
 def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Source:
@@ -164,27 +163,22 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
     CorruptRow while it reads into memory.
     """
     config = replace(config, path=expanded(config.path).removeprefix("file://"))
-    if config.source not in names():
-        hint = alternatives(config.source, names())
-        raise ValueError(f"unknown data source {config.source!r}{hint}")
+    built_in = own_code.find(own_code.DATA, config.source).built_in
     if config.path and config.source in PATHLESS:
         log.warning("data.path %r has no effect: %s reads no files", config.path, config.source)
     for choice, heeding in CHOICES.items():
-        if getattr(config, choice) and config.source not in heeding:
+        if built_in and getattr(config, choice) and config.source not in heeding:
             log.warning("data.%s has no effect: %s has no such choice", choice, config.source)
     several = len(model.shapes) > 1
-    if several != (config.source in PAIRED):
+    if built_in and several != (config.source in PAIRED):
         cure = f"data {' or '.join(PAIRED)}" if several else "multimodal_vae"
         raise ValueError(
             f"the model wants {' and '.join(model.shapes)} in a row, which is not what data"
             f" {config.source!r} gives; take {cure}"
         )
     asked = model.shapes if several else model.shape
-    module = import_module(f"{sources.__name__}.{config.source}")
     # Labels that nothing is conditioned on only describe the data, and bad ones are no fault.
-    labelled = {} if config.source in PATHLESS else {"conditional": model.num_classes > 0}
-    with store_errors(config.path):
-        source: Source = module.load(config, asked, split, **labelled)
+    source = open_source(config, asked, split, conditional=model.num_classes > 0)
     if model.num_classes and not source.classes:
         raise ValueError(
             f"num_classes is {model.num_classes}, but data {source.name!r} has no labels;"
@@ -215,6 +209,36 @@ def load(config: DataConfig, model: ModelConfig, split: Split = "train") -> Sour
         with store_errors(config.path):
             return whole(source, config.on_error)
     return source
+
+
+def open_source(
+    config: DataConfig, shape: tuple[int, ...] | Shapes, split: Split, *, conditional: bool
+) -> Source:
+    """A split as its source gives it. Raises ValueError if it is no Source of such a shape."""
+    place = own_code.find(own_code.DATA, config.source)
+    read: Callable[..., Any] = place.load().load
+    knows = place.built_in or "conditional" in inspect.signature(read).parameters
+    options = {"conditional": conditional} if knows and config.source not in PATHLESS else {}
+    with store_errors(config.path):
+        source: Source = read(config, shape, split, **options)
+    if place.built_in:
+        return source
+    missing = [name for name in _MEMBERS if not hasattr(source, name)]
+    if missing:
+        raise ValueError(
+            f"load() of {place.origin} returned {type(source).__name__}, which has no"
+            f" {missing[0]}; return an aigc.data.Dataset or another aigc.data.Source"
+        )
+    own = source.samples.shape[1:] if isinstance(source, Dataset) else shape
+    if own and own != shape:
+        raise ValueError(
+            f"data {source.name!r} gives samples of shape {own}, the model wants {shape}; set"
+            f" --model.shape {' '.join(map(str, own))}"
+        )
+    return source
+
+
+_MEMBERS = ("name", "classes", "__len__", "read", "order", "fingerprint")
 
 
 def _without_labels(model: ModelConfig) -> str:

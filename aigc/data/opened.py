@@ -3,14 +3,12 @@
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from aigc import data
-from aigc.artifact.store import store_errors
-from aigc.config import DataConfig, ModelConfig
+from aigc.config import DataConfig
 from aigc.data import CorruptRow, Dataset, Shapes, Source, Split
 from aigc.data.examined import Examined
 from aigc.data.hashing import unhashed
@@ -39,13 +37,8 @@ def load(
     """A split at a shape, whatever model may want it; labels only describe it where nothing is
     `conditional` on them, and its fingerprint says nothing where it is not `hashed`. Raises
     ValueError as aigc.data.load does."""
-    if config.source not in data.names():
-        return data.load(config, ModelConfig(), split)  # it says which sources there are
-    read = import_module(f"aigc.data.sources.{config.source}").load
-    wanted = {} if config.source in data.PATHLESS else {"conditional": conditional}
-    with nullcontext() if hashed else unhashed(), store_errors(config.path):
-        source: Source = read(config, shape, split, **wanted)
-        return source
+    with nullcontext() if hashed else unhashed():
+        return data.open_source(config, shape, split, conditional=conditional)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Metrics of generated samples, and the registry of what evaluates each modality.
 
-The folder is the registry: a file named after a modality defines
+The folder is the registry; users have files and modules of their own, see aigc/own_code.py. A file
+named after a modality defines
 `evaluate(artifact, train, test, n, seed) -> Evaluation` for `aigc evaluate`,
 `side_by_side(artifact, test, seed) -> (H, W, C) uint8`, a picture of real samples above generated
 ones, and `distance(real) -> Distance | None` for the quality measured during training.
@@ -10,12 +11,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc import own_code
 from aigc.artifact import Artifact
 from aigc.data import Dataset
 
@@ -124,19 +125,34 @@ Evaluator = Callable[[Artifact, Dataset, Dataset, int, int], Evaluation]
 Draw = Callable[[Artifact, Dataset, int], NDArray[np.uint8]]
 
 
-def evaluator_of(modality: str) -> Evaluator | None:
-    """The `evaluate` of a modality; None if there is no file for it."""
-    return cast(Evaluator | None, _of(modality, "evaluate"))
+def evaluator_of(modality: str, reference: str = "") -> Evaluator | None:
+    """The `evaluate` of a modality, or of a reference to metrics in its place; None without one."""
+    return cast(Evaluator | None, _of(modality, reference, "evaluate"))
 
 
-def drawing_of(modality: str) -> Draw | None:
-    """The `side_by_side` of a modality; None if it has none."""
-    return cast(Draw | None, _of(modality, "side_by_side"))
+def drawing_of(modality: str, reference: str = "") -> Draw | None:
+    """The `side_by_side` of a modality, or of a reference in its place; None if it has none."""
+    return cast(Draw | None, _of(modality, reference, "side_by_side"))
 
 
-def _of(modality: str, function: str) -> object | None:
-    name = f"{__name__}.{modality}"
-    return getattr(import_module(name), function, None) if find_spec(name) else None
+def draws(reference: str) -> bool:
+    """True of metrics that have a `side_by_side`."""
+    return hasattr(own_code.find(own_code.METRICS, reference).load(), "side_by_side")
+
+
+def _of(modality: str, reference: str, function: str) -> object | None:
+    """A function of a file of metrics; None if the modality has none. Raises ValueError if the
+    reference leads to none."""
+    if reference:
+        place = own_code.find(own_code.METRICS, reference)
+        found = getattr(place.load(), function, None)
+        if found is None:
+            wanted = own_code.METRICS.members[function]
+            raise ValueError(f"{place.origin} defines no {function}; add {wanted}")
+        return cast(object, found)
+    if modality not in own_code.METRICS.built_in():
+        return None
+    return getattr(import_module(f"{__name__}.{modality}"), function, None)
 
 
 def matching_rows(
@@ -175,18 +191,30 @@ class Distance:
         return self.measure(samples)
 
 
-def distance_to(modality: str) -> Callable[[Dataset], Distance | None] | None:
-    """The `distance` of a modality, which returns None for too few data; None if it has none."""
-    return cast("Callable[[Dataset], Distance | None] | None", _of(modality, "distance"))
+def distance_to(modality: str, reference: str = "") -> Callable[[Dataset], Distance | None] | None:
+    """The `distance` of a modality, or of a reference in its place, which returns None for too few
+    data; None if it has none."""
+    found = _of(modality, reference, "distance")
+    return cast("Callable[[Dataset], Distance | None] | None", found)
 
 
 def first_samples(
     artifact: Artifact, n: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """The first n samples of a seed, classes in turn, and their labels; None without classes."""
-    signature = artifact.signature("sample")
-    key = signature.outputs[0].name
-    if signature.label is None:
-        return artifact.sample(seed=seed, n=n)[key], None
-    labels = np.arange(n) % len(signature.label.classes)
-    return artifact.sample(seed=seed, n=n, label=labels.tolist())[key], labels
+    """The first n samples of a seed, classes in turn, and their labels; None without classes.
+
+    Images are float32 in [-1, 1], whatever the range of the artifact.
+    """
+    name = artifact.manifest.default_signature()
+    signature = artifact.signature(name)
+    spec = signature.outputs[0]
+    labels = None
+    if signature.label is not None:
+        assert signature.label.range is not None
+        labels = np.arange(n) % (int(signature.label.range[1]) + 1)
+    given = None if labels is None else labels.tolist()
+    samples = artifact.sample(name, seed=seed, n=n, label=given)[spec.name]
+    if spec.kind == "image" and spec.range not in (None, (-1.0, 1.0)):
+        low, high = spec.range
+        samples = ((samples - low) * (2 / (high - low)) - 1).astype(np.float32)
+    return samples, labels

@@ -53,7 +53,7 @@ def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: in
     classifiers are trained on `train` alone; without classes there are no accuracies.
     """
     n = min(n, len(test) or n)
-    rate_hz = artifact.signature("sample").outputs[0].sample_rate_hz
+    rate_hz = sample_rate_hz(artifact)
     sounds, labels = first_samples(artifact, n, seed)
     generated, own = sounds[:, 0], np.zeros(n, np.int64) if labels is None else labels
     real, held_out = train.samples[:, 0], test.samples[:n, 0]
@@ -87,10 +87,15 @@ def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: in
 
 def side_by_side(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
     """Spectrograms: a row of test clips above a row of the first samples of a seed."""
-    rate_hz = artifact.signature("sample").outputs[0].sample_rate_hz
+    rate_hz = sample_rate_hz(artifact)
     rows = matching_rows(artifact, test, seed)
     drawn = [spectrograms(waves[:, 0], rate_hz) for waves in rows]
     return grid(np.concatenate(drawn)[..., None], len(drawn[0]))
+
+
+def sample_rate_hz(artifact: Artifact) -> int:
+    """Sample rate of the sounds that an artifact draws."""
+    return artifact.signature(artifact.manifest.default_signature()).outputs[0].sample_rate_hz
 
 
 def _mean_of(of: Callable[[Waves, int], NDArray[Any]], waves: Waves, rate_hz: int) -> float:

@@ -3,6 +3,7 @@
 Users have models of their own in files and packages, see aigc/own_code.py.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol, cast
 
 from aigc import own_code
 from aigc.config import ModelConfig, TrainConfig
+from aigc.files import expanded
 from aigc.model import GenerativeModel
 from aigc.suggest import alternatives
 
@@ -57,8 +59,15 @@ def preset(reference: str) -> TrainConfig:
             f"preset {preset_name!r} of {place.origin} must return an aigc.config.TrainConfig, got"
             f" {type(config).__name__}"
         )
-    folder = Path(place.file.path).parent if place.file else Path()
+    folder = Path(expanded(name)).parent if own_code.is_path(name) else Path()
     return own_code.settled(replace(config, preset=f"{place.name}:{preset_name}"), folder)
+
+
+def run_name(config: TrainConfig) -> str:
+    """Default name of a run: MODEL-PRESET, of what such a name may be made of."""
+    model, preset = own_code.split(config.preset)
+    name = f"{model.partition('@')[0]}-{preset}".lower()
+    return re.sub(r"[^a-z0-9._-]", "_", name).lstrip("._-")[:64]
 
 
 def build(config: TrainConfig) -> GenerativeModel:

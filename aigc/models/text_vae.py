@@ -1,7 +1,7 @@
 """Sequence VAE (Bowman et al. 2016, arXiv:1511.06349): texts of tokens, generated one by one."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -163,6 +163,9 @@ class Model(GenerativeModel):
     """One phase, the negative ELBO."""
 
     family = "vae"
+    host_reads: ClassVar[dict[str, str]] = {
+        "loss": "torch takes the lengths of packed texts on the CPU, on GPUs too"
+    }
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -19,15 +19,16 @@ class AutoregressiveModule(nn.Module):
         self.signature, self.step, self.module = signature, step, module
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The signature's inputs in order -> (N, L) int64."""
+        """The signature's inputs in order -> (N, L) int64 on the CPU, which chooses the tokens."""
         names = [spec.name for spec in self.signature.inputs]
-        arrays = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        arrays = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True)}
         outputs = autoregressive.generate(self.signature, self.step, self._run, arrays)
         return torch.from_numpy(outputs[self.signature.outputs[0].name])
 
     def _run(self, feeds: Arrays) -> Arrays:
-        tensors = [torch.from_numpy(feeds[spec.name]) for spec in self.step.inputs]
+        device = next(self.module.parameters()).device
+        tensors = [torch.from_numpy(feeds[spec.name]).to(device) for spec in self.step.inputs]
         with torch.no_grad():
             outputs = self.module(*tensors)
         names = [spec.name for spec in self.step.outputs]
-        return {name: x.numpy() for name, x in zip(names, outputs, strict=True)}
+        return {name: x.cpu().numpy() for name, x in zip(names, outputs, strict=True)}

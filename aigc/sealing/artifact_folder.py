@@ -6,6 +6,7 @@ seal_graphs(signatures, manifest, folder, modules)          # proven equal to to
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,10 @@ from aigc.sealing.reproducibility import measure
 REFERENCES = 16
 """Samples that are stored for a replica to replay."""
 PICTURES = 80
+MAX_VALUES = 1 << 26
+"""Numbers in the inputs and outputs of all samples of a measurement; large samples are fewer."""
+MAX_REFERENCE_VALUES = 1 << 24
+MIN_ROWS = 4
 
 Module = Callable[[Arrays], Arrays]
 """Torch module of a signature: inputs by name -> outputs by name."""
@@ -33,11 +38,13 @@ def seal_graphs(
     manifest: Manifest,
     folder: Path,
     modules: Mapping[str, Module] | None = None,
+    *,
+    rows: int = PARITY_SAMPLES,
 ) -> Manifest:
     """Seal a folder that holds the signatures' graphs; `manifest` has name and provenance.
 
-    Parity is proven for the signatures that have a module. Raises ValueError if a graph exceeds the
-    parity budget.
+    Parity is proven on up to `rows` samples for the signatures that have a module. Raises
+    ValueError if a graph exceeds the parity budget.
     """
     modules = modules or {}
     parity: dict[str, Parity] = {}
@@ -46,18 +53,25 @@ def seal_graphs(
     for name, signature in signatures.items():
         step = signatures[signature.step] if signature.step else None
         run = runner((folder / signature.graph).read_bytes(), signature, step)
-        inputs = example(signature, PARITY_TEXTS if step else PARITY_SAMPLES)
+        inputs = example(signature, _at_most(PARITY_TEXTS if step else rows, signature, MAX_VALUES))
         if name in modules:
             parity[name] = prove_parity(name, signature, run(1), inputs, modules[name](inputs))
         reproducibility[name] = measure(signature, run, inputs)
-        few = {key: value[:REFERENCES] for key, value in inputs.items()}
-        _write_references(folder, name, few, run_in_batches(run(1), few))
+        few = _at_most(REFERENCES, signature, MAX_REFERENCE_VALUES)
+        first = {key: value[:few] for key, value in inputs.items()}
+        _write_references(folder, name, first, run_in_batches(run(1), first))
     manifest = replace(
         manifest, signatures=dict(signatures), parity=parity, reproducibility=reproducibility
     )
     _write_picture(folder, manifest)
     (folder / "README.md").write_text(card(manifest))
     return seal(folder, manifest)
+
+
+def _at_most(rows: int, signature: Signature, values: int) -> int:
+    """Number of samples whose tensors have at most so many values; not below MIN_ROWS."""
+    each = sum(prod(spec.shape) for spec in (*signature.inputs, *signature.outputs))
+    return max(min(MIN_ROWS, rows), min(rows, values // each))
 
 
 def _write_references(folder: Path, name: str, inputs: Arrays, outputs: Arrays) -> None:

@@ -30,5 +30,9 @@ def _draw(spec: TensorSpec, n: int) -> NDArray[Any]:
         size = int(spec.range[1]) + 1
         drawn = latents.uniform(0, range(n), spec.shape, spec.kind) * np.float32(size)
         return drawn.astype(np.int64)
+    if spec.dtype == "int64":
+        low, high = spec.range or (0, 1)
+        drawn = latents.uniform(0, range(n), spec.shape, spec.name) * np.float32(high - low + 1)
+        return drawn.astype(np.int64) + int(low)
     values = latents.normal(0, range(n), spec.shape, spec.kind)
     return values if spec.range is None else values.clip(*spec.range).astype(np.float32)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from torch import Tensor
 
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.model import Export
@@ -27,10 +28,13 @@ def write_graphs(exports: Mapping[str, Export], folder: Path) -> None:
             to_onnx(exports[step] if step else part, path)
 
 
-def to_onnx(part: Export, path: Path) -> None:
-    """Write one graph with a free batch axis and its weights inside."""
+def to_onnx(part: Export, path: Path, inputs: tuple[Tensor, ...] = ()) -> None:
+    """Write one graph with a free batch axis and its weights inside.
+
+    `inputs`: example inputs of at least two rows; random ones of the signature by default.
+    """
     specs = part.signature.inputs
-    inputs = tuple(torch.from_numpy(a) for a in example(part.signature, 2).values())
+    inputs = inputs or tuple(torch.from_numpy(a) for a in example(part.signature, 2).values())
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with _quiet():
         program = torch.onnx.export(

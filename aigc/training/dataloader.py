@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from aigc import data
+from aigc import code_files, data
 from aigc.artifact.store import store_errors
 from aigc.config import TrainConfig
 from aigc.data import CorruptRow, Dataset, Read, Source, share
@@ -100,7 +101,8 @@ class BatchLoader:
         for chosen in rows:
             index = torch.from_numpy(chosen)
             if device.type == "cuda":
-                index = index.pin_memory().to(device, non_blocking=True)
+                index = index.pin_memory()
+            index = index.to(device, non_blocking=True)
             yield {name: value[index] for name, value in held.items()}
 
     def _to_batch(self, item: Any) -> Batch:
@@ -179,6 +181,16 @@ class _Reading:
 
     def __init__(self, source: Source, path: str, on_error: Literal["stop", "skip"]) -> None:
         self._source, self._path, self._on_error = source, path, on_error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For processes that are not forked: the source as bytes, which need its code first."""
+        state = {**self.__dict__, "_source": pickle.dumps(self._source)}
+        return {"code": code_files.carried(), "state": state}
+
+    def __setstate__(self, sent: dict[str, Any]) -> None:
+        code_files.install(sent["code"])
+        self.__dict__.update(sent["state"])
+        self._source = pickle.loads(sent["state"]["_source"])
 
     def __getitem__(self, row: int) -> tuple[NDArray[Any] | None, int, str | None]:
         try:

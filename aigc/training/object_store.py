@@ -26,6 +26,7 @@ from filelock import FileLock
 from aigc import cache
 from aigc.artifact.store import store_errors
 from aigc.files import replacing, sha256
+from aigc.own_code import FOLDER as CODE
 from aigc.training.run_folder import (
     CERTIFICATE,
     CHECKPOINTS,
@@ -167,9 +168,10 @@ class ObjectStore:
     def pull(self) -> Path | None:
         """Make the working folder what the store has; returns the newest whole checkpoint's path.
 
-        Downloads config.json, history and metrics, and every whole checkpoint that is not here
-        yet; torn and corrupt ones are skipped with a warning. Checkpoints that only the working
-        folder has are renamed `<samples>.unpublished`. If the store has no run, nothing changes.
+        Downloads config.json, code, history and metrics, and every whole checkpoint that is not
+        here yet; torn and corrupt ones are skipped with a warning. Checkpoints that only the
+        working folder has are renamed `<samples>.unpublished`. If the store has no run, nothing
+        changes.
         Raises ValueError if there is no such bucket.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +183,7 @@ class ObjectStore:
             whole = [name for name in _checkpoints(there) if self._fetch(name, there)]
             self._set_aside(whole)
             for name in there:
-                if "/" not in name and name.endswith((".json", ".jsonl")) and _is_file(name):
+                if _is_pulled(name):
                     self._download(name)
                     self._sent[name] = _stamp(self.folder / name)
         return self.folder / CHECKPOINTS / whole[0] if whole else None
@@ -292,6 +294,7 @@ class ObjectStore:
                 path.rename(aside)
 
     def _download(self, name: str) -> None:
+        (self.folder / name).parent.mkdir(exist_ok=True)
         with replacing(self.folder / name) as temporary:
             self.filesystem.get_file(f"{self.root}/{name}", str(temporary))
 
@@ -311,6 +314,14 @@ def _is_file(name: str) -> bool:
     """True if a path in a run's folder is a file of the run; hidden files are locks or torn."""
     parts = name.split("/")
     return parts[0] not in DRIVER_ONLY and not any(part.startswith(".") for part in parts)
+
+
+def _is_pulled(name: str) -> bool:
+    """True of the files that a start needs beside checkpoints: JSON, and code of a user's."""
+    folder, _, base = name.rpartition("/")
+    if folder == CODE:
+        return base.endswith(".py") and _is_file(name)
+    return not folder and base.endswith((".json", ".jsonl")) and _is_file(name)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from aigc import data
+from aigc import code_files, data
 from aigc.artifact import image_files
 from aigc.artifact.sampling_inputs import is_picture
 from aigc.config import TrainConfig
@@ -75,7 +75,8 @@ def _prefix_errors(what: str) -> Iterator[None]:
     except Exception as error:
         message = " ".join(str(error).split())
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{what}: {kind}{message[:500]}") from error
+        where = f" ({place})" if (place := code_files.place(error)) else ""
+        raise ValueError(f"{what}: {kind}{message[:500]}{where}") from error
 
 
 def _losses(config: TrainConfig, state: TrainState, source: Source) -> None:
@@ -89,6 +90,10 @@ def _losses(config: TrainConfig, state: TrainState, source: Source) -> None:
         loss, _ = state.model.loss(phase.name, batch, noise, shared)
         parameters = list(phase.module.parameters())
         torch.autograd.grad(loss, parameters, retain_graph=True)
+    with torch.no_grad():
+        sums = state.model.batch_sums(batch, noise, shared)
+        if sums:
+            state.model.update(sums)
 
 
 def _draw_samples(model: GenerativeModel) -> None:
@@ -114,7 +119,9 @@ def _channel_warnings(config: TrainConfig) -> Iterator[str]:
 
 def _quality_warnings(config: TrainConfig) -> Iterator[str]:
     modality = config.model.modality
-    if config.evaluate_interval and distance_to(modality) is None:
+    if config.quality and not config.evaluate_interval:
+        yield "--quality has no effect without --evaluate-interval"
+    if config.evaluate_interval and distance_to(modality, config.quality) is None:
         yield f"--evaluate-interval has no effect: nothing measures the quality of {modality}"
 
 

@@ -54,7 +54,7 @@ class Quality:
 
     def _prepare(self) -> Distance | None:
         modality = self._config.model.modality
-        distance = distance_to(modality)
+        distance = distance_to(modality, self._config.quality)
         prepared = distance and distance(self._real())
         if prepared is None:
             labels = "with" if self._source.classes else "without"
@@ -101,7 +101,8 @@ def generate(model: GenerativeModel, indices: range, turn: Tensor) -> dict[str, 
             inputs.append(turn.to(like.device) % model.config.num_classes)
             continue
         if spec.kind == "setting":
-            inputs.append(torch.from_numpy(setting(spec, spec.default, len(indices))))
+            chosen = setting(spec, spec.default, len(indices))
+            inputs.append(torch.from_numpy(chosen).to(like.device))
             continue
         uniform = spec.kind == "uniform"
         drawn = (
@@ -110,8 +111,10 @@ def generate(model: GenerativeModel, indices: range, turn: Tensor) -> dict[str, 
             else latents.normal(0, indices, spec.shape)
         )
         inputs.append(torch.from_numpy(drawn).to(like))
+    # exports() makes constants where torch makes tensors by default.
+    module = part.module.to(like.device)
     with torch.no_grad():
-        output = part.module(*inputs)
+        output = module(*inputs)
     outputs = output if isinstance(output, tuple) else (output,)
     return {
         spec.name: (value.float() if value.is_floating_point() else value).cpu().numpy()

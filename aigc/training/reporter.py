@@ -103,7 +103,8 @@ class Reporter:
             log.warning("after %d samples: %s", state.samples, reason)
         self.collapsed = bool(reason)
         if self.quality is not None:
-            values["quality/frechet"] = self.quality
+            name = self.config.quality.partition("@")[0] or "frechet"
+            values[f"quality/{name}"] = self.quality
         report = RunReport(
             state.samples,
             round((state.samples - samples) / elapsed, 2),

@@ -11,15 +11,16 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor
 
-from aigc import models
+from aigc import models, own_code
 from aigc.artifact import Artifact
 from aigc.artifact.manifest import WEIGHTS
 from aigc.artifact.store import filesystem, store_errors
+from aigc.code_files import NAME
 from aigc.config import TrainConfig, require
 from aigc.data import Source
 from aigc.data_report import facts as data_facts
 from aigc.files import append_line, expanded, read_lines, read_text, write
-from aigc.training import checkpoint, run_folder
+from aigc.training import checkpoint, run_code, run_folder
 from aigc.training.dataloader import Stream
 from aigc.training.loop import (
     Diverged,
@@ -86,15 +87,17 @@ class Run:
         """Create the folder and write its config; changes of a run's config go into its history."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.exists:
-            old, new = self.config().flat(), config.flat()
+            old, new = self.config(installed=False).flat(), config.flat()
             changed = {k: [old.get(k), v] for k, v in new.items() if old.get(k) != v}
+            changed |= run_code.changed(self.document(), config)
             if changed:
                 self.note({"event": "config", "changed": changed})
-        text = json.dumps(config.to_json(), indent=1) + "\n"
+        run_code.write(self.folder, config)
+        text = json.dumps(config.to_json() | own_code.record(config), indent=1) + "\n"
         write(self.folder / CONFIG, text.encode())
 
-    def config(self) -> TrainConfig:
-        """Config that the run was begun or last resumed with. Raises ValueError without one."""
+    def document(self) -> dict[str, Any]:
+        """Contents of config.json. Raises ValueError without one."""
         path = self.folder / CONFIG
         try:
             document = json.loads(read_text(path))
@@ -104,7 +107,16 @@ class Run:
             raise ValueError(f"{path} is damaged: no JSON: {error}") from None
         if not isinstance(document, dict) or not isinstance(document.get("preset"), str):
             raise ValueError(f"{path} is damaged: it names no preset")
+        return document
+
+    def config(self, *, installed: bool = True) -> TrainConfig:
+        """Config that the run was begun or last resumed with; code of a user's is the run's own.
+
+        Raises ValueError without one and, with `installed`, if a module of the run is another here.
+        """
+        path, document = self.folder / CONFIG, self.document()
         try:
+            run_code.read(self.folder, document, installed=installed)
             model = models.load(document["preset"].partition(":")[0])
             return TrainConfig.from_json(document, model.Config)
         except ValueError as error:
@@ -123,10 +135,17 @@ class Run:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         append_line(self.folder / HISTORY, {"time": now} | entry)
 
-    def check_resume(self, config: TrainConfig) -> None:
-        """Raise ValueError naming the fields that may not change on resume but did."""
-        old, new = self.config().fixed(), config.fixed()
-        changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in old if old[k] != new.get(k)]
+    def check_resume(self, config: TrainConfig, *, new_code: bool = False) -> None:
+        """Raise ValueError naming the fields that may not change on resume but did, or the code
+        that changed unless it may: `new_code`."""
+        if not new_code:
+            run_code.check_same(self.folder, self.document(), config)
+        old, new = self.config(installed=False).fixed(), config.fixed()
+        changed = [
+            f"{k}: {old.get(k)!r} -> {new.get(k)!r}"
+            for k in old
+            if old[k] != new.get(k) and not (new_code and _same_file(old[k], new.get(k)))
+        ]
         if changed:
             raise ValueError(
                 f"{self.folder} cannot resume with another {'; '.join(changed)};"
@@ -152,6 +171,15 @@ class Run:
         if path is None:
             raise ValueError(f"{self.folder} has no whole checkpoint yet; train it first")
         return path
+
+
+def _same_file(old: Any, new: Any) -> bool:
+    """True of two versions of a file: `resgan@3f2a1b2c3d4e:small`, of the same preset."""
+    if not (isinstance(old, str) and isinstance(new, str)):
+        return False
+    (one, preset), (other, of_other) = map(own_code.split, (old, new))
+    files = NAME.fullmatch(one), NAME.fullmatch(other)
+    return preset == of_other and all(files) and files[0][1] == files[1][1]  # type: ignore[index]
 
 
 def train_run(

@@ -1,7 +1,8 @@
 """Layout of a run's folder, and the reader of its small files. Never imports torch.
 
 <storage>/<run>/
-    config.json      fully resolved
+    config.json      fully resolved; under `code` the hashes of code of a user's
+    code/            files of a user's code, see aigc/training/run_code.py
     data.json        splits of the data, classes with counts, rows that were left out
     history.jsonl    every start of the workers: time, samples seen, number of workers,
                      environment; changes of the config on resume; rollbacks

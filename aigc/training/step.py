@@ -123,12 +123,15 @@ class Step:
         # short, so each phase prepares its own, span by span.
         whole = self._prepare(batch, 0, phases, self.rank_key("prepare")) if self.single else None
         report = []
+        sums: dict[str, Tensor] = {}
         for i in due:
             phase, optimizer = state.phases[i], state.optimizers[i]
-            gradients, named = self._gradients(batch, i, whole)
+            own: dict[str, Tensor] | None = {} if i == due[0] else None
+            gradients, named = self._gradients(batch, i, whole, own)
             named |= {name: self.like.new_full((), value) for name, value in extra.items()}
             extra = {}
-            gradients, values = self._reduce(i, gradients, named)
+            gradients, values, own = self._reduce(i, gradients, named, own or {})
+            sums |= own
             torch.maximum(self.bad, (~values.isfinite().all()).float(), out=self.bad)
             optimizer.found_inf = self.bad  # type: ignore[attr-defined]
             for parameter, gradient in zip(self.parameters[i], gradients, strict=True):
@@ -137,6 +140,8 @@ class Step:
             optimizer.zero_grad()
             names = [name if "/" in name else f"{phase.name}/{name}" for name in named]
             report.append(([*names, f"{phase.name}/gradient_norm"], values))
+        if sums:
+            self._update(sums)
         return report
 
     @property
@@ -163,10 +168,31 @@ class Step:
         with self.autocast():
             return self.state.model.prepare(self._part(batch, number), self._noise(number), due)
 
+    @torch.no_grad()
+    def _update(self, sums: dict[str, Tensor]) -> None:
+        """The model's update() of its buffers, undone after a batch that is not finite."""
+        buffers = list(self.state.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        self.state.model.update(sums)
+        for buffer, old in zip(buffers, before, strict=True):
+            buffer.copy_(torch.where(self.bad > 0, old, buffer))
+
+    def _add_sums(self, sums: dict[str, Tensor], batch: Batch, number: int, shared: Any) -> None:
+        with torch.no_grad(), self.autocast():
+            own = self.state.model.batch_sums(
+                self._part(batch, number), self._noise(number), shared
+            )
+        for name, value in own.items():
+            value = value.detach().to(self.like.dtype)
+            sums[name] = sums[name] + value if name in sums else value
+
     def _gradients(
-        self, batch: Batch, i: int, whole: Any
+        self, batch: Batch, i: int, whole: Any, batch_sums: dict[str, Tensor] | None
     ) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
-        """This worker's share of a phase's gradients and metrics; the shares sum to the means."""
+        """This worker's share of a phase's gradients and metrics; the shares sum to the means.
+
+        The model's sums over this worker's rows go into `batch_sums` unless it is None.
+        """
         phase, model = self.state.phases[i], self.state.model
         total: Sequence[Tensor] = ()
         sums: dict[str, Tensor] = {}
@@ -188,6 +214,8 @@ class Step:
                     own = torch.autograd.grad(
                         loss if weight == 1 else loss * weight, self.parameters[i]
                     )
+                if batch_sums is not None:
+                    self._add_sums(batch_sums, batch, number, shared)
             if number:
                 torch._foreach_add_(list(total), own)
             else:
@@ -197,21 +225,36 @@ class Step:
         return total, sums
 
     def _reduce(
-        self, i: int, gradients: Sequence[Tensor], named: dict[str, Tensor]
-    ) -> tuple[Sequence[Tensor], Tensor]:
+        self,
+        i: int,
+        gradients: Sequence[Tensor],
+        named: dict[str, Tensor],
+        sums: dict[str, Tensor],
+    ) -> tuple[Sequence[Tensor], Tensor, dict[str, Tensor]]:
         """Sums over the workers in a fixed layout, parameters in order: in buckets that were sent
         during the backward pass, or by one flat all-reduce.
 
         The norm of the gradients is appended to the values.
         """
         values = torch.stack([*named.values()])
-        if self.buckets:
-            gradients, values = self.buckets[i].sums(values)
-        elif self.group.world_size > 1:
-            flat = torch.cat([*(g.flatten() for g in gradients), values])
-            self.group.all_reduce(flat)
-            sizes = [gradient.numel() for gradient in gradients]
-            *parts, values = torch.split(flat, [*sizes, len(named)])
-            gradients = [p.view_as(g) for p, g in zip(parts, gradients, strict=True)]
+        if self.group.world_size > 1:
+            rest = [values, *sums.values()]
+            flat = torch.cat([tensor.flatten() for tensor in rest])
+            if self.buckets:
+                gradients, flat = self.buckets[i].sums(flat)
+            else:
+                gradients, flat = self._flat_sum(gradients, flat)
+            parts = torch.split(flat, [tensor.numel() for tensor in rest])
+            values, *added = (part.view_as(t) for part, t in zip(parts, rest, strict=True))
+            sums = dict(zip(sums, added, strict=True))
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
-        return gradients, torch.cat([values, norm[None]])
+        return gradients, torch.cat([values, norm[None]]), sums
+
+    def _flat_sum(
+        self, gradients: Sequence[Tensor], rest: Tensor
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Gradients and `rest` (V,) summed over all workers by one all-reduce."""
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), rest])
+        self.group.all_reduce(flat)
+        *parts, rest = torch.split(flat, [*(g.numel() for g in gradients), rest.numel()])
+        return [p.view_as(g) for p, g in zip(parts, gradients, strict=True)], rest

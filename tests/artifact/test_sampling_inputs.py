@@ -110,3 +110,14 @@ def test_setting_of_another_type_is_refused(dtype: Any, value: Any, message: str
     assert setting(spec, 2.0, 2).tolist() == [2, 2]
     with pytest.raises(ValueError, match=message):
         setting(spec, value, 2)
+
+
+def test_latents_of_one_signature_are_distinct(contract: ArtifactSpec) -> None:
+    """The first is drawn as ever, a second one of equal shape by its name."""
+    first = contract.signature("sample").inputs[0]
+    two = replace(contract.signature("sample"), inputs=(first, replace(first, name="more")))
+    manifest = replace(contract.manifest, signatures={"sample": two})
+    drawn = ArtifactSpec(manifest).draw("sample", 7, range(3))
+    alone = contract.draw("sample", 7, range(3))
+    assert np.array_equal(drawn[first.name], alone[first.name])
+    assert not np.isclose(drawn["more"], drawn[first.name]).any()

@@ -17,7 +17,7 @@ import pytest
 
 from aigc.artifact import ArtifactError
 from aigc.artifact.manifest import Manifest
-from aigc.artifact.trial import Bounds, _environment, try_out
+from aigc.artifact.trial import Bounds, child_environment, try_out
 from tests.artifact.bombs import BOMBS, whole
 from tests.artifact.hostile import (
     ROUNDS,
@@ -190,4 +190,4 @@ def test_child_writes_no_files_and_gets_no_secrets(
     assert (tmp_path / "written").read_bytes() == b""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    assert "secret" not in _environment().values()
+    assert "secret" not in child_environment().values()

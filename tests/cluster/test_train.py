@@ -10,6 +10,7 @@ from aigc.training.run import Run
 from cluster import train
 from tests.cluster.runs import finish, start, state
 from tests.data.rows import TINY, written
+from tests.own_files import GAN, write
 
 pytestmark = pytest.mark.cluster
 
@@ -61,3 +62,24 @@ def test_error_that_stays_ends_the_run_after_three_starts(tmp_path: Path) -> Non
     assert "3 starts in a row came no further than 0 samples; the last one ended with" in stderr
     assert "IsADirectoryError" in stderr
     assert "Traceback" not in stderr
+
+
+def test_code_of_a_user_is_read_from_the_run_and_its_errors_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fails = GAN.replace(
+        "class Model(GAN):",
+        "class Odd(ValueError):\n    pass\n\n\nclass Model(GAN):\n"
+        "    def loss(self, phase, batch, noise, shared):\n"
+        "        if noise.samples == 64:\n"
+        '            raise Odd("no more")\n'
+        "        return super().loss(phase, batch, noise, shared)\n",
+    )
+    write(tmp_path, fails)
+    process = start(Path("runs"), "run", "./points.py", "--workers", "1", "--threads", "1")
+    _, stderr = finish(process, status=1)
+    (copy,) = (tmp_path / "runs" / "run" / "code").iterdir()
+    assert f"Odd: no more ({copy}, line " in stderr
+    assert "Traceback" not in stderr
+    assert len(Run(tmp_path / "runs" / "run").starts()) == 1

@@ -4,10 +4,8 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,30 +28,12 @@ from aigc.sealing.example_inputs import example
 from aigc.sealing.parity import PARITY_MAX_ABS, PARITY_UINT8, budget
 from aigc.training.run import Run
 from tests.fixtures.make import config, write_run
+from tests.small_models import smaller
 
 pytestmark = pytest.mark.process
 
 PRESETS = [f"{name}:{preset}" for name in models.names() for preset in models.load(name).PRESETS]
 CLASSES = tuple("0123456789")
-AUDIO: dict[str, Any] = {
-    "window": 64,
-    "hop": 16,
-    "decoder_widths": (16, 16, 16),
-    "style": 8,
-    "bands": 16,
-    "ripple_bands": 4,
-    "hidden": 32,
-}
-SMALLER: dict[str, dict[str, Any]] = {
-    "audio_vae": AUDIO
-    | {"shape": (1, 512), "encoder_widths": (16, 16), "couplings": 2, "prior_width": 16},
-    "multimodal_vae": AUDIO
-    | {"samples": 512, "audio_widths": (16, 16), "image_widths": (8, 16), "components": 10}
-    | {"flow_layers": 2, "flow_width": 16},
-    "wavegan": {"shape": (1, 256), "widths": (16, 8), "latent": 16},
-    "dcgan:article": {"generator_widths": (32, 16, 8)},
-}
-"""Smaller sizes for models and presets whose graphs take long; the operators are the same."""
 
 Exported = Callable[[str], tuple[Path, Manifest]]
 
@@ -62,9 +42,7 @@ Exported = Callable[[str], tuple[Path, Manifest]]
 def built(preset: str) -> GenerativeModel:
     """A model whose weights and running statistics are a function of its architecture."""
     torch.manual_seed(0)
-    run = models.preset(preset)
-    smaller = SMALLER.get(run.model_name, {}) | SMALLER.get(preset, {})
-    model = models.build(replace(run, model=replace(run.model, **smaller))).eval()
+    model = models.build(smaller(models.preset(preset))).eval()
     torch.manual_seed(0)
     for name, buffer in model.averaged().named_buffers():
         if name.endswith("running_mean"):

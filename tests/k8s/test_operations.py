@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,28 @@ def test_documented_overlay_renders(tmp_path: Path) -> None:
         if o["metadata"]["name"].startswith("s3-") and "data" in o and o["kind"] == "ConfigMap"
     )
     assert s3["AWS_RETRY_MODE"] == "standard"
+
+
+def test_documented_overlay_of_ones_own_model_mounts_its_files(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "own-models.md").read_text()
+    (overlay,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    base = os.path.relpath(K8S / "overlays" / "kind", tmp_path)
+    text = f"resources: [{base}]\nnamespace: aigc\n{overlay}"
+    (tmp_path / "kustomization.yaml").write_text(text)
+    for name in ("resgan.py", "shapes.py"):
+        (tmp_path / name).write_text("pass\n")
+    objects = [*yaml.safe_load_all(kustomize(tmp_path))]
+    (code,) = (o for o in objects if o["metadata"]["name"].startswith("own-code-"))
+    assert code["data"].keys() == {"resgan.py", "shapes.py"}
+    job = find(objects, "RayJob", "training")["spec"]
+    pod = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (volume,) = (v for v in pod["volumes"] if v["name"] == "own-code")
+    assert volume["configMap"]["name"] == code["metadata"]["name"]
+    (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "own-code")
+    bash, c, line = shlex.split(job["entrypoint"])
+    assert (bash, c) == ("bash", "-c")
+    assert shlex.split(line)[:3] == ["aigc", "train", f"{mount['mountPath']}/resgan.py:small"]
+    assert "$AIGC_RUNS/resgan" in line
 
 
 @pytest.mark.parametrize(

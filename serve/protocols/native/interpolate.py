@@ -55,7 +55,10 @@ class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         field("In place of from_seed, for models that encode and decode texts."),
     ] = None
     to_text: Annotated[str | None, field("In place of to_seed.")] = None
-    signature: Annotated[str, field("A signature that draws images from a seed.")] = "sample"
+    signature: Annotated[
+        str | None,
+        field("A signature that draws images from a seed; the model's default if absent."),
+    ] = None
     index: Annotated[int, seed_field("Index of both samples within their seeds.")] = 0
     label: Annotated[
         int | tuple[int, int] | None,
@@ -225,7 +228,10 @@ class InterpolationApi:
         if request.format is not None:
             message = f"texts are sent as JSON or lines, not {request.format}"
             raise HTTPError(400, "format_needs_image", message, param="format")
-        for name, nothing in (("index", (0,)), ("signature", ("sample", request_inputs.DECODE))):
+        for name, nothing in (
+            ("index", (0,)),
+            ("signature", (None, "sample", request_inputs.DECODE)),
+        ):
             if getattr(request, name) not in nothing:
                 message = f"{name} has no effect on an interpolation between texts"
                 raise HTTPError(400, "no_effect", message, param=name)

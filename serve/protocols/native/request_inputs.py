@@ -11,7 +11,7 @@ import base64
 import binascii
 import io
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -33,8 +33,9 @@ from serve.sampling_request import SamplingRequest
 
 ENCODE, DECODE, RECONSTRUCT, TRANSLATE = "encode", "decode", "reconstruct", "translate"
 
-Inputs = dict[str, str | list[str | float | list[float]]]
-"""By input: one value for all samples, or a list with one per sample; a vector is a list itself."""
+Inputs = dict[str, str | float | list[str | float | list[float | list[float | list[float]]]]]
+"""By input: one value for all samples, or a list with one per sample; numbers of several axes are
+lists themselves."""
 
 MULTIPART = b"multipart/form-data"
 MAX_PARTS = 32
@@ -44,12 +45,19 @@ _FILES = ("image", "audio")
 """Kinds of inputs that are files."""
 
 
-def num_samples(inputs: Inputs, n: int | None) -> int:
-    """Number of samples: the length of the lists of inputs. Raises HTTPError 400."""
+def num_samples(inputs: Inputs, n: int | None, takes: Mapping[str, TensorSpec]) -> int:
+    """Number of samples: the length of the lists of inputs, which the signature `takes`.
+
+    Raises HTTPError 400.
+    """
     if not inputs:
         message = "inputs must name at least one input, got none"
         raise HTTPError(400, "inputs_count", message, param="inputs")
-    lengths = {name: len(value) for name, value in inputs.items() if _is_list(value)}
+    lengths = {
+        name: len(value)
+        for name, value in inputs.items()
+        if isinstance(value, list) and _is_list(takes.get(name), value)
+    }
     asked = lengths if n is None else {"n": n, **lengths}
     if len(set(asked.values())) > 1:
         lengths_found = ", ".join(f"{name[:60]} {length}" for name, length in asked.items())
@@ -75,7 +83,7 @@ def check_inputs(request: SamplingRequest, names: Collection[str], has_seed: boo
     if has_seed and not runner.spec.seeded:
         message = "seed has no effect: the inputs leave nothing to draw"
         raise HTTPError(400, "no_effect", message, param="seed")
-    takes = _accepted_inputs(runner)
+    takes = accepted_inputs(runner)
     if unknown := [name for name in names if name not in takes]:
         message = (
             f"signature {runner.name!r} of {runner.artifact.id} takes no input"
@@ -108,7 +116,7 @@ async def transform(
     """
     files = any(
         spec.kind in _FILES and name in inputs
-        for name, spec in _accepted_inputs(request.runner).items()
+        for name, spec in accepted_inputs(request.runner).items()
     )
 
     def read() -> tuple[SamplingRequest, Arrays]:
@@ -142,7 +150,7 @@ async def run_decoder(
 
 def _read_inputs(request: SamplingRequest, inputs: Inputs) -> tuple[SamplingRequest, Arrays]:
     """Decodes files, so it belongs in a thread. Raises HTTPError 400."""
-    takes = _accepted_inputs(request.runner)
+    takes = accepted_inputs(request.runner)
     return _complete(
         request, {name: _rows(takes[name], value, request.n) for name, value in inputs.items()}
     )
@@ -160,7 +168,7 @@ def _complete(request: SamplingRequest, rows: Arrays) -> tuple[SamplingRequest, 
     return request.with_inputs(rows), drawn
 
 
-def _accepted_inputs(runner: SignatureRunner) -> dict[str, TensorSpec]:
+def accepted_inputs(runner: SignatureRunner) -> dict[str, TensorSpec]:
     """Inputs that a request may contain, by name."""
     return {one.name: one for one in runner.spec.inputs if one.kind in user_inputs.KINDS}
 
@@ -170,14 +178,21 @@ def _latent_input(runner: SignatureRunner) -> str:
     return next(one.name for one in runner.spec.inputs if one.kind == "vector")
 
 
-def _is_list(value: Any) -> bool:
-    """True for a list of one value per sample."""
-    return isinstance(value, list) and (not value or not isinstance(value[0], int | float))
+def _is_list(spec: TensorSpec | None, value: Any) -> bool:
+    """True for a list of one value per sample, which for numbers has one more axis than a value."""
+    if not isinstance(value, list) or not value:
+        return isinstance(value, list)
+    if spec is None or spec.kind != "vector":
+        return not isinstance(value[0], int | float)
+    axes, part = 0, value
+    while isinstance(part, list) and part:
+        axes, part = axes + 1, part[0]
+    return axes > len(spec.shape)
 
 
 def _rows(spec: TensorSpec, value: Any, n: int) -> NDArray[Any]:
     """An input of n samples, (n, *shape)."""
-    each = value if _is_list(value) else [value]
+    each = value if _is_list(spec, value) else [value]
     if spec.kind == "text" and all(isinstance(one, str) for one in each):
         rows = text_codec.encode_texts(spec, each, spec.name)
     else:

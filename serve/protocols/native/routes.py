@@ -44,8 +44,8 @@ from serve.protocols.native.request_inputs import (
     ENCODE,
     MULTIPART,
     RECONSTRUCT,
-    TRANSLATE,
     Inputs,
+    accepted_inputs,
     check_decoding,
     check_inputs,
     decode_form,
@@ -322,9 +322,13 @@ class NativeApi:
         self, request: SampleRequest, inputs: Inputs, context: RequestContext
     ) -> Response:
         """Run a signature on the request's inputs. Raises HTTPError 400, 404, 429 or 503."""
-        n, signature = num_samples(inputs, request.n), request.signature or TRANSLATE
+        hosted = self._sampler.find(request.model)
+        signature = request.signature or hosted.artifact.manifest.default_signature(has_inputs=True)
+        composed = is_composed(hosted, signature)
+        taken = self._sampler.runner(request.model, ENCODE if composed else signature)
+        n = num_samples(inputs, request.n, accepted_inputs(taken))
         request = msgspec.structs.replace(request, n=n, signature=signature)
-        if is_composed(self._sampler.find(request.model), signature):
+        if composed:
             return await self._reconstruct(request, inputs, n, context)
         sampling = self._parse_request(request, context.seed(request.seed), has_inputs=True)
         check_inputs(sampling, inputs, request.seed is not None)
@@ -357,7 +361,7 @@ class NativeApi:
         composed: str = "",
     ) -> SamplingRequest:
         """The validated request; arguments as of build_request(). Raises HTTPError 400 or 404."""
-        runner = self._sampler.runner(request.model, request.signature or "sample")
+        runner = self._sampler.runner(request.model, request.signature or None)
         sampling = self._sampler.build_request(
             runner,
             n=1 if request.n is None else request.n,

@@ -4,8 +4,8 @@
     result = await infer(sampler, context, call)            # result.outputs["image"] (4, 1, 28, 28)
 
 A signature is a model of the protocol: `digits` is the signature "sample" of the artifact digits,
-`digits:encode` its signature "encode" (artifact names have no colon). Versions are those of the
-artifact; the default is the newest.
+or the only one of an artifact without it; `digits:encode` is its signature "encode" (artifact names
+have no colon). Versions are those of the artifact; the default is the newest.
 
 Tensors are those of the manifest, the batch axis first. A signature with an image output has a
 further output `pixels`, (N, H, W, C) uint8, which is what the other protocols send. Requests for
@@ -36,7 +36,6 @@ from serve.sampling_request import SamplingRequest, check_label, check_settings
 
 EXTENSIONS = ("binary_tensor_data", "parameters")
 PLATFORM = "onnxruntime_onnx"
-SAMPLE = "sample"
 _TEXT_VALUES = 1 << 24
 """Number of values assumed for texts before they are read."""
 
@@ -127,14 +126,15 @@ def runners(sampler: Sampler, model: str, version: str) -> tuple[SignatureRunner
     """The runners of a model: one for pixels, one for all tensors. Raises HTTPError 404."""
     name, colon, signature = model.partition(":")
     reference = f"{name}@{version}" if version else name
-    runner = sampler.runner(reference, signature if colon else SAMPLE)
+    runner = sampler.runner(reference, signature if colon else None)
     return runner, sampler.find(reference).tensors[runner.name]
 
 
 def model_name(runner: SignatureRunner) -> str:
     """The protocol's name of a signature."""
-    name = runner.artifact.manifest.name
-    return name if runner.name == SAMPLE else f"{name}:{runner.name}"
+    manifest = runner.artifact.manifest
+    is_default = runner.name == manifest.default_signature()
+    return manifest.name if is_default else f"{manifest.name}:{runner.name}"
 
 
 def describe(sampler: Sampler, model: str, version: str) -> dict[str, Any]:

@@ -88,7 +88,10 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     label: Annotated[int | list[int] | None, field("Class numbers: one, or one for each text.")] = (
         None
     )
-    signature: Annotated[str, field("A signature that draws texts from a seed.")] = "sample"
+    signature: Annotated[
+        str | None,
+        field("A signature that draws texts from a seed; by default the model's own."),
+    ] = None
 
 
 class Choice(msgspec.Struct, kw_only=True):

@@ -96,7 +96,10 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     label: Annotated[
         int | list[int] | None, field("Class numbers in place of a prompt: one, or n of them.")
     ] = None
-    signature: Annotated[str, field("A signature that draws images from a seed.")] = "sample"
+    signature: Annotated[
+        str | None,
+        field("A signature that draws images from a seed; by default the model's own."),
+    ] = None
 
 
 class ImageData(msgspec.Struct, kw_only=True):

@@ -64,7 +64,10 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         seed_field("Seed of the speech; drawn by the server and returned if absent."),
     ] = None
     first_index: Annotated[int, seed_field("Index of the first word within the seed.")] = 0
-    signature: Annotated[str, field("A signature that draws sounds of a class.")] = "sample"
+    signature: Annotated[
+        str | None,
+        field("A signature that draws sounds of a class; by default the model's own."),
+    ] = None
 
 
 CREATE_SPEECH = Operation(

@@ -17,6 +17,8 @@ import psutil
 import pytest
 
 from aigc.artifact import Store, manifest
+from aigc.sealing import seal
+from tests.sealing.foreign import upscaler
 from tests.serve.artifacts import publish
 from tests.serve.servers import Server, title, wait_until
 
@@ -117,6 +119,15 @@ def test_deploys_survive_kills_of_the_writer(deployed: Deployed) -> None:
         killer.join()
     assert killed
     deployed.remove_all()
+
+
+def test_imported_artifact_is_deployed_and_removed(deployed: Deployed, tmp_path: Path) -> None:
+    path = upscaler(tmp_path / "u.onnx")
+    uri = seal(path, name="large", store=tmp_path / "store", range="0..1")
+    answer = deployed.admin("deploy", artifact=uri)
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["family"], answer.json()["licence"]) == ("imported", "unstated")
+    assert deployed.admin("remove", model="large").status_code == 200
 
 
 def reseal(folder: Path, **changes: Any) -> str:

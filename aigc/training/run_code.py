@@ -1,0 +1,98 @@
+"""Code of users in a run's folder: copied when the run begins, read back where it goes on.
+
+config.json says under `code` what belongs to the run:
+    {"resgan@3f2a1b2c3d4e": {"file": "resgan.py", "sha256": ...},
+     "mypkg.faces": {"module": "mypkg.faces", "distributions": {"mypkg": "1.2"}, "sha256": ...}}
+A file lies in `code/<name>.py`. Of a module only the hash is kept: its package must be installed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from aigc import code_files, own_code
+from aigc.config import TrainConfig
+from aigc.own_code import FOLDER, Place
+
+
+def write(folder: Path, config: TrainConfig) -> None:
+    """Copy the files that a config refers to into a run's folder. Raises OSError."""
+    for place in own_code.places(config):
+        if place.file is not None:
+            code_files.copy_into(folder / FOLDER, place.file)
+
+
+def read(folder: Path, document: dict[str, Any], *, installed: bool = True) -> None:
+    """Make the files of a run known by the names that its config.json has.
+
+    Raises ValueError if one is missing or altered or, with `installed`, if a module is not here as
+    the run was begun with it.
+    """
+    for name, entry in _entries(document).items():
+        if "file" in entry:
+            code_files.read_copy(folder / FOLDER, name, str(entry.get("sha256")))
+        elif installed:
+            _check_installed(name, entry)
+
+
+def changed(old: dict[str, Any], config: TrainConfig) -> dict[str, list[Any]]:
+    """Changes of the code for history.jsonl, by name: SHA-256 before and now."""
+    before = {name: entry.get("sha256") for name, entry in _entries(old).items()}
+    now = {name: entry["sha256"] for name, entry in _entries(own_code.record(config)).items()}
+    names = sorted(name for name in before | now if before.get(name) != now.get(name))
+    return {f"code.{name}": [before.get(name), now.get(name)] for name in names}
+
+
+def check_same(folder: Path, old: dict[str, Any], config: TrainConfig) -> None:
+    """Raise ValueError if a resumed run's code is another than the one it was begun with."""
+    before = _entries(old)
+    for place in own_code.places(config):
+        entry, now = before.get(place.name), place.record()
+        if entry is None:
+            entry = next((e for e in before.values() if e.get("file") == now.get("file")), None)
+            if entry is None or "file" not in now:
+                continue  # another model or source, which is told by the fields of the config
+        if entry["sha256"] == now["sha256"]:
+            continue
+        stem, digits = place.name.partition("@")[0], entry["sha256"][: code_files.DIGITS]
+        cure = f"install {_packages(entry)}"
+        if place.file is not None:
+            cure = f"restore the file, of which {folder / FOLDER / f'{stem}@{digits}.py'} is a copy"
+        raise ValueError(
+            f"{_where(place)} has changed since {folder} was begun with it: its sha256 was"
+            f" {digits} and is {now['sha256'][: code_files.DIGITS]}; {cure}, or go on with the new"
+            " code by --code new"
+        )
+
+
+def _where(place: Place) -> str:
+    return place.file.path if place.file else f"module {place.module}"
+
+
+def _packages(entry: dict[str, Any]) -> str:
+    """`mypkg==1.2`, as pip is told."""
+    found = entry.get("distributions") or {}
+    return ", ".join(f"{name}=={version}" for name, version in found.items()) or "the former one"
+
+
+def _check_installed(name: str, entry: dict[str, Any]) -> None:
+    source = own_code.source_of(name)
+    if source is None:
+        raise ValueError(
+            f"module {name} of this run is not here; install {_packages(entry)} wherever the run's"
+            " processes are"
+        )
+    found = code_files.digest(source.read_bytes())
+    if found != entry.get("sha256"):
+        raise ValueError(
+            f"module {name} is not the one of this run: its sha256 is"
+            f" {found[: code_files.DIGITS]}, the run has {str(entry.get('sha256'))[:12]}; install"
+            f" {_packages(entry)}, or resume the run with --code new"
+        )
+
+
+def _entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Entries by name. Raises ValueError if there is anything else."""
+    code = document.get("code", {})
+    if not isinstance(code, dict) or not all(isinstance(entry, dict) for entry in code.values()):
+        raise ValueError("config.json is damaged: its `code` must be objects by name")
+    return code

@@ -1,0 +1,42 @@
+"""Presets made smaller for tests: the same networks, of a size for a core."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+from aigc.config import TrainConfig
+
+AUDIO: dict[str, Any] = {
+    "window": 64,
+    "hop": 16,
+    "decoder_widths": (16, 16, 16),
+    "style": 8,
+    "bands": 16,
+    "ripple_bands": 4,
+    "hidden": 32,
+}
+SMALLER: dict[str, dict[str, Any]] = {
+    "audio_vae": AUDIO
+    | {"shape": (1, 512), "encoder_widths": (16, 16), "couplings": 2, "prior_width": 16},
+    "multimodal_vae": AUDIO
+    | {"samples": 512, "audio_widths": (16, 16), "image_widths": (8, 16), "components": 10}
+    | {"flow_layers": 2, "flow_width": 16},
+    "wavegan": {"shape": (1, 256), "widths": (16, 8), "latent": 16},
+    "dcgan:article": {"generator_widths": (32, 16, 8)},
+}
+"""Smaller sizes for models and presets whose graphs take long; the operators are the same."""
+
+
+def smaller(config: TrainConfig) -> TrainConfig:
+    """The preset with the sizes of SMALLER."""
+    changes = SMALLER.get(config.model_name, {}) | SMALLER.get(config.preset, {})
+    return replace(config, model=replace(config.model, **changes))
+
+
+def narrow(config: TrainConfig, most: int = 16) -> TrainConfig:
+    """The preset with layers of at most `most` channels, at the shape of its data."""
+    changes = {
+        field.name: tuple(min(width, most) for width in getattr(config.model, field.name))
+        for field in fields(config.model)
+        if field.name.endswith("widths")
+    }
+    return replace(config, model=replace(config.model, **changes))

@@ -1,0 +1,213 @@
+"""Files of docs/own-models.md, from an installed wheel to samples over HTTP; sums of a batch."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from torch import Tensor
+
+from aigc import data, models
+from aigc.artifact.image_files import read_png
+from aigc.training import checkpoint
+from aigc.training.loop import NonFiniteLoss, TrainState, train
+from aigc.training.run import Run
+from tests.ports import free_port
+from tests.training.small_runs import worst
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "own-models.md").read_text()
+FILES = dict(re.findall(r"^`(\w+\.py)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
+"""The files that the page shows, by name."""
+
+
+def shown(folder: Path) -> Path:
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def road() -> list[str]:
+    """The commands of the page that use its files, from training to samples."""
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    (block,) = [block for block in blocks if "aigc serve" in block]
+    return [line.partition("  #")[0].strip() for line in block.splitlines()]
+
+
+@dataclass
+class Installed:
+    """The project's wheel in a folder of its own, and a folder of a user's beside it."""
+
+    site: Path
+    folder: Path
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(self.site),
+            "XDG_CACHE_HOME": f"{self.folder}/cache",
+        }
+
+    def start(self, command: str) -> "subprocess.Popen[str]":
+        program, *rest = shlex.split(command)
+        program = str(self.site / "bin" / program) if program == "aigc" else program
+        return subprocess.Popen(
+            [program, *rest],
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, command: str) -> str:
+        """The last line of stdout."""
+        with self.start(command) as process:
+            try:
+                out, err = process.communicate(timeout=240)
+            except BaseException:
+                process.kill()
+                raise
+        assert process.returncode == 0, f"{command}: {err}"
+        return (out.splitlines() or [""])[-1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("installed")
+    source, site = folder / "source", folder / "site"
+    without = shutil.ignore_patterns("__pycache__")
+    for name in ("aigc", "cluster", "serve", "k8s"):
+        shutil.copytree(ROOT / name, source / name, ignore=without)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "wheel", *offline, "-w", str(folder), str(source)], check=True)
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    (folder / "own").mkdir()
+    return Installed(site, shown(folder / "own"))
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_files_of_the_page_go_from_a_wheel_to_samples_over_http(installed: Installed) -> None:
+    asked = installed.run(f"{sys.executable} -c 'import aigc; print(aigc.__file__)'")
+    assert asked == str(installed.site / "aigc" / "__init__.py")
+    commands = [line.replace("--samples 1280", "--samples 192") for line in road()]
+    trains, rest = commands[:2], commands[2:]
+    assert all("--workers 2" in command for command in trains)
+    for command in trains:
+        exact = " --precision float64 --threads 1" if "codebook" in command else ""
+        installed.run(command + exact)
+    alone = trains[1].replace("--workers 2", "--workers 0").replace("--name codebook", "--name one")
+    installed.run(f"{alone} --precision float64 --threads 1")
+    runs = [Run(installed.folder / "runs" / name) for name in ("one", "codebook")]
+    one, two = (checkpoint.tensors(run.load_state()) for run in runs)
+    assert 0 < worst(one, two) < 1e-9
+    for name in FILES:
+        (installed.folder / name).unlink()
+    exports, (serve, *asks) = rest[:2], rest[2:]
+    for command in exports:
+        installed.run(command)
+    port = str(free_port())
+    server = installed.start(serve.replace("8000", port).removesuffix("&") + "--metrics-port 0")
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        assert url, server.communicate()[1]
+        for command in asks:
+            installed.run(command.replace("8000", port))
+        sample = {"model": "resgan", "n": 2, "label": 0, "seed": 1, "format": "json"}
+        assert len(httpx.post(f"{url}/v1/samples", json=sample, timeout=60).json()["samples"]) == 2
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
+    for name in ("codes.png", "squares.png"):
+        assert read_png((installed.folder / name).read_bytes()).shape[-3:-1] > (16, 16)
+
+
+class Threads:
+    """Workers of one batch as threads of this process."""
+
+    def __init__(self, rank: int, world_size: int, meeting: threading.Barrier, parts: Any) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.device = torch.device("cpu")
+        self._meeting, self._parts = meeting, parts
+
+    def all_reduce(self, flat: Tensor) -> None:
+        self._parts[self.rank] = flat.clone()
+        self._meeting.wait(60)
+        total = sum(self._parts[1:], self._parts[0].clone())
+        self._meeting.wait(60)
+        flat.copy_(total)
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        pass
+
+    def convert_sync_batch_norm(self, model: object) -> None:
+        raise NotImplementedError
+
+
+def codebook(folder: Path, **changes: Any) -> Any:
+    config = models.preset(str(shown(folder) / "codebook.py"))
+    changes = {"batch": 16, "samples": 96, "precision": "float64"} | changes
+    quiet = {"checkpoint_interval": 0, "report_interval": 0, "grid_interval": 0}
+    return replace(config, **(quiet | changes))
+
+
+def trained(config: Any, world_size: int = 1) -> list[dict[str, Tensor]]:
+    """States of all workers at the end."""
+    source = data.load(config.data, config.model)
+    meeting, parts = threading.Barrier(world_size), [torch.empty(0)] * world_size
+    states = [TrainState(config) for _ in range(world_size)]
+    threads = [
+        threading.Thread(
+            target=train,
+            args=(config, state, source),
+            kwargs={"group": Threads(rank, world_size, meeting, parts)},
+        )
+        for rank, state in enumerate(states)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [checkpoint.tensors(state) for state in states]
+
+
+def test_sums_of_a_batch_are_those_of_one_worker(tmp_path: Path) -> None:
+    config = codebook(tmp_path)
+    (alone,) = trained(config)
+    two, other = trained(config, 2)
+    assert 0 < worst(alone, two) < 1e-9
+    assert worst(two, other) == 0  # buffers too, which follow the sums
+    (parts,) = trained(replace(config, micro_batch=5))
+    assert 0 < worst(alone, parts) < 1e-9
+    assert torch.equal(alone["model/counts"], parts["model/counts"])
+    counts = alone["model/counts"]
+    assert float(counts.sum()) == pytest.approx(32 * 0.99**6 + 16 * 16 * (1 - 0.99**6))
+
+
+def test_a_batch_that_is_not_finite_changes_no_buffer_by_its_sums(tmp_path: Path) -> None:
+    config = codebook(tmp_path)
+    state = TrainState(config)
+    before = checkpoint.snapshot(state, {}).tensors
+    source = data.load(config.data, config.model)
+    broken = replace(source, samples=source.samples * float("nan"))  # type: ignore[type-var]
+    with pytest.raises(NonFiniteLoss):
+        train(config, state, broken)
+    after = checkpoint.tensors(state)
+    for name in ("codes", "counts", "totals"):
+        assert torch.equal(before[f"model/{name}"], after[f"model/{name}"]), name
