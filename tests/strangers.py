@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -128,21 +129,25 @@ CALLS = (
 """One of each of Ray's gRPC servers."""
 
 
-def unauthenticated(port: int, host: str = "127.0.0.1") -> bool:
+def answering(ports: Iterable[int]) -> set[int]:
+    """Ports on loopback that do not refuse calls for want of a token, all called at once."""
+    ports = [*ports]
+    with ThreadPoolExecutor(32) as pool:
+        refusing = [*pool.map(_refuses_without_token, ports)]
+    return {port for port, refuses in zip(ports, refusing, strict=True) if not refuses}
+
+
+def _refuses_without_token(port: int) -> bool:
     """A port of Ray that refuses for want of a token whatever it would do otherwise."""
     import grpc
     import httpx
 
-    codes = set()
-    with grpc.insecure_channel(f"{host}:{port}") as channel:
-        for name in CALLS:
-            try:
-                channel.unary_unary(name)(b"", timeout=5)
-                codes.add(grpc.StatusCode.OK)
-            except grpc.RpcError as error:
-                codes.add(error.code())
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        # A port that speaks no gRPC lets each of them wait.
+        calls = [channel.unary_unary(name).future(b"", timeout=5) for name in CALLS]
+        codes = {call.code() for call in calls}
     if grpc.StatusCode.UNAUTHENTICATED in codes:
         return codes <= {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}
     with suppress(httpx.HTTPError):
-        return httpx.post(f"http://{host}:{port}/", timeout=5).status_code == 401
+        return httpx.post(f"http://127.0.0.1:{port}/", timeout=5).status_code == 401
     return False

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.ports import free_port
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 LISTEN = """
 import json, os, signal, socket, subprocess, sys, threading, time, urllib.request
@@ -77,6 +77,7 @@ RAYS = "asked for metadata.google.internal"
 
 
 Listened = tuple[list[str], list[str]]
+Heard = dict[str, "Future[Listened]"]
 
 
 def listened(
@@ -109,34 +110,38 @@ def aigc(*arguments: str | Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def quiet_and_telling(
-    sealed: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Listened, Listened]]:
-    """Commands as they are, and one with telemetry: at the same time, as most of it is waiting."""
+def heard(sealed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heard]:
+    """Commands and a server as they are, and one command with telemetry.
+
+    All run at the same time, as most of it is waiting.
+    """
     folder = tmp_path_factory.mktemp("listened")
     stay = [sys.executable, "-c", STAY, str(sealed)]
     sample = aigc("sample", sealed, "-n", "2", "--out", folder / "samples")
+    served = aigc("serve", sealed, "--port", str(free_port()), "--metrics-port", "0")
     with ThreadPoolExecutor() as pool:
-        quiet = pool.submit(listened, folder / "quiet", sample, aigc("verify", sealed), stay)
-        telling = pool.submit(listened, folder / "telling", stay, ORT_DISABLE_TELEMETRY="0")
-        yield quiet.result(), telling.result()
+
+        def start(name: str, *commands: list[str], **more: Any) -> "Future[Listened]":
+            return pool.submit(listened, folder / name, *commands, **more)
+
+        yield {
+            "commands": start("commands", sample, aigc("verify", sealed), stay),
+            "telling": start("telling", stay, ORT_DISABLE_TELEMETRY="0"),
+            "server": start("server", served=served, ORT_DISABLE_TELEMETRY=""),
+        }
 
 
-def test_commands_reach_for_nothing_outside(quiet_and_telling: tuple[Listened, Listened]) -> None:
-    heard, files = quiet_and_telling[0]
-    assert (heard, files) == ([], [])
+def test_commands_reach_for_nothing_outside(heard: Heard) -> None:
+    assert heard["commands"].result() == ([], [])
 
 
-def test_telemetry_can_be_turned_on(quiet_and_telling: tuple[Listened, Listened]) -> None:
+def test_telemetry_can_be_turned_on(heard: Heard) -> None:
     """It also proves that the other tests would notice telemetry."""
-    heard, files = quiet_and_telling[1]
-    assert any("microsoft.com" in name for name in heard), heard
+    names, files = heard["telling"].result()
+    assert any("microsoft.com" in name for name in names), names
     assert any("Microsoft" in file for file in files), files
 
 
-@pytest.mark.cluster
-def test_server_reaches_for_nothing_outside(sealed: Path, tmp_path: Path) -> None:
-    options = ("--port", free_port(), "--metrics-port", 0)
-    served = aigc("serve", sealed, *map(str, options))
-    heard, files = listened(tmp_path, served=served, ORT_DISABLE_TELEMETRY="")
-    assert ([one for one in heard if one != RAYS], files) == ([], [])
+def test_server_reaches_for_nothing_outside(heard: Heard) -> None:
+    names, files = heard["server"].result()
+    assert ([name for name in names if name != RAYS], files) == ([], [])

@@ -70,10 +70,13 @@ SETS: dict[str, Callable[[Path], DataConfig]] = {
 }
 
 
-@pytest.fixture(params=[*SETS, "ring", "numbers", "digits"])
-def inspected(request: pytest.FixtureRequest, tmp_path: Path) -> Inspected:
+@pytest.fixture(scope="module", params=[*SETS, "ring", "numbers", "digits"])
+def inspected(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Inspected:
     make = SETS.get(request.param)
-    return inspect(make(tmp_path) if make else DataConfig(source=request.param))
+    config = make(tmp_path_factory.mktemp("data")) if make else DataConfig(source=request.param)
+    return inspect(config)
 
 
 def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

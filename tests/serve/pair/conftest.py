@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.serve.servers import Server, server
 
 
@@ -19,6 +20,7 @@ def pair(
     """Two replicas of tiny@1, other@1, and a model of texts, of sounds and of several things."""
     others = [words, voices, translator]
     arguments = [f"{store}/tiny@1", f"{store}/other", *others, "--replicas", "2"]
+    arguments += ["--grpc-port", str(free_port())]
     with server(tmp_path_factory.mktemp("pair"), *arguments) as running:
         running.wait_until_ready()
         yield running

@@ -21,7 +21,7 @@ SOCKETS = {
     # process: (listening sockets, what they are)
     "serve.local.driver": (1, "Ray's driver, for answers of its workers"),
     "aigc.prometheus_exporter": (1, "the merged metrics"),
-    "haproxy": (3, "the HTTP port of the command; its own statistics and metrics"),
+    "haproxy": (4, "the ports of the command; its own statistics and metrics"),
     "gcs_server": (1, "Ray's directory of the cluster"),
     "raylet": (2, "Ray's node manager and object manager"),
     "monitor.py": (1, "metrics of Ray's autoscaler"),
@@ -30,19 +30,19 @@ SOCKETS = {
     "ray::RuntimeEnvAgent": (1, "gives workers their environment"),
     "ray::ServeController": (1, "Ray's calls between actors, as below"),
     "ray::HAProxyManager": (1, "calls between actors"),
-    "ray::ProxyActor": (2, "calls between actors; Serve's fallback proxy"),
-    "ray::ServeReplica": (3, "calls between actors; HTTP for HAProxy; Serve's handle calls"),
+    "ray::ProxyActor": (3, "calls between actors; Serve's fallback proxies of HTTP and gRPC"),
+    "ray::ServeReplica": (4, "calls between actors; HTTP and gRPC for HAProxy; handle calls"),
     "ray::TargetWriter": (1, "calls between actors"),
     "ray::IDLE": (1, "calls between actors"),
 }
 WITHOUT_TOKEN = {
     "aigc.prometheus_exporter": 1,
-    "haproxy": 3,
+    "haproxy": 4,
     "monitor.py": 1,
     "dashboard.py": 1,
     "ray::DashboardAgent": 1,  # Ray's own metrics
-    "ray::ProxyActor": 1,  # the API, as on the public port
-    "ray::ServeReplica": 1,  # the same
+    "ray::ProxyActor": 2,  # the API, as on the public ports
+    "ray::ServeReplica": 2,  # the same
 }
 """At most so many sockets of a process answer whoever reaches loopback; the others refuse calls."""
 
@@ -105,15 +105,15 @@ def test_every_process_listens_on_loopback_alone(pair: Server) -> None:
 def test_other_users_reach_no_file_and_no_unguarded_socket(pair: Server) -> None:
     tree = [psutil.Process(pair.process.pid), *pair.tree()]
     assert strangers.reachable(Path(pair.run_folder()), tree) == []
+    ports: dict[psutil.Process, set[int]] = {}
     for process in tree:
         with suppress(psutil.NoSuchProcess):
-            open_to_all = {
-                address.port
-                for address in settled(process)
-                if not strangers.unauthenticated(address.port)
-            }
+            ports[process] = {address.port for address in settled(process)}
+    answering = strangers.answering(set().union(*ports.values()))
+    for process, own in ports.items():
+        with suppress(psutil.NoSuchProcess):
             most = WITHOUT_TOKEN.get(kind(process), 0)
-            assert len(open_to_all) <= most, (kind(process), open_to_all)
+            assert len(own & answering) <= most, (kind(process), own & answering)
 
 
 def test_listeners_finds_sockets_that_other_machines_reach(pair: Server) -> None:

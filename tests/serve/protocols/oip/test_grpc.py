@@ -1,4 +1,4 @@
-"""gRPC's part of the Open Inference Protocol: messages, contents, peers; and `aigc serve`."""
+"""gRPC's part of the Open Inference Protocol: messages, contents, peers."""
 
 import asyncio
 import pickle
@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,11 +19,8 @@ from serve.protocols.oip import protobuf
 from serve.protocols.oip.grpc import is_local
 from serve.protocols.oip.protobuf import MESSAGES, METHODS
 from serve.settings import Limits, Settings
-from tests.ports import free_port
 from tests.serve.listening import Listening, listening
-from tests.serve.protocols.oip.wires import Wire, connected
-from tests.serve.servers import Server
-from tests.serve.servers import server as running_server
+from tests.serve.protocols.oip.wires import connected
 
 
 @pytest.fixture(scope="module")
@@ -170,45 +166,3 @@ def test_only_this_machine_may_call_a_replica_directly(
     request = MESSAGES["ServerLiveRequest"]()
     assert asyncio.run(api.answer("ServerLive", request, context)).live is local
     assert context.code == (None if local else grpc.StatusCode.PERMISSION_DENIED)
-
-
-@pytest.mark.cluster
-@pytest.mark.timeout(120)
-def test_the_command_serves_both_wires(store: Path, tmp_path: Path, artifact: Artifact) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    arguments = [f"{store}/tiny@1", "--grpc-port", address.rpartition(":")[2], "--replicas", "2"]
-    with running_server(tmp_path, *arguments) as running:
-        url = running.wait_until_ready()
-        assert f"gRPC     {address}" in running.stderr
-        expected = artifact.sample(seed=7, n=5)["image"].tobytes()
-        wire = Wire("grpc", address)
-        with wire.client:
-            assert wire.client.is_server_live()
-            assert wire.client.is_server_ready()
-            assert wire.metadata("tiny:encode")["platform"] == "onnxruntime_onnx"
-            for _ in range(10):
-                result = wire.infer("tiny", request_id="7", seed=7, n=5)
-                assert result.outputs["image"].tobytes() == expected
-                assert result.id == "7"
-            refusal = wire.refusal("tiny", label=12)
-            assert refusal.status == "INVALID_ARGUMENT"
-            assert "in [0, 10), got 12" in refusal.message
-            images = np.zeros((1024, 1, 8, 8), np.float32)
-            found = wire.infer("tiny:encode", [("image", images)]).outputs["vector"]
-            assert found.shape == (1024, 4)
-            large = np.zeros((80_000, 1, 8, 8), np.float32)
-            refusal = wire.refusal("tiny:encode", [("image", large)])
-            assert refusal.status == "RESOURCE_EXHAUSTED"
-            assert "larger than max" in refusal.message
-        body = {"inputs": [], "parameters": {"seed": 7, "n": 5}}
-        answer = httpx.post(f"{url}/v2/models/tiny/infer", json=body).json()
-        found = np.array(answer["outputs"][0]["data"], np.float32)
-        assert found.tobytes() == expected
-        assert running.total("aigc_requests_total", "api=oip-grpc", "code=200") == 11
-        assert stops_cleanly(running)
-
-
-def stops_cleanly(running: Server) -> bool:
-    tree = running.tree()
-    status, rest = running.stop()
-    return (status, rest) == (0, "") and not any(process.is_running() for process in tree)
