@@ -34,7 +34,7 @@ class Options:
     licence: str = ""
     """SPDX identifier of the weights' licence; unstated if not given."""
     kind: tuple[str, ...] = ()
-    """What a tensor is, such as z=latent: latent (normal noise), uniform, label, image, audio,
+    """Kind of a tensor, such as z=latent: latent (normal noise), uniform, label, image, audio,
     vector or setting."""
     range: tuple[str, ...] = ()
     """LOW..HIGH: values of black and white of images, such as image=0..1, or least and most."""
