@@ -140,6 +140,20 @@ def test_files_of_the_page_go_from_a_wheel_to_samples_over_http(installed: Insta
         assert (provenance.artifact, provenance.n) == (artifact, 16)
 
 
+@pytest.mark.process
+def test_files_of_the_page_keep_the_contract_in_an_installed_wheel(installed: Installed) -> None:
+    shown(installed.folder)
+    # All but parity: the road above exports them.
+    last = ("accelerator", "resumes", "average", "mean_over_rows", "rows_apart", "graphs_shared")
+    only = " ".join((*last, "state_is_whole", "config_survives_json", "trains_on_its_data"))
+    for model in ("resgan", "codebook"):
+        said = installed.run(f"aigc check-model ./{model}.py --only {only}")
+        assert said.endswith("19 checks hold"), said
+    assert "7 checks hold" in installed.run("aigc check-data ./shapes.py --for ./resgan.py")
+    check = "import aigc.testing as t; t.checks('./resgan.py', ['gradients'])[-1]()"
+    installed.run(f'{sys.executable} -c "{check}"')
+
+
 class Threads:
     """Workers of one batch as threads of this process."""
 

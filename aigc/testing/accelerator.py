@@ -166,7 +166,7 @@ class PretendedAccelerator:
 
 
 class _BackendModule(ModuleType):
-    """What torch asks the module of a device for before it makes tensors there."""
+    """Functions that torch calls before it makes tensors on a device."""
 
     @staticmethod
     def _lazy_init() -> None:
@@ -207,7 +207,7 @@ class _Generator(_CPUGenerator):
 
 
 class _Functions(TorchFunctionMode):
-    """What torch does before operations are dispatched: numbers to tensors, generators."""
+    """Calls before their operations are dispatched: numbers to tensors, generators."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -216,6 +216,10 @@ class _Functions(TorchFunctionMode):
             if func in (torch.as_tensor, torch.asarray) and isinstance(args[0], Tensor):
                 return args[0].to(device, kwargs.get("dtype"))
             return func(*args, **{**kwargs, "device": "cpu"}).to(device)
+        if func is Tensor.new_tensor and isinstance(args[0], PretendedTensor):
+            like, number = args
+            made = torch.tensor(number, dtype=kwargs.get("dtype") or like.dtype)
+            return made.to(device or DEVICE)
         result = func(*args, **kwargs)
         generator = kwargs.get("generator")
         if generator is not None and isinstance(result, Tensor):

@@ -17,6 +17,7 @@ from aigc.testing.export_checks import (
 from aigc.testing.loss_checks import finite_losses, gradients, mean_over_rows, pure_losses
 from aigc.testing.model_under_test import ModelUnderTest
 from aigc.testing.preset_checks import builds, config_survives_json, phases, trains_on_its_data
+from aigc.testing.sums_checks import sums_add_up
 from aigc.testing.training_checks import accelerator, average, hooks, resumes
 
 CONTRACT: Contract[ModelUnderTest] = {
@@ -26,7 +27,8 @@ CONTRACT: Contract[ModelUnderTest] = {
     finite_losses: (phases,),
     gradients: (finite_losses,),
     pure_losses: (finite_losses,),
-    mean_over_rows: (gradients, pure_losses),
+    sums_add_up: (pure_losses,),
+    mean_over_rows: (gradients, sums_add_up),
     hooks: (finite_losses,),
     signatures: (builds,),
     outputs_as_promised: (signatures,),
@@ -34,9 +36,9 @@ CONTRACT: Contract[ModelUnderTest] = {
     rows_apart: (seeds_kept,),
     graphs_shared: (seeds_kept,),
     state_is_whole: (seeds_kept,),
-    average: (gradients, pure_losses, hooks, seeds_kept),
-    resumes: (gradients, pure_losses, hooks),
-    accelerator: (gradients, pure_losses, hooks, seeds_kept),
+    average: (gradients, sums_add_up, hooks, seeds_kept),
+    resumes: (gradients, sums_add_up, hooks),
+    accelerator: (gradients, sums_add_up, hooks, seeds_kept),
     trains_on_its_data: (finite_losses,),
     parity: (rows_apart,),
 }

@@ -37,6 +37,7 @@ MADE: dict[str, Callable[[], Tensor]] = {
     "as_tensor": lambda: torch.as_tensor(np.ones(3), device=DEVICE),
     "moved": lambda: torch.ones(3).to(DEVICE),
     "like": lambda: torch.ones(3).to(torch.zeros(1, device=DEVICE)),
+    "new of numbers": lambda: torch.zeros(1, device=DEVICE).new_tensor([1, 2, 3]),
     "new": lambda: torch.zeros(1, device=DEVICE).new_ones(3),
     "in a context": lambda: _in_context(),
     "full of another": lambda: torch.full_like(torch.zeros(3, device=DEVICE), 2),

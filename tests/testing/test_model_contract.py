@@ -13,7 +13,8 @@ from aigc.testing import Check, ContractError, check_model, checks
 from aigc.testing.model_contract import CONTRACT
 from tests.own_files import GAN, write
 from tests.small_models import narrow, smaller
-from tests.testing.breaks import BREAKS, HONEST, Break, replace_model
+from tests.testing.breaks import HONEST, OF_EXPORTS, OF_PRESETS, Break, replace_model
+from tests.testing.broken_training import OF_LOSSES, OF_SUMS, OF_TRAINING
 
 pytestmark = pytest.mark.process
 
@@ -22,6 +23,7 @@ PRESETS = [
     for name in models.names()
     for preset in models.load(name).PRESETS
 ]
+BREAKS = [*OF_PRESETS, *OF_LOSSES, *OF_SUMS, *OF_EXPORTS, *OF_TRAINING]
 NAMES = [function.__name__ for function in CONTRACT]
 ELSEWHERE = {"parity", "trains_on_its_data"}
 """Checks that run below, or in tests/commands/test_export.py: one export is proof for several
