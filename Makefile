@@ -14,7 +14,7 @@ RAY_TESTS = $(shell grep -o 'tests/[a-z0-9_/]*\.py' docs/ray.md | sort -u)
 # Set in some containers, it would have every process that tests start compile our modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-modalities monitor test unit check bench soak format setup lock ray-upgrade clean
+.PHONY: demo demo-modalities monitor test unit check bench soak gpu format setup lock ray-upgrade clean
 
 demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
@@ -36,6 +36,9 @@ check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gpu: $(READY)  ## checks and figures of a machine with a GPU, six minutes, into docs/gpu.md; DEVICE=cpu rehearses
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.gpu $(DEVICE:%=--device %)
 
 format: $(READY)
 	$(BIN)/ruff format

@@ -9,7 +9,8 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from aigc.commands.extras import requirement_of
+from aigc import __version__
+from aigc.entry_point import missing, shadowed
 
 
 def main() -> int:
@@ -19,6 +20,9 @@ def main() -> int:
     if name in ("-h", "--help"):
         _help(commands)
         return 0
+    if name in ("-V", "--version"):
+        print(f"aigc {__version__}")
+        return 0
     if name not in commands:
         print(
             f"aigc: unknown command {name!r}; there are: {', '.join(sorted(commands))}",
@@ -26,19 +30,16 @@ def main() -> int:
         )
         return 2
     try:
+        if reason := shadowed(commands[name].module):
+            raise ValueError(reason)
         command = _load(commands[name])
         status: int = command(argv)
         return status
     except ImportError as error:
-        # fsspec names the missing module in its message only.
-        words = [error.name or "", *str(error).split()]
-        modules = (word.partition(".")[0] for word in words)
-        module = next((each for each in modules if requirement_of(each)), None)
-        if module is None:
+        reason = missing(error)
+        if not reason:
             raise
-        print(
-            f"aigc {name}: needs {module}; pip install '{requirement_of(module)}'", file=sys.stderr
-        )
+        print(f"aigc {name}: {reason}", file=sys.stderr)
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"aigc {name}: {_sentence(error)}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -77,7 +78,7 @@ def _help(commands: dict[str, EntryPoint]) -> None:
     width = max(map(len, commands), default=0) + 2
     for name, point in commands.items():
         print(f"  {name:<{width}}{_summary(point)}")
-    print("\n`aigc COMMAND --help` lists a command's options.")
+    print("\n`aigc COMMAND --help` lists a command's options, `aigc --version` the version.")
 
 
 def _summary(point: EntryPoint) -> str:

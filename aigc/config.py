@@ -163,6 +163,9 @@ class TrainConfig:
     """BatchNorm takes its statistics over the global batch, not over each worker's share."""
     compile: bool = False
     """torch.compile of the networks: pays on GPUs; penalties stay eager."""
+    activation_checkpointing: bool = False
+    """Compute parts of the networks again in the backward pass: less memory, more time, the same
+    results."""
     evaluate_interval: int = 0
     """Samples between two measurements of quality during training; 0 measures nothing."""
     quality: str = ""
@@ -193,6 +196,11 @@ class TrainConfig:
             require(value >= 0, f"{name} must be >= 0 samples, got {value}")
         require(self.micro_batch >= 0, f"micro_batch must be >= 0, got {self.micro_batch}")
         require(self.price_per_worker_hour >= 0, "price_per_worker_hour must be >= 0")
+        require(
+            not (self.compile and self.activation_checkpointing),
+            "compile and activation_checkpointing exclude each other: compiled networks choose what"
+            " is computed again themselves",
+        )
         require(self.ema_warmup > 0, f"ema_warmup must be > 0, got {self.ema_warmup}")
 
     @property
@@ -232,7 +240,7 @@ _INTERVALS = ("report_interval", "grid_interval", "checkpoint_interval", "evalua
 _FREE = {
     *_INTERVALS,
     *("samples", "keep_checkpoints", "threads", "compile", "on_divergence", "init_from"),
-    *("micro_batch", "price_per_worker_hour"),
+    *("micro_batch", "price_per_worker_hour", "activation_checkpointing"),
     *("data.path", "data.on_error", "data.memory_mb", "data.loaders"),
     *("data.column", "data.member", "data.range"),
 }

@@ -44,7 +44,7 @@ class Kind:
     """Group of entry points, and the package of the built-in ones unless `package` says another."""
     package: str
     members: dict[str, str]
-    """What a module must define, and what that is."""
+    """Names that a module must define, each with a description."""
     any_of: bool = False
     """One of the members is enough."""
     also: tuple[str, ...] = ()

@@ -19,6 +19,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from aigc.entry_point import shadowed
+
 MIN_FREE_BYTES = 64 << 20
 """Least free space: less is not enough for the logs of a start."""
 
@@ -85,12 +87,16 @@ def _create(where: str, prefix: str) -> Path:
     return folder
 
 
-def check_working_folder() -> None:
-    """Raise ValueError if the working folder of this process was deleted."""
+def check_working_folder(package: str) -> None:
+    """Raise ValueError if the working folder of this process was deleted, or holds something that
+    Python takes for `package`: processes that are started look for modules there first."""
     try:
-        Path.cwd()
+        here = str(Path.cwd())
     except OSError:
         raise ValueError("the folder that you are in was deleted; cd to one that exists") from None
+    for name in ("aigc", package):
+        if reason := shadowed(name, [here, *sys.path]):
+            raise ValueError(reason)
 
 
 def check(folder: Path) -> None:

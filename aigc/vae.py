@@ -100,8 +100,9 @@ class VAE(GenerativeModel):
     def exports(self) -> dict[str, Export]:
         """`sample`, `decode` (one graph), `encode` and `reconstruct`."""
         x, z, label = sample_spec(self.config), latent_spec(self.config), label_spec(self.config)
-        latent = vector_spec("latent", self.config.latent)
-        moments = (vector_spec("mu", latent.shape[0]), vector_spec("logvar", latent.shape[0]))
+        size = self.config.latent
+        latent = vector_spec("latent", size)
+        moments = (vector_spec("mu", size), vector_spec("logvar", size))
         decode = _Decode(self)
 
         def signature(graph: str, first: TensorSpec, *outputs: TensorSpec) -> Signature:

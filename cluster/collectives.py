@@ -3,7 +3,7 @@
 import mmap
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,20 +23,34 @@ MOST_WORKERS = 8
 class ProcessGroup:
     """aigc.training.step.ProcessGroup over torch.distributed's default process group.
 
-    The loop hands over one flat tensor of fixed layout, so sums do not depend on which bucket was
-    ready first, and a restarted run adds in the same order as the one before.
+    Gradients are one flat tensor of fixed layout, summed at once on CPUs and in buckets of fixed
+    order on GPUs, so a restarted run adds in the same order as the one before.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.device = torch.device(device)
+        # On CPUs the sum would only take time from the backward pass.
+        self.overlaps = self.world_size > 1 and self.device.type != "cpu"
         self._shared = SharedMemory(self.rank, self.world_size)
 
     def all_reduce(self, flat: Tensor) -> None:
         """Replace `flat` by its sum over all workers, in place."""
         if not self._shared.all_reduce(flat):
             dist.all_reduce(flat)
+
+    def begin_all_reduce(self, flat: Tensor) -> Callable[[], None]:
+        """Begin to sum `flat` over all workers; the function returned waits until it is done.
+
+        On a GPU the wait is the stream's: the host goes on.
+        """
+        work = dist.all_reduce(flat, async_op=True)
+
+        def wait() -> None:
+            work.wait()
+
+        return wait
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite `tensors` with those of rank 0, in place, one collective per dtype."""

@@ -39,7 +39,7 @@ def local_ray(workers: int) -> Iterator[Path]:
     authentication is on with a token of this run alone, unless RAY_AUTH_MODE is set. Raises
     ValueError if Ray does not start, or other users of the machine could look into its folder.
     """
-    private.check_working_folder()
+    private.check_working_folder("cluster")
     _set_environment()
     for name, value in (ray_options.LOOPBACK_ENVIRONMENT | ONE_MACHINE).items():
         os.environ.setdefault(name, value)
@@ -80,6 +80,7 @@ def running_ray(address: str) -> Iterator[None]:
 
     Raises ValueError if no cluster answers. RAY_AUTH_MODE is the user's.
     """
+    private.check_working_folder("cluster")
     _set_environment()
     import ray
 

@@ -1,23 +1,21 @@
 """`aigc train`: a run in this process, or on Ray Train with any number of workers."""
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Collection
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
-from filelock import FileLock, Timeout
 
-from aigc import data, models, own_code
+from aigc import data, models, own_code, recipe
 from aigc.artifact.manifest import NAME
-from aigc.config import TrainConfig, require
+from aigc.config import DataConfig, TrainConfig, require
 from aigc.data_report import facts
+from aigc.data_report.fitted import fitted, fitted_as
 from aigc.files import expanded
 from aigc.training import run_folder
 from aigc.training.dry_run import describe
@@ -29,6 +27,8 @@ from aigc.training.progress_bar import Progress
 from aigc.training.run import Run, train_run
 from aigc.training.run_context import RunContext, RunReport
 from aigc.training.thread_count import choose_threads
+from cluster.base_config import base_config
+from cluster.driver import one_driver, signals
 from cluster.prometheus import Metrics
 
 
@@ -37,6 +37,11 @@ class Options:
     """Train a model."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config_file: Annotated[str, tyro.conf.arg(name="config", metavar="FILE")] = ""
+    """YAML of a whole config, in place of MODEL; flags win over it. --save writes one."""
+    like: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
+    """Run (folder, URI, or name in --storage) that gives a new run its config, in place of MODEL;
+    flags win over it."""
     workers: Annotated[str, tyro.conf.arg(metavar="K|MIN..MAX")] = "0"
     """Ray Train workers: a fixed number, or as many within MIN..MAX as the nodes have room for; 0
     trains in this process without Ray."""
@@ -53,7 +58,8 @@ class Options:
     """Name of the run, 1 to 64 of a-z 0-9 . _ - that start with a letter or digit; by default
     MODEL-PRESET."""
     resume: bool = False
-    """Continue the run of that name from its newest checkpoint."""
+    """Continue the run of that name from its newest checkpoint. `--resume NAME` in place of MODEL
+    takes config and number of workers from the run."""
     code: Literal["same", "new"] = "same"
     """On --resume, the file or module of your own that changed since the run was begun: refused, or
     taken and noted in the run's history."""
@@ -61,6 +67,8 @@ class Options:
     """Port for Prometheus metrics of the run; 0 takes a free one. Not served by default."""
     dry_run: bool = False
     """Print the resolved config, the networks and their memory, and train nothing."""
+    save: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """YAML file to write the resolved config to, for --config."""
 
     def __post_init__(self) -> None:
         low, high = self.world
@@ -101,21 +109,35 @@ class Options:
 
 def command(argv: list[str]) -> int:
     """Train a model on one process or many workers; resumable, exact."""
-    if not argv or argv[0].startswith("-"):
-        print(_usage(), file=sys.stdout if argv and argv[0] in ("-h", "--help") else sys.stderr)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
-    preset = models.preset(argv[0])
+    base = base_config(argv)
+    if base is None:
+        asked = argv[:1] in (["-h"], ["--help"])
+        print(_usage(), file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     options = tyro.cli(
         Options,
-        default=Options(config=preset, name=models.run_name(preset)),
-        args=argv[1:],
-        prog=f"aigc train {argv[0]}",
-        description=f"Train {preset.preset}.",
+        default=Options(config=base.config, name=base.name, workers=base.workers),
+        args=base.flags,
+        prog=f"aigc train {base.words}",
+        description=f"Train {base.config.preset}.",
     )
-    options = _check_options(options, preset.preset)
+    if base.workers != "0" and options.workers == base.workers:
+        print(f"workers: {base.workers}, as when it was started last", file=sys.stderr)
+    options = check_options(options, base.config.preset)
     if options.dry_run:
+        options = _fit(options, base.config.data, base.given)
+        _save(options)
         print(describe(options.config))
         return 0
+    print(run_with(options, base.config.data, base.given)[1])
+    return 0
+
+
+def run_with(options: Options, before: DataConfig, given: Collection[str]) -> tuple[Run, str]:
+    """Train as checked options say; returns the run and its place, which the command prints.
+
+    before, given: see fitted(). Raises ValueError, Diverged and what Ray raises.
+    """
     remote = is_remote(options.storage)
     if remote:
         filesystem(options.storage)  # a bucket must be named
@@ -124,17 +146,37 @@ def command(argv: list[str]) -> int:
         uri = str(Path(options.storage) / options.name)
     store = open_store(uri)
     run = Run(store.folder)
-    with _one_driver(run, store) as lease:
+    with one_driver(run, store) as lease:
+        store.pull()
+        options = _fit(options, before, given, run)
+        _save(options)
         outcome = _train(run, options, store, lease)
     if outcome == "stopped":
         newest = run_folder.newest(run.checkpoints)
         samples = 0 if newest is None else int(newest.name)
         print(f"stopped after {samples:,} samples; continue with --resume", file=sys.stderr)
-    print(store.uri if remote else os.path.relpath(run.folder))
-    return 0
+    return run, store.uri if remote else os.path.relpath(run.folder)
 
 
-def _check_options(options: Options, preset: str) -> Options:
+def _fit(
+    options: Options, before: DataConfig, given: Collection[str], run: Run | None = None
+) -> Options:
+    """Options whose model fits the data, as it did when the run was begun."""
+    if run is not None and run.exists:
+        return replace(options, config=fitted_as(options.config, run.config(), before, given))
+    config, derived = fitted(options.config, before, given)
+    if derived:
+        print(f"derived from the data: {' '.join(derived)}; flags override", file=sys.stderr)
+    return replace(options, config=config)
+
+
+def _save(options: Options) -> None:
+    if options.save:
+        recipe.write(Path(expanded(options.save)), options.config)
+        print(f"wrote {options.save}", file=sys.stderr)
+
+
+def check_options(options: Options, preset: str) -> Options:
     """Options with expanded paths. Raises ValueError if options conflict or have no effect."""
     config = options.config
     require(
@@ -142,13 +184,7 @@ def _check_options(options: Options, preset: str) -> Options:
         f"--preset {config.preset} contradicts {preset}; run `aigc train"
         f" {config.preset}` for the other preset",
     )
-    source, path = config.data.source, expanded(config.data.path)
-    readers = [name for name in data.names() if name not in data.PATHLESS]
-    require(
-        not path or source not in data.PATHLESS,
-        f"--data.path {path} has no effect: data source {source} reads no files; say what reads it,"
-        f" such as --data.source folder (there are: {', '.join(readers)}), or leave the path out",
-    )
+    path = expanded(config.data.path)
     name = options.name
     require(
         name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name) and len(name) <= 255,
@@ -192,7 +228,6 @@ def _check_begin(run: Run, options: Options) -> None:
 
 def _train(run: Run, options: Options, store: RunStore, lease: Lease) -> Outcome:
     config = options.config
-    store.pull()
     _check_begin(run, options)
     newest = run_folder.newest(run.checkpoints)
     if newest is not None and int(newest.name) >= config.samples:
@@ -228,7 +263,7 @@ def _train(run: Run, options: Options, store: RunStore, lease: Lease) -> Outcome
         require(device == options.device or options.device != "cuda", "--device cuda: none is here")
         run.create(config)
         store.push_files()
-        with _signals() as stop:
+        with signals() as stop:
             context = RunContext(
                 store=store,
                 check_lease=lease.check,
@@ -275,7 +310,7 @@ def _train_on_ray(context: RunContext, options: Options, claim: Claim) -> Outcom
     threads = options.config.threads
     cluster = running_ray(options.address) if options.address else local_ray(high)
     # Ray prints problems of other nodes to stdout, which is for the path alone.
-    with redirect_stdout(sys.stderr), cluster as folder, _signals() as stop:
+    with redirect_stdout(sys.stderr), cluster as folder, signals() as stop:
         from cluster.trainer import WorkerSpec, fit
 
         spec = WorkerSpec(
@@ -290,92 +325,10 @@ def _train_on_ray(context: RunContext, options: Options, claim: Claim) -> Outcom
         return fit(context, options.config, spec, claim)
 
 
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Set the event on SIGINT, SIGTERM and SIGHUP: the run stops after its batch with a checkpoint.
-
-    A second SIGINT or SIGTERM interrupts at once. An ignored SIGHUP, as under nohup, stays ignored.
-    Enter this after ray.init(), which replaces the handlers.
-    """
-    stop = threading.Event()
-    terminals = [number for number in (1, 2) if os.isatty(number)]
-
-    def handle(number: int, frame: object) -> None:
-        if number == signal.SIGHUP:  # when a terminal closes, kernel and shell send one each
-            _redirect_to_null(terminals)
-        elif stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        with suppress(OSError):
-            print("stopping after this batch; once more to stop at once", file=sys.stderr)
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _redirect_to_null(terminals: list[int]) -> None:
-    """Redirect the descriptors of a closed terminal, where every write would fail."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    for number in terminals:
-        os.dup2(null, number)
-    os.close(null)
-
-
-@contextmanager
-def _one_driver(run: Run, store: RunStore) -> Iterator[Lease]:
-    """Keep a second driver out of a run, whichever machine it is on.
-
-    The lock is for this machine and `aigc runs`, the lease for other machines. A refused start
-    leaves neither of them, nor the folders that were created for them.
-    """
-    begun = run.exists
-    created = [folder for folder in (run.folder, *run.folder.parents) if not folder.exists()]
-    run.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.folder / ".lock", timeout=1)  # `aigc runs` holds it for a moment
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{run.folder} is being trained by another process") from None
-    try:
-        lease = Lease(store.uri, _give_up)
-        try:
-            with lease:
-                yield lease
-        finally:
-            if not begun and not run.exists:
-                lease.leave_nothing()
-                _leave_nothing(run.folder, created)
-    finally:
-        lock.release()
-
-
-def _leave_nothing(folder: Path, created: list[Path]) -> None:
-    """Remove the locks of a run that was never begun, and the folders created for it."""
-    if (folder / run_folder.LEASE).exists():  # another driver's
-        return
-    with suppress(OSError):
-        for name in (".pull.lock", ".lock"):
-            (folder / name).unlink(missing_ok=True)
-        for each in created:
-            each.rmdir()
-
-
-def _give_up(reason: str) -> None:
-    """End this process at once: another driver writes the run now."""
-    print(f"aigc train: {reason}; this driver ends at once", file=sys.stderr, flush=True)
-    os._exit(1)
-
-
 def _usage() -> str:
     lines = [
         "usage: aigc train MODEL[:PRESET] [--workers K|MIN..MAX] [options]",
+        "       aigc train --config FILE | --like RUN | --resume NAME [options]",
         "",
         "models and presets:",
     ]

@@ -31,6 +31,11 @@ def command(argv: list[str]) -> int:
         config = tyro.cli(ServeConfig, args=argv, prog="aigc serve", default=default)
     else:
         config = tyro.cli(ServeConfig, args=argv, prog="aigc serve")
+    return run(config)
+
+
+def run(config: ServeConfig) -> int:
+    """Serve until a signal; returns the exit status. Raises ValueError as server.serve() does."""
     with Signals() as signals:
         settings, manifests = prepare(config)
         signals.record()
@@ -42,7 +47,7 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
 
     Raises ValueError for whatever would keep the server from starting.
     """
-    private.check_working_folder()
+    private.check_working_folder("serve")
     ports.resolve(config.host)
     has_keys = api_keys.load(config.keys, os.environ) is not None
     warning = exposure.check(

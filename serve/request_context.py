@@ -1,6 +1,7 @@
 """Context of one request in progress: its key, deadline, held bytes and metrics."""
 
 import time
+from copy import copy
 
 from serve.access.access_control import RawHeaders, anonymous
 from serve.access.in_flight import BytesInFlight
@@ -47,6 +48,12 @@ class RequestContext:
     def key(self) -> str:
         """Name of the key; empty if the server has no keys."""
         return "" if self.access.key is None else self.access.key.name
+
+    def unwatched(self) -> "RequestContext":
+        """The same request for one of several runs: its client hanging up ends none of them."""
+        context = copy(self)
+        context.receive = None
+        return context
 
     def hold(self, num_bytes: int) -> None:
         """Count bytes before they are kept. Raises HTTPError 413, 429 or 503."""

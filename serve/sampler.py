@@ -50,7 +50,14 @@ from serve.metrics import KeyMetrics, Metrics
 from serve.request_body import BodyReader
 from serve.request_context import RequestContext, deadline_s
 from serve.sampling_params import Choices, SamplingParams, StoppingCriterion
-from serve.sampling_request import SamplingRequest, check_label, check_settings
+from serve.sampling_request import (
+    Label,
+    SamplingRequest,
+    check_label,
+    check_settings,
+    check_sizes,
+    resolve_label,
+)
 from serve.settings import MAX_SEED, Limits
 
 ENCODE_INLINE_VALUES = 1 << 15
@@ -145,8 +152,9 @@ class Sampler:
         n: int = 1,
         seed: int | None = None,
         first_index: int = 0,
-        label: int | Sequence[int] | None = None,
+        label: Label = None,
         settings: Choices | None = None,
+        sizes: Mapping[str, int] | None = None,
         prefix: NDArray[np.int64] | None = None,
         stopping_criterion: StoppingCriterion | None = None,
         has_inputs: bool = False,
@@ -154,8 +162,9 @@ class Sampler:
     ) -> SamplingRequest:
         """A validated request; a seed that is absent is drawn. Raises HTTPError 400.
 
-        `has_inputs`: infer() will get inputs that no seed can give. `composed`: signature that the
-        caller named, where the artifact answers it by two of its own.
+        `sizes`: of free axes; the request's runner has them. `has_inputs`: infer() will get inputs
+        that no seed can give. `composed`: signature that the caller named, where the artifact
+        answers it by two of its own.
         """
         if not runner.spec.drawable and not has_inputs:
             needs = ", ".join(spec.name for spec in runner.spec.inputs if not spec.drawn)
@@ -166,7 +175,12 @@ class Sampler:
                 " cannot give",
                 param="signature",
             )
-        self.check_n(n, runner)
+        chosen = check_sizes(sizes or {}, runner)
+        if has_inputs and runner.spec.axes:  # whose sizes count are not read yet
+            self.check_n(n, runner.at(runner.spec.smallest))
+        else:
+            runner = runner.at(chosen)
+            self.check_n(n, runner)
         drawn = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
         if not 0 <= drawn <= MAX_SEED:
             message = f"seed must be in [0, 2^53), got {drawn}"
@@ -178,7 +192,8 @@ class Sampler:
                 f"first_index must be in [0, 2^53 - n), got {first_index}",
                 param="first_index",
             )
-        check_label(label, n, runner)
+        classes = resolve_label(label, runner)
+        check_label(classes, n, runner)
         check_settings(settings or {}, runner)
         # A seed that changes nothing is no part of the provenance: the inputs determine the file.
         seeded = not has_inputs or runner.spec.seeded
@@ -188,8 +203,9 @@ class Sampler:
                 n=n,
                 seed=drawn if seeded else 0,
                 first_index=first_index,
-                label=label,
+                label=classes,
                 settings=settings or {},
+                sizes=dict(sizes or {}) if has_inputs else chosen,
                 prefix=prefix,
                 stopping_criterion=stopping_criterion,
             ),
@@ -268,6 +284,9 @@ class Sampler:
         except ValueError as error:
             raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
         n = len(next(iter(whole.values())))
+        if runner.spec.axes:
+            runner = runner.at(check_sizes({}, runner, whole))
+            self.check_n(n, runner)
         params = SamplingParams(n=n, stopping_criterion=stopping_criterion)
         return await self._charge_and_run(runner, params, context, inputs=whole)
 

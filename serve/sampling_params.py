@@ -33,6 +33,8 @@ class SamplingParams:
     """One class for all samples, one per sample, or None to draw them from the seed."""
     settings: Choices = field(default_factory=dict)
     """Settings the caller gave; unset ones take the signature's default."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of free axes; unset ones are the signature's default."""
     prefix: NDArray[np.int64] | None = None
     """(n, L) first tokens of autoregressive samples; zeros where they are free."""
     stopping_criterion: StoppingCriterion | None = None

@@ -7,7 +7,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from aigc.artifact import latents, user_inputs
+from aigc.artifact.class_names import class_index
 from aigc.artifact.image_files import Provenance
+from aigc.artifact.sampling_inputs import InputError
 from serve.errors import HTTPError
 from serve.hosting.runner import SignatureRunner
 from serve.sampling_params import SamplingParams
@@ -40,6 +42,10 @@ class SamplingRequest:
     def with_params(self, **changes: Any) -> "SamplingRequest":
         """A copy with parameters that were read after it was validated, such as a prefix."""
         return replace(self, params=replace(self.params, **changes))
+
+    def rows(self, start: int, stop: int) -> "SamplingRequest":
+        """The request for samples start .. stop - 1, without inputs."""
+        return replace(self, params=self.params.rows(start, stop), inputs={})
 
     def with_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> "SamplingRequest":
         """A copy with the inputs that were read after it was validated."""
@@ -89,6 +95,7 @@ class SamplingRequest:
                 name: value if isinstance(value, int | float) else value[position]
                 for name, value in self.params.settings.items()
             },
+            sizes=dict(self.params.sizes),
         )
 
     def of_grid(self) -> Provenance:
@@ -96,6 +103,44 @@ class SamplingRequest:
         label = self.params.label
         labels = [label] if isinstance(label, int) else label or ()
         return replace(self.provenance(0), label=None, n=self.n, labels=tuple(labels))
+
+
+def check_sizes(
+    sizes: Mapping[str, int],
+    runner: SignatureRunner,
+    given: Mapping[str, NDArray[Any]] | None = None,
+) -> dict[str, int]:
+    """Sizes of all free axes: from given inputs, else chosen, else the default.
+
+    Raises HTTPError 400 for an unknown axis or a size that it does not allow.
+    """
+    try:
+        return runner.artifact.sizes(runner.name, sizes, given)
+    except InputError as error:
+        raise HTTPError(400, error.code, f"{error}", param=error.param) from None
+
+
+Label = int | str | Sequence[int | str] | None
+"""Classes as clients give them: numbers or names, one or one for each sample."""
+
+
+def resolve_label(label: Label, runner: SignatureRunner) -> int | list[int] | None:
+    """Classes by number. Raises HTTPError 400 for a name that is unknown or may mean several."""
+    if label is None or isinstance(label, int):
+        return label
+    if isinstance(label, str):
+        return _class_of(label, runner)
+    return [one if isinstance(one, int) else _class_of(one, runner) for one in label]
+
+
+def _class_of(name: str, runner: SignatureRunner) -> int:
+    if runner.num_classes is None:
+        return 0  # check_label() refuses any
+    classes = runner.spec.label.classes if runner.spec.label is not None else ()
+    try:
+        return class_index(name, classes, runner.num_classes)
+    except ValueError as error:
+        raise HTTPError(400, "unknown_label", str(error), param="label") from None
 
 
 def check_label(label: int | Sequence[int] | None, n: int, runner: SignatureRunner) -> None:

@@ -152,6 +152,14 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _made_once(tmp_path_factory, "joined", make)
 
 
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH with what the wheel of this project installs."""
+    from tests.packages import unpacked_wheel
+
+    return _made_once(tmp_path_factory, "wheel", unpacked_wheel)
+
+
 @pytest.fixture
 def session_cache(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -166,6 +174,16 @@ def of_channels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Pat
     from tests.channels import sealed_of
 
     return cache(lambda channels: sealed_of(channels, tmp_path_factory.mktemp("channels")))
+
+
+@pytest.fixture(scope="session")
+def free(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """free@1, an artifact whose signatures have free axes (tests/free_sizes.py)."""
+    from aigc.artifact import Store
+    from tests.free_sizes import publish_free
+
+    root = tmp_path_factory.mktemp("free")
+    return Path(publish_free(Store(root), root / "build", "free"))
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,9 @@ class Line:
     def __len__(self):
         return 64
 
+    def shard_of(self, row):
+        return row // 16
+
     def read(self, row):
         return np.full(2, row / 64, np.float32), 0
 

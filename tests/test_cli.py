@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_sample_and_verify_need_no_torch(sealed: Path, tmp_path: Path, no_torch:
     assert "references reproduced, level bit" in replayed.stderr
 
 
+def test_sample_takes_classes_by_name(sealed: Path, tmp_path: Path, no_torch: Path) -> None:
+    made = []
+    for label in ("7", "name:7", "index:7"):
+        out = tmp_path / label.replace(":", "-")
+        flags = ["-n", "2", "--seed", "5", "--label", label, "--format", "grid"]
+        run = aigc("sample", str(sealed), *flags, "--out", str(out), path=no_torch)
+        assert run.returncode == 0, run.stderr
+        made.append(Path(run.stdout.splitlines()[-1]).read_bytes())
+    assert len(set(made)) == 1
+    run = aigc("sample", str(sealed), "--label", "seven", path=no_torch)
+    assert run.returncode == 1
+    assert "label must be a class by name or number, got 'seven'; there are 0, 1," in run.stderr
+
+
 @pytest.mark.parametrize("labels", [["7"], ["1", "2", "3"], []])
 def test_grid_holds_its_provenance(labels: list[str], sealed: Path, tmp_path: Path) -> None:
     flags = ["-n", "20", "--seed", "5", "--first-index", "4", "--format", "grid"]
@@ -148,8 +163,14 @@ def test_run_in_this_process_needs_no_ray(tmp_path: Path) -> None:
     assert Path(run.stdout.splitlines()[-1]).name == "fc_gan-ring"
 
 
+def test_version_is_that_of_the_package() -> None:
+    assert aigc("--version").stdout == f"aigc {version('aigc')}\n"
+
+
 def test_doctor_reports() -> None:
     run = aigc("doctor")
     assert run.returncode == 0
+    assert run.stdout.startswith(f"aigc {version('aigc')} in {ROOT / 'aigc'}")
+    assert "constraints.txt" not in run.stdout
     assert "torch" in run.stdout
     assert "cores" in run.stdout

@@ -111,8 +111,7 @@ def test_files_of_the_page_go_from_a_wheel_to_samples_over_http(installed: Insta
     trains, rest = commands[:2], commands[2:]
     assert all("--workers 2" in command for command in trains)
     for command in trains:
-        exact = " --precision float64 --threads 1" if "codebook" in command else ""
-        installed.run(command + exact)
+        installed.run(f"{command} --precision float64 --threads 1")
     alone = trains[1].replace("--workers 2", "--workers 0").replace("--name codebook", "--name one")
     installed.run(f"{alone} --precision float64 --threads 1")
     runs = [Run(installed.folder / "runs" / name) for name in ("one", "codebook")]
@@ -136,8 +135,11 @@ def test_files_of_the_page_go_from_a_wheel_to_samples_over_http(installed: Insta
     finally:
         server.terminate()
         server.communicate(timeout=60)
-    for name in ("codes.png", "squares.png"):
-        assert read_png((installed.folder / name).read_bytes()).shape[-3:-1] > (16, 16)
+    for name, artifact in {"codes": "codebook@1", "squares": "resgan@1"}.items():
+        pixels, provenance = read_png((installed.folder / f"{name}.png").read_bytes())
+        assert pixels.shape == (70, 70, 1)  # four by four, with margins
+        assert provenance is not None
+        assert (provenance.artifact, provenance.n) == (artifact, 16)
 
 
 @pytest.mark.process

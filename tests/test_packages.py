@@ -1,6 +1,9 @@
 """Packages of each extra: serving never brings torch, and constraints.txt pins the whole tree."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -45,6 +48,42 @@ def test_constraints_pin_the_whole_tree() -> None:
     assert pins["torch"] == "2.13.0"
     assert pins["ray"] == "2.60.0"
     assert pins["onnxruntime"] == "1.32.0"
+
+
+@pytest.mark.process
+def test_wheel_has_every_file_of_its_packages(installed: Path) -> None:
+    for package in ("aigc", "cluster", "serve", "k8s"):
+        files = {
+            path.relative_to(ROOT).as_posix()
+            for path in (ROOT / package).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+        there = {
+            path.relative_to(installed).as_posix()
+            for path in (installed / package).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+        assert files - there == ({"k8s/checkov.yaml"} if package == "k8s" else set())
+        assert f"{package}/py.typed" in there
+
+
+@pytest.mark.process
+def test_wheel_brings_the_functions_of_import_aigc(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import aigc, sys\n"
+        "assert aigc.__file__.startswith(sys.argv[1]), aigc.__file__\n"
+        "print([getattr(aigc, name).__module__ for name in ('train', 'serve', 'export')])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(installed)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "['cluster.api', 'serve.local.server_process', 'aigc.api']"
 
 
 def platform_specific() -> set[str]:

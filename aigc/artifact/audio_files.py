@@ -4,6 +4,7 @@ recordings."""
 import io
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc.artifact.axes import NO_AXES, Axis, Shape, bounds, nearest, solved
 from aigc.artifact.image_files import Provenance
 from aigc.artifact.manifest import Level
 from aigc.artifact.preprocessing import AUDIO, AudioPreprocessing
@@ -124,18 +126,20 @@ def difference(samples: NDArray[np.int16], other: NDArray[np.int16]) -> int | No
 
 def row(
     data: bytes,
-    shape: tuple[int, ...],
+    shape: Shape,
     to_hz: int,
     reading: AudioPreprocessing = AUDIO,
     max_samples: int = MAX_SAMPLES,
+    axes: Mapping[str, Axis] = NO_AXES,
 ) -> NDArray[np.float32]:
     """A WAV or FLAC -> (channels, length) float32 in [-1, 1], the input of a model.
 
-    Each channel is converted by clip(). Raises ValueError for a file that cannot be read or has
+    Each channel is converted by clip(). A length that is an expression of `axes` is that of the
+    clip, as far as it is allowed. Raises ValueError for a file that cannot be read or has
     other channels than the model, and for more than `max_samples` samples at either rate.
     """
     found = read_sound(data, max_samples, reading.overload)
-    channels, length = shape
+    channels, most = bounds(axes, shape)[1]
     num_channels, n = found.samples.shape
     if not n and reading.empty == "refused":
         raise ValueError("it holds no samples")
@@ -144,7 +148,14 @@ def row(
     waves = found.samples.mean(0)[None] if channels == 1 else found.samples
     if reading.resampling == "polyphase":  # of the whole, whatever its length
         _check_count(waves.size * to_hz // found.rate_hz, max_samples, f" at {to_hz} Hz")
-    return np.stack([clip(wave, found.rate_hz, to_hz, length, reading) for wave in waves])
+    clips = [clip(wave, found.rate_hz, to_hz, most, reading, pad=not axes) for wave in waves]
+    if not axes:
+        return np.stack(clips)
+    heard_for = max(map(len, clips))
+    length = nearest(axes, shape[1:], (heard_for,), up=True)[0]
+    if reading.sizing != "nearest" and length != heard_for:
+        solved(axes, shape[1:], (heard_for,))  # raises
+    return np.stack([_padded(one, length) for one in clips])
 
 
 def clip(
@@ -153,13 +164,19 @@ def clip(
     to_hz: int,
     length: int,
     reading: AudioPreprocessing = AUDIO,
+    *,
+    pad: bool = True,
 ) -> NDArray[np.float32]:
-    """Resample and fit: (n,) float32 at one rate -> (length,) in [-1, 1] at another."""
+    """Resample and fit: (n,) float32 at one rate -> (length,) in [-1, 1] at another.
+
+    Without `pad` a short clip keeps its length.
+    """
     if reading.resampling == "polyphase":
         wave = polyphase(wave, rate_hz, to_hz)
     else:
         wave = resampled(heard(wave, rate_hz, to_hz, length), rate_hz, to_hz)
-    return fitted(wave, to_hz, length, reading)
+    wave = trimmed(wave, to_hz, length, reading)
+    return _padded(wave, length) if pad else wave
 
 
 def fitted(
@@ -170,14 +187,27 @@ def fitted(
     Silence at both ends is cut off, the rest is cut or zero-padded at its end, and its peak is
     scaled to that of the preprocessing.
     """
+    return _padded(trimmed(wave, rate_hz, length, reading), length)
+
+
+def trimmed(
+    wave: NDArray[np.float32], rate_hz: int, length: int, reading: AudioPreprocessing
+) -> NDArray[np.float32]:
+    """fitted() without the zeros at its end: at most `length` samples, none of silence."""
     level = np.abs(wave)
     peak = float(level.max(initial=0))
+    if peak < FAINT:
+        return np.zeros(0, np.float32)
+    loud = np.flatnonzero(level > reading.silence * peak)
+    margin = int(reading.margin_s * rate_hz)
+    wave = wave[max(0, loud[0] - margin) : loud[-1] + 1 + margin][:length]
+    return wave * np.float32(reading.peak / np.abs(wave).max())
+
+
+def _padded(wave: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """(n,) with n <= length -> (length,) with zeros at its end."""
     out = np.zeros(length, np.float32)
-    if peak >= FAINT:
-        loud = np.flatnonzero(level > reading.silence * peak)
-        margin = int(reading.margin_s * rate_hz)
-        wave = wave[max(0, loud[0] - margin) : loud[-1] + 1 + margin][:length]
-        out[: len(wave)] = wave * np.float32(reading.peak / np.abs(wave).max())
+    out[: len(wave)] = wave
     return out
 
 

@@ -58,10 +58,10 @@ class TokenDecoder:
 
     def __init__(self, signature: Signature, step: Signature, run: Run) -> None:
         self.run = run
-        self._length = signature.outputs[0].shape[0]
+        self._length = signature.outputs[0].fixed_shape[0]
         self._noisy = any(spec.name == NOISE for spec in signature.inputs)
         self._step = step
-        kept = {spec.name: np.zeros((0, *spec.shape), spec.dtype) for spec in step.inputs}
+        kept = {spec.name: np.zeros((0, *spec.fixed_shape), spec.dtype) for spec in step.inputs}
         self._feeds: Arrays = {TOKEN: np.zeros(0, np.int64)} | kept
         """Inputs of the next step."""
         self._draws: Arrays = {}
@@ -95,7 +95,7 @@ class TokenDecoder:
             for spec in self._step.inputs:
                 new = part.get(spec.name)
                 fed[spec.name].append(
-                    np.zeros((n, *spec.shape), spec.dtype) if new is None else new
+                    np.zeros((n, *spec.fixed_shape), spec.dtype) if new is None else new
                 )
             for name, array in self._sampling_inputs(part, n).items():
                 drawn[name].append(array)
@@ -180,7 +180,7 @@ def stream(
     """
     decoder = TokenDecoder(signature, step, run)
     decoder.join([inputs])
-    for position in range(signature.outputs[0].shape[0]):
+    for position in range(signature.outputs[0].fixed_shape[0]):
         decoder.advance()
         _check_numbers(decoder)
         yield decoder.tokens[:, position].copy()

@@ -21,6 +21,7 @@ import fsspec
 
 from aigc.artifact.graph import CheckedGraph, check_graph
 from aigc.artifact.manifest import MANIFEST, SIGNATURE_FILE, ArtifactError, File, Manifest, parse
+from aigc.artifact.references import reference_sizes
 from aigc.artifact.signing import Trust
 from aigc.artifact.store import store_errors
 
@@ -135,8 +136,11 @@ class SealedFolder:
 
     @property
     def _references(self) -> list[str]:
-        names = (f"references/{name}.npz" for name in self.manifest.signatures)
-        return [name for name in names if name in self.manifest.files]
+        return [
+            file
+            for name, signature in self.manifest.signatures.items()
+            for file in reference_sizes(name, signature, self.manifest.files)
+        ]
 
     def _pieces(self, name: str, file: File) -> Iterator[bytes]:
         """The file in pieces; the last piece is yielded only if the hash matches."""

@@ -50,6 +50,8 @@ class Provenance:
     """Inputs beside the seed, each as its name and the sha256 of its tensor: `image:ab12...`."""
     settings: dict[str, float] = field(default_factory=dict)
     """Requested settings; the others had the signature's defaults."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Sizes of all free axes; empty for signatures of fixed shapes."""
     digital_source_type: str = SOURCE_TYPE
 
     def asked(self) -> int | list[int] | None:

@@ -6,9 +6,16 @@ easy as 1, 2, 3"): the key is (seed, purpose), the counter starts at (0, index, 
 does not depend on the batch that it is drawn in. numpy guarantees the raw integers of Philox, not
 its normal transform, and log, sin and cos differ between processors; the transform here uses only
 operations that IEEE 754 rounds exactly (+ - * / sqrt), so its bytes are the same everywhere.
+
+Along free axes the numbers are a function of the place: those of a larger sample begin with those
+of a smaller one, so that a wider picture or a longer sound continues the same noise, and a part of
+it can be drawn alone. The places along all free axes but the last are the last two words of the
+counter; a stream runs along the last free axis, the fixed axes innermost.
 """
 
 import hashlib
+import itertools
+import math
 import operator
 import threading
 from collections.abc import Sequence
@@ -95,6 +102,36 @@ def integers(
     return raw
 
 
+def placed(
+    seed: Whole | Sequence[Whole],
+    purpose: str,
+    indices: Sequence[Whole],
+    shape: tuple[int, ...],
+    free: Sequence[int],
+) -> NDArray[np.uint64]:
+    """Raw integers of samples with free axes: (len(indices), *shape) uint64.
+
+    `free`: positions of 1 to 3 free axes. A number depends on its place, not on the shape; with one
+    free axis of size 1 it is that of integers(). Raises ValueError as integers() does.
+    """
+    *outer, last = (shape[i] for i in free)
+    fixed = [i for i in range(len(shape)) if i not in free]
+    inner = [shape[i] for i in fixed]
+    each = last * math.prod(inner)
+    places = [*itertools.product(*(range(size) for size in (*[1] * (2 - len(outer)), *outer)))]
+    raw = np.empty((len(indices), len(places), each), np.uint64)
+    counter = _philox()[1]["state"]["counter"]
+    try:
+        for at, place in enumerate(places):
+            counter[2:] = place
+            raw[:, at] = integers(seed, purpose, indices, each)
+    finally:
+        counter[2:] = 0, 0
+    whole = raw.reshape(len(indices), *outer, last, *inner)
+    order = [0, *(1 + [*free, *fixed].index(i) for i in range(len(shape)))]
+    return np.ascontiguousarray(whole.transpose(order))
+
+
 def logarithm(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Natural logarithm of x > 0 by exact operations only: x = m 2^e, ln m = 2 artanh((m-1)/(m+1)).
 
@@ -139,13 +176,28 @@ def normal(
     indices: Sequence[Whole],
     shape: tuple[int, ...],
     purpose: str = "latent",
+    free: Sequence[int] = (),
 ) -> NDArray[np.float32]:
-    """Standard normal latents of samples `indices`: (len(indices), *shape) float32."""
-    size = int(np.prod(shape))
-    raw = integers(seed, purpose, indices, size)
+    """Standard normal latents of samples `indices`: (len(indices), *shape) float32.
+
+    `free`: positions of the free axes of the shape, along which numbers depend on the place.
+    """
+    raw = _raw(seed, purpose, indices, shape, free)
     # The upper 52 bits, centred in their cell: never 0, never 1.
     p = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return inverse_normal(p.reshape(-1)).astype(np.float32).reshape(len(indices), *shape)
+
+
+def _raw(
+    seed: Whole | Sequence[Whole],
+    purpose: str,
+    indices: Sequence[Whole],
+    shape: tuple[int, ...],
+    free: Sequence[int],
+) -> NDArray[np.uint64]:
+    if free:
+        return placed(seed, purpose, indices, shape, free)
+    return integers(seed, purpose, indices, int(np.prod(shape)))
 
 
 def slerp(
@@ -172,13 +224,18 @@ def slerp(
 
 
 def uniform(
-    seed: Whole | Sequence[Whole], indices: Sequence[Whole], shape: tuple[int, ...], purpose: str
+    seed: Whole | Sequence[Whole],
+    indices: Sequence[Whole],
+    shape: tuple[int, ...],
+    purpose: str,
+    free: Sequence[int] = (),
 ) -> NDArray[np.float32]:
     """Multiples of 2^-24 in [0, 1) of samples `indices`: (len(indices), *shape) float32.
 
-    The number at a position depends on (seed, index, position) alone, not on the shape.
+    The number at a position depends on (seed, index, position) alone, not on the shape. `free`:
+    see normal().
     """
-    raw = integers(seed, purpose, indices, int(np.prod(shape)))
+    raw = _raw(seed, purpose, indices, shape, free)
     values = (raw >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
     return values.reshape(len(indices), *shape)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -10,12 +9,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from aigc.artifact.preprocessing import (
-    AudioPreprocessing,
-    ImagePreprocessing,
-    Preprocessing,
-    TextPreprocessing,
-)
+from aigc.artifact.signature import DRAWN as DRAWN
+from aigc.artifact.signature import MAX_CLASSES as MAX_CLASSES
+from aigc.artifact.signature import MAX_VALUES as MAX_VALUES
+from aigc.artifact.signature import Kind as Kind
+from aigc.artifact.signature import Signature as Signature
+from aigc.artifact.signature import TensorSpec as TensorSpec
+from aigc.artifact.signature import check_signature
 from aigc.files import write
 
 FORMAT_VERSIONS = (1, 2)
@@ -32,111 +32,11 @@ IMPORTED = "imported"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
 
-MAX_CLASSES = 1 << 31
-MAX_VALUES = 1 << 31
-"""Most numbers in one sample's tensor."""
-
-Kind = Literal[
-    "latent",
-    "label",
-    "image",
-    "audio",
-    "vector",
-    "text",
-    "token",
-    "uniform",
-    "setting",
-    "presence",
-]
 Level = Literal["bit", "uint8", "tolerance"]
-
-
-DRAWN = ("latent", "uniform", "label", "setting")
-"""Kinds of inputs that are drawn from a seed or have defaults."""
 
 
 class ArtifactError(ValueError):
     """An artifact cannot be opened, trusted or published; the message says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorSpec:
-    """One input or output of a signature; the batch axis comes first and is not in `shape`."""
-
-    name: str
-    kind: Kind
-    """latent: standard normal, drawn from the seed. uniform: in [0, 1), drawn from the seed. label:
-    class index. image: (C, H, W). audio: (channels, samples). text: token ids, 0 from the end on.
-    token: one of them. setting: a number that the caller may choose. presence: 1 where an optional
-    input is given, 0 where it is not."""
-    dtype: Literal["float32", "int64"]
-    shape: tuple[int, ...]
-    range: tuple[float, float] | None = None
-    """Smallest and largest value, both included; None if unbounded."""
-    classes: tuple[str, ...] = ()
-    """Class names of a label, in the order of their indices."""
-    vocabulary: tuple[str, ...] = ()
-    """String of each token of a text; the first is the end."""
-    default: float | None = None
-    """Value of a setting that is not given."""
-    sample_rate_hz: int = 0
-    """Sample rate of audio; 0 for other kinds."""
-    presence: str = ""
-    """Name of the input of kind presence that says for each row whether this optional input is
-    given; empty for required ones. Rows in which it is not given hold zeros, which have no effect.
-    """
-    preprocessing: Preprocessing | msgspec.UnsetType = msgspec.UNSET
-    """Conversion of a file or text to the numbers of an image, audio or text. Unset in older
-    artifacts, which use preprocessing.LEGACY_IMAGE, LEGACY_AUDIO and LEGACY_TEXT."""
-
-    @property
-    def drawn(self) -> bool:
-        """True if a caller need not give it: it comes from a seed or has a default."""
-        return self.kind in DRAWN
-
-
-@dataclass(frozen=True, kw_only=True)
-class Signature:
-    """One way to call a model: a graph with typed inputs and outputs.
-
-    A signature that generates some modalities from others has optional inputs, such as `translate`:
-    `image`, `text` and `audio` with the flags `image_given`, `text_given`, `audio_given`, and
-    noise; outputs are `new_image`, `new_text`, `new_audio`, always all of them. At least one input
-    must be given. `ArtifactSpec.draw(signature, seed, indices, given={"text": tokens})` completes
-    the inputs, so that rows with different inputs can share a batch.
-    """
-
-    graph: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    step: str = ""
-    """Signature of one step of this autoregressive one, run from token to token by
-    artifact/autoregressive.py; both have the same graph."""
-
-    @property
-    def drawable(self) -> bool:
-        """True if a seed (and a label) determines all inputs."""
-        return all(spec.drawn for spec in self.inputs)
-
-    @property
-    def label(self) -> TensorSpec | None:
-        """The label input, if the signature has one."""
-        return next((spec for spec in self.inputs if spec.kind == "label"), None)
-
-    @property
-    def seeded(self) -> bool:
-        """True if a seed changes an input other than the label."""
-        return any(spec.kind in ("latent", "uniform") for spec in self.inputs)
-
-    @property
-    def given(self) -> tuple[TensorSpec, ...]:
-        """The inputs that are neither drawn nor flags: a caller gives them."""
-        return tuple(spec for spec in self.inputs if not spec.drawn and spec.kind != "presence")
-
-    @property
-    def optional(self) -> tuple[TensorSpec, ...]:
-        """The inputs of which at least one must be given; none for most signatures."""
-        return tuple(spec for spec in self.inputs if spec.presence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +57,8 @@ class Parity:
     """Share of unsaturated uint8 pixels, or of texts, that differ; 0 for other outputs."""
     samples: int
     batch_sizes: tuple[int, ...]
+    sizes: tuple[dict[str, int], ...] | msgspec.UnsetType = msgspec.UNSET
+    """Sizes of free axes at which they were compared; unset for fixed shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,28 +116,22 @@ class Manifest:
         for name, signature in self.signatures.items():
             if signature.graph not in self.files and self.files:
                 raise ArtifactError(f"graph {signature.graph!r} of signature {name!r} is no file")
-            specs = (*signature.inputs, *signature.outputs)
-            if any(size < 1 for spec in specs for size in spec.shape):
-                raise ArtifactError(f"signature {name!r} has a tensor with an empty axis")
             step = self.signatures.get(signature.step)
-            if signature.step and (step is None or step.step or step.graph != signature.graph):
+            if signature.step and (
+                step is None or step.step or step.axes or step.graph != signature.graph
+            ):
                 raise ArtifactError(
                     f"signature {name!r} goes by steps of {signature.step!r}, which must be a"
-                    " signature of the same graph"
+                    " signature of the same graph, without free axes"
                 )
-            for spec in specs:
-                _check_spec(name, spec)
-            named = sorted(spec.presence for spec in specs if spec.presence)
-            flags = sorted(spec.name for spec in signature.inputs if spec.kind == "presence")
-            if named != flags:
+            if signature.axes and any("@" in each for each in self.signatures):
                 raise ArtifactError(
-                    f"optional inputs of signature {name!r} have the presences {named}, its inputs"
-                    f" of that kind are {flags}"
+                    f"signature {name!r} has free axes, so no signature may have an @ in its name"
                 )
-            if signature.label is not None and signature.label.range is None:
-                raise ArtifactError(
-                    f"label {signature.label.name!r} of signature {name!r} has no range"
-                )
+            try:
+                check_signature(name, signature)
+            except ValueError as error:
+                raise ArtifactError(f"{error}") from None
 
     @property
     def id(self) -> str:
@@ -268,38 +164,10 @@ class Manifest:
         return fits[0] if len(fits) == 1 else usual
 
 
-_PREPROCESSING = {
-    "image": ImagePreprocessing,
-    "audio": AudioPreprocessing,
-    "text": TextPreprocessing,
-}
-
-
-def _check_spec(signature: str, spec: TensorSpec) -> None:
-    span = spec.range
-    what = f"{spec.kind} {spec.name!r} of signature {signature!r}"
-    if span is not None and not (-math.inf < span[0] <= span[1] < math.inf):
-        raise ArtifactError(f"{what} has the range {span}, which is none")
-    if spec.kind == "label" and span is not None and not (span[0] == 0 and span[1] < MAX_CLASSES):
-        raise ArtifactError(f"{what} has the range {span}; classes count from 0 to {MAX_CLASSES}")
-    if math.prod(spec.shape) > MAX_VALUES:
-        raise ArtifactError(f"{what} has more than {MAX_VALUES:,} values")
-    if spec.kind in ("text", "token", "setting") and span is None:
-        raise ArtifactError(f"{what} has no range")
-    if spec.vocabulary and span is not None and span != (0, len(spec.vocabulary) - 1):
-        raise ArtifactError(f"{what} has {len(spec.vocabulary)} pieces for the ids {span}")
-    if spec.kind == "presence" and (spec.shape or spec.range != (0, 1)):
-        raise ArtifactError(f"{what} is no number from 0 to 1 for each row")
-    if spec.kind == "setting" and spec.default is None:
-        raise ArtifactError(f"{what} has no default")
-    allowed = _PREPROCESSING.get(spec.kind)
-    if spec.preprocessing and (allowed is None or not isinstance(spec.preprocessing, allowed)):
-        raise ArtifactError(f"{what} has a preprocessing of another kind")
-
-
 def needed_version(manifest: Manifest) -> int:
     """Lowest format version that has everything that a manifest uses."""
-    return 2 if manifest.training is None else 1
+    has_axes = any(signature.axes for signature in manifest.signatures.values())
+    return 2 if manifest.training is None or has_axes else 1
 
 
 def check_name(name: str) -> None:
@@ -356,6 +224,18 @@ def parse(data: bytes) -> Manifest:
     return manifest
 
 
+def to_document(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as it is written: in the lowest format version that has what it uses."""
+    version = needed_version(manifest)
+    document: dict[str, Any] = msgspec.to_builtins(replace(manifest, format_version=version))
+    if manifest.training is None:
+        del document["training"]
+    for signature in document["signatures"].values():
+        if not signature["axes"]:  # came with version 2
+            del signature["axes"]
+    return document
+
+
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Hash every file below `folder` and write manifest.json last, by rename.
 
@@ -370,12 +250,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
         data = path.read_bytes()
         name = path.relative_to(folder).as_posix()
         files[name] = File(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    version = needed_version(manifest)
-    document = msgspec.to_builtins(
-        replace(manifest, files=files, digest="", format_version=version)
-    )
-    if manifest.training is None:
-        del document["training"]
+    document = to_document(replace(manifest, files=files, digest=""))
     document["digest"] = digest(document)
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     write(folder / MANIFEST, text.encode())

@@ -22,9 +22,9 @@ def check_shapes(signature: Signature, outputs: Arrays, n: int) -> None:
     """Raise OutputError unless all outputs exist with n rows, their shapes and dtypes."""
     for spec in signature.outputs:
         array = outputs[spec.name]
-        if array.shape != (n, *spec.shape) or array.dtype != spec.dtype:
+        if array.shape != (n, *spec.fixed_shape) or array.dtype != spec.dtype:
             raise OutputError(
-                f"{spec.name} must be {spec.dtype} {(n, *spec.shape)},"
+                f"{spec.name} must be {spec.dtype} {(n, *spec.fixed_shape)},"
                 f" the graph gave {array.dtype} {array.shape}"
             )
 

@@ -4,11 +4,14 @@ pixels(Image.open(path), (3, 64, 64), IMAGE)         # (3, 64, 64) uint8
 read(data, (3, 64, 64), IMAGE, max_pixels=1 << 24)   # the same from untrusted bytes
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from aigc.artifact import image_files
+from aigc.artifact.axes import NO_AXES, Axis, Shape, SizeError, bounds, nearest, solved
 from aigc.artifact.preprocessing import ImagePreprocessing
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -30,39 +33,73 @@ _TURNED = {
 
 
 def read(
-    data: bytes, shape: tuple[int, ...], reading: ImagePreprocessing, max_pixels: int
+    data: bytes,
+    shape: Shape,
+    reading: ImagePreprocessing,
+    max_pixels: int,
+    axes: Mapping[str, Axis] = NO_AXES,
 ) -> NDArray[np.uint8]:
-    """Decode untrusted bytes to (C, H, W) uint8.
+    """Decode untrusted bytes to (C, H, W) uint8, whose sizes may be expressions of `axes`.
 
     Raises ValueError for a format not in FORMATS, more than `max_pixels`, which are counted before
     decoding, and damaged files.
     """
     with image_files.decoding(data, FORMATS):
         image = image_files.opened(data, FORMATS, max_pixels, animated=reading.frame == "first")
-        return pixels(image, shape, reading)
+        return pixels(image, shape, reading, axes)
 
 
 def pixels(
-    image: Image.Image, shape: tuple[int, ...], reading: ImagePreprocessing
+    image: Image.Image,
+    shape: Shape,
+    reading: ImagePreprocessing,
+    axes: Mapping[str, Axis] = NO_AXES,
 ) -> NDArray[np.uint8]:
     """An opened image -> (C, H, W) uint8 by the preprocessing.
 
-    Raises ValueError for levels of unknown range and for more than four channels, and any error of
-    Pillow for a damaged file.
+    With free axes an image of an allowed size keeps it. Raises ValueError for other sizes unless
+    the preprocessing says what becomes of them, for levels of unknown range and for more than four
+    channels, and any error of Pillow for a damaged file.
     """
-    channels, height, width = shape
+    channels, *most = bounds(axes, shape)[1]
     if channels not in MODES:
         raise ValueError(f"the model wants {channels} channels, pictures have 1 to {len(MODES)}")
     if reading.draft:
-        image.draft(None, (2 * max(height, width), 2 * max(height, width)))
+        image.draft(None, (2 * max(most), 2 * max(most)))
     image.load()  # what is damaged is noticed, and what stands behind the pixels of a file is known
     if reading.orientation == "exif":
         image = _upright(image)
     image = _in_mode(image, MODES[channels], reading)
-    if image.size != (width, height):
-        image = _resized(image, (width, height), reading)
-    levels = np.asarray(image, np.uint8).reshape(height, width, channels)
+    if axes:
+        image = _allowed(image, shape[1:], reading, axes)
+    elif image.size != (most[1], most[0]):
+        image = _resized(image, (most[1], most[0]), reading)
+    levels = np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
     return np.ascontiguousarray(levels.transpose(2, 0, 1))
+
+
+def _allowed(
+    image: Image.Image, shape: Shape, reading: ImagePreprocessing, axes: Mapping[str, Axis]
+) -> Image.Image:
+    """The image at an allowed size: its own, or the nearest as the preprocessing says."""
+    found = image.height, image.width
+    try:
+        solved(axes, shape, found)
+        return image
+    except SizeError as error:
+        if reading.sizing != "nearest":
+            raise ValueError(f"its size is {found[1]} x {found[0]}: {error}") from None
+    crop = reading.fit == "crop"
+    least, most = bounds(axes, shape)
+    scale = min(1.0, *(limit / size for limit, size in zip(most, found, strict=True)))
+    if crop:
+        scale = max(scale, *(limit / size for limit, size in zip(least, found, strict=True)))
+    wanted = tuple(max(1, round(size * scale)) for size in found)
+    height, width = nearest(axes, shape, wanted, up=not crop)
+    if scale != 1 or (crop and (height > found[0] or width > found[1])):
+        return _resized(image, (width, height), reading)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))  # black where it is outside
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+Sizing = Literal["nearest", "refused"]
+
 
 class ImagePreprocessing(
     msgspec.Struct,
@@ -41,6 +43,9 @@ class ImagePreprocessing(
     """The aspect ratio is kept: cut out the centre, or pad with black."""
     resampling: Literal["bicubic", "lanczos"] = "bicubic"
     """Filter for resizing; an image of the model's size is not resampled."""
+    sizing: Sizing | msgspec.UnsetType = msgspec.UNSET
+    """Images of a size that free axes do not allow: crop or pad to the nearest allowed one, as
+    `fit` says, and resize only beyond the bounds; or refuse them, as without this field."""
 
 
 class AudioPreprocessing(
@@ -71,6 +76,9 @@ class AudioPreprocessing(
     """Seconds of it that remain on both sides."""
     peak: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.95
     """Largest absolute value of a clip, after it was cut or zero-padded at its end."""
+    sizing: Sizing | msgspec.UnsetType = msgspec.UNSET
+    """Clips of a length that free axes do not allow: zero-pad at the end to the next allowed one,
+    and cut beyond the largest; or refuse them, as without this field."""
 
 
 class TextPreprocessing(
@@ -111,6 +119,12 @@ LEGACY_TEXT = TextPreprocessing(byte_order_mark="kept", line_ends="kept", ends="
 _READ_BY: Mapping[str, Preprocessing] = {"image": IMAGE, "audio": AUDIO, "text": TEXT}
 
 
-def default_for(kind: str) -> Preprocessing | msgspec.UnsetType:
-    """Preprocessing in training of inputs of a kind; UNSET for kinds that are no file or text."""
-    return _READ_BY.get(kind, msgspec.UNSET)
+def default_for(kind: str, *, free: bool = False) -> Preprocessing | msgspec.UnsetType:
+    """Preprocessing in training of inputs of a kind; UNSET for kinds that are no file or text.
+
+    `free`: their shape has free axes; inputs of other sizes are brought to the nearest allowed one.
+    """
+    reading = _READ_BY.get(kind, msgspec.UNSET)
+    if free and isinstance(reading, ImagePreprocessing | AudioPreprocessing):
+        return msgspec.structs.replace(reading, sizing="nearest")
+    return reading

@@ -20,6 +20,9 @@ from aigc.artifact.manifest import Level, Signature, TensorSpec
 from aigc.artifact.sampling_inputs import is_picture
 from aigc.artifact.session import Artifact, tolerance
 
+MAX_VALUES = 4 * image_files.MAX_PIXELS
+"""Most values of the samples of a file whose sizes are claimed by its provenance."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -129,6 +132,16 @@ def check_columns(provenance: Provenance) -> None:
         raise ValueError(f"a grid of {provenance.n} has no {provenance.columns} columns")
 
 
+def check_values(signature: Signature, provenance: Provenance) -> None:
+    """Raise ValueError unless its samples fit into a file, of whatever sizes it claims."""
+    values = signature.at(signature.sizes(provenance.sizes)).num_values
+    if signature.axes and values * provenance.n > MAX_VALUES:
+        raise ValueError(
+            f"{provenance.n} samples of {values:,} values are more than a file holds: at most"
+            f" {MAX_VALUES:,}"
+        )
+
+
 def recreate(artifact: Artifact, provenance: Provenance, output: TensorSpec) -> NDArray[Any]:
     """Draw a file's samples again: (n, H, W, C) uint8, or (n, samples, channels) int16 of a sound.
 
@@ -136,6 +149,7 @@ def recreate(artifact: Artifact, provenance: Provenance, output: TensorSpec) -> 
     signature cannot have had.
     """
     name = provenance.signature
+    check_values(artifact.signature(name), provenance)
     if provenance.to_seed is None:
         outputs = artifact.sample(
             name,
@@ -144,6 +158,7 @@ def recreate(artifact: Artifact, provenance: Provenance, output: TensorSpec) -> 
             first_index=provenance.index,
             label=provenance.asked(),
             settings=provenance.settings,
+            sizes=provenance.sizes,
         )
     else:
         inputs = artifact.draw_between(
@@ -155,6 +170,7 @@ def recreate(artifact: Artifact, provenance: Provenance, output: TensorSpec) -> 
             label=provenance.label,
             to_label=provenance.to_label,
             settings=provenance.settings,
+            sizes=provenance.sizes,
         )
         outputs = artifact.run(name, inputs)
     if output.kind == "image":

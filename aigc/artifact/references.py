@@ -1,22 +1,69 @@
 """Reference inputs and outputs of a signature: an .npz whose members are checked before
-inflating."""
+inflating.
+
+`references/sample.npz` holds those of the default sizes, `references/sample@h=64,w=48.npz` those of
+other sizes of free axes.
+"""
 
 import io
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact.manifest import TensorSpec
+from aigc.artifact.axes import Sizes, label, parse_label
+from aigc.artifact.manifest import ArtifactError, Signature, TensorSpec
 
 MAX_ROWS = 1024
 """Most rows of references; export writes 16."""
+MAX_FILES = 16
+"""Most sizes beside the default ones of which a signature has references."""
 _COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 MAX_HEADER_BYTES = 4096
 """Most bytes of the header of an array in the archive."""
+
+
+def reference_file(name: str, sizes: Sizes | None = None) -> str:
+    """The file with references of a signature; `sizes` unless they are the default ones."""
+    return f"references/{name}{f'@{label(sizes)}' if sizes else ''}.npz"
+
+
+def reference_sizes(
+    name: str, signature: Signature, files: Iterable[str]
+) -> dict[str, dict[str, int]]:
+    """Sizes of the references among `files` of a signature, by file: first the default ones.
+
+    Raises ArtifactError for a file of sizes that the axes do not allow, and for too many.
+    """
+    found = {}
+    names = set(files)
+    if reference_file(name) in names:
+        found[reference_file(name)] = signature.sizes({})
+    if not signature.axes:
+        return found
+    prefix = reference_file(f"{name}@").removesuffix(".npz")
+    for file in sorted(names):
+        if not (file.startswith(prefix) and file.endswith(".npz")):
+            continue
+        try:
+            sizes = signature.sizes(parse_label(file.removeprefix(prefix).removesuffix(".npz")))
+        except ValueError as error:
+            raise ArtifactError(f"references {file[:200]!r} of {name!r}: {error}") from None
+        if file != reference_file(name, sizes):
+            raise ArtifactError(
+                f"references {file[:200]!r} of {name!r} must name every axis, in the order of the"
+                f" manifest: {reference_file(name, sizes)!r}"
+            )
+        found[file] = sizes
+    if len(found) > MAX_FILES + 1:
+        raise ArtifactError(
+            f"signature {name!r} has references of {len(found)} sizes; at most {MAX_FILES + 1} are"
+            " replayed"
+        )
+    return found
 
 
 def read_references(data: bytes, promised: Mapping[str, TensorSpec]) -> dict[str, NDArray[Any]]:
@@ -37,7 +84,7 @@ def read_references(data: bytes, promised: Mapping[str, TensorSpec]) -> dict[str
             with archive.open(members[name]) as stream:
                 shape, fortran, dtype = _header(stream)
                 rows |= set(shape[:1])
-                if (shape[1:], str(dtype)) != (spec.shape, spec.dtype) or len(rows) != 1:
+                if (shape[1:], str(dtype)) != (spec.fixed_shape, spec.dtype) or len(rows) != 1:
                     raise ValueError(
                         f"{name} is {dtype} of shape {shape} beside {sorted(rows)} rows, promised"
                         f" {spec.dtype} of (N, {', '.join(map(str, spec.shape))})"

@@ -5,13 +5,18 @@ Checks that clients see raise InputError, whose code and parameter a server pass
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import latents
+from aigc.artifact.axes import SizeError, Sizes, free_positions
 from aigc.artifact.image_files import fits_png
+from aigc.artifact.input_values import InputCode as InputCode
+from aigc.artifact.input_values import InputError as InputError
+from aigc.artifact.input_values import check_range
+from aigc.artifact.input_values import setting as setting
 from aigc.artifact.latents import Whole, is_one, whole
 from aigc.artifact.manifest import Manifest, Reproducibility, Signature, TensorSpec
 
@@ -22,28 +27,8 @@ PREFIX = "prefix"
 """(N, L) int64, an input of every autoregressive signature beside its own: tokens that each row
 begins with instead of drawn ones, up to the first end."""
 
-InputCode = Literal[
-    "label_not_supported",
-    "label_count",
-    "label_out_of_range",
-    "unknown_setting",
-    "setting_out_of_range",
-    "unknown_input",
-    "signature_needs_input",
-    "no_effect",
-    "malformed_input",
-]
-
 _CHECKED = ("label", "text", "token", "setting", "presence")
 """Kinds of inputs whose range is checked before a graph runs."""
-
-
-class InputError(ValueError):
-    """An input, class, seed or setting that a signature does not take."""
-
-    def __init__(self, code: InputCode, param: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.param = code, param
 
 
 class ArtifactSpec:
@@ -80,31 +65,37 @@ class ArtifactSpec:
         label: Whole | Sequence[Whole | None] | None = None,
         settings: Mapping[str, float | Sequence[float]] | None = None,
         given: Mapping[str, NDArray[Any]] | None = None,
+        sizes: Sizes | None = None,
     ) -> Arrays:
         """The inputs of samples `indices` of `seed`; labels that are not given are drawn.
 
         Seed, label and settings are one value for all samples, or sequences with one for each;
         numbers may be numpy's. `given` are inputs that are not drawn from a seed, by name,
-        (len(indices), *shape) each; optional inputs beside them are marked as missing. Raises
-        InputError for a label out of range, an unknown setting or input, or a missing one.
+        (len(indices), *shape) each; optional inputs beside them are marked as missing. `sizes` are
+        those of free axes that no given input determines, by default those of the manifest. Raises
+        InputError for a label or size out of range, an unknown setting, axis or input, or a missing
+        one.
         """
-        spec = self.signature(signature)
+        whole_spec = self.signature(signature)
         n = len(indices)
         given, settings = given or {}, settings or {}
-        self._check_given(signature, given, n)
+        self._check_inputs_known(signature, given)
+        spec = whole_spec.at(self.sizes(signature, sizes, given))
+        self._check_given(signature, spec, given, n)
         self._check_settings_known(signature, settings)
         classes = self.classes(signature, label, n)
         filled = {**given, **optional_inputs(spec, given, n)}
         inputs: Arrays = {}
         first_latent = True
-        for tensor in spec.inputs:
+        for tensor, named in zip(spec.inputs, whole_spec.inputs, strict=True):
+            shape, free = tensor.fixed_shape, free_positions(named.shape)
             if tensor.kind == "latent":
                 # A second latent of equal shape must not be the same numbers.
                 purpose = "latent" if first_latent else f"latent/{tensor.name}"
-                inputs[tensor.name] = latents.normal(seed, indices, tensor.shape, purpose)
+                inputs[tensor.name] = latents.normal(seed, indices, shape, purpose, free)
                 first_latent = False
             elif tensor.kind == "uniform":
-                inputs[tensor.name] = latents.uniform(seed, indices, tensor.shape, tensor.name)
+                inputs[tensor.name] = latents.uniform(seed, indices, shape, tensor.name, free)
             elif tensor.kind == "setting":
                 value = settings.get(tensor.name, tensor.default)
                 inputs[tensor.name] = setting(tensor, value, n)
@@ -120,6 +111,40 @@ class ArtifactSpec:
                     " which a seed cannot give",
                 )
         return inputs
+
+    def sizes(
+        self,
+        signature: str,
+        chosen: Sizes | None = None,
+        given: Mapping[str, NDArray[Any]] | None = None,
+    ) -> dict[str, int]:
+        """Size of every free axis: from given inputs, else as chosen, else the manifest's default.
+
+        Empty for a signature of fixed shapes. Raises InputError for an unknown axis, a size that it
+        does not allow, and where a given input has another size than the chosen one.
+        """
+        spec = self.signature(signature)
+        if not (spec.axes or chosen):
+            return {}
+        chosen = chosen or {}
+        for name in chosen:
+            if name not in spec.axes:
+                known = ", ".join(spec.axes) or "none, its sizes are fixed"
+                message = f"signature {signature!r} of {self.id} has no axis {name[:60]!r}, it has:"
+                raise InputError("unknown_axis", "sizes", f"{message} {known}")
+        try:
+            found = spec.sizes_of({k: v.shape[1:] for k, v in (given or {}).items()})
+        except SizeError as error:
+            raise InputError("malformed_input", error.tensor, f"{error}") from None
+        try:
+            sizes = spec.sizes({**chosen, **found})
+        except SizeError as error:
+            raise InputError("size_out_of_range", "sizes", f"{error}") from None
+        for name, size in chosen.items():
+            if sizes[name] != size:
+                message = f"{name} is {sizes[name]} by what is given, so it cannot be {size}"
+                raise InputError("no_effect", "sizes", message)
+        return sizes
 
     def classes(
         self, signature: str, label: Whole | Sequence[Whole | None] | None, n: int
@@ -139,7 +164,7 @@ class ArtifactSpec:
         if len(classes) != n:
             message = f"label must be one class or n of them: n is {n}, got {len(classes)}"
             raise InputError("label_count", "label", message)
-        _check_range(spec, np.array([v for v in classes if v is not None]))
+        check_range(spec, np.array([v for v in classes if v is not None]))
         return classes
 
     def check_settings(self, signature: str, settings: Mapping[str, Any], n: int = 1) -> None:
@@ -185,7 +210,10 @@ class ArtifactSpec:
         spec = self._with_prefix[signature]
         if spec.step and PREFIX not in inputs:
             rows = len(next(iter(inputs.values()), ()))
-            inputs = {**inputs, PREFIX: np.zeros((rows, *spec.outputs[0].shape), np.int64)}
+            inputs = {**inputs, PREFIX: np.zeros((rows, *spec.outputs[0].fixed_shape), np.int64)}
+        if spec.axes:
+            arrays = {name: np.asarray(array) for name, array in inputs.items()}
+            spec = spec.at(self.sizes(signature, given=arrays))
         return _complete(spec, inputs)
 
     def inputs(self, signature: str) -> tuple[TensorSpec, ...]:
@@ -203,14 +231,15 @@ class ArtifactSpec:
         label: Whole | None = None,
         to_label: Whole | None = None,
         settings: Mapping[str, float | Sequence[float]] | None = None,
+        sizes: Sizes | None = None,
     ) -> Arrays:
         """The inputs of `frames` steps from sample `index` of `seed` to that of `to_seed`.
 
         The first and the last are those samples themselves. Latents follow the sphere; a class
         changes half-way, as classes cannot be mixed. Raises ValueError as draw() does.
         """
-        start = self.draw(signature, seed, [index], label, settings)
-        stop = self.draw(signature, to_seed, [index], to_label, settings)
+        start = self.draw(signature, seed, [index], label, settings, sizes=sizes)
+        stop = self.draw(signature, to_seed, [index], to_label, settings, sizes=sizes)
         t = np.linspace(0, 1, whole(frames, "frames"))
         inputs: Arrays = {}
         for tensor in self.signature(signature).inputs:
@@ -220,9 +249,9 @@ class ArtifactSpec:
             inputs[tensor.name] = latents.slerp(a, b, t) if latent else np.where(near, a, b)
         return inputs
 
-    def _check_given(self, signature: str, given: Mapping[str, NDArray[Any]], n: int) -> None:
-        spec = self.signature(signature)
-        self._check_inputs_known(signature, given)
+    def _check_given(
+        self, signature: str, spec: Signature, given: Mapping[str, NDArray[Any]], n: int
+    ) -> None:
         optional = [one.name for one in spec.optional]
         if optional and not set(optional) & set(given):
             message = f"signature {signature!r} needs at least one of {', '.join(optional)}"
@@ -256,7 +285,13 @@ class ArtifactSpec:
 
 def is_picture(spec: TensorSpec) -> bool:
     """True of an image that fits into a PNG by its range and channels; others go as numbers."""
-    return spec.kind == "image" and spec.range is not None and fits_png(spec.shape[0])
+    return spec.kind == "image" and spec.range is not None and fits_png(channels(spec))
+
+
+def channels(spec: TensorSpec) -> int:
+    """Channels of an image or sound, which are never free."""
+    assert isinstance(spec.shape[0], int)
+    return spec.shape[0]
 
 
 def optional_inputs(signature: Signature, given: Collection[str], n: int) -> Arrays:
@@ -267,27 +302,10 @@ def optional_inputs(signature: Signature, given: Collection[str], n: int) -> Arr
     filled: Arrays = {}
     for spec in signature.optional:
         if spec.name not in given:
-            filled[spec.name] = np.zeros((n, *spec.shape), spec.dtype)
+            filled[spec.name] = np.zeros((n, *spec.fixed_shape), spec.dtype)
         if spec.presence not in given:
             filled[spec.presence] = np.full(n, spec.name in given, np.float32)
     return filled
-
-
-def setting(spec: TensorSpec, value: float | Sequence[float] | None, n: int) -> NDArray[Any]:
-    """A setting of n samples, (n,), from one value for all or one for each.
-
-    Raises InputError for what is no number, not whole where it must be, or out of range.
-    """
-    array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
-        raise _out_of_range(spec, value)
-    if array.ndim > 1 or array.size not in (1, n):
-        message = f"{spec.name} must be one number or {n} of them, got {array.shape}"
-        raise InputError("setting_out_of_range", spec.name, message)
-    if spec.dtype == "int64" and (array != np.trunc(array)).any():
-        raise _out_of_range(spec, value)
-    _check_range(spec, array)
-    return np.broadcast_to(array, (n,)).astype(spec.dtype)
 
 
 def _drawn_labels(
@@ -337,31 +355,9 @@ def _complete(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> Array
                 f" got {array.shape}"
             )
         if spec.range is not None and spec.kind in _CHECKED:
-            _check_range(spec, array)
+            check_range(spec, array)
         complete[spec.name] = np.asarray(array, spec.dtype)
         sizes.add(len(array))
     if len(sizes) != 1:
         raise ValueError(f"inputs must share one batch size, got {sorted(sizes)}")
     return complete
-
-
-def _check_range(spec: TensorSpec, array: NDArray[Any]) -> None:
-    """Raise InputError for the first value outside the spec's range, NaN included."""
-    assert spec.range is not None
-    low, high = spec.range
-    bad = array[~((array >= low) & (array <= high))]
-    if bad.size:
-        raise _out_of_range(spec, bad.flat[0])
-
-
-def _out_of_range(spec: TensorSpec, value: object) -> InputError:
-    assert spec.range is not None
-    low, high = spec.range
-    value = str(value)[:60]
-    if spec.kind == "setting":
-        number = "a whole number" if spec.dtype == "int64" else "a number"
-        message = f"{spec.name} must be {number} in [{low:g}, {high:g}], got {value}"
-        return InputError("setting_out_of_range", spec.name, message)
-    span = f"[{low:g}, {high:g}]" if spec.kind == "presence" else f"[{low:g}, {high + 1:g})"
-    code: InputCode = "label_out_of_range" if spec.kind == "label" else "malformed_input"
-    return InputError(code, spec.name, f"{spec.name} must be in {span}, got {value}")

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import autoregressive
+from aigc.artifact.axes import Shape, Sizes
+from aigc.artifact.axes import label as label_of
 from aigc.artifact.folder import Contents, SealedFolder
 from aigc.artifact.image_files import to_uint8
 from aigc.artifact.latents import Whole, is_one, whole
@@ -19,7 +21,7 @@ from aigc.artifact.manifest import (
     Signature,
 )
 from aigc.artifact.outputs import check_shapes
-from aigc.artifact.references import read_references
+from aigc.artifact.references import read_references, reference_file, reference_sizes
 from aigc.artifact.runtime import ort
 from aigc.artifact.sampling_inputs import Arrays, ArtifactSpec
 from aigc.artifact.signing import Trust
@@ -94,7 +96,8 @@ class Artifact(ArtifactSpec):
         """Run a graph: inputs by name with a batch axis first -> outputs by name.
 
         Settings may be left out, and so may optional inputs and their flags of kind presence.
-        Raises ValueError as checked() does, OutputError for outputs of another shape than the
+        The sizes of free axes are those of the inputs. Raises ValueError as checked() does, for
+        sizes that the axes do not allow, too, OutputError for outputs of another shape than the
         signature's.
         """
         spec = self.signature(signature)
@@ -121,6 +124,8 @@ class Artifact(ArtifactSpec):
         names = [output.name for output in spec.outputs]
         arrays = self._sessions[spec.graph].run(names, feeds, self._options)
         outputs = dict(zip(names, arrays, strict=True))
+        if spec.axes:
+            spec = spec.at(spec.sizes_of({name: x.shape[1:] for name, x in feeds.items()}))
         check_shapes(spec, outputs, len(next(iter(feeds.values()))))
         return outputs
 
@@ -157,22 +162,28 @@ class Artifact(ArtifactSpec):
         label: Whole | Sequence[Whole] | None = None,
         batch: Whole = 64,
         settings: Mapping[str, float] | None = None,
+        sizes: Sizes | None = None,
     ) -> Arrays:
         """Samples first_index .. first_index + n - 1 of `seed`, outputs by name, batch axis first.
 
         Sample i is the same alone and in any batch, up to the artifact's reproducibility level.
-        Numbers may be numpy's. Raises ValueError as draw() does, and for n or batch < 1.
+        `sizes` are those of free axes, by default the manifest's. Numbers may be numpy's. Raises
+        ValueError as draw() does, and for n or batch < 1.
         """
         n, batch, first = whole(n, "n"), whole(batch, "batch"), whole(first_index, "first_index")
         for name, value in (("n", n), ("batch", batch)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
+        spec = self.signature(signature)
+        sizes = self.sizes(signature, sizes)
+        batch = spec.max_batch(sizes, batch)
         parts = []
         for start in range(0, n, batch):
             stop = min(start + batch, n)
             part: Any = label if label is None or is_one(label) else label[start:stop]  # type: ignore[index]
             indices = range(first + start, first + stop)
-            parts.append(self.run(signature, self.draw(signature, seed, indices, part, settings)))
+            drawn = self.draw(signature, seed, indices, part, settings, sizes=sizes)
+            parts.append(self.run(signature, drawn))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def uint8(self, signature: str, outputs: Arrays) -> NDArray[np.uint8]:
@@ -206,35 +217,53 @@ class Artifact(ArtifactSpec):
         Raises ArtifactError if an output is further than tolerance() from its reference.
         """
         for name, spec in self.manifest.signatures.items():
-            inputs, expected = self.references(name)
-            size = len(next(iter(inputs.values())))
-            try:
-                together = self.run(name, inputs)
-                alone = [
-                    self.run(name, {k: v[i : i + 1] for k, v in inputs.items()})
-                    for i in range(size)
-                ]
-            except Exception as error:  # onnxruntime raises types without a common base
-                raise ArtifactError(f"{self.id}: references of {name!r}: {error}") from error
-            single = {k: np.concatenate([part[k] for part in alone]) for k in together}
-            measured = [compare(spec, expected, outputs) for outputs in (together, single)]
-            worst = max(measured, key=lambda r: r.max_abs)
-            allowed = tolerance(spec)
-            if not worst.max_abs <= allowed:
-                raise ArtifactError(
-                    f"{self.id} does not reproduce its references on this machine: signature"
-                    f" {name!r} is off by {worst.max_abs:.2g}, allowed is {allowed:.0e}"
-                )
-            self.reproducibility[name] = worst
+            measured = [self._replay(name, spec, sizes) for sizes in self.reference_sizes(name)]
+            self.reproducibility[name] = max(measured, key=lambda r: r.max_abs)
         return self.reproducibility
 
-    def references(self, signature: str) -> tuple[Arrays, Arrays]:
+    def _replay(self, name: str, spec: Signature, sizes: Sizes) -> Reproducibility:
+        """Replay the references of one signature and size."""
+        inputs, expected = self.references(name, sizes)
+        count = len(next(iter(inputs.values())))
+        at = f", {label_of(sizes)}" if sizes else ""
+        try:
+            together = self.run(name, inputs)
+            alone = [
+                self.run(name, {k: v[i : i + 1] for k, v in inputs.items()}) for i in range(count)
+            ]
+        except Exception as error:  # onnxruntime raises types without a common base
+            raise ArtifactError(f"{self.id}: references of {name!r}{at}: {error}") from error
+        single = {k: np.concatenate([part[k] for part in alone]) for k in together}
+        measured = [compare(spec, expected, outputs) for outputs in (together, single)]
+        worst = max(measured, key=lambda r: r.max_abs)
+        allowed = tolerance(spec)
+        if not worst.max_abs <= allowed:
+            raise ArtifactError(
+                f"{self.id} does not reproduce its references on this machine: signature"
+                f" {name!r}{at} is off by {worst.max_abs:.2g}, allowed is {allowed:.0e}"
+            )
+        return worst
+
+    def reference_sizes(self, signature: str) -> list[dict[str, int]]:
+        """Sizes of which there are references, first the default ones; [{}] for fixed shapes.
+
+        Raises ArtifactError if there are none of the default sizes.
+        """
+        found = reference_sizes(signature, self.signature(signature), self._references)
+        if reference_file(signature) not in found:
+            raise ArtifactError(f"{self.id} has no references for signature {signature!r}")
+        return [*found.values()]
+
+    def references(self, signature: str, sizes: Sizes | None = None) -> tuple[Arrays, Arrays]:
         """The reference inputs and outputs that export stored for a signature.
 
-        Raises ArtifactError if there are none or they do not fit the signature.
+        `sizes`: of free axes, by default those of the manifest. Raises ArtifactError if there are
+        none or they do not fit the signature.
         """
-        spec = self.signature(signature)
-        file = f"references/{signature}.npz"
+        named = self.signature(signature)
+        chosen, default = named.sizes(sizes or {}), named.sizes({})
+        spec = named.at(chosen)
+        file = reference_file(signature, None if chosen == default else chosen)
         if file not in self._references:
             raise ArtifactError(f"{self.id} has no references for signature {signature!r}")
         tensors = {f"in/{s.name}": s for s in spec.inputs}
@@ -315,13 +344,46 @@ def _check_graph(name: str, signature: Signature, session: ort.InferenceSession)
     ):
         promised = {s.name: (_ORT_TYPES[s.dtype], s.shape) for s in specs}
         tensors = {node.name: (node.type, tuple(node.shape[1:])) for node in nodes}
-        if promised != tensors:
+        if promised.keys() != tensors.keys() or not all(
+            _fits(*promised[one], *tensors[one], bool(signature.axes) and what == "output")
+            for one in promised
+        ):
             raise ArtifactError(
                 f"signature {name!r} promises {what}s {promised}, its graph has {tensors}"
             )
+        if what == "input":
+            _check_ties(name, signature, nodes)
         fixed = [node.name for node in nodes if isinstance(node.shape[0], int)]
         if fixed:
             raise ArtifactError(
                 f"the batch axis of {what} {fixed[0]!r} of signature {name!r} is fixed; it must be"
                 " free: export with a dynamic batch"
             )
+
+
+def _fits(
+    kind: str, shape: Shape, found: str, sizes: tuple[int | str | None, ...], lenient: bool
+) -> bool:
+    """True if a graph's tensor is one that a signature promises: of its type, and free where the
+    signature has a free axis. `lenient`: it may be free elsewhere, too, as the outputs of graphs
+    with free axes are whose sizes nobody inferred; they are checked after each run."""
+    if (kind, len(shape)) != (found, len(sizes)):
+        return False
+    for wanted, size in zip(shape, sizes, strict=True):
+        is_free = not isinstance(size, int)
+        if not (is_free if isinstance(wanted, str) else size == wanted or (lenient and is_free)):
+            return False
+    return True
+
+
+def _check_ties(name: str, signature: Signature, nodes: Sequence[Any]) -> None:
+    """Raise ArtifactError where a graph gives one name to sizes that the signature tells apart."""
+    shapes = {spec.name: spec.shape for spec in signature.inputs}
+    said: dict[str, int | str] = {}
+    for node in nodes:
+        for wanted, size in zip(shapes[node.name], node.shape[1:], strict=True):
+            if isinstance(size, str) and said.setdefault(size, wanted) != wanted:
+                raise ArtifactError(
+                    f"the graph of signature {name!r} ties {said[size]!r} to {wanted!r}: both are"
+                    f" {size!r}; export it with axes of their own"
+                )

@@ -216,14 +216,23 @@ def _received(pipe: IO[bytes], parts: Iterable[list[Any]]) -> tuple[Manifest, Co
 
 
 def _run_batches(artifact: Any, largest: int) -> None:
-    """Run the full batch, and as many smaller sizes as there is time for."""
+    """Run the full batch, and as many smaller sizes as there is time for.
+
+    With free axes the full batch is run at the largest, the default and the smallest sizes.
+    """
     for name in artifact.manifest.offered:
+        signature = artifact.signature(name)
+        sized = [signature.at(sizes) for sizes in (signature.largest, signature.sizes({}))]
+        full = signature.max_batch(signature.largest, largest)
+        runs = [(full, sized[0])]
+        if signature.axes:
+            runs += [(largest, sized[1]), (largest, signature.at(signature.smallest))]
         until_s = time.monotonic() + SWEEP_S
-        for size in (largest, *range(1, largest)):
-            if size != largest and time.monotonic() > until_s:
+        for number, (size, spec) in enumerate([*runs, *((n, sized[1]) for n in range(1, largest))]):
+            if number >= len(runs) and time.monotonic() > until_s:
                 break
             try:
-                artifact.run(name, least(artifact.signature(name), size))
+                artifact.run(name, least(spec, size))
             except MemoryError:
                 raise
             except ValuesError:  # of nothing, it may make nothing
@@ -234,11 +243,11 @@ def _run_batches(artifact: Any, largest: int) -> None:
 
 
 def least(signature: Signature, size: int) -> Arrays:
-    """Inputs for a dummy batch: zeros, and the minimum of settings, so that autoregressive
-    signatures take one step."""
+    """Inputs for a dummy batch of a signature without free axes: zeros, and the minimum of
+    settings, so that autoregressive signatures take one step."""
     return {
         spec.name: np.full(
-            (size, *spec.shape),
+            (size, *spec.fixed_shape),
             spec.range[0] if spec.kind == "setting" and spec.range else 0,
             spec.dtype,
         )

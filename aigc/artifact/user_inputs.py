@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import audio_files, picture
+from aigc.artifact.axes import NO_AXES, Axis, solved
 from aigc.artifact.latents import EXACT
 from aigc.artifact.manifest import Kind, TensorSpec
 from aigc.artifact.preprocessing import (
@@ -25,6 +26,8 @@ from aigc.artifact.preprocessing import (
     TextPreprocessing,
 )
 from aigc.artifact.vocabulary import Vocabulary, cleaned
+
+Axes = Mapping[str, Axis]
 
 UserInput = bytes | str | float | Sequence[Any]
 """An image or sound file, a text, or numbers of any axes."""
@@ -44,24 +47,31 @@ def fingerprints(given: Mapping[str, NDArray[Any]], position: int) -> tuple[str,
     )
 
 
-def read_input(spec: TensorSpec, value: UserInput, together: int = 1) -> NDArray[Any]:
+def read_input(
+    spec: TensorSpec,
+    value: UserInput,
+    together: int = 1,
+    axes: Mapping[str, Axis] = NO_AXES,
+) -> NDArray[Any]:
     """One value -> an input without its batch axis. Raises ValueError if it cannot be read.
 
-    `together` values share the limits on decoded sizes, since small files can hold many pixels.
+    `axes` are those of the signature; with free ones an input of an allowed size keeps it, and
+    others are brought to one as the preprocessing says. `together` values share the limits on
+    decoded sizes, since small files can hold many pixels.
 
     Images (PNG, WebP, JPEG), sounds (WAV, FLAC) and texts are converted by the spec's
     preprocessing, bit for bit as in training.
     """
     try:
-        return _READERS[spec.kind](spec, value, together)
+        return _READERS[spec.kind](spec, value, together, axes if spec.is_free else NO_AXES)
     except ValueError as error:
         raise ValueError(f"{spec.kind} {spec.name!r} cannot be read: {error}") from None
 
 
-def _image(spec: TensorSpec, value: UserInput, together: int) -> NDArray[np.float32]:
+def _image(spec: TensorSpec, value: UserInput, together: int, axes: Axes) -> NDArray[np.float32]:
     reading = spec.preprocessing or LEGACY_IMAGE
     assert isinstance(reading, ImagePreprocessing)
-    levels = picture.read(_bytes(value), spec.shape, reading, MAX_PIXELS // together)
+    levels = picture.read(_bytes(value), spec.shape, reading, MAX_PIXELS // together, axes)
     low, high = spec.range or (0.0, 1.0)
     if not spec.preprocessing:
         return low + levels.astype(np.float32) * np.float32((high - low) / 255)
@@ -69,11 +79,11 @@ def _image(spec: TensorSpec, value: UserInput, together: int) -> NDArray[np.floa
     return levels.astype(np.float32) / np.float32(255) * np.float32(high - low) + np.float32(low)
 
 
-def _sound(spec: TensorSpec, value: UserInput, together: int) -> NDArray[np.float32]:
+def _sound(spec: TensorSpec, value: UserInput, together: int, axes: Axes) -> NDArray[np.float32]:
     reading = spec.preprocessing or LEGACY_AUDIO
     assert isinstance(reading, AudioPreprocessing)
     most = MAX_SAMPLES // together
-    return audio_files.row(_bytes(value), spec.shape, spec.sample_rate_hz, reading, most)
+    return audio_files.row(_bytes(value), spec.shape, spec.sample_rate_hz, reading, most, axes)
 
 
 def text(spec: TensorSpec, value: str) -> str:
@@ -83,20 +93,22 @@ def text(spec: TensorSpec, value: str) -> str:
     return cleaned(value, reading)
 
 
-def _text(spec: TensorSpec, value: UserInput, together: int) -> NDArray[np.int64]:
+def _text(spec: TensorSpec, value: UserInput, together: int, axes: Axes) -> NDArray[np.int64]:
     if not isinstance(value, str):
         raise ValueError(f"a text is wanted, got {type(value).__name__}")
-    rows = Vocabulary(spec.vocabulary).rows([text(spec, value)], spec.shape[0])
+    rows = Vocabulary(spec.vocabulary).rows([text(spec, value)], spec.fixed_shape[0])
     return np.ascontiguousarray(rows[0])
 
 
-def _numbers(spec: TensorSpec, value: UserInput, together: int) -> NDArray[Any]:
+def _numbers(spec: TensorSpec, value: UserInput, together: int, axes: Axes) -> NDArray[Any]:
     if isinstance(value, str | bytes):
         raise ValueError(f"numbers are wanted, got {type(value).__name__}")
     whole = spec.dtype == "int64"
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
         array = np.asarray(value, np.float64 if whole else np.float32)
-    if array.shape != spec.shape or not np.isfinite(array).all():
+    if axes:
+        solved(axes, spec.shape, array.shape)  # raises
+    if (not axes and array.shape != spec.shape) or not np.isfinite(array).all():
         raise ValueError(f"finite numbers of shape {spec.shape} are wanted, got {array.shape}")
     if whole and not ((array == np.trunc(array)) & (np.abs(array) < EXACT)).all():
         raise ValueError("whole numbers below 2^53 are wanted")
@@ -109,7 +121,7 @@ def _bytes(value: UserInput) -> bytes:
     return value
 
 
-_READERS: Mapping[Kind, Callable[[TensorSpec, UserInput, int], NDArray[Any]]] = {
+_READERS: Mapping[Kind, Callable[[TensorSpec, UserInput, int, Axes], NDArray[Any]]] = {
     "image": _image,
     "audio": _sound,
     "text": _text,

@@ -7,9 +7,12 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from aigc import own_code
+import aigc
+from aigc import __version__, own_code
 from aigc.commands.extras import EXTRAS
 
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's index of builds without CUDA, a tenth of the size."""
 _MAIN = ("train", "serve")
 """The command fails if both of these are incomplete."""
 
@@ -21,6 +24,7 @@ def command(argv: list[str]) -> int:
         return 0 if argv[0] in ("-h", "--help") else 2
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0))
+    print(f"aigc {__version__} in {Path(aigc.__file__).parent}")
     print(
         f"{platform.system()} {platform.machine()}, Python {platform.python_version()},"
         f" {cores} cores, {memory:.0f} GiB"
@@ -35,13 +39,20 @@ def command(argv: list[str]) -> int:
         installed = ", ".join(f"{p} {v}" for p, v in versions.items() if v)
         print(f"{extra}: {installed or 'nothing'}")
         if absent:
-            print(f"  missing {', '.join(absent)}: pip install 'aigc[{extra}]' -c constraints.txt")
+            print(f"  missing {', '.join(absent)}: pip install 'aigc[{extra}]'{_index(absent)}")
     for kind in own_code.KINDS:
         for name, where in own_code.listed(kind):
             print(f"{kind.noun} of a package: {name}, from {where}")
     print(f"accelerators: {_accelerators()}")
     print(f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'unset: each run makes its own token')}")
     return 1 if missing == len(_MAIN) else 0
+
+
+def _index(absent: list[str]) -> str:
+    """Option of pip for torch without CUDA, for a machine without a GPU."""
+    if "torch" not in absent or Path("/dev/nvidiactl").exists():
+        return ""
+    return f" --extra-index-url {CPU_WHEELS} (without a GPU)"
 
 
 def _version(package: str) -> str | None:

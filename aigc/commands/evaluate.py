@@ -71,6 +71,16 @@ def command(argv: list[str]) -> int:
     """Evaluate an artifact's samples by a classifier trained on real data."""
     options = tyro.cli(Options, args=argv, prog="aigc evaluate", description=Options.__doc__)
     artifact = Artifact.open(options.artifact, verify=False, trust=signing.wanted(""))
+    run(artifact, options)
+    print(artifact.uri)
+    return 0
+
+
+def run(artifact: Artifact, options: Options) -> Evaluation:
+    """Evaluate as the command does; prints the data and the table to stderr.
+
+    Raises ValueError, before anything is computed, for metrics or a picture that cannot be written.
+    """
     if options.write:
         _check_writable(artifact, options.sign)
     if options.picture:
@@ -87,8 +97,7 @@ def command(argv: list[str]) -> int:
     if options.picture:
         picture = Path(options.picture)
         draw(artifact, picture, seed=options.seed, real=real, metrics=options.metrics)
-    print(artifact.uri)
-    return 0
+    return evaluation
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ def _with_facts(
         tuple(map(with_facts, specs)) for specs in (signature.inputs, signature.outputs)
     )
     inputs = tuple(
-        replace(spec, preprocessing=preprocessing.default_for(spec.kind)) for spec in inputs
+        replace(spec, preprocessing=preprocessing.default_for(spec.kind, free=spec.is_free))
+        for spec in inputs
     )
     return replace(signature, inputs=inputs, outputs=outputs)

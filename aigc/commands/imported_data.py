@@ -19,7 +19,8 @@ def imported_config(artifact: Artifact, path: str, source: str = "") -> TrainCon
         f"{artifact.id} is imported, and its manifest names no data; give them with --data PATH",
     )
     signature = artifact.signature(evaluated(artifact))
-    spec, label = signature.outputs[0], signature.label
+    sized = signature.at(signature.sizes({}))
+    spec, label = sized.outputs[0], signature.label
     require(
         spec.kind in ("image", "audio"),
         f"{artifact.id}: nothing judges its {spec.kind} {spec.name!r}, only images and sounds",
@@ -28,7 +29,7 @@ def imported_config(artifact: Artifact, path: str, source: str = "") -> TrainCon
     name = find(DATA, source).name if source else guess(files.expanded(path)).source
     return TrainConfig(
         preset=artifact.manifest.source,
-        model=ModelConfig(shape=spec.shape, num_classes=classes),
+        model=ModelConfig(shape=spec.fixed_shape, num_classes=classes),
         data=DataConfig(
             source=name,
             path=files.expanded(path),

@@ -6,14 +6,25 @@ The same seed gives the same bytes from an artifact and from a server.
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from aigc.artifact import Artifact, TensorSpec, audio_files, image_files, signing, user_inputs
+from aigc.artifact import (
+    Artifact,
+    Signature,
+    TensorSpec,
+    audio_files,
+    image_files,
+    signing,
+    user_inputs,
+)
+from aigc.artifact.axes import Axis, sizes_of_image
 from aigc.artifact.image_files import Provenance
 from aigc.artifact.sampling_inputs import is_picture
 from aigc.commands.sample_files import (
@@ -50,22 +61,41 @@ def from_artifact(options: Options) -> Samples:
     artifact = Artifact.open(options.source, verify=False, trust=trust)
     default = artifact.manifest.default_signature(has_inputs=bool(options.inputs))
     options = replace(options, signature=options.signature or default)
+    options = options.with_classes(artifact.signature(options.signature).label)
     for spec in artifact.signature(options.signature).outputs:
         check_picture(options, spec.kind, spec.shape)
     given = _given(artifact, options)
     seed = _seed(artifact, options)
-    inputs = artifact.draw(
-        options.signature,
-        seed,
-        range(options.first_index, options.first_index + options.n),
-        options.labels(0, options.n),
-        options.settings,
-        given,
-    )
-    outputs = artifact.run(options.signature, inputs)
-    specs = selected(artifact.signature(options.signature).outputs, options.format)
-    parts = (_samples_of(artifact, options, seed, outputs, spec, given) for spec in specs)
-    return joined(parts, specs)
+    signature = artifact.signature(options.signature)
+    sizes = artifact.sizes(options.signature, _chosen(signature, options), given)
+    parts = []
+    step = signature.max_batch(sizes, options.n)
+    for start in range(0, options.n, step):
+        stop = min(start + step, options.n)
+        inputs = artifact.draw(
+            options.signature,
+            seed,
+            range(options.first_index + start, options.first_index + stop),
+            options.labels(start, stop),
+            options.settings,
+            {name: rows[start:stop] for name, rows in given.items()},
+            sizes,
+        )
+        parts.append(artifact.run(options.signature, inputs))
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    specs = selected(signature.outputs, options.format)
+    origin = partial(_samples_of, artifact, options, seed, outputs, given=given, sizes=sizes)
+    return replace(joined(map(origin, specs), specs), labels=options.classes)
+
+
+def _chosen(signature: Signature, options: Options) -> dict[str, int]:
+    """Sizes of axes by name, those of --size included. Raises ValueError."""
+    if not options.size:
+        return dict(options.sizes)
+    image = next((spec for spec in signature.outputs if spec.kind == "image"), None)
+    if image is None:
+        raise ValueError(f"--size has no effect: signature {options.signature!r} gives no image")
+    return {**options.sizes, **sizes_of_image(signature.axes, image.shape, options.size)}
 
 
 def _seed(artifact: Artifact, options: Options) -> int:
@@ -81,7 +111,9 @@ def _samples_of(
     seed: int,
     outputs: dict[str, NDArray[Any]],
     output: TensorSpec,
+    *,
     given: dict[str, NDArray[Any]],
+    sizes: dict[str, int],
 ) -> Samples:
     """One output of a signature, with a file per sample for pictures and sounds."""
     digest = artifact.manifest.digest
@@ -95,9 +127,10 @@ def _samples_of(
             signature=options.signature,
             seed=seed,
             index=options.first_index + i,
-            label=options.label[i % len(options.label)] if options.label else None,
+            label=options.classes[i % len(options.classes)] if options.classes else None,
             given=user_inputs.fingerprints(given, i),
             settings=options.settings,
+            sizes=sizes,
         )
         for i in range(options.n)
     ]
@@ -126,13 +159,14 @@ def _given(artifact: Artifact, options: Options) -> dict[str, NDArray[Any]]:
             options.signature, options.inputs, has_label=has_label, has_seed=has_seed
         )
     specs = {spec.name: spec for spec in artifact.signature(options.signature).given}
-    rows = {name: _row(specs[name], value) for name, value in options.inputs.items()}
+    axes = artifact.signature(options.signature).axes
+    rows = {name: _row(specs[name], value, axes) for name, value in options.inputs.items()}
     return {name: np.broadcast_to(row, (options.n, *row.shape)) for name, row in rows.items()}
 
 
-def _row(spec: TensorSpec, value: str) -> NDArray[Any]:
+def _row(spec: TensorSpec, value: str, axes: Mapping[str, Axis]) -> NDArray[Any]:
     """One input, without its batch axis. Raises ValueError naming the file."""
     try:
-        return user_inputs.read_input(spec, read_input_file(spec.kind, value))
+        return user_inputs.read_input(spec, read_input_file(spec.kind, value), axes=axes)
     except ValueError as error:
         raise ValueError(f"{value[:200]}: {error}") from None

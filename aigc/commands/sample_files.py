@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from aigc import files, http_client
 from aigc.artifact import image_files
+from aigc.artifact.axes import Shape
+from aigc.artifact.class_names import class_index
 from aigc.artifact.image_files import fits_png
 from aigc.files import expanded
 
@@ -36,8 +38,11 @@ class Options:
     """Seed; drawn and printed if not given."""
     first_index: int = 0
     """Index of the first sample within the seed."""
-    label: tuple[int, ...] = ()
-    """Classes, taken in turn; drawn from the seed if not given."""
+    label: tuple[str, ...] = ()
+    """Classes by name or number, taken in turn; drawn from the seed if not given. name:1 is the
+    class called 1 where 1 is the number of another, which is index:1."""
+    classes: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
+    """Numbers of the classes in `label`."""
     model: str = ""
     """Model to ask a server for; its only one if not given."""
     signature: str = ""
@@ -48,6 +53,11 @@ class Options:
     npy for images of more channels than a PNG has (4)."""
     settings: dict[str, float] = field(default_factory=dict)
     """Settings of the signature, such as temperature 0.7."""
+    size: str = ""
+    """WIDTHxHEIGHT of images with free sizes, such as 64x48; the signature's default if not
+    given."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Sizes of the signature's free axes by name, such as h 8 w 6."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Inputs of the signature by name: a file for an image or a sound, or a text, such as image
     seven.png; numbers are a .npy or .json file."""
@@ -67,9 +77,25 @@ class Options:
 
     def labels(self, start: int, stop: int) -> list[int] | None:
         """The requested classes of samples start..stop; None if drawn."""
-        if not self.label:
+        if not self.classes:
             return None
-        return [self.label[i % len(self.label)] for i in range(start, stop)]
+        return [self.classes[i % len(self.classes)] for i in range(start, stop)]
+
+    def with_classes(self, spec: "Label | None") -> "Options":
+        """The options with the numbers of their classes, by a label input or None without one.
+
+        Raises ValueError for a name that is unknown, or may mean several.
+        """
+        if not self.label:
+            return self
+        if spec is None or spec.range is None:
+            # What draws says that it takes no label.
+            return replace(
+                self, classes=tuple(int(one) if one.isdigit() else 0 for one in self.label)
+            )
+        count = int(spec.range[1]) + 1
+        numbers = tuple(class_index(one, spec.classes, count) for one in self.label)
+        return replace(self, classes=numbers)
 
 
 @dataclass(frozen=True)
@@ -90,6 +116,17 @@ class Samples:
     """Other outputs of the same samples."""
     name: str = ""
     """Name of an output other than the first."""
+    labels: tuple[int, ...] = ()
+    """Numbers of the classes asked for, taken in turn."""
+
+
+class Label(Protocol):
+    """A label input of a signature, by a manifest or by a server."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def range(self) -> tuple[float, float] | None: ...
 
 
 class Output(Protocol):
@@ -116,12 +153,13 @@ def joined(samples: Iterable[Samples], outputs: Sequence[Output]) -> Samples:
     return replace(first, others=tuple(replace(other, name=output.name) for other, output in named))
 
 
-def check_picture(options: Options, kind: str, shape: tuple[int, ...]) -> None:
+def check_picture(options: Options, kind: str, shape: Shape) -> None:
     """Raise ValueError for a picture format of images with more channels than a PNG has."""
-    if options.format in ("png", "grid") and kind == "image" and not fits_png(shape[0]):
+    channels = shape[0] if shape and kind == "image" else 1
+    if options.format in ("png", "grid") and not (isinstance(channels, int) and fits_png(channels)):
         raise ValueError(
             f"{options.format} holds 1 to 4 channels, signature {options.signature!r} gives images"
-            f" of {shape[0]}; take npy or json"
+            f" of {channels}; take npy or json"
         )
 
 
@@ -167,7 +205,7 @@ def write(options: Options, samples: Samples) -> Path:
     first_one = image_files.read_png(samples.files[0])[1]
     columns = min(10, len(samples.files)) if len(samples.files) % 10 == 0 else 0
     provenance = first_one and replace(
-        first_one, label=None, n=len(samples.files), labels=options.label, columns=columns
+        first_one, label=None, n=len(samples.files), labels=samples.labels, columns=columns
     )
     picture = image_files.png(image_files.grid(samples.arrays, columns), provenance)
     grid = _write(path.with_name(f"{path.name}.png"), picture)

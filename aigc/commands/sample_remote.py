@@ -43,7 +43,9 @@ class _Tensor(msgspec.Struct):
 
     name: str
     kind: str
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | str, ...] = ()
+    range: tuple[float, float] | None = None
+    classes: tuple[str, ...] = ()
 
 
 class _Signature(msgspec.Struct):
@@ -89,6 +91,9 @@ def from_server(options: Options) -> Samples:
             f"{model.id} has no signature {options.signature!r}, it has:"
             f" {http_client.quoted(', '.join(model.signatures))}"
         )
+    options = options.with_classes(
+        next((spec for spec in signature.inputs if spec.kind == "label"), None)
+    )
     for spec in signature.outputs:
         if len(spec.shape) == 3:  # the server may claim anything
             check_picture(options, spec.kind, spec.shape)
@@ -96,6 +101,10 @@ def from_server(options: Options) -> Samples:
     body: dict[str, Any] = {"model": model.id, "signature": options.signature, "format": "json"}
     if options.settings:
         body["settings"] = options.settings
+    if options.size:
+        body["size"] = options.size
+    if options.sizes:
+        body["sizes"] = options.sizes
     if options.inputs:
         files = {
             name: read_input_file(kinds.get(name, ""), v) for name, v in options.inputs.items()
@@ -123,7 +132,8 @@ def from_server(options: Options) -> Samples:
     origin = (model.id, model.digest, 0 if seed is None else seed)
     specs = selected(signature.outputs, options.format)
     with _answer_checked(url):
-        return joined((_samples_of(records, spec, origin, options.format) for spec in specs), specs)
+        parts = (_samples_of(records, spec, origin, options.format) for spec in specs)
+        return replace(joined(parts, specs), labels=options.classes)
 
 
 def _default(model: _Model, options: Options) -> str:

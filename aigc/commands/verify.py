@@ -125,6 +125,7 @@ def _describe(provenance: Provenance, collection: str) -> str:
     if p.labels:
         parts.append(f"labels {' '.join(map(str, p.labels))} in turn")
     parts += [f"{name} {value:g}" for name, value in p.settings.items()]
+    parts += [f"size {name} {size}" for name, size in p.sizes.items()]
     if p.n > 1:
         parts.append(f"a {collection} of {p.n}")
     if p.given:

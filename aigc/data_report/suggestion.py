@@ -46,15 +46,15 @@ def suggested(data: DataConfig, wanted: Wanted) -> TrainConfig | None:
     modality = next(iter(wanted.shapes)) if len(wanted.shapes) == 1 else "paired"
     for reference in PRESETS.get(modality, ()):
         preset = models.preset(reference)
-        changes = dict(_changes(preset.model, wanted))
+        fit = dict(changes(preset.model, wanted))
         try:
-            return replace(preset, model=replace(preset.model, **changes), data=data)
+            return replace(preset, model=replace(preset.model, **fit), data=data)
         except ValueError:
             continue
     return None
 
 
-def _changes(model: ModelConfig, wanted: Wanted) -> Iterator[tuple[str, Any]]:
+def changes(model: ModelConfig, wanted: Wanted) -> Iterator[tuple[str, Any]]:
     """Fields of a model's config and the values that they need."""
     first = wanted.shapes.get("image") or next(iter(wanted.shapes.values()))
     known = {field.name for field in fields(model)}
@@ -74,13 +74,14 @@ def train_command(run: TrainConfig) -> str:
     """The shell command for a run: its preset, and flags for what differs from it, quoted."""
     preset = models.preset(run.preset)
     words = ["aigc", "train", run.preset]
-    words += _flags("model", preset.model, run.model)
-    words += _flags("data", preset.data, run.data)
-    words += _flags("", replace(preset, model=run.model, data=run.data), run)
+    words += flags("model", preset.model, run.model)
+    words += flags("data", preset.data, run.data)
+    words += flags("", replace(preset, model=run.model, data=run.data), run)
     return shlex.join(words)
 
 
-def _flags(prefix: str, old: Any, new: Any) -> Iterator[str]:
+def flags(prefix: str, old: Any, new: Any) -> Iterator[str]:
+    """Words of the command line for the fields of a dataclass that differ."""
     for field in fields(new):
         value = getattr(new, field.name)
         if value == getattr(old, field.name):

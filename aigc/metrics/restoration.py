@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aigc.artifact import Artifact
+from aigc.artifact.axes import SizeError, solved
 from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.data import Dataset, scaled
 from aigc.metrics import Evaluation, TooFewRows
@@ -32,10 +33,10 @@ def restores(signature: Signature) -> bool:
 
 def evaluate(artifact: Artifact, name: str, test: Dataset, n: int) -> Evaluation:
     """PSNR in dB of the first n test images, given at the input's size, and of bicubic resizing."""
-    signature = artifact.signature(name)
-    given, made = signature.inputs[0], signature.outputs[0]
     real = scaled(test.samples[:n])
-    small = resized(real, given.shape[1:])
+    signature = _sized(artifact.signature(name), real.shape[1:])
+    given, made = signature.inputs[0], signature.outputs[0]
+    small = resized(real, given.fixed_shape[1:])
     parts = [
         artifact.run(name, {given.name: to_range(small[i : i + BATCH], given)})[made.name]
         for i in range(0, len(small), BATCH)
@@ -43,9 +44,18 @@ def evaluate(artifact: Artifact, name: str, test: Dataset, n: int) -> Evaluation
     evaluation = Evaluation()
     large = from_range(np.concatenate(parts), made) if parts else real
     evaluation.add("psnr", partial(psnr, large, real), None, "higher")
-    bicubic = resized(small, made.shape[1:])
+    bicubic = resized(small, made.fixed_shape[1:])
     evaluation.add("psnr/bicubic", partial(psnr, bicubic, real), None, "")
     return evaluation
+
+
+def _sized(signature: Signature, shape: tuple[int, ...]) -> Signature:
+    """The signature at the sizes that give images of a shape; the default ones if none do."""
+    try:
+        sizes = solved(signature.axes, signature.outputs[0].shape, shape)
+    except SizeError:
+        sizes = {}
+    return signature.at(signature.sizes(sizes))
 
 
 def psnr(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -252,7 +252,7 @@ def log_likelihood(
     """
     step = artifact.signature("step")
     feeds = {
-        spec.name: np.full((len(z), *spec.shape), spec.default or 0, spec.dtype)
+        spec.name: np.full((len(z), *spec.fixed_shape), spec.default or 0, spec.dtype)
         for spec in step.inputs
     }
     feeds |= {"latent": z, **given}

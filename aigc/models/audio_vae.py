@@ -165,8 +165,9 @@ class Model(GenerativeModel):
     def exports(self) -> dict[str, Export]:
         """`sample`, `decode`, `encode` and `reconstruct`."""
         sound, label = sample_spec(self.config), label_spec(self.config)
-        latent = vector_spec("latent", self.config.latent)
-        moments = (vector_spec("mu", latent.shape[0]), vector_spec("logvar", latent.shape[0]))
+        size = self.config.latent
+        latent = vector_spec("latent", size)
+        moments = (vector_spec("mu", size), vector_spec("logvar", size))
 
         def export(graph: str, module: nn.Module, first: TensorSpec, *out: TensorSpec) -> Export:
             signature = Signature(graph=graph, inputs=(first, *label), outputs=out)

@@ -6,28 +6,29 @@ seal_graphs(signatures, manifest, folder, modules)          # proven equal to to
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from aigc.artifact import Manifest, Signature
+from aigc.artifact import Manifest, Signature, autoregressive
 from aigc.artifact.image_files import grid, png, to_uint8
 from aigc.artifact.manifest import Parity, Reproducibility, seal
 from aigc.artifact.model_card import card, has_picture
+from aigc.artifact.references import reference_file
 from aigc.artifact.sampling_inputs import Arrays
-from aigc.sealing.example_inputs import example
+from aigc.sealing.example_inputs import at_most, example, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
-from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_parity
-from aigc.sealing.reproducibility import measure
+from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_at_sizes
+from aigc.sealing.reproducibility import measure_at_sizes
 
 REFERENCES = 16
 """Samples that are stored for a replica to replay."""
+FEW_REFERENCES = 3
+"""Samples of each size of free axes other than the default."""
 PICTURES = 80
-MAX_VALUES = 1 << 26
-"""Numbers in the inputs and outputs of all samples of a measurement; large samples are fewer."""
 MAX_REFERENCE_VALUES = 1 << 24
-MIN_ROWS = 4
+"""Numbers in the references of a signature; larger samples of other sizes than the default have
+none."""
 
 Module = Callable[[Arrays], Arrays]
 """Torch module of a signature: inputs by name -> outputs by name."""
@@ -53,13 +54,11 @@ def seal_graphs(
     for name, signature in signatures.items():
         step = signatures[signature.step] if signature.step else None
         run = runner((folder / signature.graph).read_bytes(), signature, step)
-        inputs = example(signature, _at_most(PARITY_TEXTS if step else rows, signature, MAX_VALUES))
+        most = PARITY_TEXTS if step else rows
         if name in modules:
-            parity[name] = prove_parity(name, signature, run(1), inputs, modules[name](inputs))
-        reproducibility[name] = measure(signature, run, inputs)
-        few = _at_most(REFERENCES, signature, MAX_REFERENCE_VALUES)
-        first = {key: value[:few] for key, value in inputs.items()}
-        _write_references(folder, name, first, run_in_batches(run(1), first))
+            parity[name] = prove_at_sizes(name, signature, run(1), modules[name], most)
+        reproducibility[name] = measure_at_sizes(signature, run, most)
+        _write_references(folder, name, signature, run(1))
     manifest = replace(
         manifest, signatures=dict(signatures), parity=parity, reproducibility=reproducibility
     )
@@ -68,16 +67,23 @@ def seal_graphs(
     return seal(folder, manifest)
 
 
-def _at_most(rows: int, signature: Signature, values: int) -> int:
-    """Number of samples whose tensors have at most so many values; not below MIN_ROWS."""
-    each = sum(prod(spec.shape) for spec in (*signature.inputs, *signature.outputs))
-    return max(min(MIN_ROWS, rows), min(rows, values // each))
-
-
-def _write_references(folder: Path, name: str, inputs: Arrays, outputs: Arrays) -> None:
-    arrays = {f"in/{key}": value for key, value in inputs.items()}
-    arrays |= {f"out/{key}": value for key, value in outputs.items()}
-    np.savez(folder / "references" / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+def _write_references(
+    folder: Path, name: str, signature: Signature, run: autoregressive.Run
+) -> None:
+    """Write references of the default sizes, and a few of others, unless they are too large."""
+    default = signature.sizes({})
+    for sizes in proved_sizes(signature):
+        n = at_most(REFERENCES, signature.at(sizes), MAX_REFERENCE_VALUES)
+        if sizes != default:
+            values = signature.at(sizes).num_values
+            if values > MAX_REFERENCE_VALUES:
+                continue
+            n = max(1, min(FEW_REFERENCES, MAX_REFERENCE_VALUES // values))
+        inputs = example(signature, n, sizes)
+        arrays = {f"in/{key}": value for key, value in inputs.items()}
+        arrays |= {f"out/{key}": value for key, value in run_in_batches(run, inputs).items()}
+        file = reference_file(name, None if sizes == default else sizes)
+        np.savez(folder / file, **arrays)  # type: ignore[arg-type]
 
 
 def _write_picture(folder: Path, manifest: Manifest) -> None:

@@ -1,15 +1,20 @@
 """Parity: equality of a torch module and the graph exported from it, over batch sizes."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from aigc.artifact import Signature, TensorSpec, autoregressive
+from aigc.artifact.axes import label
 from aigc.artifact.image_files import to_uint8
 from aigc.artifact.manifest import Parity
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.artifact.session import tolerance
+from aigc.sealing.example_inputs import example, num_examples, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches
 
 PARITY_MAX_ABS = 1e-5
@@ -27,12 +32,35 @@ PARITY_DIFFERENT = 0.02
 """Largest share of token rows that may differ: a draw near the boundary of two tokens may flip."""
 
 
+def prove_at_sizes(
+    name: str,
+    signature: Signature,
+    run: autoregressive.Run,
+    module: Callable[[Arrays], Arrays],
+    most: int,
+) -> Parity:
+    """prove_parity() of `most` samples, with free axes at several sizes: the worst of all."""
+    found = []
+    every = proved_sizes(signature)
+    for sizes in every:
+        inputs = example(signature, num_examples(signature, sizes, most), sizes)
+        called = f"{name}@{label(sizes)}" if sizes else name
+        found.append(prove_parity(called, signature, run, inputs, module(inputs)))
+    return replace(
+        found[0],
+        max_abs=max(one.max_abs for one in found),
+        uint8_mismatch=max(one.uint8_mismatch for one in found),
+        samples=sum(one.samples for one in found),
+        sizes=tuple(every) if signature.axes else UNSET,
+    )
+
+
 def prove_parity(
     name: str, signature: Signature, run: autoregressive.Run, inputs: Arrays, expected: Arrays
 ) -> Parity:
     """Compare torch and onnxruntime over batch sizes. Raises ValueError beyond the budget."""
     usual, worst, pixels, texts = 0.0, 0.0, 0.0, 0.0  # the last two: shares that differ
-    for batch in PARITY_BATCHES:
+    for batch in batches(len(next(iter(inputs.values())))):
         actual = run_in_batches(run, inputs, batch)
         for spec in signature.outputs:
             a, b = expected[spec.name], actual[spec.name]
@@ -63,6 +91,11 @@ def prove_parity(
         samples=len(next(iter(inputs.values()))),
         batch_sizes=PARITY_BATCHES,
     )
+
+
+def batches(samples: int) -> tuple[int, ...]:
+    """Batch sizes to compare: PARITY_BATCHES, as far as there are samples for them."""
+    return tuple(sorted({min(samples, size) for size in PARITY_BATCHES}))
 
 
 def row_errors(

@@ -13,6 +13,7 @@ from aigc.data_report import facts
 from aigc.rng import BatchRNG
 from aigc.training.dataloader import batch_of
 from aigc.training.loop import TrainState
+from aigc.training.memory import estimate_memory, resident_bytes, rows_at_once
 
 
 def describe(config: TrainConfig) -> str:
@@ -44,8 +45,7 @@ def describe(config: TrainConfig) -> str:
         lines.append(f"{name}: {_count(network):,} parameters")
         below = {k: v for k, v in shapes.items() if k.startswith(f"{name}.")}
         lines += [_layer(state.model, k, v) for k, v in below.items()]
-    activations = sum(_size(shape) // shape[0] for shape in shapes.values())
-    lines += ["", _memory(config, state, activations, dataset)]
+    lines += ["", _memory(config, dataset)]
     return "\n".join(lines)
 
 
@@ -73,29 +73,25 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-def _memory(config: TrainConfig, state: TrainState, activations: int, source: Source) -> str:
-    """Weights, gradients, two Adam moments and the average; activations twice (real and fake);
-    data as held in memory, a byte for each value of a picture."""
-    width = 8 if config.precision == "float64" else 4
-    weights = _count(state.model) * 4 * width + _count(state.ema) * width
-    batch = 2 * activations * config.batch * width
-    samples = len(source) * data.read(source, 0, config.data.on_error)[0].nbytes
-    mib = 2**20
-    data_size = f"{samples / mib:.1f} MiB data ({len(source):,} samples)"
-    held = (
-        f" + {data_size}"
+def _memory(config: TrainConfig, source: Source) -> str:
+    """Memory of one worker that takes the whole batch, and of the data."""
+    rows, resident = rows_at_once(config), resident_bytes()
+    estimate = estimate_memory(config, source, rows)
+    held = isinstance(source, data.Dataset)
+    size = (
+        source.samples.nbytes
         if isinstance(source, data.Dataset)
-        else f"; {data_size} are read when due"
+        else len(source) * data.read(source, 0, config.data.on_error)[0].nbytes
     )
+    batch = estimate.peak_bytes - estimate.state_bytes
+    total = resident + estimate.peak_bytes  # data that are held are resident
     return (
-        f"estimated memory of one worker that takes the whole batch: {weights / mib:.1f} MiB"
-        f" weights and optimizers + {batch / mib:.1f} MiB activations of {config.batch} samples"
-        f"{held}"
+        f"estimated memory of one worker that takes the whole batch: {_mib(estimate.state_bytes)}"
+        f" weights, optimizers and average + {_mib(batch)} for {rows:,} rows at once"
+        f"{' + ' if held else '; '}{_mib(size)} data ({len(source):,} samples)"
+        f"{'' if held else ' are read when due'}; on a CPU {_mib(total)} with the process itself"
     )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aigc import data
 from aigc.artifact import latents
+from aigc.artifact.axes import free_positions
 from aigc.artifact.sampling_inputs import setting
 from aigc.config import TrainConfig
 from aigc.data import Dataset, Source
@@ -91,12 +92,13 @@ class Quality:
 def generate(model: GenerativeModel, indices: range, turn: Tensor) -> dict[str, NDArray[Any]]:
     """Samples `indices` of seed 0 of a model in eval mode: (n, *shape) by output.
 
-    Classes are `turn`, (n,) int64, modulo their number.
+    Classes are `turn`, (n,) int64, modulo their number. Free axes have their default sizes.
     """
     like = next(model.parameters())
     part = model.exports()["sample"]
-    inputs = []
-    for spec in part.signature.inputs:
+    named, inputs = part.signature, []
+    signature = named.at(named.sizes({}))
+    for spec, free in zip(signature.inputs, named.inputs, strict=True):
         if spec.kind == "label":
             inputs.append(turn.to(like.device) % model.config.num_classes)
             continue
@@ -106,9 +108,9 @@ def generate(model: GenerativeModel, indices: range, turn: Tensor) -> dict[str, 
             continue
         uniform = spec.kind == "uniform"
         drawn = (
-            latents.uniform(0, indices, spec.shape, spec.name)
+            latents.uniform(0, indices, spec.fixed_shape, spec.name, free_positions(free.shape))
             if uniform
-            else latents.normal(0, indices, spec.shape)
+            else latents.normal(0, indices, spec.fixed_shape, free=free_positions(free.shape))
         )
         inputs.append(torch.from_numpy(drawn).to(like))
     # exports() makes constants where torch makes tensors by default.

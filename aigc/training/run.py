@@ -4,10 +4,13 @@ import datetime
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor
 
@@ -47,15 +50,17 @@ from aigc.training.step import barrier
 MAX_ROLLBACKS = 5
 """Largest number of rollbacks to the same checkpoint; each halves the learning rates."""
 
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Samples seen and values: (n,) each."""
+
 log = logging.getLogger(__name__)
 
 
 class Run:
     """A run's folder.
 
-    run = Run("runs/digits")
-    run.create(config)
-    train_run(RunContext(store=NullStore(run.folder)), config, source)
+    run = aigc.Run("runs/fc_gan-mlp")
+    samples, loss = run.curves()["generator/loss"]
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -135,6 +140,37 @@ class Run:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         append_line(self.folder / HISTORY, {"time": now} | entry)
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl, oldest first: samples, samples_per_second, wall_seconds, values
+        (losses and metrics by `phase/name`), host and quality_samples. Raises ValueError without a
+        run."""
+        self._check_exists()
+        return read_lines(self.folder / METRICS)
+
+    def curves(self) -> dict[str, Curve]:
+        """Every loss and metric over the run: two (n,) float64 arrays, samples seen and values, for
+        `plt.plot(*curve)`.
+
+        Reports that lack a value are left out of its curve. Raises ValueError without a run.
+        """
+        points: dict[str, list[tuple[float, float]]] = {}
+        for line in self.metrics():
+            for name, value in line.get("values", {}).items():
+                points.setdefault(name, []).append((line["samples"], value))
+        return {name: _curve(pairs) for name, pairs in sorted(points.items())}
+
+    def quality(self) -> Curve:
+        """Frechet distance to real samples as it was measured during training (lower is better):
+        two (n,) float64 arrays, samples seen and values. Raises ValueError without a run."""
+        self._check_exists()
+        return _curve(sorted(read_quality(self.folder).items()))
+
+    def _check_exists(self) -> None:
+        require(self.exists, f"{self.folder} is not a run: it has no config.json")
+
+    def __repr__(self) -> str:
+        return f"<aigc.Run {self.folder}>"
+
     def check_resume(self, config: TrainConfig, *, new_code: bool = False) -> None:
         """Raise ValueError naming the fields that may not change on resume but did, or the code
         that changed unless it may: `new_code`."""
@@ -171,6 +207,11 @@ class Run:
         if path is None:
             raise ValueError(f"{self.folder} has no whole checkpoint yet; train it first")
         return path
+
+
+def _curve(points: Iterable[tuple[float, float]]) -> Curve:
+    samples, values = np.array([*points], np.float64).reshape(-1, 2).T
+    return samples, values
 
 
 def _same_file(old: Any, new: Any) -> bool:

@@ -12,6 +12,8 @@ from aigc.data import share
 from aigc.model import Batch
 from aigc.nn.layers import frozen_power_iteration
 from aigc.rng import BatchRNG, reseed
+from aigc.training.gradient_buckets import GradientBuckets
+from aigc.training.recomputation import recompute_activations
 from aigc.training.state import TrainState
 
 StepMetrics = list[tuple[list[str], Tensor]]
@@ -26,8 +28,14 @@ class ProcessGroup(Protocol):
     device: torch.device
     """Device of this worker."""
 
+    overlaps: bool
+    """True if sums run beside the computation, so that gradients are sent in buckets."""
+
     def all_reduce(self, flat: Tensor) -> None:
         """Replace `flat` by its sum over all workers, in place."""
+
+    def begin_all_reduce(self, flat: Tensor) -> Callable[[], None]:
+        """Begin what all_reduce does; `flat` may be used after the function returned waited."""
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite `tensors` with those of rank 0, in place."""
@@ -41,12 +49,17 @@ class SingleProcess:
 
     rank = 0
     world_size = 1
+    overlaps = False
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
     def all_reduce(self, flat: Tensor) -> None:
         """Do nothing."""
+
+    def begin_all_reduce(self, flat: Tensor) -> Callable[[], None]:
+        """Do nothing."""
+        return lambda: None
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Do nothing."""
@@ -83,8 +96,16 @@ class Step:
         # 1 from the first batch on that is not finite: the optimizers then take no step, without
         # the host having to read it.
         self.bad = torch.zeros((), device=self.like.device)
+        self.buckets = [
+            GradientBuckets(parameters, group.begin_all_reduce)
+            for parameters in self.parameters
+            if group.overlaps
+        ]
         if config.sync_batch_norm:
             group.convert_sync_batch_norm(state.model)
+        if config.activation_checkpointing:
+            for network in state.model.children():
+                recompute_activations(network)
         if config.compile:
             for network in state.model.children():
                 network.compile(dynamic=False)
@@ -109,7 +130,7 @@ class Step:
             gradients, named = self._gradients(batch, i, whole, own)
             named |= {name: self.like.new_full((), value) for name, value in extra.items()}
             extra = {}
-            gradients, values, own = self._reduce(gradients, named, own or {})
+            gradients, values, own = self._reduce(i, gradients, named, own or {})
             sums |= own
             torch.maximum(self.bad, (~values.isfinite().all()).float(), out=self.bad)
             optimizer.found_inf = self.bad  # type: ignore[attr-defined]
@@ -187,10 +208,12 @@ class Step:
                         phase.name, self._part(batch, number), self._noise(number), shared
                     )
                 weight = (stop - start) / self.config.batch
-                # Only this phase's gradients: a generator step does not compute the others'.
-                own = torch.autograd.grad(
-                    loss if weight == 1 else loss * weight, self.parameters[i]
-                )
+                ends = number == len(self.spans) - 1
+                with self.buckets[i].sending(total) if self.buckets and ends else nullcontext():
+                    # Only this phase's gradients: a generator step does not compute the others'.
+                    own = torch.autograd.grad(
+                        loss if weight == 1 else loss * weight, self.parameters[i]
+                    )
                 if batch_sums is not None:
                     self._add_sums(batch_sums, batch, number, shared)
             if number:
@@ -202,20 +225,36 @@ class Step:
         return total, sums
 
     def _reduce(
-        self, gradients: Sequence[Tensor], named: dict[str, Tensor], sums: dict[str, Tensor]
+        self,
+        i: int,
+        gradients: Sequence[Tensor],
+        named: dict[str, Tensor],
+        sums: dict[str, Tensor],
     ) -> tuple[Sequence[Tensor], Tensor, dict[str, Tensor]]:
-        """Sums over the workers by one flat all-reduce of fixed layout, parameters in order.
+        """Sums over the workers in a fixed layout, parameters in order: in buckets that were sent
+        during the backward pass, or by one flat all-reduce.
 
         The norm of the gradients is appended to the values.
         """
         values = torch.stack([*named.values()])
         if self.group.world_size > 1:
-            whole = [*gradients, values, *sums.values()]
-            flat = torch.cat([tensor.flatten() for tensor in whole])
-            self.group.all_reduce(flat)
-            parts = torch.split(flat, [tensor.numel() for tensor in whole])
-            added = [part.view_as(tensor) for part, tensor in zip(parts, whole, strict=True)]
-            gradients, (values, *rest) = added[: len(gradients)], added[len(gradients) :]
-            sums = dict(zip(sums, rest, strict=True))
+            rest = [values, *sums.values()]
+            flat = torch.cat([tensor.flatten() for tensor in rest])
+            if self.buckets:
+                gradients, flat = self.buckets[i].sums(flat)
+            else:
+                gradients, flat = self._flat_sum(gradients, flat)
+            parts = torch.split(flat, [tensor.numel() for tensor in rest])
+            values, *added = (part.view_as(t) for part, t in zip(parts, rest, strict=True))
+            sums = dict(zip(sums, added, strict=True))
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
         return gradients, torch.cat([values, norm[None]]), sums
+
+    def _flat_sum(
+        self, gradients: Sequence[Tensor], rest: Tensor
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Gradients and `rest` (V,) summed over all workers by one all-reduce."""
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), rest])
+        self.group.all_reduce(flat)
+        *parts, rest = torch.split(flat, [*(g.numel() for g in gradients), rest.numel()])
+        return [p.view_as(g) for p, g in zip(parts, gradients, strict=True)], rest

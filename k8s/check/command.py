@@ -37,12 +37,15 @@ class Check:
 
 
 def command(argv: list[str]) -> int:
-    """Check Kubernetes manifests for what a cluster accepts in silence."""
+    """Check Kubernetes manifests (check), or write an overlay of your own (init)."""
     action, *rest = argv or ["--help"]
     if action in ("-h", "--help"):
-        rest = ["--help"]
-    elif action != "check":
-        print(f"aigc k8s: unknown action {action!r}; there is: check", file=sys.stderr)
+        print(_USAGE)
+        return 0
+    if action == "init":
+        return _init(rest)
+    if action != "check":
+        print(f"aigc k8s: unknown action {action!r}; there are: check, init", file=sys.stderr)
         return 2
     wish = tyro.cli(Check, args=rest, prog="aigc k8s check", description=_description())
     try:
@@ -65,6 +68,24 @@ def command(argv: list[str]) -> int:
         summary += f", {len(unreadable)} not read: what is there may be found missing elsewhere"
     print(summary, file=sys.stderr)
     return 2 if unreadable or failed else int(bool(findings))
+
+
+_USAGE = """usage: aigc k8s check [DIR|FILE|-]   find mistakes that a cluster accepts in silence
+       aigc k8s init DIR             write an overlay of your own over this version's manifests
+
+`aigc k8s check --help` and `aigc k8s init --help` list the options."""
+
+
+def _init(argv: list[str]) -> int:
+    from k8s.init import Init, write
+
+    init = tyro.cli(Init, args=argv, prog="aigc k8s init")
+    edited = write(init)
+    print(
+        f"edit {', '.join(map(str, edited))}; then: aigc k8s check {init.folder}", file=sys.stderr
+    )
+    print(init.folder)
+    return 0
 
 
 def _complain(message: str) -> None:

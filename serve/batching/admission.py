@@ -42,7 +42,7 @@ class Admission:
     def _check_deadline(self, job: Job, slack_s: float) -> None:
         if slack_s <= 0:
             raise DeadlineError(job.n)
-        wait_s = self.wait_s(job.runner, job.n)
+        wait_s = self.wait_s(job.runner, job.n * job.cost)
         if wait_s > slack_s:
             reason = f"the wait of about {wait_s:.2g} s is longer than the deadline allows"
             raise self._shed(job, wait_s - slack_s, reason, TooLateError)
@@ -52,7 +52,7 @@ class Admission:
     ) -> OverloadedError:
         """Count a refused job; returns the error to raise."""
         self.shed_samples += job.n
-        self.shed_s += job.n * self._latency.seconds_per_sample(job.runner)
+        self.shed_s += job.n * job.cost * self._latency.seconds_per_sample(job.runner)
         return kind(min(MAX_RETRY_AFTER_S, 1 + int(wait_s)), reason)
 
     @property
@@ -61,7 +61,10 @@ class Admission:
         running = self._jobs.running
         return self._latency.work_s(self._jobs.depth(running), running)
 
-    def wait_s(self, runner: Runner, n: int) -> float:
-        """Estimated seconds until the last of `n` further samples of a runner would start."""
+    def wait_s(self, runner: Runner, n: float) -> float:
+        """Estimated seconds until the last of `n` further samples of a runner would start.
+
+        Samples of free sizes count by their cost.
+        """
         running = self._jobs.running
         return self._latency.wait_s(runner, n, self._jobs.depth(running), running)

@@ -204,7 +204,7 @@ class Batcher:
     def _wake(self, job: Job) -> None:
         """Run the queue now, or after lingering."""
         lingers = self._linger_s > 0 and job.deadline_s is None
-        if not lingers or self._jobs.num_samples_beside(job) >= job.runner.max_batch:
+        if not lingers or self._jobs.num_samples_beside(job) >= job.max_batch:
             self._start()
         elif self._lingering is None:
             loop = asyncio.get_running_loop()
@@ -320,7 +320,7 @@ class Batcher:
 
     def _is_short(self, batch: RunningBatch) -> bool:
         """True for a batch that is known to take less than `inline_s`."""
-        seconds = batch.size * self.latency.seconds_per_run(batch.runner)
+        seconds = batch.work * self.latency.seconds_per_run(batch.runner)
         return 0 < seconds < self.inline_s and batch.runner.is_bounded
 
     def _take(self, call: Callable[..., object]) -> RunningBatch | None:
@@ -355,7 +355,7 @@ class Batcher:
         self._try("a batch could not be counted", self._observe, batch, result)
 
     def _observe(self, batch: RunningBatch, result: BatchResult) -> None:
-        self.latency.add(batch.runner, batch.size, result.seconds, result.steps)
+        self.latency.add(batch.runner, batch.work, result.seconds, result.steps)
         ended = len(result.steps) if is_autoregressive(batch.runner) else None
         stats = BatchStats(
             size=batch.size, seconds=result.seconds, waits_s=batch.waits_s, ended=ended

@@ -5,13 +5,16 @@ queue.push(Job(runner=runner, params=SamplingParams(n=100), draw=draw))
 slices = queue.take()  # the next batch
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from serve.batching.jobs import BatchSlice, Group, Job, runner_of
+from serve.batching.jobs import BatchSlice, Group, Job, Runner, runner_of
+
+T = TypeVar("T")
 
 Turn = tuple[float, int]
 """Virtual time at which a job ends, and a number that is unique within its group."""
@@ -78,6 +81,10 @@ class Waiting:
     """Samples due to the oldest job."""
     continuing: list[BatchSlice] = field(default_factory=list)
     """Slices of the previous batch that are in the next one too."""
+    cost: float = 1.0
+    """Cost of a sample; equal for all jobs of a group."""
+    max_batch: int = 0
+    """Most samples in a batch; 0 for the runner's."""
 
     def first(self) -> Job:
         """The job that would end first under equal shares."""
@@ -93,6 +100,43 @@ class Waiting:
         if job.taken == job.n:
             del self.jobs[job]
         return got
+
+
+class Turns(Generic[T]):
+    """Round robin in which a turn may cost several, which are skipped later.
+
+    (Deficit round robin: Shreedhar and Varghese 1995.)
+    """
+
+    def __init__(self) -> None:
+        self._owed: OrderedDict[T, float] = OrderedDict()
+        """Turns to skip, in the order of the next turns."""
+
+    def __len__(self) -> int:
+        return len(self._owed)
+
+    def add(self, one: T) -> None:
+        """Append one that has no turns yet; others stay where they are."""
+        self._owed.setdefault(one, 0.0)
+
+    def remove(self, one: T) -> None:
+        del self._owed[one]
+
+    def first(self) -> T:
+        """The one whose turn it is."""
+        everybody = int(min(self._owed.values()))
+        if everybody:
+            for one in self._owed:
+                self._owed[one] -= everybody
+        while self._owed[first := next(iter(self._owed))] >= 1:
+            self._owed[first] -= 1
+            self._owed.move_to_end(first)
+        return first
+
+    def took(self, one: T, turns: float) -> None:
+        """Note that its turn cost as much as `turns`; the next is that of the others."""
+        self._owed[one] = max(0.0, self._owed[one] + turns - 1) if len(self._owed) > 1 else 0.0
+        self._owed.move_to_end(one)
 
 
 class Queue(Protocol):
@@ -116,8 +160,8 @@ class Queue(Protocol):
 
 
 class FairQueue:
-    """Groups take turns, one batch each; within a group, jobs run in the order in which they would
-    end under equal shares.
+    """Runners take turns, one batch each, and so do the groups of a runner in its turns; within a
+    group, jobs run in the order in which they would end under equal shares.
 
     Sharing each batch equally among all waiting jobs would be fair, but late, and would cut every
     job into many slices. Running whole jobs in the order of their ends under equal shares finishes
@@ -128,22 +172,26 @@ class FairQueue:
     starve a large one: a job that arrives as the last of s waiting samples is done once
     s / eldest_share samples and one more batch were taken.
 
-    While L groups have jobs, each has one of any L consecutive batches. Nothing waits while a batch
-    has room. A push, and each slice of a take, costs O(log of the number of waiting jobs).
+    While L runners have jobs, each has one of any L consecutive batches, unless batches cost more
+    than usual ones: a sample so large that it takes as long as k full batches uses up k turns.
+    Requests of many sizes take turns from each other, not from other runners. Nothing waits while a
+    batch has room. A push, and each slice of a take, costs O(log of the number of waiting jobs).
 
     For an autoregressive runner a batch is one step: samples that need more steps continue, and
     waiting ones join as others end (Orca: Yu et al. 2022).
     """
 
     def __init__(self, eldest_share: float = 0.25) -> None:
-        self.waiting: OrderedDict[Group, Waiting] = OrderedDict()
-        """Groups in the order of their turns."""
+        self.waiting: dict[Group, Waiting] = {}
+        self._runners: Turns[Runner] = Turns()
+        self._turns_of: dict[Runner, Turns[Group]] = {}
         self._eldest_share = eldest_share
 
     def push(self, job: Job) -> None:
         waiting = self.waiting.get(job.group)
         if waiting is None:
-            waiting = self.waiting[job.group] = Waiting()
+            waiting = Waiting(cost=job.cost, max_batch=job.max_batch)
+            self._add(job.group, waiting)
         turn = waiting.shares.enter(job.n - job.taken)
         waiting.jobs[job] = turn
         heappush(waiting.order, (turn, job))
@@ -152,9 +200,12 @@ class FairQueue:
     def take(self) -> list[BatchSlice]:
         if not self.waiting:
             return []
-        group, waiting = next(iter(self.waiting.items()))
+        runner = self._runners.first()
+        groups = self._turns_of[runner]
+        group = groups.first()
+        waiting = self.waiting[group]
         continuing, waiting.continuing = waiting.continuing, []
-        free = room = runner_of(group).max_batch - len(continuing)
+        free = room = (waiting.max_batch or runner.max_batch) - len(continuing)
         waiting.owed += self._eldest_share * room
         got: dict[Job, int] = {}
         while room and waiting.jobs:
@@ -165,16 +216,19 @@ class FairQueue:
             room -= granted
             waiting.owed -= granted if of_eldest else 0
         waiting.shares.serve(free - room)
-        if waiting.jobs:
-            self.waiting.move_to_end(group)
-        else:
-            del self.waiting[group]
+        turns = (free - room + len(continuing)) * waiting.cost / runner.max_batch
+        groups.took(group, turns)
+        self._runners.took(runner, turns)
+        if not waiting.jobs:
+            self._remove(group)
         new = [BatchSlice(job=job, start=job.taken - n, stop=job.taken) for job, n in got.items()]
         return continuing + new
 
     def resume(self, group: Group, slices: list[BatchSlice]) -> None:
         if slices:
-            self.waiting.setdefault(group, Waiting()).continuing = slices
+            if group not in self.waiting:
+                self._add(group, Waiting())
+            self.waiting[group].continuing = slices
 
     def discard(self, job: Job) -> None:
         waiting = self.waiting.get(job.group)
@@ -183,12 +237,26 @@ class FairQueue:
         waiting.shares.leave(waiting.jobs.pop(job), job.n - job.taken)
         waiting.samples -= job.n - job.taken
         if not waiting.jobs and not waiting.continuing:
-            del self.waiting[job.group]
+            self._remove(job.group)
+
+    def _add(self, group: Group, waiting: Waiting) -> None:
+        runner = runner_of(group)
+        self.waiting[group] = waiting
+        self._turns_of.setdefault(runner, Turns()).add(group)
+        self._runners.add(runner)
+
+    def _remove(self, group: Group) -> None:
+        runner = runner_of(group)
+        del self.waiting[group]
+        self._turns_of[runner].remove(group)
+        if not self._turns_of[runner]:
+            del self._turns_of[runner]
+            self._runners.remove(runner)
 
 
-def batches_ahead(n: int, jobs: int, max_batch: int) -> int:
+def batches_ahead(n: float, jobs: int, max_batch: int) -> int:
     """About how many batches of its group until a job of `n` samples among `jobs` is done.
 
     Under equal shares, if no further jobs arrive.
     """
-    return -(-n * jobs // max_batch)
+    return math.ceil(n * jobs / max_batch)

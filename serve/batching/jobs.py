@@ -89,6 +89,10 @@ class Job:
     draw_together: "Callable[[Sequence[BatchSlice]], Arrays] | None" = None
     """Inputs of several slices in order, if their jobs all have this function: cheaper than one
     call each. If it raises, each slice is drawn alone to find the job at fault."""
+    cost: float = 1.0
+    """Time and memory of a sample beside those of one of the runner's usual size."""
+    max_batch: int = 0
+    """Most samples in a batch of its group; 0 for the runner's."""
     deadline_s: float | None = None
     """Monotonic time after which samples are not started; None for no deadline."""
     on_progress: "Callable[[int, Outcome], None] | None" = None
@@ -109,6 +113,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.n = self.params.n
+        self.max_batch = self.max_batch or self.runner.max_batch
         self.group: Group = self.runner if self.key is None else (self.runner, self.key)
 
     @property

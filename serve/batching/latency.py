@@ -25,6 +25,9 @@ class RunningBatch:
     runner: Runner
     slices: list[BatchSlice]
     size: int
+    """Number of samples."""
+    work: float
+    """Their cost together, in samples of the runner's usual size."""
     since_s: float
     """Monotonic time at which it was taken."""
     waits_s: tuple[float, ...]
@@ -40,6 +43,7 @@ class RunningBatch:
             runner=slices[0].job.runner,
             slices=slices,
             size=sum(map(len, slices)),
+            work=sum(len(part) * part.job.cost for part in slices),
             since_s=now_s,
             waits_s=tuple(now_s - job.queued_at_s for job in first),
         )
@@ -51,8 +55,8 @@ class QueueDepth:
 
     jobs: int = 0
     """Jobs waiting."""
-    samples: int = 0
-    """Samples waiting."""
+    samples: float = 0
+    """Samples waiting, by their cost."""
     continuing: int = 0
     """Samples that have begun and need further steps."""
 
@@ -69,11 +73,11 @@ class LatencyEstimate:
     seconds: float = 0.0
     """Average duration of a batch."""
     samples: float = 0.0
-    """Average size of a batch."""
+    """Average size of a batch; samples count by their cost."""
     steps: float = 0.0
     """Average number of steps of an autoregressive sample; 0 for others."""
 
-    def add(self, size: int, seconds: float, steps: Sequence[int] = ()) -> None:
+    def add(self, size: float, seconds: float, steps: Sequence[int] = ()) -> None:
         """Add a batch of `size` samples, and the steps of each that ended with it.
 
         Samples of several steps lengthen the averaging window as much: otherwise the last rows of
@@ -102,7 +106,7 @@ class LatencyEstimator:
 
     by_runner: WeakKeyDictionary[Runner, LatencyEstimate] = field(default_factory=WeakKeyDictionary)
 
-    def add(self, runner: Runner, size: int, seconds: float, steps: Sequence[int] = ()) -> None:
+    def add(self, runner: Runner, size: float, seconds: float, steps: Sequence[int] = ()) -> None:
         """Add a batch; see LatencyEstimate.add()."""
         self.by_runner.setdefault(runner, LatencyEstimate()).add(size, seconds, steps)
 
@@ -120,7 +124,7 @@ class LatencyEstimator:
         """Seconds until the running batch should end."""
         if running is None:
             return 0.0
-        whole_s = running.size * self.seconds_per_run(running.runner)
+        whole_s = running.work * self.seconds_per_run(running.runner)
         return max(0.0, running.since_s + whole_s - time.monotonic())
 
     def work_s(self, depth: Mapping[Runner, QueueDepth], running: RunningBatch | None) -> float:
@@ -136,14 +140,15 @@ class LatencyEstimator:
     def wait_s(
         self,
         runner: Runner,
-        n: int,
+        n: float,
         depth: Mapping[Runner, QueueDepth],
         running: RunningBatch | None,
     ) -> float:
         """Estimated seconds until the last of `n` further samples of a runner would start.
 
         Counts the work that would run before it, not all that is queued: a small request passes a
-        large one. Unmeasured runners count 0.
+        large one. Unmeasured runners count 0. Samples of free sizes count by their cost, so a size
+        that was never run before takes as long as its cost says.
         """
         own = depth.get(runner, QueueDepth())
         before = min(own.samples + n, n * (own.jobs + 1))
@@ -172,7 +177,7 @@ def queue_depth(
         before = depth.get(runner, QueueDepth())
         depth[runner] = QueueDepth(
             jobs=before.jobs + len(each.jobs),
-            samples=before.samples + each.samples,
+            samples=before.samples + each.samples * each.cost,
             continuing=before.continuing + len(each.continuing),
         )
     if running is not None and is_autoregressive(running.runner):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
-from aigc.artifact import Artifact, ArtifactError
+from aigc.artifact import Artifact, ArtifactError, Signature
 from aigc.artifact.folder import Contents, SealedFolder
 from aigc.artifact.outputs import ValuesError
 from aigc.artifact.sampling_inputs import ArtifactSpec
@@ -169,7 +169,11 @@ class ModelLoader:
         for name in manifest.offered:
             # The tensor runner gives all outputs, pixels too.
             runner, took_s = tensors[name], list[float]()
-            allocation.run_batches(self.max_batch, partial(_run_batch, runner, took_s))
+            spec = runner.spec
+            # The largest first: what does not fit is refused before the rest takes time.
+            for sizes in (spec.largest, spec.sizes({})) if spec.axes else ({},):
+                run = partial(_run_batch, runner, spec.at(sizes), took_s)
+                allocation.run_batches(spec.max_batch(sizes, self.max_batch), run)
             for each in (runner, runners[name]):
                 each.max_seconds = self.max_batch_seconds or longest_s(max(took_s))
         artifact.verify()
@@ -214,11 +218,11 @@ def longest_s(measured_s: float) -> float:
     return max(LONGEST_S, SLOWER * measured_s)
 
 
-def _run_batch(runner: LocalRunner, took_s: list[float], size: int) -> None:
+def _run_batch(runner: LocalRunner, spec: Signature, took_s: list[float], size: int) -> None:
     """Run a dummy batch to measure memory and time. Raises ArtifactError if the graph fails."""
     began_s = time.perf_counter()
     try:
-        runner.run(least(runner.spec, size))
+        runner.run(least(spec, size))
     except (RowsError, ValuesError):  # dummy inputs may have invalid outputs
         pass
     except Exception as error:  # onnxruntime raises types without a common base

@@ -16,12 +16,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
-import numpy as np
-
 from aigc.artifact import ArtifactError, Manifest
-from aigc.artifact.manifest import Level, Reproducibility
+from aigc.artifact.manifest import Level, Reproducibility, Signature
 from aigc.artifact.outputs import OutputError
-from aigc.artifact.sampling_inputs import Arrays, ArtifactSpec
+from aigc.artifact.sampling_inputs import Arrays, ArtifactSpec, is_picture
 from serve.batching.jobs import (
     DeadlineError,
     Outcome,
@@ -296,13 +294,15 @@ class RemoteRunner(SignatureRunner):
         metrics: RunnerMetrics,
         tensors: bool,
     ) -> None:
+        self._tensors = tensors
         super().__init__(artifact, name, pool.limits.max_batch, metrics)
-        if tensors and self.image is not None:
-            self.values_per_sample += int(np.prod(self.image.shape))
         self.limits = pool.limits
         self._pool = pool
-        self._tensors = tensors
         self._level: Level | None = None
+
+    def _values(self, spec: Signature) -> int:
+        image = next(filter(is_picture, spec.outputs), None)
+        return super()._values(spec) + (image.num_values if image and self._tensors else 0)
 
     @property
     def level(self) -> Level:

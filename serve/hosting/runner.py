@@ -9,17 +9,19 @@ A LocalRunner feeds this replica's batcher, serve.hosting.pool_client.RemoteRunn
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, Signature, TensorSpec
 from aigc.artifact.autoregressive import not_finite
+from aigc.artifact.axes import Sizes, shape_at
 from aigc.artifact.manifest import Level
 from aigc.artifact.outputs import OutputError, bad_rows
-from aigc.artifact.sampling_inputs import PREFIX, Arrays, ArtifactSpec, is_picture
+from aigc.artifact.sampling_inputs import PREFIX, Arrays, ArtifactSpec, channels, is_picture
 from serve.batching.batch_runner import RowsError
 from serve.batching.batcher import Batcher
 from serve.batching.jobs import (
@@ -62,7 +64,8 @@ class SignatureRunner(ABC):
         self.metrics = metrics
         self.spec: Signature = artifact.signature(name)
         self.image = next(filter(is_picture, self.spec.outputs), None)
-        self.values_per_sample = sum(int(np.prod(out.shape)) for out in self.spec.outputs)
+        self.values_per_sample = self._values(self.spec.at(self.spec.sizes({})))
+        """Numbers in the outputs of a sample; of the default sizes, unless at() chose others."""
         self.defaults: dict[str, float] = {
             spec.name: _number(spec, spec.default)
             for spec in self.spec.inputs
@@ -71,6 +74,24 @@ class SignatureRunner(ABC):
         """Default value of each setting."""
         label = self.spec.label
         self.num_classes = int(label.range[1]) + 1 if label is not None and label.range else None
+
+    def at(self, sizes: Sizes) -> Self:
+        """This runner at sizes of its free axes: its `spec` and `image` have fixed shapes.
+
+        It runs samples as this one does, in the same batches.
+        """
+        if not self.spec.axes:
+            return self
+        sized = copy(self)
+        sized.spec = self.spec.at(sizes)
+        sized.image = next(filter(is_picture, sized.spec.outputs), None)
+        sized.values_per_sample = self._values(sized.spec)
+        sized.max_batch = self.spec.max_batch(sizes, self.max_batch)
+        return sized
+
+    def _values(self, spec: Signature) -> int:
+        """Numbers in what a sample's outputs are for a signature without free axes."""
+        return sum(out.num_values for out in spec.outputs)
 
     @abstractmethod
     async def submit(
@@ -102,7 +123,7 @@ class SignatureRunner(ABC):
         image = next((out for out in self.spec.outputs if out.kind == "image"), None)
         if image is None:
             return f"{which} no image"
-        return f"{which} images of {image.shape[0]} channels, which no picture holds, as numbers"
+        return f"{which} images of {channels(image)} channels, which no picture holds, as numbers"
 
     def complete(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs of the signature, from those given. Raises ValueError.
@@ -133,10 +154,10 @@ class LocalRunner(SignatureRunner, Runner):
     ) -> None:
         super().__init__(artifact, name, max_batch, metrics)
         self._batcher = batcher
-        self._seeded_layout = tuple(
-            (spec.name, np.dtype(spec.dtype), spec.shape) for spec in artifact.inputs(name)
-        )
-        """Names, types and row shapes of inputs drawn from seeds."""
+        self._whole = self
+        """The runner itself, also in those that at() gives: what the batcher knows."""
+        self._seeded_layout = self._layout(artifact.sizes(name))
+        """Names, types and row shapes of inputs drawn from seeds, at the default sizes."""
         self.is_bounded = artifact.is_bounded(name)
 
     async def submit(
@@ -148,7 +169,7 @@ class LocalRunner(SignatureRunner, Runner):
         request_id: str = "",
         on_progress: ProgressCallback | None = None,
     ) -> Arrays:
-        job = self.job(params, inputs, deadline_s=deadline_s, request_id=request_id)
+        job = self._whole.job(params, inputs, deadline_s=deadline_s, request_id=request_id)
         job.on_progress = on_progress
         return await self._batcher.submit(job)
 
@@ -166,6 +187,7 @@ class LocalRunner(SignatureRunner, Runner):
         """
         if inputs is None:
             return self._seeded_job(params, deadline_s, request_id)
+        sizes = self.artifact.sizes(self.name, given=inputs)
         layout = tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items())
 
         def draw(start: int, stop: int) -> Arrays:
@@ -176,6 +198,8 @@ class LocalRunner(SignatureRunner, Runner):
             params=params,
             key=None if layout == self._seeded_layout else layout,
             draw=draw,
+            cost=self.spec.cost(sizes),
+            max_batch=self.spec.max_batch(sizes, self.max_batch),
             deadline_s=deadline_s,
             request_id=request_id,
         )
@@ -183,6 +207,8 @@ class LocalRunner(SignatureRunner, Runner):
     def _seeded_job(self, params: SamplingParams, deadline_s: float | None, request_id: str) -> Job:
         if params.settings:
             params = replace(params, settings=self._numbers(params.settings))
+        sizes = self.artifact.sizes(self.name, params.sizes)
+        layout = self._layout(sizes) if sizes else self._seeded_layout
 
         def draw(start: int, stop: int) -> Arrays:
             return self._draw(params.rows(start, stop))
@@ -190,10 +216,20 @@ class LocalRunner(SignatureRunner, Runner):
         return Job(
             runner=self,
             params=params,
+            key=None if layout == self._seeded_layout else layout,
             draw=draw,
             draw_together=self._draw_together,
+            cost=self.spec.cost(sizes),
+            max_batch=self.spec.max_batch(sizes, self.max_batch),
             deadline_s=deadline_s,
             request_id=request_id,
+        )
+
+    def _layout(self, sizes: Sizes) -> tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]:
+        """Names, types and row shapes of all inputs at sizes of the free axes."""
+        return tuple(
+            (spec.name, np.dtype(spec.dtype), shape_at(spec.shape, sizes))
+            for spec in self.artifact.inputs(self.name)
         )
 
     def _numbers(self, settings: Choices) -> dict[str, float | Sequence[float]]:
@@ -217,6 +253,7 @@ class LocalRunner(SignatureRunner, Runner):
             params.indices,
             params.label,
             {name: params.setting(name, value) for name, value in self.defaults.items()},
+            sizes=params.sizes,
         )
         if self.spec.step:
             inputs[PREFIX] = self._prefix(params)
@@ -233,7 +270,8 @@ class LocalRunner(SignatureRunner, Runner):
             name: [value for part in parts for value in part.setting(name, default)]
             for name, default in self.defaults.items()
         }
-        inputs = self.artifact.draw(self.name, seeds, indices, given_labels, settings)
+        sizes = parts[0].sizes  # their jobs share a key, so all have the same
+        inputs = self.artifact.draw(self.name, seeds, indices, given_labels, settings, sizes=sizes)
         if self.spec.step:
             inputs[PREFIX] = np.concatenate([self._prefix(part) for part in parts])
         return inputs
@@ -242,7 +280,7 @@ class LocalRunner(SignatureRunner, Runner):
         """(n, L) first tokens; zeros where none were given."""
         if params.prefix is not None:
             return params.prefix
-        return np.zeros((params.n, *self.spec.outputs[0].shape), np.int64)
+        return np.zeros((params.n, *self.spec.outputs[0].fixed_shape), np.int64)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """One run of the graph; images become uint8 pixels, once for the whole batch.
@@ -292,17 +330,9 @@ class TensorRunner(LocalRunner):
     A runner of its own, so that a batch of pixels alone never carries floats along.
     """
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        name: str,
-        max_batch: int,
-        metrics: RunnerMetrics,
-        batcher: Batcher,
-    ) -> None:
-        super().__init__(artifact, name, max_batch, metrics, batcher)
-        if self.image is not None:
-            self.values_per_sample += int(np.prod(self.image.shape))
+    def _values(self, spec: Signature) -> int:
+        image = next(filter(is_picture, spec.outputs), None)
+        return super()._values(spec) + (image.num_values if image else 0)
 
     def _with_pixels(self, outputs: Arrays) -> Arrays:
         """Every output by its own name, and the image as pixels too."""

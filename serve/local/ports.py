@@ -48,8 +48,8 @@ def check_free(host: str, port: int, option: str) -> None:
         ) from None
 
 
-def free_range(n: int) -> tuple[int, int]:
-    """First and last of `n` neighbouring free ports of 127.0.0.1, below the ephemeral ports.
+def free_range(n: int, host: str = "127.0.0.1") -> tuple[int, int]:
+    """First and last of `n` neighbouring free ports of an address, below the ephemeral ports.
 
     An ephemeral port may be taken by some connection before it is listened on.
     """
@@ -57,6 +57,6 @@ def free_range(n: int) -> tuple[int, int]:
         first = random.randrange(20_000, 32_000 - n)
         with suppress(ValueError):
             for port in range(first, first + n):
-                check_free("127.0.0.1", port, "")
+                check_free(host, port, "")
             return first, first + n - 1
     raise ValueError(f"found no {n} neighbouring free ports between 20000 and 32000")

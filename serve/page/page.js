@@ -41,6 +41,9 @@ function showModel() {
     ...Array.from({length: count}, (_, i) => [String(i), label.classes[i] ?? String(i)])]);
   at("about").textContent = `${model.preset}, licence ${model.licence}`;
   showSettings(signature?.inputs.filter((i) => i.kind === "setting") ?? []);
+  // Given inputs keep their own sizes.
+  const free = signature && !give.takes(signature).length ? Object.entries(signature.axes ?? {}) : [];
+  showSizes(free);
   if (signature) give.offer(signature, generate, showError);
 }
 
@@ -59,6 +62,28 @@ function showSettings(settings) {
   }));
 }
 
+// Sizes of free axes, as numbers beside the settings.
+function showSizes(axes) {
+  at("sizes").hidden = !axes.length;
+  at("sizes").replaceChildren(...axes.map(([name, axis]) => {
+    const label = document.createElement("label");
+    label.textContent = `size ${name}`;
+    const input = document.createElement("input");
+    Object.assign(input, {type: "number", min: axis.min, max: axis.max, step: axis.multiple, value: axis.default});
+    input.name = name;
+    input.addEventListener("change", generate);
+    label.append(input);
+    return label;
+  }));
+}
+
+function sizes(signature) {
+  return Object.fromEntries([...at("sizes").querySelectorAll("input")]
+    .filter((input) => input.value !== "")
+    .map((input) => [input.name, Number(input.value)])
+    .filter(([name, value]) => value !== signature.axes[name].default));
+}
+
 function settings(signature) {
   return Object.fromEntries([...at("settings").querySelectorAll("input")]
     .filter((input) => input.value !== "")
@@ -75,6 +100,8 @@ function request(format) {
   if (!at("labels").hidden && at("label").value !== "") body.label = Number(at("label").value);
   const chosenSettings = settings(signature);
   if (Object.keys(chosenSettings).length) body.settings = chosenSettings;
+  const chosenSizes = sizes(signature);
+  if (Object.keys(chosenSizes).length) body.sizes = chosenSizes;
   if (give.takes(signature).length) body.inputs = give.given(signature);
   return {...body, format};
 }
@@ -141,6 +168,7 @@ function showCommands(body) {
   parts.push(`-n ${body.n}`, `--seed ${body.seed}`);
   if (body.label !== undefined) parts.push(`--label ${body.label}`);
   if (body.settings) parts.push("--settings", ...Object.entries(body.settings).map((pair) => pair.map(word).join(" ")));
+  if (body.sizes) parts.push("--sizes", ...Object.entries(body.sizes).map((pair) => pair.map(word).join(" ")));
   if (kind === "png") parts.push("--format grid");
   at("aigc").textContent = parts.join(" ");
   at("aigc").parentElement.hidden = Boolean(body.inputs);

@@ -98,7 +98,7 @@ def check_stop(stop: str | Sequence[str] | None, runner: SignatureRunner) -> Sto
 
 def encode_texts(spec: TensorSpec, texts: Sequence[str], param: str) -> NDArray[np.int64]:
     """Texts -> (N, L) int64. Raises HTTPError 400 for unknown characters and long texts."""
-    known, length = vocabulary(spec), spec.shape[0]
+    known, length = vocabulary(spec), spec.fixed_shape[0]
     pieces = set(known.pieces)
     most = (length - 1) * max(map(len, pieces))
     rows = np.full((len(texts), length), END, np.int64)

@@ -54,7 +54,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--name", "x" * 65], "--name must be 1 to 64"),
         (["--preset", "dcgan:digits"], "run `aigc train dcgan:digits` for the other preset"),
         (["--preset", "fc_gan:mlp"], "contradicts fc_gan:ring"),
-        (["--data.path", "photos"], "data source ring reads no files; say what reads it"),
+        (["--data.path", "photos"], "there is nothing at 'photos'"),
+        (
+            ["--data.source", "ring", "--data.path", "photos"],
+            "data source ring reads no files; say what reads it",
+        ),
         (["--data.source", "folder", "--data.path", "absent"], "absent"),
         (["--init-from", "absent"], "absent"),
         (["--init-from", "~nobody-of-that-name/run"], "no such home folder"),

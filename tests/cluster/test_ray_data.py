@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aigc import data
 from aigc.config import DataConfig, ModelConfig, TrainConfig
 from aigc.data import CorruptRow, Source, read, rows
 from cluster.ray_data import items, stream, tasks_per_rank
+from tests import own_files
 from tests.data.pictures import SHAPE, pictures, write
 
 BATCH = 6
@@ -108,6 +110,18 @@ def test_ray_data_gives_the_rows_of_the_loader(
             assert skipped == []
     for rank in ranks:
         ray.kill(rank)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("_ray")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # of its own DataContext's fields
+def test_rows_of_a_source_of_ones_own_are_read_where_its_file_is_not(tmp_path: Path) -> None:
+    file = own_files.write(tmp_path, own_files.READ_WHEN_DUE, "line.py")
+    c = replace(config(DataConfig(source=str(file), memory_mb=0)), model=ModelConfig(shape=(2,)))
+    source = data.load(c.data, c.model)
+    file.unlink()
+    samples, _, _ = next(stream(source, c, 0, 0, 1))
+    assert samples[:, 0].tolist() == [row / 64 for row in mine(c, source, 0, 0, 1)]
 
 
 @pytest.mark.cluster

@@ -308,3 +308,18 @@ def test_commands_hold_names_of_strangers_as_they_are(
     given = words_of(browser_page.text_content("#curl"), tmp_path)
     assert f"signature=translate{HOSTILE}" in given
     assert given[given.index(f"signature=translate{HOSTILE}") - 1] == "--form-string"
+
+
+def test_page_offers_the_sizes_of_free_axes(free: Path, metrics_dir: Path, browser: Any) -> None:
+    with listening(Settings(metrics_dir=str(metrics_dir)), str(free)) as served:
+        page = browser.new_page()
+        page.goto(served.url)
+        page.locator("#said-seed").get_by_text("0", exact=True).wait_for()
+        natural = "[...document.querySelectorAll('#grid img')].map((i) => i.naturalHeight)"
+        page.select_option("#n", "1")
+        page.locator("#curl").get_by_text('"n":1,').wait_for()
+        assert page.locator('#sizes input[name="h"]').input_value() == "4"
+        page.fill('#sizes input[name="h"]', "11")
+        page.press('#sizes input[name="h"]', "Enter")
+        page.locator("#aigc").get_by_text("--sizes h 11").wait_for()
+        page.wait_for_function(f"{natural}.every((height) => height === 22)")

@@ -54,7 +54,7 @@ def test_rows_are_those_samples_of_the_whole(params: SamplingParams, data: st.Da
 
 def test_fields_of_one_value_per_sample_are_named() -> None:
     """A further parameter that may differ between samples belongs into PER_SAMPLE."""
-    one_for_all = {"n", "seed", "first_index", "stopping_criterion"}
+    one_for_all = {"n", "seed", "first_index", "sizes", "stopping_criterion"}
     assert {one.name for one in fields(SamplingParams)} == one_for_all | {*PER_SAMPLE}
 
 

@@ -29,6 +29,7 @@ from serve.protocols.endpoint import endpoint, json_decoder
 from serve.protocols.fields import field, seed_field
 from serve.protocols.native import request_inputs
 from serve.protocols.native.routes import API
+from serve.protocols.sizes import chosen_sizes
 from serve.request_context import RequestContext
 from serve.sampler import ENCODE_INLINE_VALUES, Sampler
 from serve.sampling_request import SamplingRequest
@@ -42,6 +43,10 @@ FRAME_DURATIONS_MS = (20, 10_000)
 
 Format = Literal["png", "apng", "gif"]
 MEDIA_TYPES: dict[Format, bytes] = {"png": b"image/png", "apng": b"image/apng", "gif": b"image/gif"}
+
+
+OneLabel = int | str | None
+"""A class by number or name."""
 
 
 class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,8 +66,11 @@ class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     ] = None
     index: Annotated[int, seed_field("Index of both samples within their seeds.")] = 0
     label: Annotated[
-        int | tuple[int, int] | None,
-        field("The class of all frames, or [first, last]; drawn from the seeds if absent."),
+        int | str | tuple[int | str, int | str] | None,
+        field(
+            "The class of all frames, or [first, last], by number or name; drawn from the seeds if"
+            " absent."
+        ),
     ] = None
     frames: Annotated[
         int,
@@ -75,6 +83,14 @@ class InterpolationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     settings: Annotated[
         dict[str, float] | None,
         field("Settings of the signature, for all frames."),
+    ] = None
+    size: Annotated[
+        str | None,
+        field("WIDTHxHEIGHT of images with free sizes; the default of the signature if absent."),
+    ] = None
+    sizes: Annotated[
+        dict[str, int] | None,
+        field("Sizes of the signature's free axes by name, for all frames."),
     ] = None
     format: Annotated[
         Format | None,
@@ -154,15 +170,17 @@ class InterpolationApi:
         encoding = partial(encode, request, start, stop, pixels, headers)
         return await self._sampler.encode(context, pixels.size, encoding)
 
-    def _end(self, request: InterpolationRequest, name: str, label: int | None) -> SamplingRequest:
+    def _end(self, request: InterpolationRequest, name: str, label: OneLabel) -> SamplingRequest:
         """The validated request of the end whose seed is in field `name`. Raises HTTPError."""
         try:
+            runner = self._sampler.runner(request.model, request.signature)
             return self._sampler.build_request(
-                self._sampler.runner(request.model, request.signature),
+                runner,
                 seed=getattr(request, name),
                 first_index=request.index,
                 label=label,
                 settings=request.settings,
+                sizes=chosen_sizes(runner, request.size, request.sizes),
             )
         except HTTPError as error:
             error.param = {"seed": name, "first_index": "index"}.get(error.param or "", error.param)
@@ -231,6 +249,8 @@ class InterpolationApi:
         for name, nothing in (
             ("index", (0,)),
             ("signature", (None, "sample", request_inputs.DECODE)),
+            ("size", (None,)),
+            ("sizes", (None,)),
         ):
             if getattr(request, name) not in nothing:
                 message = f"{name} has no effect on an interpolation between texts"
@@ -265,7 +285,7 @@ def _text_input(runner: SignatureRunner) -> str:
     return next((spec.name for spec in runner.spec.inputs if spec.kind == "text"), "text")
 
 
-def _labels(request: InterpolationRequest) -> tuple[int | None, int | None]:
+def _labels(request: InterpolationRequest) -> tuple[OneLabel, OneLabel]:
     label = request.label
     return label if isinstance(label, tuple) else (label, label)
 
@@ -315,6 +335,7 @@ async def between(
         label=start.label_of(0),
         to_label=stop.label_of(0),
         settings=start.params.settings,
+        sizes=start.params.sizes,
     )
     inputs = await sampler.read(frames, start.runner, context, ENCODE_INLINE_VALUES, draw)
     return await sampler.infer(start.runner, inputs, context)

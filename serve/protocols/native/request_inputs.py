@@ -7,11 +7,13 @@ In JSON, `inputs` holds them by name: files as base64, texts as they are. check_
 what can be refused unread; transform() charges the key, reads the inputs and runs the signature.
 """
 
+import asyncio
 import base64
 import binascii
 import io
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,6 +23,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_form
 
 from aigc.artifact import TensorSpec, user_inputs
+from aigc.artifact.axes import Axis
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.artifact.user_inputs import MAX_PIXELS
 from serve.errors import HTTPError
@@ -29,7 +32,7 @@ from serve.hosting.runner import SignatureRunner
 from serve.protocols import text_codec
 from serve.request_context import RequestContext
 from serve.sampler import Sampler
-from serve.sampling_request import SamplingRequest
+from serve.sampling_request import SamplingRequest, check_sizes
 
 ENCODE, DECODE, RECONSTRUCT, TRANSLATE = "encode", "decode", "reconstruct", "translate"
 
@@ -106,35 +109,58 @@ def check_decoding(request: SamplingRequest) -> None:
     check_inputs(request, [_latent_input(request.runner)])
 
 
+Part = tuple[SamplingRequest, Arrays]
+"""Consecutive samples of a request whose inputs have equal sizes, and arrays of theirs."""
+
+
 async def transform(
     sampler: Sampler, request: SamplingRequest, inputs: Inputs, context: RequestContext
-) -> tuple[SamplingRequest, Arrays]:
+) -> list[Part]:
     """Run a signature on checked inputs: the request with its inputs, and the outputs.
 
-    A key pays for images and sounds once they are read, even if one is malformed.
-    Raises HTTPError 400, 429 or 503.
+    Samples of different sizes are parts of their own, run at the same time. A key pays for images
+    and sounds once they are read, even if one is malformed. Raises HTTPError 400, 429 or 503.
     """
     files = any(
         spec.kind in _FILES and name in inputs
         for name, spec in accepted_inputs(request.runner).items()
     )
 
-    def read() -> tuple[SamplingRequest, Arrays]:
+    def read() -> list[Part]:
         if files:
             context.access.keep()  # reading is work, even of a malformed file
         return _read_inputs(request, inputs)
 
-    request, arrays = await sampler.read(request.n, request.runner, context, MAX_PIXELS, read)
-    return request, await sampler.infer(
-        request.runner, arrays, context, request.params.stopping_criterion
-    )
+    parts = await sampler.read(request.n, request.runner, context, MAX_PIXELS, read)
+    for part, _ in parts:  # all of them, before the first runs
+        sampler.check_n(part.n, part.runner)
+    if len(parts) > 1:
+        context = context.unwatched()
+
+    async def run(part: SamplingRequest, arrays: Arrays) -> Part:
+        criterion = part.params.stopping_criterion
+        return part, await sampler.infer(part.runner, arrays, context, criterion)
+
+    if len(parts) == 1:
+        return [await run(*parts[0])]
+    tasks = [asyncio.create_task(run(*part)) for part in parts]
+    try:
+        return [*await asyncio.gather(*tasks)]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run_encoder(
     sampler: Sampler, request: SamplingRequest, inputs: Inputs, context: RequestContext
 ) -> tuple[SamplingRequest, NDArray[np.float32]]:
     """transform() by an encoder, whose first output is the posterior's means: (n, latent)."""
-    request, outputs = await transform(sampler, request, inputs, context)
+    parts = await transform(sampler, request, inputs, context)
+    if len(parts) > 1:
+        message = "inputs must have one size to be encoded and decoded together"
+        raise HTTPError(400, "malformed_input", message, param="inputs")
+    request, outputs = parts[0]
     return request, outputs[request.runner.spec.outputs[0].name]
 
 
@@ -148,23 +174,50 @@ async def run_decoder(
     )
 
 
-def _read_inputs(request: SamplingRequest, inputs: Inputs) -> tuple[SamplingRequest, Arrays]:
+def _read_inputs(request: SamplingRequest, inputs: Inputs) -> list[Part]:
     """Decodes files, so it belongs in a thread. Raises HTTPError 400."""
     takes = accepted_inputs(request.runner)
-    return _complete(
-        request, {name: _rows(takes[name], value, request.n) for name, value in inputs.items()}
-    )
+    axes = request.runner.spec.axes
+    rows = {name: _rows(takes[name], value, axes) for name, value in inputs.items()}
+    parts = []
+    for start, stop in _runs_of_one_size(rows, request.n):
+        n = stop - start
+        arrays = {
+            name: np.broadcast_to(each[0], (n, *each[0].shape))
+            if len(each) == 1
+            else np.stack(each[start:stop])
+            for name, each in rows.items()
+        }
+        parts.append(_complete(request.rows(start, stop), arrays))
+    return parts
 
 
-def _complete(request: SamplingRequest, rows: Arrays) -> tuple[SamplingRequest, Arrays]:
+def _runs_of_one_size(rows: dict[str, list[NDArray[Any]]], n: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each run of consecutive samples whose inputs have equal shapes."""
+    several = [each for each in rows.values() if len(each) > 1]
+    shapes = [tuple(each[i].shape for each in several) for i in range(n if several else 1)]
+    ends = [i for i in range(1, len(shapes)) if shapes[i] != shapes[i - 1]]
+    return zip([0, *ends], [*ends, n], strict=True)
+
+
+def _complete(request: SamplingRequest, rows: Arrays) -> Part:
     """The request with its inputs, for the provenance, and all arrays of its signature."""
     runner, params = request.runner, request.params
     try:
         drawn = runner.artifact.draw(
-            runner.name, params.seed, params.indices, params.label, params.settings, given=rows
+            runner.name,
+            params.seed,
+            params.indices,
+            params.label,
+            params.settings,
+            given=rows,
+            sizes=params.sizes,
         )
     except ValueError as error:
         raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
+    if runner.spec.axes:
+        sizes = check_sizes(params.sizes, runner, rows)
+        request = replace(request.with_params(sizes=sizes), runner=runner.at(sizes))
     return request.with_inputs(rows), drawn
 
 
@@ -190,24 +243,20 @@ def _is_list(spec: TensorSpec | None, value: Any) -> bool:
     return axes > len(spec.shape)
 
 
-def _rows(spec: TensorSpec, value: Any, n: int) -> NDArray[Any]:
-    """An input of n samples, (n, *shape)."""
+def _rows(spec: TensorSpec, value: Any, axes: Mapping[str, Axis]) -> list[NDArray[Any]]:
+    """An input of every sample, or one for all."""
     each = value if _is_list(spec, value) else [value]
     if spec.kind == "text" and all(isinstance(one, str) for one in each):
-        rows = text_codec.encode_texts(spec, each, spec.name)
-    else:
-        try:
-            rows = np.stack(
-                [
-                    user_inputs.read_input(
-                        spec, _file(spec.name, one) if spec.kind in _FILES else one, len(each)
-                    )
-                    for one in each
-                ]
+        return [*text_codec.encode_texts(spec, each, spec.name)]
+    try:
+        return [
+            user_inputs.read_input(
+                spec, _file(spec.name, one) if spec.kind in _FILES else one, len(each), axes
             )
-        except ValueError as error:
-            raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
-    return np.broadcast_to(rows, (n, *spec.shape))
+            for one in each
+        ]
+    except ValueError as error:
+        raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
 
 
 def _file(name: str, value: Any) -> bytes:
@@ -224,7 +273,8 @@ def _file(name: str, value: Any) -> bytes:
 def decode_form(body: bytes, content_type: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
     """A form as the JSON of the same request: `fields` by name, all other parts below `inputs`.
 
-    `outputs` may be repeated or joined by commas; `settings` are JSON. Raises HTTPError 400.
+    `outputs` may be repeated or joined by commas; `settings` and `sizes` are JSON. Raises HTTPError
+    400.
     """
     document: dict[str, Any] = {}
     inputs: dict[str, str] = {}
@@ -238,8 +288,8 @@ def decode_form(body: bytes, content_type: bytes, fields: tuple[str, ...]) -> di
             document.setdefault(name, []).extend(value.split(","))
         elif name in document or name in inputs:
             raise ValueError(f"{name[:60]!r} comes twice")
-        elif name == "settings":
-            document[name] = _settings(value)
+        elif name in ("settings", "sizes"):
+            document[name] = _numbers(name, value)
         elif name in fields and name != "inputs":
             document[name] = value
         else:
@@ -262,8 +312,11 @@ def decode_form(body: bytes, content_type: bytes, fields: tuple[str, ...]) -> di
     return {**document, **({"inputs": inputs} if inputs else {})}
 
 
-def _settings(value: str) -> dict[str, float]:
+def _numbers(name: str, value: str) -> dict[str, float]:
+    kind, example = dict[str, float], '{"temperature": 0.5}'
+    if name == "sizes":
+        kind, example = dict[str, int], '{"h": 64}'  # type: ignore[assignment]
     try:
-        return msgspec.json.decode(value, type=dict[str, float])
+        return msgspec.json.decode(value, type=kind)
     except msgspec.DecodeError as error:
-        raise ValueError(f'settings must be JSON, as {{"temperature": 0.5}}: {error}') from None
+        raise ValueError(f"{name} must be JSON, as {example}: {error}") from None

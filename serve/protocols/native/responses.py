@@ -126,6 +126,21 @@ def encode(
     return json_response(_document(request, outputs), headers)
 
 
+def encode_parts(
+    parts: Sequence[tuple[SamplingRequest, Arrays]], format_name: Format, headers: Headers
+) -> Response:
+    """Outputs of consecutive parts, each of samples of one size -> one response, json or ndjson."""
+    headers = [*headers, NO_STORE]
+    if format_name == "ndjson":
+        lines = b"".join(encode_lines(request, outputs) for request, outputs in parts)
+        return Response(lines, NDJSON, headers=headers)
+    document = _document(*parts[0])
+    for request, outputs in parts[1:]:
+        document["samples"] += _samples(request, outputs)
+    document.pop("sizes", None)
+    return json_response(document, headers)
+
+
 def encode_lines(request: SamplingRequest, outputs: Arrays) -> bytes:
     """Outputs -> one line of JSON per sample, as in SampleResponse."""
     return b"".join(
@@ -174,4 +189,5 @@ def _document(request: SamplingRequest, outputs: Arrays) -> dict[str, Any]:
         "reproducibility": runner.level,
         "samples": list(_samples(request, outputs)),
         **({"settings": settings} if (settings := request.all_settings()) else {}),
+        **({"sizes": dict(sizes)} if (sizes := request.params.sizes) else {}),
     }

@@ -7,7 +7,7 @@ reproducibility level in the response.
 """
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Literal
@@ -17,6 +17,7 @@ import msgspec
 from aigc.artifact.manifest import Reproducibility, Signature
 from aigc.artifact.sampling_inputs import Arrays
 from serve import whole_numbers
+from serve.errors import HTTPError
 from serve.hosting.models import HostedModel
 from serve.http import (
     NO_STORE,
@@ -45,6 +46,7 @@ from serve.protocols.native.request_inputs import (
     MULTIPART,
     RECONSTRUCT,
     Inputs,
+    Part,
     accepted_inputs,
     check_decoding,
     check_inputs,
@@ -63,8 +65,10 @@ from serve.protocols.native.responses import (
     chosen_outputs,
     encode,
     encode_lines,
+    encode_parts,
     select_outputs,
 )
+from serve.protocols.sizes import chosen_sizes
 from serve.request_body import decode, malformed
 from serve.request_context import RequestContext
 from serve.sampler import COPY_INLINE_VALUES, ENCODE_INLINE_VALUES, Sampler
@@ -111,14 +115,29 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         seed_field("Index of the first sample within the seed; a mere number if nothing is drawn."),
     ] = 0
     label: Annotated[
-        int | list[int] | None,
-        field("One class for all samples or a list of n; drawn from the seed if absent."),
+        int | str | list[int | str] | None,
+        field(
+            "One class for all samples or a list of n, by number or name; drawn from the seed if"
+            " absent. A text that is the name of one class and the number of another is refused:"
+            " name:1 is the class called 1, index:1 the one with that number."
+        ),
     ] = None
     settings: Annotated[
         dict[str, float] | None,
         field(
             "Settings of the signature by name, see /v1/models; others have their"
             " defaults. In a form, one field of JSON."
+        ),
+    ] = None
+    size: Annotated[
+        str | None,
+        field("WIDTHxHEIGHT of images with free sizes; the default of the signature if absent."),
+    ] = None
+    sizes: Annotated[
+        dict[str, int] | None,
+        field(
+            "Sizes of the signature's free axes by name, see /v1/models; others have their"
+            " defaults, given inputs their own. In a form, one field of JSON."
         ),
     ] = None
     stop: Annotated[
@@ -152,6 +171,9 @@ class SampleResponse(msgspec.Struct, kw_only=True):
     samples: list[Sample]
     settings: dict[str, float] | None = None
     """All settings of the signature, defaults included; absent if it has none."""
+    sizes: dict[str, int] | None = None
+    """Sizes of all free axes, defaults included; absent if there are none, or if inputs had several
+    sizes."""
 
 
 class ModelSummary(msgspec.Struct, kw_only=True):
@@ -273,13 +295,31 @@ class NativeApi:
             headers = [*self._sampler.provenance_headers(sampling), NO_STORE]
             return Stream(first, NDJSON, headers=headers, chunks=lines)
         outputs = await self._sampler.run(sampling, context)
-        return await self._encode(sampling, request, outputs, context)
+        return await self._encode(sampling, outputs, request, context)
+
+    async def _encode_parts(
+        self, parts: Sequence[Part], request: SampleRequest, context: RequestContext
+    ) -> Response:
+        """Samples of several sizes as one response. Raises HTTPError 400."""
+        if request.format not in ("json", "ndjson"):
+            message = (
+                f"format {request.format} holds samples of one size, the inputs have several; take"
+                " json or ndjson"
+            )
+            raise HTTPError(400, "format_needs_one_sample", message, param="format")
+        chosen = [
+            (part, select_outputs(part.runner, request.outputs, outputs)) for part, outputs in parts
+        ]
+        headers = self._sampler.provenance_headers(chosen[0][0])
+        values = sum(part.n * part.runner.values_per_sample for part, _ in parts)
+        encoding = partial(encode_parts, chosen, request.format, headers)
+        return await self._sampler.encode(context, values, encoding)
 
     async def _encode(
         self,
         sampling: SamplingRequest,
-        request: SampleRequest,
         outputs: Arrays,
+        request: SampleRequest,
         context: RequestContext,
     ) -> Response:
         outputs = select_outputs(sampling.runner, request.outputs, outputs)
@@ -333,8 +373,10 @@ class NativeApi:
         sampling = self._parse_request(request, context.seed(request.seed), has_inputs=True)
         check_inputs(sampling, inputs, request.seed is not None)
         context.metrics = sampling.runner.metrics
-        sampling, outputs = await transform(self._sampler, sampling, inputs, context)
-        return await self._encode(sampling, request, outputs, context)
+        parts = await transform(self._sampler, sampling, inputs, context)
+        if len(parts) == 1:
+            return await self._encode(*parts[0], request, context)
+        return await self._encode_parts(parts, request, context)
 
     async def _reconstruct(
         self, request: SampleRequest, inputs: Inputs, n: int, context: RequestContext
@@ -351,7 +393,7 @@ class NativeApi:
         encoding, codes = await run_encoder(self._sampler, encoding, inputs, context)
         sampling, outputs = await run_decoder(self._sampler, sampling, codes, context)
         sampling = sampling.with_inputs(encoding.inputs)
-        return await self._encode(sampling, request, outputs, context)
+        return await self._encode(sampling, outputs, request, context)
 
     def _parse_request(
         self,
@@ -369,6 +411,7 @@ class NativeApi:
             first_index=request.first_index,
             label=request.label,
             settings=request.settings,
+            sizes=chosen_sizes(runner, request.size, request.sizes),
             stopping_criterion=text_codec.check_stop(request.stop, runner),
             has_inputs=has_inputs,
             composed=composed,

@@ -27,7 +27,7 @@ from serve.protocols.native.interpolate import between
 from serve.protocols.native.routes import API
 from serve.request_context import RequestContext
 from serve.sampler import Sampler
-from serve.sampling_request import SamplingRequest
+from serve.sampling_request import SamplingRequest, check_sizes
 
 VERIFY = "/v1/verify"
 
@@ -132,6 +132,7 @@ class VerificationApi:
             return _unproven(provenance, "cannot_be_made_again", message)
         try:
             runner = self._sampler.runner(provenance.artifact, provenance.signature)
+            runner = runner.at(check_sizes(provenance.sizes, runner))
             output = _output(file, runner)
             self._sampler.check_n(provenance.n, runner)
             check_columns(provenance)
@@ -181,6 +182,7 @@ def _build_requests(sampler: Sampler, provenance: Provenance) -> list[SamplingRe
             first_index=provenance.index,
             label=label,
             settings=provenance.settings,
+            sizes=provenance.sizes,
         )
 
     if provenance.to_seed is None:

@@ -12,7 +12,8 @@ Tensors are those of the manifest, the batch axis first. A signature with an ima
 further output `pixels`, (N, H, W, C) uint8, which is what the other protocols send. Requests for
 pixels alone share batches with those of the other protocols; float outputs have a runner of their
 own. A text is BYTES, (N,), not its tokens. A setting may be absent, a parameter for all samples, or
-an input with one value per sample.
+an input with one value per sample. The size of a free axis, -1 in shapes, is a parameter by its
+name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import TensorSpec
-from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact.axes import Shape, SizeError, solved
+from aigc.artifact.sampling_inputs import Arrays, channels
 from serve.errors import Code, HTTPError
 from serve.hosting.runner import PIXELS, SignatureRunner
 from serve.http import Headers
@@ -33,7 +35,13 @@ from serve.protocols import text_codec
 from serve.protocols.oip.tensor_bytes import DATATYPES
 from serve.request_context import RequestContext
 from serve.sampler import Sampler
-from serve.sampling_request import SamplingRequest, check_label, check_settings
+from serve.sampling_request import (
+    SamplingRequest,
+    check_label,
+    check_settings,
+    check_sizes,
+    resolve_label,
+)
 
 EXTENSIONS = ("binary_tensor_data", "parameters")
 PLATFORM = "onnxruntime_onnx"
@@ -95,12 +103,15 @@ class RequestParameters:
     stop: str | None = None
     """String that ends a text early."""
     settings: Mapping[str, float] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of free axes, a parameter by the name of each."""
 
     @classmethod
     def parse(cls, parameters: Mapping[str, Any], runner: SignatureRunner) -> "RequestParameters":
         """Raises HTTPError 400 for an unknown parameter or one of the wrong type."""
         settings = [spec.name for spec in runner.spec.inputs if spec.kind == "setting"]
-        known = [*_WHOLE, *(["stop", *settings] if settings else [])]
+        axes = [*runner.spec.axes]
+        known = [*_WHOLE, *axes, *(["stop", *settings] if settings else [])]
         for name, value in parameters.items():
             if name not in known:
                 raise HTTPError(
@@ -108,8 +119,8 @@ class RequestParameters:
                     "unknown_parameter",
                     f"unknown parameter {name[:100]!r}; there are: {', '.join(known)}",
                 )
-            wanted, what = (str, "a text") if name == "stop" else (int, "a whole number")
-            if name not in settings and type(value) is not wanted:
+            wanted, what = _TYPES.get(name, ((int,), "a whole number"))
+            if name not in settings and type(value) not in wanted:
                 raise HTTPError(
                     400,
                     "malformed_parameter",
@@ -117,11 +128,23 @@ class RequestParameters:
                 )
         chosen = {name: value for name, value in parameters.items() if name in settings}
         check_settings(chosen, runner)
-        rest = {name: value for name, value in parameters.items() if name not in settings}
-        return cls(**rest, settings=chosen)
+        sizes = {name: value for name, value in parameters.items() if name in axes}
+        check_sizes(sizes, runner)
+        rest = {
+            name: value
+            for name, value in parameters.items()
+            if name not in chosen and name not in sizes
+        }
+        rest |= {"label": resolve_label(rest["label"], runner)} if "label" in rest else {}
+        return cls(**rest, settings=chosen, sizes=sizes)
 
 
 _WHOLE = ("seed", "first_index", "n", "label")
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "stop": ((str,), "a text"),
+    "label": ((int, str), "a whole number or the name of a class"),
+}
+"""Types of parameters that are not whole numbers alone, and what they are in words."""
 
 
 def runners(sampler: Sampler, model: str, version: str) -> tuple[SignatureRunner, SignatureRunner]:
@@ -157,8 +180,7 @@ def describe(sampler: Sampler, model: str, version: str) -> dict[str, Any]:
 def _outputs(runner: SignatureRunner) -> list[dict[str, Any]]:
     outputs = [_describe(spec) for spec in runner.spec.outputs]
     if _gives_pixels(runner) and runner.image is not None:
-        channels, height, width = runner.image.shape
-        outputs.append(_tensor(PIXELS, "uint8", (height, width, channels)))
+        outputs.append(_tensor(PIXELS, "uint8", (*runner.image.shape[1:], channels(runner.image))))
     return outputs
 
 
@@ -171,13 +193,14 @@ def _describe(spec: TensorSpec) -> dict[str, Any]:
     return _tensor(spec.name, *_wire(spec))
 
 
-def _wire(spec: TensorSpec) -> tuple[str, tuple[int, ...]]:
+def _wire(spec: TensorSpec) -> tuple[str, Shape]:
     """Datatype and shape of a tensor as it is sent, without the batch axis."""
     return ("object", ()) if spec.kind == "text" else (spec.dtype, spec.shape)
 
 
-def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    return {"name": name, "datatype": DATATYPES[dtype], "shape": [-1, *shape]}
+def _tensor(name: str, dtype: str, shape: Shape) -> dict[str, Any]:
+    sizes = [-1 if isinstance(size, str) else size for size in shape]
+    return {"name": name, "datatype": DATATYPES[dtype], "shape": [-1, *sizes]}
 
 
 async def infer(
@@ -194,7 +217,8 @@ async def infer(
     chosen = runner if only_pixels else tensor_runner
     parameters = RequestParameters.parse(request.parameters, runner)
     stop = text_codec.check_stop(parameters.stop, chosen)
-    n, values = _num_samples(sampler, chosen, request.inputs, parameters.n)
+    n, values = _num_samples(sampler, chosen, request.inputs, parameters)
+    chosen = _sized(chosen, request.inputs, parameters)
     prepare = partial(_prepare, sampler, context, chosen, parameters, request.inputs, stop)
     if request.inputs:
         sampling, inputs = await sampler.read(n, chosen, context, values, prepare)
@@ -249,12 +273,16 @@ def _refuse_duplicates(what: Literal["input", "output"], names: Sequence[str]) -
 
 
 def _num_samples(
-    sampler: Sampler, runner: SignatureRunner, inputs: Sequence[LazyTensor], n: int | None
+    sampler: Sampler,
+    runner: SignatureRunner,
+    inputs: Sequence[LazyTensor],
+    parameters: RequestParameters,
 ) -> tuple[int, int]:
     """Number of samples, and of values in the inputs: sizes are checked before anything is read.
 
     Raises HTTPError 400.
     """
+    n = parameters.n
     specs = {spec.name: spec for spec in runner.spec.inputs}
     for one in inputs:
         if one.name not in specs:
@@ -264,7 +292,7 @@ def _num_samples(
                 "unknown_input",
                 f"{model_name(runner)} takes no input {one.name[:100]!r}, it takes: {known}",
             )
-        _check_tensor(one, specs[one.name])
+        _check_tensor(one, specs[one.name], runner)
     _refuse_duplicates("input", [one.name for one in inputs])
     rows = {one.shape[0] for one in inputs} | (set() if n is None else {n})
     if len(rows) > 1:
@@ -272,10 +300,27 @@ def _num_samples(
         sizes += [] if n is None else [f"n is {n}"]
         raise HTTPError(400, "n_differs", f"one n for all of a request: {', '.join(sizes)}")
     size = next(iter(rows), 1)
-    sampler.check_n(size, runner)
+    sampler.check_n(size, _sized(runner, inputs, parameters))
     # The length of texts is known only once they are read.
     each = (_TEXT_VALUES if specs[one.name].kind == "text" else prod(one.shape) for one in inputs)
     return size, sum(each)
+
+
+def _sized(
+    runner: SignatureRunner, inputs: Sequence[LazyTensor], parameters: RequestParameters
+) -> SignatureRunner:
+    """The runner at the sizes of a request. Raises HTTPError 400 where they contradict."""
+    if not runner.spec.axes:
+        return runner
+    try:
+        found = runner.spec.sizes_of({one.name: one.shape[1:] for one in inputs})
+    except SizeError as error:
+        raise HTTPError(400, "wrong_shape", f"{error}") from None
+    for name, size in parameters.sizes.items():
+        if found.setdefault(name, size) != size:
+            message = f"{name} is {found[name]} by the inputs, so it cannot be {size}"
+            raise HTTPError(400, "no_effect", message)
+    return runner.at(check_sizes(found, runner))
 
 
 def _prepare(
@@ -298,8 +343,11 @@ def _read(runner: SignatureRunner, inputs: Sequence[LazyTensor]) -> Arrays:
     arrays: Arrays = {}
     for one in inputs:
         spec = specs[one.name]
-        array = one.read(np.dtype(_wire(spec)[0]), one.shape)
-        if spec.kind == "text":
+        by_name = spec.kind == "label" and one.datatype == DATATYPES["object"]
+        array = one.read(np.dtype("object" if by_name else _wire(spec)[0]), one.shape)
+        if by_name:
+            array = np.array(resolve_label(array.tolist(), runner), np.int64)
+        elif spec.kind == "text":
             array = text_codec.encode_texts(spec, array.tolist(), one.name)
         elif array.dtype.kind == "f" and not np.isfinite(array).all():
             message = f"input {one.name!r} holds values that are not finite"
@@ -308,16 +356,22 @@ def _read(runner: SignatureRunner, inputs: Sequence[LazyTensor]) -> Arrays:
     return arrays
 
 
-def _check_tensor(tensor: LazyTensor, spec: TensorSpec) -> None:
+def _check_tensor(tensor: LazyTensor, spec: TensorSpec, runner: SignatureRunner) -> None:
     dtype, shape = _wire(spec)
     datatype = DATATYPES[dtype]
-    if tensor.datatype != datatype:
+    by_name = spec.kind == "label" and tensor.datatype == DATATYPES["object"]
+    if tensor.datatype != datatype and not by_name:
         raise HTTPError(
             400,
             "wrong_datatype",
             f"input {spec.name!r} must be {datatype}, got {tensor.datatype[:100]!r}",
         )
-    if len(tensor.shape) != 1 + len(shape) or tensor.shape[1:] != shape:
+    if spec.is_free and spec.kind != "text":
+        try:
+            solved(runner.spec.axes, shape, tensor.shape[1:])
+        except SizeError as error:
+            raise HTTPError(400, "wrong_shape", f"input {spec.name!r}: {error}") from None
+    elif len(tensor.shape) != 1 + len(shape) or tensor.shape[1:] != shape:
         sizes = ", ".join(str(size) for size in tensor.shape[:10])
         raise HTTPError(
             400,
@@ -354,6 +408,7 @@ def _build_request(
         first_index=parameters.first_index or 0,
         label=labels,
         settings={**parameters.settings, **chosen},
+        sizes=parameters.sizes,
         stopping_criterion=stop,
     )
 

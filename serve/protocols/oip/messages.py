@@ -46,9 +46,10 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     parameters: Annotated[
         Parameters | None,
         field(
-            "seed, n, first_index and label select the samples if no latent is among"
-            " the inputs. Settings of the model, such as temperature, are parameters, too; stop is"
-            " one string that ends texts. binary_data_output: default of the outputs' binary_data."
+            "seed, n, first_index and label (number or name of a class) select the samples if no"
+            " latent is among the inputs. Settings of the model, such as temperature, are"
+            " parameters, too; stop is one string that ends texts. binary_data_output: default of"
+            " the outputs' binary_data."
         ),
     ] = None
     id: Annotated[str | None, field("Returned in the response.")] = None

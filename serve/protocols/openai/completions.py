@@ -276,7 +276,7 @@ class CompletionJob:
         written = int((row != END).sum())
         self._completed += max(0, written - self._prefixes[i])
         text = self._text(i, row)
-        most = self._spec.shape[0]
+        most = self._spec.fixed_shape[0]
         if self._request.max_tokens is not None:
             most = self._prefixes[i] + self._request.max_tokens
         stopped = self._stop.cut(text) != text

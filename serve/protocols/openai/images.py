@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from aigc.artifact import image_files
-from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact.sampling_inputs import Arrays, channels
 from serve.errors import HTTPError
 from serve.hosting.runner import PIXELS, SignatureRunner
 from serve.http import Headers, Response, Route, Scope, json_response
@@ -30,6 +30,7 @@ from serve.operation import SAMPLE_HEADERS, SAMPLING_ERRORS, Operation
 from serve.protocols.endpoint import endpoint, json_decoder
 from serve.protocols.fields import field, seed_field
 from serve.protocols.openai.class_names import format_choices, resolve
+from serve.protocols.sizes import chosen_sizes
 from serve.request_context import RequestContext
 from serve.sampler import Sampler
 from serve.sampling_request import SamplingRequest
@@ -66,7 +67,7 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         field("A class by name or number; empty or the model's name: drawn from the seed."),
     ]
     n: Annotated[int | None, field("Number of images.", minimum=1)] = 1
-    size: Annotated[str | None, field("auto, or the model's WIDTHxHEIGHT.")] = "auto"
+    size: Annotated[str | None, field("auto, or a WIDTHxHEIGHT of the model.")] = "auto"
     response_format: Annotated[
         str | None, _choice("response_format", "Images are sent inline.")
     ] = None
@@ -190,17 +191,20 @@ def parse_request(
     if runner.image is None:
         message = f"{runner.no_image}; see /v1/models"
         raise HTTPError(400, "model_gives_no_image", message, param="model")
-    if image_files.has_alpha(runner.image.shape[0]):
+    if image_files.has_alpha(channels(runner.image)):
         _check_alpha(request, runner)
-    if request.size not in (None, "auto", size(runner)):
-        value = (request.size or "")[:60]
-        message = (
-            f"{runner.artifact.id} gives {size(runner)}; size must be that or auto, got {value!r}"
-        )
-        raise HTTPError(400, "unsupported_value", message, param="size")
+    sizes = None
+    if request.size not in (None, "auto"):
+        if runner.spec.axes:
+            sizes = chosen_sizes(runner, request.size)
+        elif request.size != size(runner):
+            value = (request.size or "")[:60]
+            message = f"{runner.artifact.id} gives {size(runner)}; size must be that or auto, got"
+            raise HTTPError(400, "unsupported_value", f"{message} {value!r}", param="size")
     return sampler.build_request(
         runner,
         n=1 if request.n is None else request.n,
+        sizes=sizes,
         seed=context.seed(request.seed),
         first_index=request.first_index,
         label=resolve(request.prompt, request.label, runner),
@@ -236,7 +240,7 @@ def _check_compression(request: ImageRequest) -> None:
 def size(runner: SignatureRunner) -> str:
     """WIDTHxHEIGHT of a runner's images."""
     assert runner.image is not None
-    _, height, width = runner.image.shape
+    _, height, width = runner.image.fixed_shape
     return f"{width}x{height}"
 
 

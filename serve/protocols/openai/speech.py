@@ -158,7 +158,7 @@ def parse_request(
         first_index=request.first_index,
         label=labels,
     )
-    return sampling, spec
+    return sampling, audio_responses.audio_output(sampling.runner) or spec
 
 
 def _check_choices(request: SpeechRequest) -> None:
@@ -217,7 +217,7 @@ def _head(format_name: str, sampling: SamplingRequest, spec: TensorSpec) -> byte
     """The file header before the raw samples of all words."""
     if format_name == "pcm":
         return b""
-    channels, length = spec.shape
+    channels, length = spec.fixed_shape
     return audio_files.wav_head(
         sampling.n * length, channels, spec.sample_rate_hz, speech_provenance(sampling)
     )

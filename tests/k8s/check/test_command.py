@@ -53,7 +53,7 @@ def test_json_option_prints_a_finding_per_line(capsys: pytest.CaptureFixture[str
         (["check", "nowhere"], "aigc k8s check: nowhere: No such file or directory"),
         (["check", WHOLE, "--skip", "imges"], "aigc k8s check: unknown rule 'imges'"),
         (["check", WHOLE, "--external", "x"], "--external must be Kind/name, got 'x'"),
-        (["chekc"], "aigc k8s: unknown action 'chekc'; there is: check"),
+        (["chekc"], "aigc k8s: unknown action 'chekc'; there are: check, init"),
     ],
 )
 def test_command_exits_2_on_unusable_input(
@@ -204,10 +204,17 @@ def test_failing_rule_is_named_and_others_run(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 10
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["check", "--help"]])
-def test_help_lists_every_rule(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_usage_names_both_actions(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(arguments) == 0
+    out = capsys.readouterr().out
+    assert "aigc k8s check" in out
+    assert "aigc k8s init" in out
+
+
+def test_help_lists_every_rule(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        command(arguments)
+        command(["check", "--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
     for name in rules():

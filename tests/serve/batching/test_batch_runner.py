@@ -33,9 +33,9 @@ def draws(runner: LocalRunner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     draw = runner.artifact.draw
 
-    def noted(signature: str, seed: Any, indices: Any, *rest: Any) -> Any:
+    def noted(signature: str, seed: Any, indices: Any, *rest: Any, **more: Any) -> Any:
         sizes.append(len(indices))
-        return draw(signature, seed, indices, *rest)
+        return draw(signature, seed, indices, *rest, **more)
 
     monkeypatch.setattr(runner.artifact, "draw", noted)
     return sizes

@@ -1,5 +1,6 @@
 """Which samples run next, without threads: against equal shares in exact fractions."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aigc.artifact.sampling_inputs import Arrays
 from serve.batching.fair_queue import FairQueue, batches_ahead
 from serve.batching.jobs import BatchStats, Job, Runner
+from serve.batching.latency import LatencyEstimator, RunningBatch, queue_depth
 from serve.sampling_params import SamplingParams
 from tests.serve.batching.runners import Watched
 
@@ -185,3 +187,57 @@ def test_a_take_looks_at_no_more_jobs_than_it_takes() -> None:
         queue.discard(job)
         assert Looked.looked_at <= {id(job)}
     assert queue.take() == []
+
+
+def sized(runner: Line, key: int, cost: float, n: int = 1) -> Job:
+    most = max(1, int(runner.max_batch / cost))
+    return Job(
+        runner=runner,
+        params=SamplingParams(n=n),
+        draw=lambda start, stop: {},
+        key=key,
+        cost=cost,
+        max_batch=most,
+    )
+
+
+def test_sizes_of_a_runner_share_its_turns() -> None:
+    queue, many, other = FairQueue(), Line(4), Line(4)
+    for key in range(6):
+        queue.push(sized(many, key, 1.0))
+    for _ in range(3):
+        queue.push(other.job(4))
+    turns = [queue.take()[0].job for _ in range(9)]
+    assert [job.runner is other for job in turns[:6]] == [False, True] * 3
+    assert sorted(str(job.key) for job in turns if job.runner is many) == [*"012345"]
+    assert not queue.waiting
+
+
+def test_a_batch_holds_fewer_of_larger_samples() -> None:
+    queue, runner = FairQueue(), Line(8)
+    queue.push(sized(runner, 1, 4.0, n=5))
+    queue.push(sized(runner, 2, 100.0, n=2))
+    taken = [(part.job.key, len(part)) for _ in range(5) for part in queue.take()]
+    assert sorted(taken) == [(1, 1), (1, 2), (1, 2), (2, 1), (2, 1)]
+
+
+def test_seconds_of_work_count_samples_by_their_cost() -> None:
+    queue, runner, latency = FairQueue(), Line(8), LatencyEstimator()
+    latency.add(runner, 8, 1.6)  # 0.2 s for a sample of the usual size
+    queue.push(sized(runner, 1, 4.0, n=5))
+    assert latency.work_s(queue_depth(queue.waiting, None), None) == pytest.approx(4.0)
+    running = RunningBatch.start(queue.take(), time.monotonic())
+    assert (running.size, running.work) == (2, 8)
+    assert latency.rest_s(running) == pytest.approx(1.6, abs=0.5)
+    assert latency.wait_s(runner, 100 * 4.0, {}, None) > 50
+
+
+def test_a_sample_as_costly_as_several_batches_uses_up_as_many_turns() -> None:
+    queue, runner, other = FairQueue(), Line(2), Line(2)
+    queue.push(sized(runner, 1, 8.0, n=2))  # each as long as four full batches
+    for _ in range(8):
+        queue.push(other.job(2))
+    order = ["large" if queue.take()[0].job.runner is runner else "small" for _ in range(10)]
+    assert order[0] == "large"
+    assert order[1:6] == ["small"] * 4 + ["large"]
+    assert order.count("large") == 2

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aigc.artifact import Artifact
 from serve.batching.batcher import Batcher
 from serve.hosting.memory_budget import (
     CAUTION,
@@ -142,3 +144,27 @@ def test_by_default_the_replicas_of_all_pools_share_the_machine() -> None:
         == int(0.8 * machine_bytes()) // 5
     )
     assert settings.replica_settings("own").memory == 5
+
+
+def test_batches_of_free_sizes_are_measured_at_the_largest(free: Path, metrics_dir: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+    loader = ModelLoader(
+        threads=1,
+        max_batch=16,
+        memory=MemoryBudget(limit_bytes=4 << 30),
+        metrics=Metrics(),
+        batcher=Batcher(max_queue=1),
+    )
+    run = Artifact.run
+
+    def noted(self: Artifact, name: str, inputs: Any) -> Any:
+        if name == "sample":
+            seen.append(inputs["latent"].shape)
+        return run(self, name, inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Artifact, "run", noted)
+        loader.open(str(free))
+    # Six times the values of the default size: a full batch holds a sixth of its samples.
+    assert seen[:2] == [(1, 4, 12, 12), (2, 4, 12, 12)]
+    assert (16, 4, 4, 6) in seen

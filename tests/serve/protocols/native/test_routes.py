@@ -13,6 +13,7 @@ import pytest
 
 from aigc.artifact import Artifact, image_files
 from serve.settings import MAX_SEED, Settings
+from tests.serve.artifacts import CLASSES
 from tests.serve.client import Client, error, limited, serving
 from tests.serve.conftest import images
 
@@ -43,6 +44,17 @@ def test_samples_are_those_of_the_artifact(client: Client, artifact: Artifact) -
     assert (provenance.n, provenance.labels, provenance.index) == (6, (4,), 3)
     assert provenance is not None
     assert (provenance.artifact, provenance.n, provenance.index) == ("tiny@1", 6, 3)
+
+
+def test_label_is_the_number_or_the_name_of_a_class(client: Client) -> None:
+    expected = images(client.samples(n=2, seed=7, label=4))
+    for label in (CLASSES[4], CLASSES[4].upper(), "4", "index:4", [CLASSES[4], 4]):
+        assert images(client.samples(n=2, seed=7, label=label)) == expected, label
+    answer = client.samples(seed=7, label=f"{CLASSES[4]}x")
+    status, code, message = error(answer)
+    assert (status, code) == (400, "unknown_label")
+    assert f"did you mean {CLASSES[4]!r}" in message
+    assert error(client.samples(label="99"))[2] == "label must be in [0, 10), got 99"
 
 
 def test_one_png_names_what_made_it(client: Client, artifact: Artifact) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from aigc.artifact import Artifact, latents
 from serve.settings import MAX_SEED, Settings
+from tests.serve.artifacts import CLASSES
 from tests.serve.client import limited
 from tests.serve.listening import Gate, Listening, listening
 from tests.serve.protocols.oip.wires import WIRES, Given, Wire, connected, rows
@@ -114,6 +115,16 @@ def test_infer_takes_latents_and_labels_as_tensors(wire: Wire, artifact: Artifac
     one = wire.infer("tiny", [latent], version="1", label=3).outputs["image"]
     threes = artifact.run("sample", {"latent": latent[1], "label": np.full(10, 3)})["image"]
     assert one.tobytes() == threes.tobytes()
+
+
+def test_infer_takes_labels_by_name(wire: Wire) -> None:
+    expected = wire.infer("tiny", seed=9, n=2, label=3).outputs["image"].tobytes()
+    named = wire.infer("tiny", seed=9, n=2, label=CLASSES[3])
+    assert named.outputs["image"].tobytes() == expected
+    names = np.array([CLASSES[3], "index:3"], object)
+    assert wire.infer("tiny", [("label", names)], seed=9).outputs["image"].tobytes() == expected
+    refusal = wire.refusal("tiny", [("label", np.array(["nnie"], object))])
+    assert "got 'nnie'; did you mean 'nine'?" in refusal.message
 
 
 def test_infer_runs_every_signature(wire: Wire, artifact: Artifact) -> None:
