@@ -6,7 +6,7 @@ from pathlib import Path
 from aigc.artifact import Artifact, Store, signing
 from aigc.commands import evaluate as evaluation
 from aigc.commands import export as exporting
-from aigc.commands.licence import stated
+from aigc.commands.licence import ask, checked
 from aigc.metrics import Evaluation
 from aigc.training.run import Run
 
@@ -38,10 +38,11 @@ def export(
         name=name,
         version=version,
         store=Store(str(out)),
-        licence=stated(licence),
+        licence=checked(licence),
         weights=weights,
         sign=sign,
     )
+    ask(licence)
     return Artifact.open(uri, verify=False)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from aigc import own_code
 from aigc.artifact import Manifest, Signature, Store, TensorSpec, preprocessing, signing
 from aigc.artifact.manifest import UNSTATED, WEIGHTS, Training, check_name
-from aigc.commands.licence import stated
+from aigc.commands import licence
 from aigc.data_report import facts as data_facts
 from aigc.model import GenerativeModel
 from aigc.sealing.artifact_folder import seal_graphs
@@ -52,10 +52,11 @@ def command(argv: list[str]) -> int:
         name=options.name,
         version=options.version,
         store=Store(options.out),
-        licence=stated(options.licence),
+        licence=licence.checked(options.licence),
         weights=options.weights,
         sign=options.sign,
     )
+    licence.ask(options.licence)
     print(uri)
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from aigc.commands.licence import stated
+from aigc.commands import licence
 from aigc.sealing import seal
 
 FACTS = ("kind", "range", "classes", "sample_rate", "layout", "shape", "default", "rename", "axis")
@@ -73,12 +73,13 @@ def command(argv: list[str]) -> int:
         name=options.name,
         version=options.version,
         store=options.out,
-        licence=stated(options.licence),
+        licence=licence.checked(options.licence),
         each_alone=options.each_alone,
         sign=options.sign,
         say=lambda line: print(line, file=sys.stderr),
         **facts,
     )
+    licence.ask(options.licence)
     print(uri)
     return 0
 

@@ -8,20 +8,21 @@ from aigc.artifact.manifest import UNSTATED
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+() -]{0,199}")
 
 
-def stated(licence: str) -> str:
-    """The licence for a manifest; `unstated`, with a line on stderr, if none is given.
+def checked(licence: str) -> str:
+    """The licence for a manifest, `unstated` if none is given. Raises ValueError for what is no
+    SPDX expression."""
+    if licence and not _SPDX.fullmatch(licence):
+        raise ValueError(
+            f"--licence must be an SPDX identifier such as MIT or CC-BY-4.0, got {licence[:60]!r}"
+        )
+    return licence or UNSTATED
 
-    Raises ValueError for what is no SPDX expression.
-    """
+
+def ask(licence: str) -> None:
+    """Say on stderr that an artifact was written without a licence, if none was given."""
     if not licence:
         print(
             f"the licence of the weights is {UNSTATED}: nobody knows whether they may use them;"
             " give --licence SPDX, such as --licence Apache-2.0",
             file=sys.stderr,
         )
-        return UNSTATED
-    if not _SPDX.fullmatch(licence):
-        raise ValueError(
-            f"--licence must be an SPDX identifier such as MIT or CC-BY-4.0, got {licence[:60]!r}"
-        )
-    return licence

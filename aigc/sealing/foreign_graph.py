@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 import onnx
 import psutil
 
+from aigc.artifact import preprocessing
 from aigc.artifact.axes import NO_AXES, Axis, Shape
 from aigc.artifact.manifest import ArtifactError, Signature, TensorSpec
 from aigc.artifact.sampling_inputs import Arrays
@@ -184,10 +186,19 @@ def _check_labels(guesses: Sequence[Guess], file: str) -> None:
 def with_signature(model: onnx.ModelProto, file: str, signature: Signature) -> ForeignGraph:
     """A checked model whose signature is known. Raises ArtifactError if the graph does not run."""
     strip(model)
+    signature = replace(signature, inputs=tuple(map(_with_preprocessing, signature.inputs)))
     feeds = example(signature, PROBE_ROWS)
     found = _run(model, feeds, file)
     _check_apart(found, file)
     return ForeignGraph(model=model, signature=signature, row_seconds=found.row_seconds)
+
+
+def _with_preprocessing(spec: TensorSpec) -> TensorSpec:
+    """An input that says how files are read, by the default if it did not."""
+    if spec.preprocessing is not msgspec.UNSET:
+        return spec
+    free = any(isinstance(size, str) for size in spec.shape)
+    return replace(spec, preprocessing=preprocessing.default_for(spec.kind, free=free))
 
 
 _Found = tuple[onnx.ModelProto, list[Guess], Probe, str]

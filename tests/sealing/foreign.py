@@ -50,13 +50,18 @@ def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProt
     return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
 
 
-def upscaler(path: Path, batch: Any = "N", names: tuple[str, str] = ("lr", "hr")) -> Path:
+def upscaler(
+    path: Path,
+    batch: Any = "N",
+    names: tuple[str, str] = ("lr", "hr"),
+    size: tuple[Any, Any] = (8, 16),
+) -> Path:
     """Twice the size by repetition, (N, 3, 8, 8) -> (N, 3, 16, 16), then a clip to 0..1."""
     small, large = names
     return write(
         path,
-        [(small, "float32", [batch, 3, 8, 8])],
-        [(large, "float32", [batch, 3, 16, 16])],
+        [(small, "float32", [batch, 3, size[0], size[0]])],
+        [(large, "float32", [batch, 3, size[1], size[1]])],
         [
             node("Resize", f"{small} roi scales", "up", mode="nearest"),
             node("Clip", "up low high", large),

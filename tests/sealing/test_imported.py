@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc.artifact import Artifact, ArtifactError, Signature, Store, TensorSpec
+from aigc.artifact.axes import Axis
 from aigc.commands.import_onnx import command
 from aigc.sealing import seal
 from tests.sealing.foreign import generator, upscaler, vocoder
@@ -166,3 +167,32 @@ def test_imported_version_never_changes(tmp_path: Path) -> None:
     seal(path, name="g", store=tmp_path / "store")
     with pytest.raises(ArtifactError, match=r"g@1 exists already .* next free one is 2"):
         seal(path, name="g", version="1", store=tmp_path / "store")
+
+
+def images(name: str, *shape: int | str) -> TensorSpec:
+    return TensorSpec(name=name, kind="image", dtype="float32", shape=shape, range=(0, 1))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_onnx_file_keeps_its_free_sizes_in_a_whole_signature(factor: int, tmp_path: Path) -> None:
+    path = upscaler(tmp_path / "u.onnx", size=(None, None))
+    side = Axis(min=8, max=32, multiple=4, default=16)
+    signature = Signature(
+        graph="",
+        inputs=(images("lr", 3, "h", "w"),),
+        outputs=(images("hr", 3, f"{factor}*h", f"{factor}*w"),),
+        axes={"h": side, "w": side},
+    )
+    store = Store(tmp_path / "store")
+    if factor != 2:  # the graph doubles
+        with pytest.raises(ValueError, match="hr"):
+            seal(path, name="u", store=store.uri, signatures={"upscale": signature})
+        assert store.names() == []
+        return
+    artifact = Artifact.open(
+        seal(path, name="u", store=store.uri, signatures={"upscale": signature})
+    )
+    image = np.random.default_rng(0).random((2, 3, 12, 20), np.float32)
+    assert artifact.signature("upscale").inputs[0].preprocessing
+    expected = image.repeat(2, 2).repeat(2, 3)
+    assert np.array_equal(artifact.run("upscale", {"lr": image})["hr"], expected)

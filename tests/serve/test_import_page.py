@@ -48,5 +48,6 @@ def test_examples_of_importing_work(
             assert COMMANDS[words[1]](words[2:]) == 0
         else:
             assert words[:2] == ["aigc", "serve"]
-    (said,) = blocks("")
-    assert said in capsys.readouterr().err
+    said = re.search(r"^```\n(input .*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    assert said is not None
+    assert said[1] in capsys.readouterr().err
