@@ -53,12 +53,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
+PROCESS_FIXTURES = {
+    *("sealed", "written", "joined", "of_channels", "store"),
+    *("words", "moods", "colours", "voices", "translator"),
+    *("rendered", "browser"),
+}
+"""Fixtures that export or publish artifacts, or start programs: their tests are no unit tests."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray come first. A test that exports a model of three modalities is slow."""
+    """Files that start Ray come first; tests with PROCESS_FIXTURES get the marker `process`."""
     items.sort(key=lambda item: not _starts_ray(item.path))
     for item in items:
-        if "joined" in getattr(item, "fixturenames", ()):
+        if not PROCESS_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("process")
 
 
