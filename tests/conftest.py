@@ -33,11 +33,12 @@ def _starts_ray(file: Path) -> bool:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where tests run in several processes, a file stays whole, and two groups come first.
+    """Where tests run in several processes, a file stays whole, and three groups come first.
 
-    One is of all files with tests that start Ray to serve, the other of those that start it to
-    train: a Ray has folders and ports of its own, but many at a time would be slow. xdist's groups
-    (`loadgroup`) do not reach the scheduler with pytest 9.
+    They are of the files with tests that start Ray: to serve, to train, and for Kubernetes. A Ray
+    has folders and ports of its own, but many at a time would be slow. Such tests wait much, so
+    one process more than there are cores is worth its while. xdist's groups (`loadgroup`) do not
+    reach the scheduler with pytest 9.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -46,8 +47,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             if not _starts_ray(config.rootpath / file):
                 return file
-            serves = file.startswith(("tests/serve/", "tests/k8s/"))
-            return "Ray Serve" if serves else "Ray Train"
+            groups = {"tests/serve/": "Ray Serve", "tests/k8s/": "Ray on Kubernetes"}
+            return next((groups[part] for part in groups if file.startswith(part)), "Ray Train")
 
     config.option.loadscopereorder = False  # by number of tests: these have few
     return ByFile(config, log)
