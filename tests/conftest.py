@@ -4,7 +4,7 @@ import gc
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,17 @@ def _one_thread() -> None:
     """The tests of serving load no torch, and are not made to."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_ssl_context() -> Iterator[None]:
+    """One SSL context for all clients of httpx, which loads the certificates of a hundred
+    authorities for each client otherwise, and `httpx.get()` makes a client per request."""
+    from httpx._transports import default
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "create_ssl_context", cache(default.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
