@@ -26,9 +26,9 @@ monitor: $(READY)  ## Prometheus with our rules for what runs here, or TARGETS="
 	@$(BIN)/python -m k8s.monitor $(TARGETS)
 
 test: $(READY) $(CHECKOV)  ## everything but slow, gpu and bench
-	$(BIN)/pytest -q -n 2 --dist loadscope
+	$(BIN)/pytest -q -n 3 --dist loadscope
 
-unit: $(READY)  ## the part that starts no Ray and no other process, a minute or two
+unit: $(READY)  ## the part without Ray, other processes and artifacts, a minute
 	$(BIN)/pytest -q -n 2 --dist loadscope -m "not slow and not gpu and not bench and not cluster and not process"
 
 check: $(READY)  ## format, lint, types, direction of imports

@@ -16,8 +16,10 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import packages_distributions
-from importlib.util import find_spec
+from importlib.util import find_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
@@ -113,9 +115,30 @@ def carried() -> tuple[CodeFile, ...]:
 
 
 def install(files: Iterable[CodeFile]) -> None:
-    """Load files of another process, so that objects of their classes can be unpickled here."""
+    """Make files of another process known, so that objects of their classes can be unpickled here.
+
+    Unpickling imports the modules of these classes, and only their code runs.
+    """
     for file in files:
-        load(register(file))
+        register(file)
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Import of known files by the names of their modules."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        """The module of a known file; None for all other names."""
+        known = any(file.module == fullname for file in _known.values())
+        return spec_from_loader(fullname, self) if known else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The module, whose code has run."""
+        return load(next(file for file in _known.values() if file.module == spec.name))
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing: load() has."""
 
 
 def copy_into(folder: Path, file: CodeFile) -> None:

@@ -163,7 +163,9 @@ def _fit(
 ) -> Options:
     """Options whose model fits the data, as it did when the run was begun."""
     if run is not None and run.exists:
-        return replace(options, config=fitted_as(options.config, run.config(), before, given))
+        return replace(
+            options, config=fitted_as(options.config, run.config(installed=False), before, given)
+        )
     config, derived = fitted(options.config, before, given)
     if derived:
         print(f"derived from the data: {' '.join(derived)}; flags override", file=sys.stderr)

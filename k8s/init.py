@@ -57,6 +57,8 @@ class Init:
     """URI of the data that it is trained on; by default those of the preset."""
     name: str = ""
     """Name of run and artifact; MODEL-PRESET by default."""
+    licence: str = ""
+    """SPDX identifier of the weights' licence; unstated if not given."""
 
     def __post_init__(self) -> None:
         for field, pattern, example in (
@@ -69,6 +71,7 @@ class Init:
             ("model", _WORD, "dcgan:digits"),
             ("data", _WORD, "s3://acme/pictures"),
             ("name", _NAME, "faces"),
+            ("licence", _WORD, "Apache-2.0"),
         ):
             value = getattr(self, field)
             if not pattern.fullmatch(value) and (value or field == "model"):
@@ -197,6 +200,8 @@ def _entrypoint(init: Init) -> str:
     """Entrypoint of the training job, with another model, data and name."""
     text = _block("components/training-job/training.yaml", "entrypoint")
     text = text.replace("/digits", f"/{init.artifact}").replace(" digits", f" {init.artifact}")
+    licence = f" --licence {init.licence}" if init.licence else ""
+    text = re.sub(r" --licence [\w.-]+", licence, text)  # that of the base is its own model's
     data = f"\n--data.path {init.data}\n" if init.data else " "
     return text.replace("dcgan:digits ", f"{init.model}{data}")
 

@@ -4,7 +4,7 @@ import gc
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ def _starts_ray(file: Path) -> bool:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where tests run in several processes, a file stays whole, and two groups come first.
+    """Where tests run in several processes, a file stays whole, and three groups come first.
 
-    One is of all files with tests that start Ray to serve, the other of those that start it to
-    train: a Ray has folders and ports of its own, but many at a time would be slow. xdist's groups
-    (`loadgroup`) do not reach the scheduler with pytest 9.
+    They are of the files with tests that start Ray: to serve, to train, and for Kubernetes. A Ray
+    has folders and ports of its own, but many at a time would be slow. Such tests wait much, so
+    one process more than there are cores is worth its while. xdist's groups (`loadgroup`) do not
+    reach the scheduler with pytest 9.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -46,19 +47,27 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             if not _starts_ray(config.rootpath / file):
                 return file
-            serves = file.startswith(("tests/serve/", "tests/k8s/"))
-            return "Ray Serve" if serves else "Ray Train"
+            groups = {"tests/serve/": "Ray Serve", "tests/k8s/": "Ray on Kubernetes"}
+            return next((groups[part] for part in groups if file.startswith(part)), "Ray Train")
 
     config.option.loadscopereorder = False  # by number of tests: these have few
     return ByFile(config, log)
 
 
+PROCESS_FIXTURES = {
+    *("sealed", "written", "joined", "of_channels", "store"),
+    *("words", "moods", "colours", "voices", "translator"),
+    *("rendered", "browser"),
+}
+"""Fixtures that export or publish artifacts, or start programs: their tests are no unit tests."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray come first. A test that exports a model of three modalities is slow."""
+    """Files that start Ray come first; tests with PROCESS_FIXTURES get the marker `process`."""
     items.sort(key=lambda item: not _starts_ray(item.path))
     for item in items:
-        if "joined" in getattr(item, "fixturenames", ()):
+        if not PROCESS_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("process")
 
 
@@ -70,6 +79,17 @@ def _one_thread() -> None:
     """The tests of serving load no torch, and are not made to."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_ssl_context() -> Iterator[None]:
+    """One SSL context for all clients of httpx, which loads the certificates of a hundred
+    authorities for each client otherwise, and `httpx.get()` makes a client per request."""
+    from httpx._transports import default
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "create_ssl_context", cache(default.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

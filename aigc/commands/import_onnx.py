@@ -13,7 +13,7 @@ import tyro
 from aigc.commands import licence
 from aigc.sealing import seal
 
-FACTS = ("kind", "range", "classes", "sample_rate", "layout", "shape", "default", "rename")
+FACTS = ("kind", "range", "classes", "sample_rate", "layout", "shape", "default", "rename", "axis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Options:
     licence: str = ""
     """SPDX identifier of the weights' licence; unstated if not given."""
     kind: tuple[str, ...] = ()
-    """What a tensor is, such as z=latent: latent (normal noise), uniform, label, image, audio,
+    """Kind of a tensor, such as z=latent: latent (normal noise), uniform, label, image, audio,
     vector or setting."""
     range: tuple[str, ...] = ()
     """LOW..HIGH: values of black and white of images, such as image=0..1, or least and most."""
@@ -46,6 +46,9 @@ class Options:
     """chw or hwc, the order of the axes of images, where their sizes do not tell."""
     shape: tuple[str, ...] = ()
     """Sizes of one sample, such as image=3x64x64, where the graph leaves them open."""
+    axis: tuple[str, ...] = ()
+    """NAME=MIN..MAX[:MULTIPLE[:DEFAULT]] of a size that the graph names and leaves open, and that
+    stays free, such as height=16..512:8."""
     default: tuple[str, ...] = ()
     """Value of a setting that is not given, such as scale=1."""
     rename: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from aigc import models, own_code
 from aigc.artifact import Artifact
 from aigc.config import Modality, ModelConfig, TrainConfig
+from aigc.display import printable
 from aigc.own_code import DATA, MODELS
 
 
@@ -52,19 +53,24 @@ def recorded_config(artifact: Artifact, source: str = "") -> TrainConfig:
     if manifest.model in MODELS.built_in():
         config = TrainConfig.from_json(document, models.load(manifest.model).Config)
     else:
-        facts = _facts(artifact, dict(document.get("model", {})))
+        facts = _facts(artifact, _object(document.get("model")))
         config = TrainConfig.from_json(document | {"model": facts}, RecordedModel)
     if source:
         config = replace(config, data=replace(config.data, source=own_code.find(DATA, source).name))
     elif config.data.source not in DATA.built_in():
-        name = config.data.source
-        entry = document.get("code", {}).get(name, {})
-        where = f"./{entry['file']}" if "file" in entry else name
+        name = printable(config.data.source)
+        entry = _object(_object(document.get("code")).get(config.data.source))
+        where = f"./{printable(str(entry['file']))}" if "file" in entry else name
         raise ValueError(
             f"{artifact.id} was trained on data source {name}, code that an artifact never carries"
             f" nor has run: give it with --source, such as --source {where}"
         )
     return config
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A JSON object of a manifest; {} for anything else, as a stranger may have written it."""
+    return value if isinstance(value, dict) else {}
 
 
 def _facts(artifact: Artifact, recorded: dict[str, Any]) -> dict[str, Any]:

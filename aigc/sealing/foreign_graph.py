@@ -8,18 +8,21 @@ to the tensors of the manifest, and a first run in a process of its own shows th
 the same alone and in a batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import onnx
 import psutil
 
 from aigc.artifact import preprocessing
+from aigc.artifact.axes import NO_AXES, Axis, Shape
 from aigc.artifact.manifest import ArtifactError, Signature, TensorSpec
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.artifact.trial import Bounds
 from aigc.sealing.example_inputs import example
+from aigc.sealing.free_sizes import at_default, freed_output, output_shapes, with_axes
 from aigc.sealing.graph_edits import edit_inputs, edit_outputs, free_batch, rows_alone, strip
 from aigc.sealing.hints import Hints
 from aigc.sealing.probe import APART, Probe, ProbeError, probe
@@ -63,6 +66,10 @@ def adapt(
     strip(model)
     facts, results = input_facts(model), output_facts(model)
     facts = [_with_shape(fact, hints, has_axis=not each_alone) for fact in facts]
+    named, axes = facts, dict(hints.axis)
+    if axes and each_alone:
+        raise ValueError("--axis needs a graph with a batch axis; leave out --each-alone")
+    facts = at_default(facts, axes) if axes else facts
     batch = "rows" if each_alone else _batch_axis(facts, file)
     names = _names([*facts, *results], hints)
     guesses = [
@@ -70,11 +77,18 @@ def adapt(
         for fact in facts
     ]
     _check_labels(guesses, file)
-    model, guesses, found, how = _batched(model, guesses, batch, file)
+    guesses = with_axes(guesses, named, axes) if axes else guesses
+    model, guesses, found, how = _batched(model, guesses, batch, file, axes)
+    shapes: dict[str, Shape] = {}
+    if axes:
+        specs = tuple(one.spec for one in guesses)
+        shapes = output_shapes(partial(_run_at, model, specs, axes, file), specs, axes, found)
     outputs = []
     for fact, value in zip(results, [value.name for value in model.graph.output], strict=True):
         shape = found.outputs[value].shape
         one = guess(fact, names[fact.name], shape, hints, is_input=False)
+        if axes:
+            one = freed_output(one, shapes[value])
         outputs.append(replace(one, value=value))
     edit_outputs(model, outputs)
     for one in guesses:
@@ -90,6 +104,7 @@ def adapt(
             graph=file,
             inputs=tuple(g.spec for g in guesses),
             outputs=tuple(g.spec for g in outputs),
+            axes=axes,
         ),
         converted=tuple(g.spec.name for g in (*guesses, *outputs) if g.edits),
         row_seconds=found.row_seconds,
@@ -154,7 +169,7 @@ def _row_shape(fact: TensorFacts, batch: str) -> tuple[int, ...]:
     if len(sizes) != len(shape):
         raise ArtifactError(
             f"input {fact.name!r} leaves sizes open: {shape}; give --shape {fact.name}=SIZES of one"
-            " sample, such as 3x64x64"
+            " sample, such as 3x64x64, or --axis NAME=MIN..MAX for each that stays free"
         )
     return sizes
 
@@ -189,14 +204,20 @@ def _with_preprocessing(spec: TensorSpec) -> TensorSpec:
 _Found = tuple[onnx.ModelProto, list[Guess], Probe, str]
 
 
-def _batched(model: onnx.ModelProto, guesses: list[Guess], batch: str, file: str) -> _Found:
+def _batched(
+    model: onnx.ModelProto,
+    guesses: list[Guess],
+    batch: str,
+    file: str,
+    axes: Mapping[str, Axis] = NO_AXES,
+) -> _Found:
     """The graph with its inputs of the manifest and a free batch axis, as a run shows; the guesses
     after that, the results of the run, and a line on the batch.
 
     Raises ArtifactError if no form of it runs.
     """
     if batch == "free":
-        found = _probed(model, guesses, file)
+        found = _probed(model, guesses, file, axes)
         _check_apart(found, file)
         return model, guesses, found, "free, each sample is the same alone and in a batch"
     if batch == "one":
@@ -204,12 +225,14 @@ def _batched(model: onnx.ModelProto, guesses: list[Guess], batch: str, file: str
         tried.CopyFrom(model)
         free_batch(tried)
         try:
-            found = _probed(tried, guesses, file)
+            found = _probed(tried, guesses, file, axes)
             _check_apart(found, file)
             how = "was fixed at 1, and is free now: each sample is the same alone and in a batch"
             return tried, guesses, found, how
         except ArtifactError:
             pass  # its operators name the size, or mix rows
+    if axes:
+        raise ArtifactError(f"{file} takes one sample, so its axes cannot be free; give --shape")
     has_axis = batch == "one"
     model = rows_alone(_with_sizes(model, guesses, has_axis), has_axis=has_axis)
     values = [value.name for value in model.graph.input]
@@ -231,7 +254,26 @@ def _with_sizes(model: onnx.ModelProto, guesses: list[Guess], has_axis: bool) ->
     return model
 
 
-def _probed(model: onnx.ModelProto, guesses: Sequence[Guess], file: str) -> Probe:
+def _run_at(
+    model: onnx.ModelProto,
+    inputs: tuple[TensorSpec, ...],
+    axes: Mapping[str, Axis],
+    file: str,
+    sizes: Mapping[str, int],
+) -> Probe:
+    """A run at sizes of free axes."""
+    signature = Signature(graph="", inputs=inputs, outputs=(), axes=dict(axes))
+    found = _run(model, example(signature, PROBE_ROWS, sizes), file)
+    _check_apart(found, file)
+    return found
+
+
+def _probed(
+    model: onnx.ModelProto,
+    guesses: Sequence[Guess],
+    file: str,
+    axes: Mapping[str, Axis] = NO_AXES,
+) -> Probe:
     """Edit the inputs, and run. Raises ArtifactError."""
     edit_inputs(model, guesses)
     # What other values and outputs were said to be may not hold any more.
@@ -239,7 +281,8 @@ def _probed(model: onnx.ModelProto, guesses: Sequence[Guess], file: str) -> Prob
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     inputs = tuple(one.spec for one in guesses)
-    return _run(model, example(Signature(graph="", inputs=inputs, outputs=()), PROBE_ROWS), file)
+    signature = Signature(graph="", inputs=inputs, outputs=(), axes=dict(axes))
+    return _run(model, example(signature, PROBE_ROWS), file)
 
 
 def _run(model: onnx.ModelProto, feeds: Arrays, file: str) -> Probe:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from aigc.artifact.audio_files import MAX_RATE_HZ
+from aigc.artifact.axes import Axis
 from aigc.suggest import alternatives
 
 ImportedKind = Literal["latent", "uniform", "label", "image", "audio", "vector", "setting"]
@@ -37,6 +38,8 @@ class Hints:
     default: Mapping[str, float] = field(default_factory=dict)
     """Value of a setting that is not given."""
     rename: Mapping[str, str] = field(default_factory=dict)
+    axis: Mapping[str, Axis] = field(default_factory=dict)
+    """Free axes by the name that the graph gives to an open size."""
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> "Hints":
@@ -67,7 +70,7 @@ class Hints:
     def check_names(self, known: Iterable[str]) -> None:
         """Raise ValueError if a hint names a tensor that there is not."""
         names = sorted({*known, *self.rename.values()})
-        for fact in self.__dataclass_fields__:
+        for fact in self.__dataclass_fields__.keys() - {"axis"}:
             for name in getattr(self, fact):
                 if name and name not in names:
                     flag = fact.replace("_hz", "").replace("_", "-")
@@ -118,6 +121,18 @@ def _shape(value: Any) -> tuple[int, ...]:
     return shape
 
 
+def _axis(value: Any) -> Axis:
+    """An Axis, or MIN..MAX, MIN..MAX:MULTIPLE, MIN..MAX:MULTIPLE:DEFAULT."""
+    if isinstance(value, Axis):
+        return value
+    span, *more = value.split(":")
+    low, high = map(int, span.split(".."))
+    multiple, default = (int(more[0]) if more else 1), (int(more[1]) if more[1:] else low)
+    if len(more) > 2:
+        raise ValueError
+    return Axis(min=low, max=high, multiple=multiple, default=default)
+
+
 def _rate(value: Any) -> int:
     rate = int(value)
     if not 1 <= rate <= MAX_RATE_HZ:
@@ -154,6 +169,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "layout": (_layout, "chw or hwc"),
     "shape": (_shape, "sizes such as 3x64x64"),
     "default": (float, "a number"),
+    "axis": (_axis, "NAME=MIN..MAX, MIN..MAX:MULTIPLE or MIN..MAX:MULTIPLE:DEFAULT"),
     "rename": (str, "a name"),
 }
 """By fact: how a value is read, and a description of it."""

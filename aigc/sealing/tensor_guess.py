@@ -80,7 +80,7 @@ class _Draft:
     questions: list[str] = field(default_factory=list)
 
     def hint(self, fact: str) -> Any:
-        """What the caller says of it; a fact for all tensors is one of those it can be of."""
+        """A fact that the caller gives of it; one for all tensors is for those that can have it."""
         return self.hints.of(fact, self.name, self.facts.name)
 
     @property

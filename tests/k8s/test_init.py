@@ -52,6 +52,7 @@ def test_overlay_says_what_the_flags_say(tmp_path: Path) -> None:
         model="dcgan:hinge",
         data="s3://acme/pictures",
         name="faces",
+        licence="MIT",
     )
     assert write(init) == [folder / "kustomization.yaml", folder / "keys.toml"]
     objects = list(yaml.safe_load_all(kustomize(folder)))
@@ -61,7 +62,7 @@ def test_overlay_says_what_the_flags_say(tmp_path: Path) -> None:
         *("bash", "-c", '"aigc', "train", "dcgan:hinge", "--data.path", "s3://acme/pictures"),
         *("--address", "auto", "--workers", "2..4", "--threads", "3", "--storage", "\\$AIGC_RUNS"),
         *("--name", "faces", "--resume", "&&", "aigc", "export", "\\$AIGC_RUNS/faces"),
-        *("--name", "faces", "--out", '\\$AIGC_STORE"'),
+        *("--name", "faces", "--licence", "MIT", "--out", '\\$AIGC_STORE"'),
     ]
     served = yaml.safe_load(by_kind["RayService"]["spec"]["serveConfigV2"])
     (deployment,) = served["applications"][0]["deployments"]

@@ -1,5 +1,6 @@
 """A foreign ONNX upscaler with free height and width, sealed by its signature."""
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 
 from aigc.artifact import Artifact, Signature, TensorSpec
 from aigc.artifact.axes import Axis
+from aigc.artifact.image_files import png, read_png
+from aigc.commands import import_onnx
 from aigc.sealing import seal
 from tests.sealing.foreign import node, write
+from tests.serve.client import limited, serving
 
 AXES = {name: Axis(min=4, max=40, multiple=2, default=8) for name in ("h", "w")}
 
@@ -65,3 +69,48 @@ def test_a_signature_of_other_outputs_than_the_graph_s_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="hr"):
         seal(upscaler, name="up", store=tmp_path / "store", signatures={"enlarge": signature("3")})
+
+
+def test_import_keeps_sizes_free_that_the_graph_leaves_open(
+    upscaler: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--name", "up", "--out", str(tmp_path / "store"), "--range", "0..1"]
+    axes = ["--axis", "height=4..40:2", "width=4..30:2:6"]
+    assert import_onnx.command([str(upscaler), *flags, *axes]) == 0
+    uri = capsys.readouterr().out.strip()
+    artifact = Artifact.open(uri)
+    signature = artifact.signature("transform")
+    assert signature.outputs[0].shape == (3, "2*height", "2*width")
+    assert signature.axes["width"] == Axis(min=4, max=30, multiple=2, default=6)
+    assert len(artifact.reference_sizes("transform")) >= 3
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    with serving(limited(metrics), uri) as client:
+        levels = np.random.default_rng(0).integers(0, 256, (22, 9, 3), np.uint8)
+        given = base64.b64encode(png(levels)).decode()
+        body = {"model": "up", "signature": "transform", "inputs": {"lr": given}, "format": "png"}
+        answer = client.request("POST", "/v1/samples", json=body)
+        found = read_png(answer.content)[0]
+    assert found.shape == (44, 16, 3), "the picture's own size, one column cropped"
+    lr = levels[:, :8].transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+    assert np.array_equal(
+        found, artifact.uint8("transform", artifact.run("transform", {"lr": lr}))[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("axis", "reason"),
+    [
+        ("depth=4..40", "no input has a size of that name; open sizes are: height, width"),
+        ("height=4..x", "axis must be NAME=MIN..MAX"),
+        ("height=5..40:2", "must be multiples of 2"),
+        ("height=4..40", r"leaves sizes open: .* or --axis NAME=MIN..MAX"),
+    ],
+)
+def test_import_refuses_axes_that_do_not_fit(
+    upscaler: Path, tmp_path: Path, axis: str, reason: str
+) -> None:
+    flags = ["--name", "up", "--out", str(tmp_path / "store"), "--range", "0..1"]
+    more = ["width=4..30"] if "5" in axis else []
+    with pytest.raises(ValueError, match=reason):
+        import_onnx.command([str(upscaler), *flags, "--axis", axis, *more])

@@ -95,6 +95,7 @@ ALWAYS = {name: name for name in ("model", "signature", "seed", "first_index")}
 DRAWN = ALWAYS | {"n": "n", "label": "label"}
 STOPS = {"stopping_criterion": "stop"}
 SAMPLES = DRAWN | STOPS | {"settings": "settings"}
+SIZES = {"sizes": "sizes"}
 COMPLETIONS = {
     "model": "words@1",
     "classes": "moods@1",
@@ -111,11 +112,14 @@ OIP: dict[str, Any] = {
     "has_codes": False,
 }
 PROTOCOLS = {
-    "native": http("/v1/samples", SAMPLES, writes="words@1"),
-    "native-stream": http("/v1/samples", SAMPLES, writes="words@1", fixed={"format": "ndjson"}),
+    "native": http("/v1/samples", SAMPLES | SIZES, writes="words@1"),
+    "native-stream": http(
+        "/v1/samples", SAMPLES | SIZES, writes="words@1", fixed={"format": "ndjson"}
+    ),
     "interpolate": http(
         "/v1/interpolate",
         ALWAYS
+        | SIZES
         | {"seed": "from_seed", "first_index": "index", "label": "label", "settings": "settings"},
         writes="words@1",
         fixed={"from_seed": 1, "to_seed": 2},
@@ -186,6 +190,9 @@ TABLE: dict[str, list[Bad]] = {
         texts({"top_k": 14}, "setting_out_of_range", "a whole number in [0, 13], got 14"),
         texts({"max_tokens": 0}, "setting_out_of_range", "in [1, 24], got 0"),
         texts({"max_tokens": 25}, "setting_out_of_range", "in [1, 24], got 25"),
+    ],
+    "sizes": [
+        Bad({"h": 5}, "unknown_axis", "has no axis 'h', it has: none, its sizes are fixed"),
     ],
     "stopping_criterion": [
         texts(["a"] * 5, "stop_out_of_range", "at most 4", json_only=True),
