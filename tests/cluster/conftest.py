@@ -3,9 +3,8 @@
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,11 +53,15 @@ class Nodes:
 
     def drain(self, node: Any) -> None:
         """Drain a node, as Ray sees the end of a pod or the notice of a spot instance."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
-        command += ["--address", self.address, "--node-id", node.node_id]
-        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
-        command += ["--deadline-remaining-seconds", "60"]
-        subprocess.run(command, check=True, capture_output=True)
+        from ray._raylet import GcsClient
+        from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+
+        ends_ms = int((time.time() + 60) * 1000)
+        client = GcsClient(address=self.address)
+        accepted, why_not = client.drain_node(
+            node.node_id, DRAIN_NODE_REASON_PREEMPTION, "a test", ends_ms
+        )
+        assert accepted, why_not
 
     def shutdown(self) -> None:
         """End every node."""

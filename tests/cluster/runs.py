@@ -10,6 +10,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,13 +20,13 @@ from torch import Tensor
 from aigc.training import checkpoint
 from aigc.training.run import Run
 
-TOTAL, INTERVAL = 12_800, 3200
+TOTAL, INTERVAL, REPORT = 5120, 640, 64
+"""Long enough that a run is still under way when it stops, a second or two after it was told to."""
 DIGITS = [
     *("dcgan:digits", "--workers", "2", "--samples", str(TOTAL), "--threads", "1"),
-    *("--checkpoint-interval", str(INTERVAL), "--report-interval", "320"),
+    *("--checkpoint-interval", str(INTERVAL), "--report-interval", str(REPORT)),
     *("--grid-interval", "0"),
 ]
-
 
 IMPATIENT = (
     "import sys; from aigc import cli; from cluster import trainer;"
@@ -94,7 +95,12 @@ def train_workers(of: psutil.Process) -> list[psutil.Process]:
         children = of.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-    return [child for child in children if "TrainWorker" in " ".join(child.cmdline())]
+    found = []
+    for child in children:
+        with suppress(psutil.Error):  # Ray ends idle workers as it likes
+            if "TrainWorker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def wait_until_beyond(run: Run, samples: int, process: "subprocess.Popen[str]") -> None:
