@@ -161,6 +161,8 @@ def test_models_of_the_page_keep_the_contract(name: str, tmp_path: Path) -> None
 class Threads:
     """Workers of one batch as threads of this process."""
 
+    overlaps = False
+
     def __init__(self, rank: int, world_size: int, meeting: threading.Barrier, parts: Any) -> None:
         self.rank, self.world_size = rank, world_size
         self.device = torch.device("cpu")

@@ -238,7 +238,6 @@ def test_nested_graphs_are_bounded() -> None:
         ("LabelEncoder", "ai.onnx.ml"),
         ("Adagrad", "ai.onnx.preview.training"),
         ("StringConcat", ""),
-        ("RandomNormal", ""),
         ("ImageDecoder", ""),
         ("SequenceConstruct", ""),
         ("ConcatFromSequence", ""),
@@ -259,6 +258,12 @@ def test_operators_outside_numeric_onnx_are_refused(op: str, domain: str) -> Non
     graph = doubling(0)
     graph.functions[0].node.append(node(op, ["x"], ["strange"], domain=domain))
     refused(graph, message)
+
+
+def test_operators_that_draw_random_numbers_are_refused() -> None:
+    drawn = node("RandomNormal", [], ["drawn"], shape=[1])
+    message = "draws random numbers by 'RandomNormal', which no seed determines"
+    refused(model([*zeros_graph("before"), drawn]), message)
 
 
 SIZED = {

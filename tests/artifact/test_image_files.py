@@ -43,7 +43,15 @@ MADE_BY = Provenance(
     artifact="digits@3", digest="ab" * 32, signature="sample", seed=2**63 - 1, index=7, label=3
 )
 
-GRIDS_AND_INTERPOLATIONS = ("labels", "columns", "to_seed", "to_label", "given", "settings")
+GRIDS_AND_INTERPOLATIONS = (
+    "labels",
+    "columns",
+    "to_seed",
+    "to_label",
+    "given",
+    "settings",
+    "sizes",
+)
 
 
 @given(image=PIXELS, seed=st.integers(0, 2**63 - 1), label=st.none() | st.integers(0, 9))

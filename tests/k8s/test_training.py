@@ -87,9 +87,9 @@ def test_entrypoint_survives_shell_quoting(
     flags = "--address auto --workers 2..4 --threads 3 --storage s3://b/runs"
     assert ran.read_text().splitlines() == [
         f"train dcgan:digits {flags} --name digits --resume",
-        "export s3://b/runs/digits --name digits --out s3://b/store",
+        "export s3://b/runs/digits --name digits --licence Apache-2.0 --out s3://b/store",
         f"train dcgan:digits {flags} --name digits-{week} --resume",
-        f"export s3://b/runs/digits-{week} --name digits --out s3://b/store",
+        f"export s3://b/runs/digits-{week} --name digits --licence Apache-2.0 --out s3://b/store",
     ]
 
 

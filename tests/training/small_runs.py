@@ -95,6 +95,8 @@ def write_checkpoint(folder: Path, samples: int, keep: int = 3, **facts: Any) ->
 class Half:
     """The gradients of one of two workers, weighted by its share, kept to be added by hand."""
 
+    overlaps = False
+
     def __init__(self, rank: int) -> None:
         self.rank, self.world_size, self.device = rank, 2, torch.device("cpu")
         self.seen: list[Tensor] = []
