@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from aigc.artifact import Artifact, Store, signing
+from aigc.artifact.precision import ReducedPrecision
 from aigc.commands import evaluate as evaluation
 from aigc.commands import export as exporting
 from aigc.commands.licence import ask, checked
@@ -18,6 +20,8 @@ def export(
     version: str = "",
     out: str | Path = "artifacts",
     licence: str = "",
+    precision: ReducedPrecision | Literal["float32"] = "float32",
+    max_quality_loss: float | None = None,
     weights: bool = False,
     sign: str = "",
 ) -> Artifact:
@@ -25,12 +29,14 @@ def export(
 
     run: a Run, its folder, or its URI on an object store. version: by default one more than the
     newest of that name. out: the store, a folder or an object-store URI. licence: SPDX identifier
-    of the weights' licence, unstated if not given. weights: also store the weights of the whole
-    model, so that runs can start from the artifact. sign: private key (PEM) to sign it with; needs
-    aigc[sign].
+    of the weights' licence, unstated if not given. precision: numbers inside of the graphs, whose
+    cost the manifest states: float16, int8 (weights alone) or int8-conv. max_quality_loss: share by
+    which reduced samples may be further from the training data than those of float32. weights: also
+    store the weights of the whole model, so that runs can start from the artifact. sign: private
+    key (PEM) to sign it with; needs aigc[sign].
 
-    Raises ValueError if the run has no checkpoint, the version exists already, or the graph differs
-    from torch by more than the parity budget.
+    Raises ValueError if the run has no checkpoint, the version exists already, the graph differs
+    from torch by more than the parity budget, or reduced precision loses more than is allowed.
     """
     run = run if isinstance(run, Run) else Run.open(str(run))
     uri = exporting.export(
@@ -39,6 +45,8 @@ def export(
         version=version,
         store=Store(str(out)),
         licence=checked(licence),
+        precision=precision,
+        max_quality_loss=max_quality_loss,
         weights=weights,
         sign=sign,
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from aigc.artifact.precision import Precision as Precision
 from aigc.artifact.signature import DRAWN as DRAWN
 from aigc.artifact.signature import MAX_CLASSES as MAX_CLASSES
 from aigc.artifact.signature import MAX_VALUES as MAX_VALUES
@@ -99,6 +100,8 @@ class Manifest:
     training: Training | None = None
     """None for an imported artifact: its model was trained elsewhere. Since format version 2."""
     metrics: dict[str, float] = field(default_factory=dict)
+    precision: Precision | msgspec.UnsetType = msgspec.UNSET
+    """Precision below float32, and its cost. Since format version 2; unset for float32."""
     files: dict[str, File] = field(default_factory=dict)
     """All files but the manifest, by path in the folder; empty until sealed."""
     format_version: int = 1
@@ -113,6 +116,8 @@ class Manifest:
             odd = "\\" in name or "\0" in name or not path.parts
             if path.is_absolute() or ".." in path.parts or odd:
                 raise ArtifactError(f"file {name!r} of the manifest lies outside the artifact")
+        if isinstance(self.precision, Precision) and self.precision.loss.keys() - self.signatures:
+            raise ArtifactError("precision states the loss of a signature that is not there")
         for name, signature in self.signatures.items():
             if signature.graph not in self.files and self.files:
                 raise ArtifactError(f"graph {signature.graph!r} of signature {name!r} is no file")
@@ -167,7 +172,8 @@ class Manifest:
 def needed_version(manifest: Manifest) -> int:
     """Lowest format version that has everything that a manifest uses."""
     has_axes = any(signature.axes for signature in manifest.signatures.values())
-    return 2 if manifest.training is None or has_axes else 1
+    is_reduced = manifest.precision is not msgspec.UNSET
+    return 2 if manifest.training is None or has_axes or is_reduced else 1
 
 
 def check_name(name: str) -> None:

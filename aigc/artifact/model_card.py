@@ -1,6 +1,7 @@
 """The model card of an artifact, generated from its manifest."""
 
 from aigc.artifact.manifest import Manifest, TensorSpec
+from aigc.artifact.precision import Precision, QualityLoss
 from aigc.artifact.sampling_inputs import is_picture
 
 _LIMITS = {
@@ -31,6 +32,7 @@ def card(manifest: Manifest) -> str:
             for name, s in m.signatures.items()
         ),
         "",
+        *_precision(m),
         "## Metrics",
         "",
         *(
@@ -79,6 +81,38 @@ def _origin(m: Manifest) -> str:
 def _parity(m: Manifest, signature: str) -> str:
     """Distance to the torch module; it is absent for a model that came as ONNX."""
     return f"{m.parity[signature].max_abs:.1e}" if signature in m.parity else "no torch module"
+
+
+def _precision(m: Manifest) -> list[str]:
+    """Lines on reduced precision and its cost; none for float32."""
+    if not isinstance(m.precision, Precision):
+        return []
+    quality = m.precision.quality
+    return [
+        "## Precision",
+        "",
+        f"The graphs are reduced to `{m.precision.name}`. The column above is of the float32 graphs"
+        " that they were made from; their own outputs differ from float32 by:",
+        "",
+        "| signature | largest difference | mean, of a half span | pixels or texts that differ"
+        " | largest of 255 |",
+        "|---|---|---|---|---|",
+        *(
+            f"| `{name}` | {loss.max_abs:.1e} | {loss.mean_loss:.1e} | {loss.uint8_mismatch:.2%}"
+            f" | {loss.uint8_max} |"
+            for name, loss in m.precision.loss.items()
+        ),
+        "",
+        *(
+            [
+                "Distance of samples to the training data (lower is better):"
+                f" {quality.reduced:.4g}, of float32 {quality.float32:.4g}.",
+                "",
+            ]
+            if isinstance(quality, QualityLoss)
+            else []
+        ),
+    ]
 
 
 def _usage(m: Manifest) -> list[str]:

@@ -21,6 +21,7 @@ from aigc.artifact.manifest import (
     Signature,
 )
 from aigc.artifact.outputs import check_shapes
+from aigc.artifact.precision import Precision
 from aigc.artifact.references import read_references, reference_file, reference_sizes
 from aigc.artifact.runtime import ort
 from aigc.artifact.sampling_inputs import Arrays, ArtifactSpec
@@ -236,13 +237,17 @@ class Artifact(ArtifactSpec):
         single = {k: np.concatenate([part[k] for part in alone]) for k in together}
         measured = [compare(spec, expected, outputs) for outputs in (together, single)]
         worst = max(measured, key=lambda r: r.max_abs)
-        allowed = tolerance(spec)
+        allowed = tolerance(spec) + self._replay_loss(name)
         if not worst.max_abs <= allowed:
             raise ArtifactError(
                 f"{self.id} does not reproduce its references on this machine: signature"
                 f" {name!r}{at} is off by {worst.max_abs:.2g}, allowed is {allowed:.0e}"
             )
         return worst
+
+    def _replay_loss(self, signature: str) -> float:
+        precision = self.manifest.precision
+        return precision.replay_loss(signature) if isinstance(precision, Precision) else 0.0
 
     def reference_sizes(self, signature: str) -> list[dict[str, int]]:
         """Sizes of which there are references, first the default ones; [{}] for fixed shapes.

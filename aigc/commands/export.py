@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from safetensors.torch import save_file
@@ -16,11 +17,15 @@ from safetensors.torch import save_file
 from aigc import own_code
 from aigc.artifact import Manifest, Signature, Store, TensorSpec, preprocessing, signing
 from aigc.artifact.manifest import UNSTATED, WEIGHTS, Training, check_name
+from aigc.artifact.precision import ReducedPrecision
 from aigc.commands import licence
+from aigc.commands.quality_loss import judge
+from aigc.config import TrainConfig, require
 from aigc.data_report import facts as data_facts
 from aigc.model import GenerativeModel
 from aigc.sealing.artifact_folder import seal_graphs
 from aigc.sealing.onnx_export import run_module, write_graphs
+from aigc.sealing.precision import Reduction
 from aigc.training.run import Run
 
 
@@ -38,10 +43,20 @@ class Options:
     """Store: a folder or an object-store URI."""
     licence: str = ""
     """SPDX identifier of the weights' licence; unstated if not given."""
+    precision: Literal["float32", "float16", "int8", "int8-conv"] = "float32"
+    """Numbers inside of the graphs. float16: half the bytes. int8: weights alone, a quarter.
+    int8-conv: also what convolutions take, which CPUs compute faster. The manifest states what they
+    cost."""
+    max_quality_loss: float | None = None
+    """With --precision: measure the distance of samples to the training data, and refuse one that
+    is larger than float32's by more than this share of it, such as 0.05. May take minutes."""
     weights: bool = False
     """Also store the weights of the whole model, so that runs can start from the artifact."""
     sign: str = ""
     """Private key (PEM, of an elliptic curve) to sign it with; needs aigc[sign]."""
+
+    def __post_init__(self) -> None:
+        _check_loss(self.precision, self.max_quality_loss)
 
 
 def command(argv: list[str]) -> int:
@@ -53,6 +68,8 @@ def command(argv: list[str]) -> int:
         version=options.version,
         store=Store(options.out),
         licence=licence.checked(options.licence),
+        precision=options.precision,
+        max_quality_loss=options.max_quality_loss,
         weights=options.weights,
         sign=options.sign,
     )
@@ -68,14 +85,18 @@ def export(
     version: str = "",
     store: Store,
     licence: str = UNSTATED,
+    precision: ReducedPrecision | Literal["float32"] = "float32",
+    max_quality_loss: float | None = None,
     weights: bool = False,
     sign: str = "",
 ) -> str:
     """Export a run's newest checkpoint into a store. Returns the URI of the artifact.
 
     `sign` is a private key. Raises ValueError if the run has no checkpoint, the version exists
-    already, a graph exceeds the parity budget, or signing fails; nothing is published then.
+    already, a graph exceeds the parity budget or cannot be reduced, reduced graphs lose more
+    quality than allowed, or signing fails; nothing is published then.
     """
+    _check_loss(precision, max_quality_loss)
     if sign:
         signing.check_key(sign)
     check_name(name)
@@ -109,18 +130,53 @@ def export(
         if weights:
             named = {name: value.contiguous() for name, value in model.state_dict().items()}
             save_file(named, folder / WEIGHTS)
-        write_artifact(model, tuple(facts["data"]["classes"]), manifest, folder)
+        reduction = _reduction(config, model, precision, max_quality_loss)
+        write_artifact(model, tuple(facts["data"]["classes"]), manifest, folder, reduction)
         if sign:
             signing.sign(folder, sign)
         return store.publish(folder)
 
 
+def _reduction(
+    config: TrainConfig,
+    model: GenerativeModel,
+    precision: ReducedPrecision | Literal["float32"],
+    max_quality_loss: float | None,
+) -> Reduction | None:
+    """The reduction to a precision, with a judge if a quality loss is given; None for float32."""
+    if precision == "float32":
+        return None
+    if max_quality_loss is None:
+        return Reduction(precision)
+    part = model.exports().get("sample")
+    signature = part.signature if part else None
+    return Reduction(precision, judge(config, signature, precision, max_quality_loss))
+
+
+def _check_loss(precision: str, max_quality_loss: float | None) -> None:
+    """Raise ValueError for a quality loss that is none, or of float32."""
+    if max_quality_loss is None:
+        return
+    require(
+        max_quality_loss >= 0,
+        f"max_quality_loss is a share of float32's distance and >= 0, got {max_quality_loss}",
+    )
+    require(
+        precision != "float32",
+        "max_quality_loss has no effect on float32; give a precision of float16, int8 or int8-conv",
+    )
+
+
 def write_artifact(
-    model: GenerativeModel, classes: tuple[str, ...], manifest: Manifest, folder: Path
+    model: GenerativeModel,
+    classes: tuple[str, ...],
+    manifest: Manifest,
+    folder: Path,
+    reduction: Reduction | None = None,
 ) -> Manifest:
     """Write a model in eval mode as a sealed folder; `manifest` holds name and provenance.
 
-    Raises ValueError if a graph exceeds the parity budget.
+    Raises ValueError if a graph exceeds the parity budget or cannot be reduced.
     """
     data = manifest.training.data if manifest.training else {}
     vocabulary = tuple(data.get("vocabulary", ()))
@@ -132,7 +188,7 @@ def write_artifact(
     write_graphs(exports, folder)
     signatures = {name: part.signature for name, part in exports.items()}
     modules = {name: partial(run_module, part) for name, part in exports.items()}
-    return seal_graphs(signatures, manifest, folder, modules)
+    return seal_graphs(signatures, manifest, folder, modules, reduction=reduction)
 
 
 def _with_facts(

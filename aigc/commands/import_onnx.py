@@ -6,7 +6,7 @@ neither names nor shapes tell. Needs onnx, not torch.
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -55,6 +55,10 @@ class Options:
     """Name of a tensor in the artifact, such as input.1=image."""
     each_alone: bool = False
     """The graph takes one sample, without a batch axis: run it on each by itself."""
+    precision: Literal["float32", "float16", "int8", "int8-conv"] = "float32"
+    """Numbers inside of the graphs. float32: as they are. float16: half the bytes. int8: weights
+    alone, a quarter. int8-conv: also what convolutions take, which CPUs compute faster.
+    The manifest states what they cost."""
     sign: str = ""
     """Private key (PEM, of an elliptic curve) to sign it with; needs aigc[sign]."""
 
@@ -75,6 +79,7 @@ def command(argv: list[str]) -> int:
         store=options.out,
         licence=licence.checked(options.licence),
         each_alone=options.each_alone,
+        precision=options.precision,
         sign=options.sign,
         say=lambda line: print(line, file=sys.stderr),
         **facts,

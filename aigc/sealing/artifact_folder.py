@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
 from aigc.artifact import Manifest, Signature, autoregressive
 from aigc.artifact.image_files import grid, png, to_uint8
@@ -19,6 +20,7 @@ from aigc.artifact.sampling_inputs import Arrays
 from aigc.sealing.example_inputs import at_most, example, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
 from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_at_sizes
+from aigc.sealing.precision import Reduction, reduce_graphs
 from aigc.sealing.reproducibility import measure_at_sizes
 
 REFERENCES = 16
@@ -41,30 +43,46 @@ def seal_graphs(
     modules: Mapping[str, Module] | None = None,
     *,
     rows: int = PARITY_SAMPLES,
+    reduction: Reduction | None = None,
 ) -> Manifest:
     """Seal a folder that holds the signatures' graphs; `manifest` has name and provenance.
 
-    Parity is proven on up to `rows` samples for the signatures that have a module. Raises
-    ValueError if a graph exceeds the parity budget.
+    Parity is proven on up to `rows` samples for the signatures that have a module; then graphs are
+    reduced by `reduction`, and all else is of the reduced ones. Raises ValueError if a graph
+    exceeds the parity budget or cannot be reduced.
     """
     modules = modules or {}
+    most = {name: PARITY_TEXTS if s.step else rows for name, s in signatures.items()}
     parity: dict[str, Parity] = {}
     reproducibility: dict[str, Reproducibility] = {}
     (folder / "references").mkdir()
+    for name in filter(modules.__contains__, signatures):
+        run = _runner(folder, signatures, name)
+        parity[name] = prove_at_sizes(name, signatures[name], run(1), modules[name], most[name])
+    precision = reduce_graphs(signatures, folder, modules, reduction, most) if reduction else UNSET
     for name, signature in signatures.items():
-        step = signatures[signature.step] if signature.step else None
-        run = runner((folder / signature.graph).read_bytes(), signature, step)
-        most = PARITY_TEXTS if step else rows
-        if name in modules:
-            parity[name] = prove_at_sizes(name, signature, run(1), modules[name], most)
-        reproducibility[name] = measure_at_sizes(signature, run, most)
+        run = _runner(folder, signatures, name)
+        reproducibility[name] = measure_at_sizes(signature, run, most[name])
         _write_references(folder, name, signature, run(1))
     manifest = replace(
-        manifest, signatures=dict(signatures), parity=parity, reproducibility=reproducibility
+        manifest,
+        signatures=dict(signatures),
+        parity=parity,
+        reproducibility=reproducibility,
+        precision=precision,
     )
     _write_picture(folder, manifest)
     (folder / "README.md").write_text(card(manifest))
     return seal(folder, manifest)
+
+
+def _runner(
+    folder: Path, signatures: Mapping[str, Signature], name: str
+) -> Callable[[int], autoregressive.Run]:
+    """Function from a number of threads to a runner of one signature's graph in the folder."""
+    signature = signatures[name]
+    step = signatures[signature.step] if signature.step else None
+    return runner((folder / signature.graph).read_bytes(), signature, step)
 
 
 def _write_references(

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 import psutil
@@ -21,6 +21,7 @@ import psutil
 from aigc.artifact import Manifest, Signature, Store, signing
 from aigc.artifact.folder import SealedFolder
 from aigc.artifact.manifest import IMPORTED, UNSTATED, check_name
+from aigc.artifact.precision import ReducedPrecision
 from aigc.artifact.trial import Bounds, try_out
 from aigc.files import expanded
 from aigc.sealing.artifact_folder import Module, seal_graphs
@@ -35,6 +36,7 @@ from aigc.sealing.foreign_graph import (
 from aigc.sealing.hints import Hints
 from aigc.sealing.onnx_file import read_onnx
 from aigc.sealing.parity import PARITY_SAMPLES
+from aigc.sealing.precision import Reduction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,6 +63,7 @@ def seal(
     signatures: Mapping[str, Signature] | None = None,
     example_inputs: "Tensor | Sequence[Tensor] | Mapping[str, Sequence[Tensor]] | None" = None,
     each_alone: bool = False,
+    precision: ReducedPrecision | Literal["float32"] = "float32",
     sign: str = "",
     say: Say = log.info,
     **facts: Any,
@@ -73,7 +76,9 @@ def seal(
     sequence for each. What the graph does not tell is told by `facts`: `kind`, `range`, `classes`,
     `sample_rate`, `layout`, `shape`, `default` and `rename`, each a value for all tensors or a dict
     by name, as `aigc import` takes them; or by whole `signatures`. `each_alone`: the graph has no
-    batch axis. `sign`: a private key. `say` is called with lines on what was found.
+    batch axis. `precision` of the graphs' numbers, float32 as they are: float16, int8 (weights
+    alone) or int8-conv, whose cost the manifest states. `sign`: a private key. `say` is called with
+    lines on what was found.
 
     A module is exported and proven equal to its graph; for an ONNX file the manifest states no
     parity. Raises ValueError, and publishes nothing, for what no artifact may be, for facts that
@@ -109,7 +114,9 @@ def seal(
             if not isinstance(source, str | Path):
                 modules[key] = _module(source, graph, graphs[key])
         manifest = _manifest(name, version, licence, ", ".join(map(_origin, sources.values())))
-        seal_graphs(graphs, manifest, folder, modules, rows=_num_rows(seconds, bool(modules)))
+        reduction = None if precision == "float32" else Reduction(precision)
+        rows = _num_rows(seconds, bool(modules))
+        seal_graphs(graphs, manifest, folder, modules, rows=rows, reduction=reduction)
         _try(folder)
         if sign:
             signing.sign(folder, sign)

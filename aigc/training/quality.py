@@ -1,6 +1,8 @@
 """Quality during training: how far samples are from real ones, by aigc/metrics/<modality>.py."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aigc import data
-from aigc.artifact import latents
+from aigc.artifact import Signature, latents
 from aigc.artifact.axes import free_positions
-from aigc.artifact.sampling_inputs import setting
+from aigc.artifact.sampling_inputs import Arrays, setting
 from aigc.config import TrainConfig
 from aigc.data import Dataset, Source
 from aigc.metrics import Distance, distance_to
@@ -21,6 +23,9 @@ SAMPLES = 1000
 """Samples generated for one measurement."""
 REAL_ROWS = 10_000
 """Largest number of real rows that samples are compared with."""
+
+Generator = Callable[[range, Tensor], dict[str, NDArray[Any]]]
+"""Function from indices and classes, as generate() takes them, to samples by output."""
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +48,14 @@ class Quality:
         The first call trains the feature extractor, which may take minutes; if that fails, later
         calls return None.
         """
+        return self.of_samples(partial(generate, model))
+
+    def of_samples(self, generator: Generator) -> float | None:
+        """measure() of what generates samples by other means than a model, such as a graph."""
         if not self._prepared:
             self._prepared = True
             self._distance = self._prepare()
-        return None if self._distance is None else self._distance(self._generated(model))
+        return None if self._distance is None else self._distance(self._generated(generator))
 
     @property
     def note(self) -> str:
@@ -74,10 +83,10 @@ class Quality:
             sample_rate_hz=getattr(self._source, "sample_rate_hz", 0),
         )
 
-    def _generated(self, model: GenerativeModel, batch: int = 250) -> NDArray[Any]:
+    def _generated(self, generator: Generator, batch: int = 250) -> NDArray[Any]:
         """Samples in the source's form: records if it has several modalities."""
         starts = range(0, SAMPLES, batch)
-        parts = [generate(model, range(i, i + batch), torch.arange(batch)) for i in starts]
+        parts = [generator(range(i, i + batch), torch.arange(batch)) for i in starts]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not self._records:
             return next(iter(arrays.values()))
@@ -96,23 +105,13 @@ def generate(model: GenerativeModel, indices: range, turn: Tensor) -> dict[str, 
     """
     like = next(model.parameters())
     part = model.exports()["sample"]
-    named, inputs = part.signature, []
-    signature = named.at(named.sizes({}))
-    for spec, free in zip(signature.inputs, named.inputs, strict=True):
-        if spec.kind == "label":
-            inputs.append(turn.to(like.device) % model.config.num_classes)
-            continue
-        if spec.kind == "setting":
-            chosen = setting(spec, spec.default, len(indices))
-            inputs.append(torch.from_numpy(chosen).to(like.device))
-            continue
-        uniform = spec.kind == "uniform"
-        drawn = (
-            latents.uniform(0, indices, spec.fixed_shape, spec.name, free_positions(free.shape))
-            if uniform
-            else latents.normal(0, indices, spec.fixed_shape, free=free_positions(free.shape))
-        )
-        inputs.append(torch.from_numpy(drawn).to(like))
+    drawn = draw(part.signature, indices, turn.cpu().numpy() % max(1, model.config.num_classes))
+    inputs = [
+        torch.from_numpy(value).to(like)
+        if spec.kind not in ("label", "setting")
+        else torch.from_numpy(value).to(like.device)
+        for spec, value in zip(part.signature.inputs, drawn.values(), strict=True)
+    ]
     # exports() makes constants where torch makes tensors by default.
     module = part.module.to(like.device)
     with torch.no_grad():
@@ -122,3 +121,21 @@ def generate(model: GenerativeModel, indices: range, turn: Tensor) -> dict[str, 
         spec.name: (value.float() if value.is_floating_point() else value).cpu().numpy()
         for spec, value in zip(part.signature.outputs, outputs, strict=True)
     }
+
+
+def draw(named: Signature, indices: range, labels: NDArray[np.int64]) -> Arrays:
+    """Inputs of samples `indices` of seed 0 by name, with `labels` (n,) for classes."""
+    inputs: Arrays = {}
+    signature = named.at(named.sizes({}))
+    for spec, free in zip(signature.inputs, named.inputs, strict=True):
+        if spec.kind == "label":
+            inputs[spec.name] = labels
+        elif spec.kind == "setting":
+            inputs[spec.name] = setting(spec, spec.default, len(indices))
+        elif spec.kind == "uniform":
+            places = free_positions(free.shape)
+            inputs[spec.name] = latents.uniform(0, indices, spec.fixed_shape, spec.name, places)
+        else:
+            places = free_positions(free.shape)
+            inputs[spec.name] = latents.normal(0, indices, spec.fixed_shape, free=places)
+    return inputs

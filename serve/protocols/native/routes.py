@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from aigc.artifact.manifest import Reproducibility, Signature
+from aigc.artifact.precision import Precision
 from aigc.artifact.sampling_inputs import Arrays
 from serve import whole_numbers
 from serve.errors import HTTPError
@@ -195,6 +196,8 @@ class ModelSummary(msgspec.Struct, kw_only=True):
     reproducibility: dict[str, Reproducibility]
     """By signature, as measured by the replica that responded."""
     metrics: dict[str, float]
+    precision: Precision | msgspec.UnsetType = msgspec.UNSET
+    """Precision of graphs below float32, and its cost; absent for float32."""
     object: Literal["model"] = "model"
     owned_by: Literal["aigc"] = "aigc"
 
@@ -438,6 +441,7 @@ def summary(hosted: HostedModel) -> ModelSummary:
         signatures=manifest.signatures,
         reproducibility=artifact.reproducibility,
         metrics=manifest.metrics,
+        precision=manifest.precision,
     )
 
 

@@ -1,0 +1,180 @@
+"""Reduced precision of an artifact's graphs, measured against those of float32.
+
+precision = reduce_graphs(signatures, folder, modules, Reduction("int8"), {"sample": 1024})
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from aigc.artifact import Signature, TensorSpec, autoregressive
+from aigc.artifact.image_files import to_uint8
+from aigc.artifact.precision import (
+    MAX_MEAN_LOSS,
+    MAX_TEXTS,
+    Precision,
+    PrecisionLoss,
+    QualityLoss,
+    ReducedPrecision,
+)
+from aigc.artifact.sampling_inputs import Arrays
+from aigc.sealing.example_inputs import example, num_examples, proved_sizes
+from aigc.sealing.graph_runner import run_in_batches, runner
+from aigc.sealing.reduced_graph import has_conv, reduce_graph
+
+CALIBRATION = 64
+"""Samples from which int8-conv takes ranges."""
+
+Judge = Callable[[autoregressive.Run, autoregressive.Run], QualityLoss]
+"""Quality of `sample`, of float32 and reduced, from runners of both graphs."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A precision to reduce graphs to, and what judges the quality, if anything does."""
+
+    name: ReducedPrecision
+    judge: Judge | None = None
+
+
+def reduce_graphs(
+    signatures: Mapping[str, Signature],
+    folder: Path,
+    modules: Mapping[str, Callable[[Arrays], Arrays]],
+    reduction: Reduction,
+    rows: Mapping[str, int],
+) -> Precision:
+    """Replace every graph by a reduced one, and measure what that costs.
+
+    The loss is measured on up to `rows` samples of each signature, against its module if it has
+    one, else against its float32 graph. Raises ValueError for graphs that cannot be reduced, or
+    give numbers that are not finite or far from those of float32, and what the judge raises.
+    """
+    files = {
+        signature.graph: (folder / signature.graph).read_bytes()
+        for signature in signatures.values()
+    }
+    if reduction.name == "int8-conv" and not any(map(_has_conv, files.values())):
+        raise ValueError("no graph has a Conv to quantise; take --precision int8, weights alone")
+    reduced = {
+        file: _reduced(file, data, _calibration(signatures, file), reduction.name)
+        for file, data in files.items()
+    }
+    if reduced == files:
+        raise ValueError("there are no weights worth reducing; leave out --precision")
+    loss, runs = {}, {}
+    for name, signature in signatures.items():
+        step = signatures[signature.step] if signature.step else None
+        before, after = (
+            runner(graphs[signature.graph], signature, step)(1) for graphs in (files, reduced)
+        )
+        runs[name] = before, after
+        loss[name] = _loss(
+            name, signature, modules.get(name, before), after, rows[name], reduction.name
+        )
+    quality = reduction.judge(*runs["sample"]) if reduction.judge else None
+    for file, data in reduced.items():
+        (folder / file).write_bytes(data)
+    return Precision(
+        name=reduction.name, loss=loss, quality=msgspec.UNSET if quality is None else quality
+    )
+
+
+def _has_conv(data: bytes) -> bool:
+    return has_conv(onnx.load_model_from_string(data).graph)
+
+
+def _calibration(signatures: Mapping[str, Signature], file: str) -> list[Arrays]:
+    """Inputs of the graph in a file, at each size of free axes."""
+    signature = next(s for s in signatures.values() if s.graph == file)
+    taken = signatures[signature.step] if signature.step else signature
+    return [
+        example(taken, num_examples(taken, sizes, CALIBRATION), sizes)
+        for sizes in proved_sizes(taken)
+    ]
+
+
+def _reduced(file: str, data: bytes, calibration: list[Arrays], name: ReducedPrecision) -> bytes:
+    """The reduced graph. Raises ValueError, naming the file, whatever a converter raises."""
+    try:
+        return reduce_graph(data, name, calibration)
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be reduced to {name}: {error}") from error
+    except Exception as error:  # of protobuf, onnx and onnxruntime, without a common base
+        reason = " ".join(f"{error}".split())[:300]
+        raise ValueError(
+            f"{file} cannot be reduced to {name}: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _loss(
+    name: str,
+    signature: Signature,
+    reference: Callable[[Arrays], Arrays],
+    run: autoregressive.Run,
+    rows: int,
+    precision: ReducedPrecision,
+) -> PrecisionLoss:
+    """Loss of one signature, the worst of all sizes."""
+    found = []
+    for sizes in proved_sizes(signature):
+        inputs = example(signature, num_examples(signature, sizes, rows), sizes)
+        try:
+            expected, actual = reference(inputs), run_in_batches(run, inputs)
+        except Exception as error:  # of onnxruntime, without a common base
+            reason = " ".join(f"{error}".split())[:300]
+            raise ValueError(f"signature {name!r} does not run in {precision}: {reason}") from error
+        found += [
+            _distance(name, spec, expected[spec.name], actual[spec.name], precision)
+            for spec in signature.outputs
+        ]
+    return PrecisionLoss(
+        max_abs=max(one.max_abs for one in found),
+        mean_loss=max(one.mean_loss for one in found),
+        uint8_mismatch=max(one.uint8_mismatch for one in found),
+        uint8_max=max(one.uint8_max for one in found),
+        samples=max(one.samples for one in found),
+    )
+
+
+def _distance(
+    name: str, spec: TensorSpec, a: NDArray[np.float32], b: NDArray[np.float32], precision: str
+) -> PrecisionLoss:
+    """Distance of an output from that of float32. Raises ValueError beyond the bounds."""
+    if spec.dtype == "int64":
+        differ = float((a != b).reshape(len(a), -1).any(1).mean())
+        if differ > MAX_TEXTS:
+            raise ValueError(
+                f"signature {name!r} differs in {precision} for {differ:.0%} of rows of"
+                f" {spec.name!r} (allowed {MAX_TEXTS:.0%}); take another precision"
+            )
+        return PrecisionLoss(
+            max_abs=0, mean_loss=0, uint8_mismatch=differ, uint8_max=0, samples=len(a)
+        )
+    error = np.abs(a - b) / (1 if spec.range is not None else 1 + np.abs(a))
+    span = 1 if spec.range is None else (spec.range[1] - spec.range[0]) / 2 or 1
+    mean = float(error.mean(dtype=np.float64)) / span
+    if not (np.isfinite(b).all() and mean <= MAX_MEAN_LOSS):
+        what = f"is {mean:.2g} from float32 on average" if np.isfinite(mean) else "is not finite"
+        raise ValueError(
+            f"{spec.name!r} of signature {name!r} {what} in {precision}, allowed is"
+            f" {MAX_MEAN_LOSS:g} of half its span; take another precision"
+        )
+    mismatch, most = 0.0, 0
+    if spec.kind == "image" and spec.range is not None:
+        x, y = (to_uint8(values, *spec.range).astype(np.int16) for values in (a, b))
+        inside = ~((x == y) & ((x == 0) | (x == 255)))
+        mismatch = float((x != y).sum() / max(1, inside.sum()))
+        most = int(np.abs(x - y).max())
+    return PrecisionLoss(
+        max_abs=float(error.max()),
+        mean_loss=mean,
+        uint8_mismatch=mismatch,
+        uint8_max=most,
+        samples=len(a),
+    )
