@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from aigc.artifact.manifest import Reproducibility, Signature
+from aigc.artifact.providers import Provider
 from aigc.artifact.sampling_inputs import Arrays
 from serve import whole_numbers
 from serve.errors import HTTPError
@@ -194,6 +195,9 @@ class ModelSummary(msgspec.Struct, kw_only=True):
     signatures: dict[str, Signature]
     reproducibility: dict[str, Reproducibility]
     """By signature, as measured by the replica that responded."""
+    provider: Provider
+    """Execution provider that runs it; auto in another pool that leaves the choice to its
+    replicas."""
     metrics: dict[str, float]
     object: Literal["model"] = "model"
     owned_by: Literal["aigc"] = "aigc"
@@ -437,6 +441,7 @@ def summary(hosted: HostedModel) -> ModelSummary:
         licence=manifest.licence,
         signatures=manifest.signatures,
         reproducibility=artifact.reproducibility,
+        provider=hosted.provider,
         metrics=manifest.metrics,
     )
 
