@@ -30,8 +30,9 @@ NAMES: dict[Taken, str] = {
 }
 """onnxruntime's names. Each provider leaves the nodes that it lacks to those behind it."""
 INSTALL = {
-    "cuda": "onnxruntime-gpu in place of onnxruntime",
-    "tensorrt": "onnxruntime-gpu in place of onnxruntime, and TensorRT 10 (pip install tensorrt)",
+    "cuda": "onnxruntime-gpu in place of onnxruntime (the image aigc-serve-gpu has it)",
+    "tensorrt": "onnxruntime-gpu in place of onnxruntime (the image aigc-serve-gpu has it), and"
+    " TensorRT 10 (pip install tensorrt)",
 }
 LIBRARIES = {
     "cuda": "its driver, CUDA or cuDNN",
