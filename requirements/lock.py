@@ -31,6 +31,9 @@ MORE: dict[str, list[str]] = {name: [] for name in EXTRAS}
 MORE["train"].append("ray[default]==2.60.0")
 CUDA = re.compile(r"(nvidia|cuda)-|triton(?=\W)")
 """Packages that torch brings on Linux, unless it is one for CPUs."""
+ONNXRUNTIME_GPU = "onnxruntime-gpu[cuda,cudnn]==1.31.1"
+"""onnxruntime for GPUs, which the image serve-gpu has in place of onnxruntime, and the libraries of
+CUDA that it loads; what else it needs, onnxruntime has brought. Its versions come later."""
 CPU_WHEELS = ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"]  # cp311 x86_64
 """PyTorch's own wheels for CPUs (+cpu) of the version in constraints.txt, which are not on PyPI.
 Whoever installs another adds the hash that pip says it got."""
@@ -90,6 +93,9 @@ def main() -> None:
     write(HERE / "build.txt", locked(pins, (), BUILD))
     write(HERE / "lock.txt", locked(pins, (), ["uv"] if "uv" in upgrade else [version_of_uv()]))
     write(HERE / "cuda.txt", [each for each in found["dev"] if CUDA.match(each)])
+    gpu = locked(pins, (), [ONNXRUNTIME_GPU])
+    gpu = [each for each in gpu if CUDA.match(each) or each.startswith("onnxruntime-gpu==")]
+    write(HERE / "onnxruntime-gpu.txt", gpu)
     checkov = re.findall(r"^checkov==.*?(?=\s|$)", CHECKOV.read_text(), re.MULTILINE)
     write(CHECKOV, locked(CHECKOV, (), checkov, "3.11.5"))
 

@@ -226,7 +226,7 @@ def _deployment(kind: type[Any], name: str, settings: Settings) -> ray_serve.Dep
         ),
         ray_actor_options={
             "num_cpus": pool.num_cpus,
-            "num_gpus": pool.gpus,
+            "num_gpus": pool.num_gpus,
             "runtime_env": {"env_vars": _environment(settings)},
         },
         **scaling,

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from aigc import private
-from aigc.artifact import Manifest, signing
+from aigc.artifact import Manifest, providers, signing
 from aigc.artifact.folder import read_manifest
 from aigc.artifact.store import locate
 from serve.access import api_keys
@@ -55,6 +55,8 @@ def prepare(config: ServeConfig) -> tuple[Settings, list[Manifest]]:
     )
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
+    for pool in config.pools_by_name().values():
+        providers.check(pool.provider)
     trust = signing.wanted(config.trust)
     pools = {
         name: replace(pool, artifacts=tuple(locate(absolute(a)) for a in pool.artifacts))

@@ -97,6 +97,7 @@ class IngressReplica(ModelReplica):
                 connection,
                 limits=settings.pools[pool].limits,
                 max_outstanding=settings.pools[pool].max_outstanding,
+                provider=settings.pools[pool].provider,
             )
             for pool, connection in (connections or {}).items()
         }

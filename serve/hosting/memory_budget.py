@@ -48,6 +48,11 @@ def replica_share(replicas: int) -> int:
     return int(SHARE * machine_bytes()) // max(1, replicas)
 
 
+def gpu_share(gpus: float, total_bytes: int) -> int:
+    """Bytes of a GPU's memory for a replica that has `gpus` of it; 0 are taken for all of it."""
+    return int(SHARE * min(1.0, gpus or 1.0) * total_bytes)
+
+
 def machine_bytes() -> int:
     """Memory of this machine, or of this process's cgroup if that has less."""
     total = int(psutil.virtual_memory().total)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from aigc.artifact import Artifact, ArtifactError, Signature
 from aigc.artifact.folder import Contents, SealedFolder
 from aigc.artifact.outputs import ValuesError
+from aigc.artifact.providers import Provider, ProviderOptions
 from aigc.artifact.sampling_inputs import ArtifactSpec
 from aigc.artifact.signing import Trust
 from aigc.artifact.store import locate, version_order
@@ -45,6 +46,8 @@ class HostedModel:
     """Runners that also give images as the graph does; the same runner where there are none."""
     pool: str | None = None
     """The other pool whose replicas run it; None for this replica."""
+    provider: Provider
+    """Execution provider that runs it; auto in a pool of that option, whose replicas choose."""
 
     @property
     def id(self) -> str:
@@ -107,6 +110,8 @@ class ModelLoader:
 
     threads: int
     max_batch: int
+    provider: ProviderOptions = field(default_factory=ProviderOptions)
+    """Execution provider of the artifacts."""
     max_batch_seconds: float | None = None
     """Seconds after which a batch is given up; None for longest_s() of a full one."""
     memory: MemoryBudget
@@ -162,7 +167,7 @@ class ModelLoader:
             left_s = self.seconds - (time.perf_counter() - began_s) - 1
             memory_bytes = self.memory.limit_bytes - allocation.before
             self._try_out(folder, contents, memory_bytes, left_s)
-        artifact = Artifact(manifest, uri, contents, self.threads)
+        artifact = Artifact(manifest, uri, contents, self.threads, options=self.provider)
         del graphs, contents
         allocation.opened()
         runners, tensors = self._runners(artifact)
@@ -177,7 +182,10 @@ class ModelLoader:
             for each in (runner, runners[name]):
                 each.max_seconds = self.max_batch_seconds or longest_s(max(took_s))
         artifact.verify()
-        return HostedModel(artifact=artifact, runners=runners, tensors=tensors), allocation
+        hosted = HostedModel(
+            artifact=artifact, runners=runners, tensors=tensors, provider=artifact.provider
+        )
+        return hosted, allocation
 
     def _try_out(
         self, folder: SealedFolder, contents: Contents, memory_bytes: int, seconds: float

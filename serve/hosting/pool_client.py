@@ -19,6 +19,7 @@ from typing import Literal, Protocol, TypeVar
 from aigc.artifact import ArtifactError, Manifest
 from aigc.artifact.manifest import Level, Reproducibility, Signature
 from aigc.artifact.outputs import OutputError
+from aigc.artifact.providers import Provider
 from aigc.artifact.sampling_inputs import Arrays, ArtifactSpec, is_picture
 from serve.batching.jobs import (
     DeadlineError,
@@ -127,9 +128,16 @@ class PoolClient:
     """Another pool, seen from a replica of the default one."""
 
     def __init__(
-        self, name: str, transport: PoolTransport, *, limits: Limits, max_outstanding: int
+        self,
+        name: str,
+        transport: PoolTransport,
+        *,
+        limits: Limits,
+        max_outstanding: int,
+        provider: Provider = "auto",
     ) -> None:
         self.name = name
+        self.provider: Provider = provider
         self.limits = limits
         self.outstanding = 0
         """Samples requested and not answered, those that wait for a first replica included."""
@@ -149,7 +157,11 @@ class PoolClient:
             )
 
         return HostedModel(
-            artifact=spec, runners=runners(False), tensors=runners(True), pool=self.name
+            artifact=spec,
+            runners=runners(False),
+            tensors=runners(True),
+            pool=self.name,
+            provider=self.provider,
         )
 
     async def prove(self, uri: str) -> None:

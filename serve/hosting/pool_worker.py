@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc import prometheus_exporter
-from aigc.artifact import ArtifactError, signing
+from aigc.artifact import ArtifactError, gpu, providers, signing
 from aigc.artifact.outputs import OutputError
 from aigc.prometheus_values import register_process
 from serve.autoscaling import LoadReporter
@@ -22,7 +22,7 @@ from serve.batching.batcher import Batcher
 from serve.batching.jobs import ClosedError, DeadlineError, OverloadedError, RunTooLongError
 from serve.batching.progress import Progress, ProgressCallback, stream_progress
 from serve.hosting.desired_models import DesiredModels, parse_desired, read_candidate, resolve_store
-from serve.hosting.memory_budget import MemoryBudget
+from serve.hosting.memory_budget import MemoryBudget, gpu_share
 from serve.hosting.models import HostedModel, HostedModels, ModelLoader
 from serve.hosting.pool_client import PoolRefusal, PoolRequest, PoolResult
 from serve.metrics import Metrics
@@ -48,6 +48,7 @@ class ModelReplica:
     """
 
     def __init__(self, settings: Settings, name: str, *, apart: bool = False) -> None:
+        providers.check(settings.provider)
         trust = signing.wanted(settings.trust)
         self._settings = settings
         self._name = name
@@ -73,12 +74,15 @@ class ModelReplica:
             observe_queue=self._metrics.queued.set,
         )
         self._load = LoadReporter(self._batcher)
+        provider = _provider_options(settings)
+        on_gpu = bool(settings.num_gpus) or providers.resolve(settings.provider) != "cpu"
         self._memory = MemoryBudget(
-            limit_bytes=settings.memory_of(DEFAULT), enforced=apart and not settings.gpus
+            limit_bytes=settings.memory_of(DEFAULT), enforced=apart and not on_gpu
         )
         self._loader = ModelLoader(
             threads=settings.num_threads,
             max_batch=settings.limits.max_batch,
+            provider=provider,
             max_batch_seconds=settings.limits.max_batch_seconds,
             memory=self._memory,
             metrics=self._metrics,
@@ -171,6 +175,9 @@ class ModelReplica:
         self._proven = [one for one in self._proven if one not in models.all]
         self._let_go([one for one in before if one not in models.all])
         self._metrics.hosted(one.artifact.manifest for one in models.all)
+        self._metrics.providers(
+            (one.artifact.manifest, one.provider) for one in models.all if one.pool is None
+        )
         self._metrics.ready.set(1)
 
     def _let_go(self, gone: list[HostedModel]) -> None:
@@ -282,3 +289,21 @@ class ModelReplica:
         self._metrics.replicas.set(0)
         self._metrics.max_queued.set(0)
         self._alive.close()
+
+
+def _provider_options(settings: Settings) -> providers.ProviderOptions:
+    """The provider of a replica's graphs. Raises ProviderError for a GPU that is not there."""
+    memory = settings.gpu_memory
+    wanted = providers.resolve(settings.provider)
+    if memory is None and wanted != "cpu":
+        try:
+            memory = gpu_share(settings.num_gpus, gpu.first_gpu().total_bytes)
+        except providers.ProviderError:
+            if settings.provider != "auto":
+                raise
+    return providers.ProviderOptions(
+        provider=settings.provider,
+        gpu_memory=memory,
+        engine_cache=settings.engine_cache,
+        max_batch=settings.limits.max_batch,
+    )

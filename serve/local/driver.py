@@ -77,7 +77,7 @@ def start(run: ray_machine.Run, config: ServeConfig, settings: Settings, tell: T
     # Enough for all replicas, which share the cores that there are.
     num_cpus = math.ceil(sum(pool.replicas[1] * pool.num_cpus for pool in pools))
     ray_machine.start_ray(run, num_cpus=num_cpus)
-    _check_gpus(sum(pool.replicas[0] * pool.gpus for pool in pools))
+    _check_gpus(sum(pool.replicas[0] * pool.num_gpus for pool in pools))
     tell("ray", "")
     deploy(run, config, settings)
     _wait_until_ready(config)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from aigc import ray_options, watchdog
-from aigc.artifact import Manifest
+from aigc.artifact import Manifest, providers
 from aigc.display import netloc
 from serve.access import api_keys
 from serve.local import haproxy, ports, ray_machine
@@ -182,8 +182,10 @@ def _describe(name: str, pool: PoolSettings, settings: Settings) -> str:
     low, high = pool.replicas
     replicas = f"{low}..{high} replicas" if high > low else f"{low} replica{'s' * (low > 1)}"
     threads = f"{pool.num_threads} thread{'s' * (pool.num_threads > 1)}"
+    taken = f" ({pool.provider})" * (pool.provider == "auto")
+    provider = f"provider {providers.resolve(pool.provider)}{taken}"
     where = f"pool {name}: " if settings.pools else ""
-    return f"{where}{replicas}, {threads} each."
+    return f"{where}{replicas}, {threads} each, {provider}."
 
 
 def _say(message: str) -> None:

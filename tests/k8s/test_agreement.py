@@ -51,7 +51,8 @@ def test_ray_version_agrees_in_manifests_images_and_pins(name: str, rendered: Re
     assert {cluster["rayVersion"] for _, cluster in clusters(objects)} == {ray}
     images = {one["image"] for _, template in pods(objects) for one in containers(template)}
     tag = f"{project}-ray{ray}"
-    assert images <= {f"aigc-serve:{tag}", f"aigc-train:{tag}", "redis:7.4.6"}
+    ours = {f"{name}:{tag}" for name in ("aigc-serve", "aigc-serve-gpu", "aigc-train")}
+    assert images <= {*ours, "redis:7.4.6"}
     assert f"aigc-serve:{tag} " in DOCKERFILE
     assert f"aigc-train:{tag} " in DOCKERFILE
     for image in ("serve", "train"):

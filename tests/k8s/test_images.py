@@ -26,7 +26,7 @@ def test_the_dockerfile_passes_hadolint() -> None:
 
 
 def test_images_run_as_the_user_of_the_pods() -> None:
-    for name in ("serve", "train"):
+    for name in ("serve", "serve-gpu", "train"):
         instructions = [
             line.split()[0] for line in stages()[name].splitlines() if line[:1].isupper()
         ]
@@ -37,10 +37,22 @@ def test_images_run_as_the_user_of_the_pods() -> None:
 
 def test_only_the_training_image_installs_torch() -> None:
     files = {
-        name: set(re.findall(r"-r requirements/(\w+)\.txt", stages()[f"build-{name}"]))
-        for name in ("serve", "train")
+        name: set(re.findall(r"-r requirements/([\w-]+)\.txt", stages()[f"build-{name}"]))
+        for name in ("serve", "serve-gpu", "train")
     }
-    assert files == {"serve": {"serve"}, "train": {"train", "torch", "cuda"}}
+    assert files == {
+        "serve": {"serve"},
+        "serve-gpu": {"serve", "onnxruntime-gpu"},
+        "train": {"train", "torch", "cuda"},
+    }
+
+
+def test_the_gpu_image_has_one_onnxruntime() -> None:
+    """Both packages write to the same folder: the one for CPUs goes before the other comes."""
+    lines = [line for line in stages()["build-serve-gpu"].splitlines() if line[:7] == "RUN pip"]
+    assert "requirements/serve.txt" in lines[0]
+    assert lines[1] == "RUN pip uninstall --yes onnxruntime"
+    assert "requirements/onnxruntime-gpu.txt" in lines[2]
 
 
 def test_base_images_are_pinned_exactly() -> None:

@@ -144,3 +144,27 @@ def test_gpu_and_spot_nodes_are_for_training_workers_only(rendered: Rendered) ->
             assert any("spot" in key or "scaleset" in key for key in tolerated) == (
                 bool(gpus) and name == "overlays/spot"
             )
+
+
+def test_gpu_sampling_gives_every_replica_a_gpu(rendered: Rendered) -> None:
+    objects = rendered.objects("gpu-sampling")
+    for where, template in pods(objects):
+        limits = {c["name"]: c["resources"].get("limits", {}) for c in containers(template)}
+        gpus = [name for name in limits if "nvidia.com/gpu" in limits[name]]
+        assert gpus == (["ray-worker"] if where == "RayService worker" else [])
+        tolerated = {t["key"] for t in template["spec"].get("tolerations", ())}
+        assert ("nvidia.com/gpu" in tolerated) == bool(gpus)
+    service = rendered.one("gpu-sampling", "RayService", "sampling")["spec"]
+    serve, base = (
+        yaml.safe_load(spec["serveConfigV2"])
+        for spec in (service, rendered.one("base", "RayService", "sampling")["spec"])
+    )
+    own = serve["applications"][0]["args"]
+    assert (own["provider"], own["gpus"]) == ("cuda", 1)
+    (group,) = service["rayClusterConfig"]["workerGroupSpecs"]
+    assert own["replicas"] == [group["minReplicas"], group["maxReplicas"]]
+    changed = ("replicas", "provider", "gpus", "memory")
+    for config in (serve, base):
+        for name in changed:
+            config["applications"][0]["args"].pop(name, None)
+    assert serve == base

@@ -185,6 +185,10 @@ def test_model_replicas_metric_follows_a_switch(client: Client, store: Path) -> 
         found = values(client.probe.metrics)
         return {k[2]: v for k, v in found.items() if k[0] == "aigc_model_replicas"}
 
+    def running() -> dict[tuple[str, ...], float]:
+        found = values(client.probe.metrics)
+        return {k[2:]: v for k, v in found.items() if k[0] == "aigc_model_provider_replicas"}
+
     async def change() -> None:
         await client.replica.configure({"artifacts": [f"{store}/tiny@2"]})
         await client.probe.loaded()
@@ -193,6 +197,8 @@ def test_model_replicas_metric_follows_a_switch(client: Client, store: Path) -> 
     assert hosting() == {"version=1": 1}
     client.run(change())
     assert hosting() == {"version=1": 0, "version=2": 1}
+    assert sorted(running().values()) == [0, 1]
+    assert all("provider=cpu" in labels for labels in running())
 
 
 def test_shed_samples_are_counted_by_reason(served: Listening) -> None:

@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
+from aigc.artifact.gpu import Gpu
+from aigc.artifact.providers import NAMES
+from aigc.artifact.runtime import ort
 from serve.autoscaling import Scaling
 from serve.cli import command, prepare
+from serve.hosting import pool_worker
+from serve.local import server
 from serve.options import ServeConfig, read_config
 from serve.settings import DEFAULT, Limits, document, parse
 from tests.ports import free_port
@@ -31,7 +36,9 @@ pools:
     artifacts: [{store}/other]
     replicas: 0..3
     cpus: 1.5
+    provider: cuda
     gpus: 0.25
+    gpu_memory: 2GiB
     memory: 512MiB
     limits: {{max_batch: 8}}
     scaling: {{target_busy: 0.5, downscale_delay_s: 5}}
@@ -52,14 +59,18 @@ def test_config_file_reaches_the_options(store: Path, tmp_path: Path) -> None:
     default, large = config.pools[DEFAULT], config.pools["large"]
     assert (default.replicas, default.num_threads, default.num_cpus) == ((1, 2), 2, 2.0)
     assert (large.replicas, large.num_threads, large.num_cpus) == ((0, 3), 1, 1.5)
-    assert (large.gpus, large.memory, large.limits) == (0.25, 512 << 20, Limits(max_batch=8))
+    assert (large.provider, large.gpu_memory) == ("cuda", 2 << 30)
+    assert (large.num_gpus, large.memory, large.limits) == (0.25, 512 << 20, Limits(max_batch=8))
     assert large.scaling == Scaling(target_busy=0.5, downscale_delay_s=5) or (
         large.scaling.target_busy,
         large.scaling.downscale_delay_s,
     ) == (0.5, 5)
 
 
-def test_config_file_becomes_the_arguments_of_the_application(store: Path, tmp_path: Path) -> None:
+def test_config_file_becomes_the_arguments_of_the_application(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [*NAMES.values()])
     text = WHOLE.replace("keys: keys.toml\n", "").format(store=store, port=free_port())
     settings, manifests = prepare(read_config(write(tmp_path, text)))
     assert [manifest.id for manifest in manifests] == ["tiny@1", "other@1"]
@@ -166,6 +177,11 @@ def pools(**large: Any) -> str:
         (pools(mode="quick"), "pools.large.mode: Invalid enum value 'quick'"),
         (pools(memory="much"), "pools.large.memory must be bytes, or a size like 512MiB"),
         (pools(gpus=1.5), "pools.large: gpus must be a fraction up to 1"),
+        (pools(provider="cuda", gpus=0), "gpus must be above 0 with provider cuda"),
+        (pools(provider="cpu", gpus=1), "no effect with provider cpu"),
+        (pools(provider="rocm"), "pools.large.provider: Invalid enum value 'rocm'"),
+        (pools(provider="cuda", engine_cache="e"), "engine_cache is for provider tensorrt"),
+        (pools(gpu_memory="much"), "pools.large.gpu_memory must be bytes, or a size like 512MiB"),
         (pools(linger_ms="soon"), "pools.large.linger_ms: Expected `float`, got `str`"),
         (pools(limits="{max_m: 1}"), "unknown option pools.large.limits.'max_m'; .*'max_n'"),
         (pools(limits="{max_n: x}"), "pools.large.limits.max_n: Expected `int`, got `str`"),
@@ -228,3 +244,39 @@ def test_the_example_of_the_docs_is_read() -> None:
     assert config.pools["large"].replicas == (0, 2)
     assert config.pools["large"].memory == 4 << 30
     assert config.grpc_port == 9000
+
+
+def test_a_gpu_is_kept_for_each_replica_that_asks_for_one() -> None:
+    assert parse({"provider": "cuda"}).num_gpus == 1
+    assert parse({"provider": "tensorrt", "gpus": 0.5}).num_gpus == 0.5
+    assert (parse({}).num_gpus, parse({"provider": "cpu"}).num_gpus) == (0, 0)
+
+
+def test_a_provider_that_is_not_here_ends_the_start(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    flags = {"port": free_port(), "metrics_port": 0, "artifacts": (f"{store}/tiny@1",)}
+    with pytest.raises(ValueError, match=r"provider cuda was asked for, and onnxruntime .* only"):
+        prepare(ServeConfig(**flags, provider="cuda"))
+    settings, manifests = prepare(ServeConfig(**flags))
+    config = ServeConfig(**flags)
+    banner = server._banner("http://h", "http://m", config, settings, manifests)
+    assert "1 replica, 1 thread each, provider cpu (auto)." in banner
+
+
+def test_a_replica_is_told_its_share_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [*NAMES.values()])
+    gpu = Gpu(name="NVIDIA H200", capability="9.0", total_bytes=1000)
+    monkeypatch.setattr(pool_worker.gpu, "first_gpu", lambda: gpu)
+    options = {
+        "provider": "tensorrt",
+        "gpus": 0.25,
+        "engine_cache": "/e",
+        "limits": {"max_batch": 8},
+    }
+    told = pool_worker._provider_options(parse(options))
+    assert (told.provider, told.gpu_memory, told.engine_cache) == ("tensorrt", 200, "/e")
+    assert told.max_batch == 8
+    assert pool_worker._provider_options(parse({**options, "gpu_memory": 7})).gpu_memory == 7
+    assert pool_worker._provider_options(parse({"provider": "cpu"})).gpu_memory is None

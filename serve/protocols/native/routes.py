@@ -16,6 +16,7 @@ import msgspec
 
 from aigc.artifact.manifest import Reproducibility, Signature
 from aigc.artifact.precision import Precision
+from aigc.artifact.providers import Provider
 from aigc.artifact.sampling_inputs import Arrays
 from serve import whole_numbers
 from serve.errors import HTTPError
@@ -195,6 +196,9 @@ class ModelSummary(msgspec.Struct, kw_only=True):
     signatures: dict[str, Signature]
     reproducibility: dict[str, Reproducibility]
     """By signature, as measured by the replica that responded."""
+    provider: Provider
+    """Execution provider that runs it; auto in another pool that leaves the choice to its
+    replicas."""
     metrics: dict[str, float]
     precision: Precision | msgspec.UnsetType = msgspec.UNSET
     """Precision of graphs below float32, and its cost; absent for float32."""
@@ -440,6 +444,7 @@ def summary(hosted: HostedModel) -> ModelSummary:
         licence=manifest.licence,
         signatures=manifest.signatures,
         reproducibility=artifact.reproducibility,
+        provider=hosted.provider,
         metrics=manifest.metrics,
         precision=manifest.precision,
     )

@@ -125,6 +125,7 @@ def test_a_name_alone_is_the_newest_version(client: Client) -> None:
     assert tiny["id"] == "tiny@2"
     assert tiny["signatures"]["sample"]["inputs"][1]["classes"][3] == "three"
     assert tiny["reproducibility"]["sample"]["level"] == "bit"
+    assert tiny["provider"] == "cpu"
     assert tiny["metrics"] == {"accuracy": 0.5}
 
 
