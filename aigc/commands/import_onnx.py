@@ -55,6 +55,9 @@ class Options:
     """Name of a tensor in the artifact, such as input.1=image."""
     each_alone: bool = False
     """The graph takes one sample, without a batch axis: run it on each by itself."""
+    tile: bool = False
+    """Make images beyond the bounds of --axis of tiles. How far they overlap is measured, and that
+    they equal the whole is proven; a graph whose outputs see everything is refused."""
     sign: str = ""
     """Private key (PEM, of an elliptic curve) to sign it with; needs aigc[sign]."""
 
@@ -75,6 +78,7 @@ def command(argv: list[str]) -> int:
         store=options.out,
         licence=licence.checked(options.licence),
         each_alone=options.each_alone,
+        tile=options.tile,
         sign=options.sign,
         say=lambda line: print(line, file=sys.stderr),
         **facts,

@@ -4,7 +4,7 @@ seal_graphs(signatures, manifest, folder)                   # graphs that came a
 seal_graphs(signatures, manifest, folder, modules)          # proven equal to torch modules
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from aigc.sealing.example_inputs import at_most, example, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
 from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_at_sizes
 from aigc.sealing.reproducibility import measure_at_sizes
+from aigc.sealing.tile_proof import proven_tile
 
 REFERENCES = 16
 """Samples that are stored for a replica to replay."""
@@ -41,26 +42,30 @@ def seal_graphs(
     modules: Mapping[str, Module] | None = None,
     *,
     rows: int = PARITY_SAMPLES,
+    tiled: Collection[str] = (),
 ) -> Manifest:
     """Seal a folder that holds the signatures' graphs; `manifest` has name and provenance.
 
-    Parity is proven on up to `rows` samples for the signatures that have a module. Raises
-    ValueError if a graph exceeds the parity budget.
+    Parity is proven on up to `rows` samples for the signatures that have a module. The signatures
+    named by `tiled` get tiles. Raises ValueError if a graph exceeds the parity budget, or if tiles
+    do not equal the whole.
     """
-    modules = modules or {}
+    modules, signatures = modules or {}, dict(signatures)
     parity: dict[str, Parity] = {}
     reproducibility: dict[str, Reproducibility] = {}
     (folder / "references").mkdir()
-    for name, signature in signatures.items():
+    for name, signature in [*signatures.items()]:
         step = signatures[signature.step] if signature.step else None
         run = runner((folder / signature.graph).read_bytes(), signature, step)
         most = PARITY_TEXTS if step else rows
         if name in modules:
             parity[name] = prove_at_sizes(name, signature, run(1), modules[name], most)
+        if name in tiled:
+            signatures[name] = replace(signature, tile=proven_tile(name, signature, run(1)))
         reproducibility[name] = measure_at_sizes(signature, run, most)
         _write_references(folder, name, signature, run(1))
     manifest = replace(
-        manifest, signatures=dict(signatures), parity=parity, reproducibility=reproducibility
+        manifest, signatures=signatures, parity=parity, reproducibility=reproducibility
     )
     _write_picture(folder, manifest)
     (folder / "README.md").write_text(card(manifest))

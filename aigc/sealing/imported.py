@@ -47,6 +47,7 @@ MIN_ROWS, MAX_ROWS = 8, 64
 RUNS_PER_ROW = 12
 """Runs of a row while reproducibility is measured: batch sizes, threads and references."""
 TRIAL_S = 600.0
+NO_AXES = "tiles need free axes; give --axis NAME=MIN..MAX for height and width"
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def seal(
     signatures: Mapping[str, Signature] | None = None,
     example_inputs: "Tensor | Sequence[Tensor] | Mapping[str, Sequence[Tensor]] | None" = None,
     each_alone: bool = False,
+    tile: bool = False,
     sign: str = "",
     say: Say = log.info,
     **facts: Any,
@@ -73,7 +75,8 @@ def seal(
     sequence for each. What the graph does not tell is told by `facts`: `kind`, `range`, `classes`,
     `sample_rate`, `layout`, `shape`, `default` and `rename`, each a value for all tensors or a dict
     by name, as `aigc import` takes them; or by whole `signatures`. `each_alone`: the graph has no
-    batch axis. `sign`: a private key. `say` is called with lines on what was found.
+    batch axis. `tile`: images beyond the bounds of free axes are made of tiles, which are proven
+    equal to the whole. `sign`: a private key. `say` is called with lines on what was found.
 
     A module is exported and proven equal to its graph; for an ONNX file the manifest states no
     parity. Raises ValueError, and publishes nothing, for what no artifact may be, for facts that
@@ -86,6 +89,8 @@ def seal(
     version = version or target.next_version(name)
     target.check_free(name, version)
     hints = Hints.of_facts(facts)
+    if tile and not (hints.axis or signatures):
+        raise ValueError(NO_AXES)
     sources = model if isinstance(model, Mapping) else {"": model}
     _check_signature_names(sources)
     with tempfile.TemporaryDirectory(prefix="aigc-seal-") as temporary, _evaluating(sources):
@@ -109,7 +114,11 @@ def seal(
             if not isinstance(source, str | Path):
                 modules[key] = _module(source, graph, graphs[key])
         manifest = _manifest(name, version, licence, ", ".join(map(_origin, sources.values())))
-        seal_graphs(graphs, manifest, folder, modules, rows=_num_rows(seconds, bool(modules)))
+        rows = _num_rows(seconds, bool(modules))
+        tiled = _tiled(graphs) if tile else ()
+        manifest = seal_graphs(graphs, manifest, folder, modules, rows=rows, tiled=tiled)
+        for key in tiled:
+            say(f"tiles of {key}: {_describe_tile(manifest.signatures[key])}")
         _try(folder)
         if sign:
             signing.sign(folder, sign)
@@ -121,6 +130,21 @@ def _check_signature_names(names: Iterable[str]) -> None:
     for name in names:
         if name and not (name.isidentifier() and name.isascii()):
             raise ValueError(f"a signature is named by letters, digits and _, got {name[:60]!r}")
+
+
+def _tiled(signatures: Mapping[str, Signature]) -> tuple[str, ...]:
+    """The signatures whose samples may be made of tiles. Raises ValueError if there are none."""
+    tiled = tuple(name for name, signature in signatures.items() if signature.axes)
+    if not tiled:
+        raise ValueError(NO_AXES)
+    return tiled
+
+
+def _describe_tile(signature: Signature) -> str:
+    assert signature.tile
+    overlap = ", ".join(f"{places} of {name}" for name, places in signature.tile.overlap.items())
+    seam = signature.tile.max_abs
+    return f"they share {overlap}, {f'off by {seam:.1g}' if seam else 'and equal the whole'}"
 
 
 def _num_rows(seconds: float, with_modules: bool) -> int:
