@@ -194,7 +194,7 @@ class Tiling:
 
 
 def _slices(shape: Shape, place: Place, *, kept: bool) -> tuple[slice, ...]:
-    """Of a tensor of the whole: the places of a tile, or those that are kept of it."""
+    """Places of a tile in a tensor of the whole, or those that are kept of it."""
     found = []
     for one in shape:
         span = place.get(expression(one).axis) if isinstance(one, str) else None
@@ -208,7 +208,7 @@ def _slices(shape: Shape, place: Place, *, kept: bool) -> tuple[slice, ...]:
 
 
 def _within(shape: Shape, place: Place) -> tuple[slice, ...]:
-    """Of a tile's tensor: what is kept of it."""
+    """Places of a tile's tensor that are kept."""
     moved = {
         name: Span(0, 0, span.first - span.start, span.last - span.start)
         for name, span in place.items()

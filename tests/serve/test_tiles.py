@@ -82,7 +82,7 @@ def pixels(answer: httpx.Response) -> list[np.ndarray[Any, Any]]:
 
 
 def untiled(artifact: Artifact, file: bytes) -> np.ndarray[Any, Any]:
-    """What one run of the graph makes of a picture."""
+    """Picture that one run of the graph makes of another."""
     levels, _ = read_png(file)
     lr = levels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
     hr = artifact._sessions["enlarge.onnx"].run(None, {"lr": lr})[0]
