@@ -46,6 +46,9 @@ class Export:
 
     module: nn.Module
     signature: Signature
+    tile: bool = False
+    """Make images beyond the bounds of the signature's free axes of tiles; refused if they do not
+    equal the whole."""
 
 
 class GenerativeModel(nn.Module):

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,6 +60,7 @@ from serve.sampling_request import (
     resolve_label,
 )
 from serve.settings import MAX_SEED, Limits
+from serve.tiled_samples import submit_tiled
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Responses of fewer values are encoded on the event loop; a thread would cost more than it frees.
@@ -214,13 +216,26 @@ class Sampler:
         )
 
     def max_n(self, runner: SignatureRunner) -> int:
-        """Most samples of a runner in one request."""
+        """Most samples of a runner in one request; 0 for samples of too many tiles or values."""
         limits = runner.limits or self.limits
-        return min(limits.max_n, max(1, limits.max_values // runner.values_per_sample))
+        if runner.tiling is None:
+            return min(limits.max_n, max(1, limits.max_values // runner.values_per_sample))
+        values = max(runner.values_per_sample, runner.spec.num_values)
+        return min(limits.max_n // len(runner.tiling), limits.max_values // values)
 
     def check_n(self, n: int, runner: SignatureRunner) -> None:
         """Raise HTTPError 400 unless one request may ask for `n` samples of a runner."""
         most = self.max_n(runner)
+        if most < 1:
+            limits = runner.limits or self.limits
+            raise HTTPError(
+                400,
+                "size_out_of_range",
+                f"a sample of this size has {runner.num_tiles:,} tiles and"
+                f" {runner.spec.num_values:,} values; at most {limits.max_n:,} and"
+                f" {limits.max_values:,} are allowed",
+                param="sizes",
+            )
         if not 1 <= n <= most:
             raise HTTPError(
                 400,
@@ -308,7 +323,10 @@ class Sampler:
         if context.receive is not None:
             watch = DisconnectWatch(context.receive, WATCH_AFTER_S)
         try:
-            outputs = await runner.submit(
+            submit = runner.submit
+            if runner.tiling is not None:
+                submit = partial(submit_tiled, runner, offload=partial(self.encode, context))
+            outputs = await submit(
                 params,
                 inputs=inputs,
                 deadline_s=context.deadline_s,
@@ -349,7 +367,9 @@ class Sampler:
                 watch.stop()
 
     async def charge(self, n: int, runner: SignatureRunner | None, context: RequestContext) -> None:
-        """Charge the key so that `n` samples of the request are paid. Raises HTTPError 400 or 429.
+        """Charge the key so that `n` samples of the request are paid, by the number of their tiles.
+
+        Raises HTTPError 400 or 429.
 
         run() and infer() charge for their own samples. A caller that runs a request in parts
         charges for all of them first; then the parts cost nothing more. Refunded if the request
@@ -357,7 +377,7 @@ class Sampler:
         """
         context.num_samples = context.num_samples or n
         try:
-            await context.access.pay(n)
+            await context.access.pay(n * (runner.num_tiles if runner is not None else 1))
         except HTTPError as error:
             if error.status == 429:
                 if runner is not None:

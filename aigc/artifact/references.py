@@ -52,6 +52,10 @@ def reference_sizes(
             sizes = signature.sizes(parse_label(file.removeprefix(prefix).removesuffix(".npz")))
         except ValueError as error:
             raise ArtifactError(f"references {file[:200]!r} of {name!r}: {error}") from None
+        if signature.tiling(sizes):
+            raise ArtifactError(
+                f"references {file[:200]!r} of {name!r} lie beyond the axes' bounds"
+            )
         if file != reference_file(name, sizes):
             raise ArtifactError(
                 f"references {file[:200]!r} of {name!r} must name every axis, in the order of the"

@@ -36,6 +36,8 @@ REPLAY_TOLERANCE = 1e-4
 REPLAY_SOUND = 1e-3
 """REPLAY_TOLERANCE of artifacts of sound, 60 dB below full scale. The search for phases amplifies
 rounding errors, for one sound in a thousand ten times more than for most."""
+TILES = 8
+"""Most tiles of the default sizes in one run of the graph."""
 
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
@@ -120,9 +122,9 @@ class Artifact(ArtifactSpec):
         """Run a graph: inputs by name with a batch axis first -> outputs by name.
 
         Settings may be left out, and so may optional inputs and their flags of kind presence.
-        The sizes of free axes are those of the inputs. Raises ValueError as checked() does, for
-        sizes that the axes do not allow, too, OutputError for outputs of another shape than the
-        signature's.
+        The sizes of free axes are those of the inputs; a sample beyond their bounds is made of
+        tiles where the signature has them. Raises ValueError as checked() does, for sizes that are
+        not allowed, too, OutputError for outputs of another shape than the signature's.
         """
         spec = self.signature(signature)
         feeds = self.checked(signature, inputs)
@@ -145,12 +147,18 @@ class Artifact(ArtifactSpec):
         return step, lambda feeds: self._run(step, feeds)
 
     def _run(self, spec: Signature, feeds: Arrays) -> Arrays:
+        if spec.axes:
+            sizes = spec.sizes_of({name: x.shape[1:] for name, x in feeds.items()})
+            if tiling := spec.tiling(sizes):
+                batch = spec.max_batch(tiling.tile_sizes, TILES)
+                return tiling.run(lambda tiles: self._run(spec, tiles), feeds, spec.shapes, batch)
+            fixed = spec.at(sizes)
+        else:
+            fixed = spec
         names = [output.name for output in spec.outputs]
         arrays = self._sessions[spec.graph].run(names, feeds, self._options)
         outputs = dict(zip(names, arrays, strict=True))
-        if spec.axes:
-            spec = spec.at(spec.sizes_of({name: x.shape[1:] for name, x in feeds.items()}))
-        check_shapes(spec, outputs, len(next(iter(feeds.values()))))
+        check_shapes(fixed, outputs, len(next(iter(feeds.values()))))
         return outputs
 
     def is_bounded(self, signature: str) -> bool:

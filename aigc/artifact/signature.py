@@ -19,12 +19,15 @@ from aigc.artifact.axes import (
     shape_at,
     solved,
 )
+from aigc.artifact.axes import label as label_of
 from aigc.artifact.preprocessing import (
     AudioPreprocessing,
     ImagePreprocessing,
     Preprocessing,
     TextPreprocessing,
 )
+from aigc.artifact.tiling import MAX_VALUES as MAX_TILED_VALUES
+from aigc.artifact.tiling import Tile, Tiling, check_tile, reachable
 
 MAX_CLASSES = 1 << 31
 MAX_VALUES = 1 << 31
@@ -119,6 +122,8 @@ class Signature:
     artifact/autoregressive.py; both have the same graph."""
     axes: dict[str, Axis] = field(default_factory=dict)
     """Free axes by name, in whose terms shapes of inputs and outputs may be written."""
+    tile: Tile | msgspec.UnsetType = msgspec.UNSET
+    """Tiles of which samples beyond the bounds of the axes are made; unset if there are none."""
 
     def at(self, sizes: Sizes) -> "Signature":
         """The signature at sizes of all of its axes: the same, without free axes."""
@@ -128,7 +133,26 @@ class Signature:
             tuple(replace(spec, shape=shape_at(spec.shape, sizes)) for spec in specs)
             for specs in (self.inputs, self.outputs)
         )
-        return replace(self, inputs=inputs, outputs=outputs, axes={})
+        return replace(self, inputs=inputs, outputs=outputs, axes={}, tile=msgspec.UNSET)
+
+    @property
+    def reach(self) -> Mapping[str, Axis]:
+        """The axes with all sizes that may be asked for, those that are made of tiles included."""
+        return reachable(self.axes, self.tile) if self.tile else self.axes
+
+    @property
+    def shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        """Shapes of the inputs and of the outputs by name."""
+        inputs, outputs = (
+            {spec.name: spec.shape for spec in specs} for specs in (self.inputs, self.outputs)
+        )
+        return inputs, outputs
+
+    def tiling(self, sizes: Sizes) -> Tiling | None:
+        """The tiles of samples of these sizes; None where one run makes all of it."""
+        if not self.tile or all(sizes[name] <= self.axes[name].max for name in self.tile.overlap):
+            return None
+        return Tiling(self.axes, self.tile, sizes)
 
     def sizes(self, chosen: Sizes) -> dict[str, int]:
         """Sizes of all axes: those chosen, else the default. Raises SizeError."""
@@ -136,8 +160,14 @@ class Signature:
             if name not in self.axes:
                 known = ", ".join(self.axes) or "none, its sizes are fixed"
                 raise SizeError(f"it has no axis {name[:60]!r}; it has: {known}")
-            self.axes[name].check(name, size)
-        return {name: chosen.get(name, axis.default) for name, axis in self.axes.items()}
+            self.reach[name].check(name, size)
+        sizes = {name: chosen.get(name, axis.default) for name, axis in self.axes.items()}
+        if self.tiling(sizes) and (values := self.at(sizes).num_values) > MAX_TILED_VALUES:
+            raise SizeError(
+                f"a sample of {label_of(sizes)} has {values:,} numbers, of which at most"
+                f" {MAX_TILED_VALUES:,} are allowed"
+            )
+        return sizes
 
     def sizes_of(
         self, shapes: Mapping[str, tuple[int, ...]], specs: "tuple[TensorSpec, ...] | None" = None
@@ -152,7 +182,7 @@ class Signature:
             if not spec.is_free or spec.name not in shapes:
                 continue
             try:
-                found = solved(self.axes, spec.shape, shapes[spec.name])
+                found = solved(self.reach, spec.shape, shapes[spec.name])
             except SizeError as error:
                 raise SizeError(f"{spec.name}: {error}", spec.name) from None
             for name, size in found.items():
@@ -250,13 +280,15 @@ _FREE_KINDS = {"latent": 0, "uniform": 0, "vector": 0, "image": 3, "audio": 2}
 
 def _check_free(name: str, signature: Signature) -> None:
     """Raise ArtifactError unless the free axes of a signature fit together."""
-    inputs, outputs = (
-        {spec.name: spec.shape for spec in specs} for specs in (signature.inputs, signature.outputs)
-    )
+    inputs, outputs = signature.shapes
     try:
         check_axes(signature.axes, inputs, outputs)
+        if signature.tile:
+            check_tile(signature.tile, signature.axes, inputs, outputs)
     except ValueError as error:
         raise ValueError(f"signature {name!r}: {error}") from None
+    if signature.tile and any(spec.kind != "image" for spec in signature.outputs):
+        raise ValueError(f"signature {name!r} gives more than images, so it has no tiles")
     if signature.axes and signature.step:
         raise ValueError(f"signature {name!r} goes by steps, so its axes cannot be free")
     for spec in (*signature.inputs, *signature.outputs):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact import audio_files, picture
+from aigc.artifact import audio_files, image_files, picture
 from aigc.artifact.axes import NO_AXES, Axis, solved
 from aigc.artifact.latents import EXACT
 from aigc.artifact.manifest import Kind, TensorSpec
@@ -84,6 +84,15 @@ def _sound(spec: TensorSpec, value: UserInput, together: int, axes: Axes) -> NDA
     assert isinstance(reading, AudioPreprocessing)
     most = MAX_SAMPLES // together
     return audio_files.row(_bytes(value), spec.shape, spec.sample_rate_hz, reading, most, axes)
+
+
+def check_pixels(spec: TensorSpec, data: bytes, most: int) -> None:
+    """Raise ValueError for an image of more pixels, which are counted before it is decoded."""
+    try:
+        with image_files.decoding(data, picture.FORMATS):
+            image_files.opened(data, picture.FORMATS, most, animated=True)
+    except ValueError as error:
+        raise ValueError(f"{spec.kind} {spec.name!r} cannot be read: {error}") from None
 
 
 def text(spec: TensorSpec, value: str) -> str:

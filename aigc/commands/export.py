@@ -176,7 +176,8 @@ def write_artifact(
 ) -> Manifest:
     """Write a model in eval mode as a sealed folder; `manifest` holds name and provenance.
 
-    Raises ValueError if a graph exceeds the parity budget or cannot be reduced.
+    Raises ValueError if a graph exceeds the parity budget or cannot be reduced, or if its tiles do
+    not equal the whole.
     """
     data = manifest.training.data if manifest.training else {}
     vocabulary = tuple(data.get("vocabulary", ()))
@@ -188,7 +189,8 @@ def write_artifact(
     write_graphs(exports, folder)
     signatures = {name: part.signature for name, part in exports.items()}
     modules = {name: partial(run_module, part) for name, part in exports.items()}
-    return seal_graphs(signatures, manifest, folder, modules, reduction=reduction)
+    tiled = [name for name, part in exports.items() if part.tile]
+    return seal_graphs(signatures, manifest, folder, modules, reduction=reduction, tiled=tiled)
 
 
 def _with_facts(

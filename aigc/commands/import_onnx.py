@@ -59,6 +59,9 @@ class Options:
     """Numbers inside of the graphs. float32: as they are. float16: half the bytes. int8: weights
     alone, a quarter. int8-conv: also what convolutions take, which CPUs compute faster.
     The manifest states what they cost."""
+    tile: bool = False
+    """Make images beyond the bounds of --axis of tiles. How far they overlap is measured, and that
+    they equal the whole is proven; a graph whose outputs see everything is refused."""
     sign: str = ""
     """Private key (PEM, of an elliptic curve) to sign it with; needs aigc[sign]."""
 
@@ -80,6 +83,7 @@ def command(argv: list[str]) -> int:
         licence=licence.checked(options.licence),
         each_alone=options.each_alone,
         precision=options.precision,
+        tile=options.tile,
         sign=options.sign,
         say=lambda line: print(line, file=sys.stderr),
         **facts,

@@ -95,7 +95,7 @@ def _chosen(signature: Signature, options: Options) -> dict[str, int]:
     image = next((spec for spec in signature.outputs if spec.kind == "image"), None)
     if image is None:
         raise ValueError(f"--size has no effect: signature {options.signature!r} gives no image")
-    return {**options.sizes, **sizes_of_image(signature.axes, image.shape, options.size)}
+    return {**options.sizes, **sizes_of_image(signature.reach, image.shape, options.size)}
 
 
 def _seed(artifact: Artifact, options: Options) -> int:
@@ -159,7 +159,7 @@ def _given(artifact: Artifact, options: Options) -> dict[str, NDArray[Any]]:
             options.signature, options.inputs, has_label=has_label, has_seed=has_seed
         )
     specs = {spec.name: spec for spec in artifact.signature(options.signature).given}
-    axes = artifact.signature(options.signature).axes
+    axes = artifact.signature(options.signature).reach
     rows = {name: _row(specs[name], value, axes) for name, value in options.inputs.items()}
     return {name: np.broadcast_to(row, (options.n, *row.shape)) for name, row in rows.items()}
 

@@ -52,7 +52,7 @@ def evaluate(artifact: Artifact, name: str, test: Dataset, n: int) -> Evaluation
 def _sized(signature: Signature, shape: tuple[int, ...]) -> Signature:
     """The signature at the sizes that give images of a shape; the default ones if none do."""
     try:
-        sizes = solved(signature.axes, signature.outputs[0].shape, shape)
+        sizes = solved(signature.reach, signature.outputs[0].shape, shape)
     except SizeError:
         sizes = {}
     return signature.at(signature.sizes(sizes))

@@ -4,7 +4,7 @@ seal_graphs(signatures, manifest, folder)                   # graphs that came a
 seal_graphs(signatures, manifest, folder, modules)          # proven equal to torch modules
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from aigc.sealing.graph_runner import run_in_batches, runner
 from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_at_sizes
 from aigc.sealing.precision import Reduction, reduce_graphs
 from aigc.sealing.reproducibility import measure_at_sizes
+from aigc.sealing.tile_proof import proven_tile
 
 REFERENCES = 16
 """Samples that are stored for a replica to replay."""
@@ -44,14 +45,16 @@ def seal_graphs(
     *,
     rows: int = PARITY_SAMPLES,
     reduction: Reduction | None = None,
+    tiled: Collection[str] = (),
 ) -> Manifest:
     """Seal a folder that holds the signatures' graphs; `manifest` has name and provenance.
 
     Parity is proven on up to `rows` samples for the signatures that have a module; then graphs are
-    reduced by `reduction`, and all else is of the reduced ones. Raises ValueError if a graph
-    exceeds the parity budget or cannot be reduced.
+    reduced by `reduction`, and all else is of the reduced ones. The signatures named by `tiled` get
+    tiles. Raises ValueError if a graph exceeds the parity budget or cannot be reduced, or if tiles
+    do not equal the whole.
     """
-    modules = modules or {}
+    modules, signatures = modules or {}, dict(signatures)
     most = {name: PARITY_TEXTS if s.step else rows for name, s in signatures.items()}
     parity: dict[str, Parity] = {}
     reproducibility: dict[str, Reproducibility] = {}
@@ -60,13 +63,15 @@ def seal_graphs(
         run = _runner(folder, signatures, name)
         parity[name] = prove_at_sizes(name, signatures[name], run(1), modules[name], most[name])
     precision = reduce_graphs(signatures, folder, modules, reduction, most) if reduction else UNSET
-    for name, signature in signatures.items():
+    for name, signature in [*signatures.items()]:
         run = _runner(folder, signatures, name)
+        if name in tiled:
+            signatures[name] = replace(signature, tile=proven_tile(name, signature, run(1)))
         reproducibility[name] = measure_at_sizes(signature, run, most[name])
         _write_references(folder, name, signature, run(1))
     manifest = replace(
         manifest,
-        signatures=dict(signatures),
+        signatures=signatures,
         parity=parity,
         reproducibility=reproducibility,
         precision=precision,

@@ -49,6 +49,7 @@ MIN_ROWS, MAX_ROWS = 8, 64
 RUNS_PER_ROW = 12
 """Runs of a row while reproducibility is measured: batch sizes, threads and references."""
 TRIAL_S = 600.0
+NO_AXES = "tiles need free axes; give --axis NAME=MIN..MAX for height and width"
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def seal(
     example_inputs: "Tensor | Sequence[Tensor] | Mapping[str, Sequence[Tensor]] | None" = None,
     each_alone: bool = False,
     precision: ReducedPrecision | Literal["float32"] = "float32",
+    tile: bool = False,
     sign: str = "",
     say: Say = log.info,
     **facts: Any,
@@ -77,8 +79,9 @@ def seal(
     `sample_rate`, `layout`, `shape`, `default` and `rename`, each a value for all tensors or a dict
     by name, as `aigc import` takes them; or by whole `signatures`. `each_alone`: the graph has no
     batch axis. `precision` of the graphs' numbers, float32 as they are: float16, int8 (weights
-    alone) or int8-conv, whose cost the manifest states. `sign`: a private key. `say` is called with
-    lines on what was found.
+    alone) or int8-conv, whose cost the manifest states. `tile`: images beyond the bounds of free
+    axes are made of tiles, which are proven equal to the whole. `sign`: a private key. `say` is
+    called with lines on what was found.
 
     A module is exported and proven equal to its graph; for an ONNX file the manifest states no
     parity. Raises ValueError, and publishes nothing, for what no artifact may be, for facts that
@@ -91,6 +94,8 @@ def seal(
     version = version or target.next_version(name)
     target.check_free(name, version)
     hints = Hints.of_facts(facts)
+    if tile and not (hints.axis or signatures):
+        raise ValueError(NO_AXES)
     sources = model if isinstance(model, Mapping) else {"": model}
     _check_signature_names(sources)
     with tempfile.TemporaryDirectory(prefix="aigc-seal-") as temporary, _evaluating(sources):
@@ -116,7 +121,12 @@ def seal(
         manifest = _manifest(name, version, licence, ", ".join(map(_origin, sources.values())))
         reduction = None if precision == "float32" else Reduction(precision)
         rows = _num_rows(seconds, bool(modules))
-        seal_graphs(graphs, manifest, folder, modules, rows=rows, reduction=reduction)
+        tiled = _tiled(graphs) if tile else ()
+        manifest = seal_graphs(
+            graphs, manifest, folder, modules, rows=rows, reduction=reduction, tiled=tiled
+        )
+        for key in tiled:
+            say(f"tiles of {key}: {_describe_tile(manifest.signatures[key])}")
         _try(folder)
         if sign:
             signing.sign(folder, sign)
@@ -128,6 +138,21 @@ def _check_signature_names(names: Iterable[str]) -> None:
     for name in names:
         if name and not (name.isidentifier() and name.isascii()):
             raise ValueError(f"a signature is named by letters, digits and _, got {name[:60]!r}")
+
+
+def _tiled(signatures: Mapping[str, Signature]) -> tuple[str, ...]:
+    """The signatures whose samples may be made of tiles. Raises ValueError if there are none."""
+    tiled = tuple(name for name, signature in signatures.items() if signature.axes)
+    if not tiled:
+        raise ValueError(NO_AXES)
+    return tiled
+
+
+def _describe_tile(signature: Signature) -> str:
+    assert signature.tile
+    overlap = ", ".join(f"{places} of {name}" for name, places in signature.tile.overlap.items())
+    seam = signature.tile.max_abs
+    return f"they share {overlap}, {f'off by {seam:.1g}' if seam else 'and equal the whole'}"
 
 
 def _num_rows(seconds: float, with_modules: bool) -> int:

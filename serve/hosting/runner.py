@@ -22,6 +22,7 @@ from aigc.artifact.axes import Sizes, shape_at
 from aigc.artifact.manifest import Level
 from aigc.artifact.outputs import OutputError, bad_rows
 from aigc.artifact.sampling_inputs import PREFIX, Arrays, ArtifactSpec, channels, is_picture
+from aigc.artifact.tiling import Tiling
 from serve.batching.batch_runner import RowsError
 from serve.batching.batcher import Batcher
 from serve.batching.jobs import (
@@ -52,6 +53,8 @@ class SignatureRunner(ABC):
 
     limits: Limits | None = None
     """Limits of the runner's pool; None for those of this replica."""
+    tiling: Tiling | None = None
+    """Tiles of a sample, of at() of sizes beyond the bounds of the axes; None for no tiles."""
     replica: str | None = None
     """Replica that ran the samples; None for this one."""
 
@@ -84,10 +87,16 @@ class SignatureRunner(ABC):
             return self
         sized = copy(self)
         sized.spec = self.spec.at(sizes)
+        sized.tiling = self.spec.tiling(sizes)
         sized.image = next(filter(is_picture, sized.spec.outputs), None)
         sized.values_per_sample = self._values(sized.spec)
         sized.max_batch = self.spec.max_batch(sizes, self.max_batch)
         return sized
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of tiles of a sample: 1 where one run makes all of it."""
+        return len(self.tiling) if self.tiling is not None else 1
 
     def _values(self, spec: Signature) -> int:
         """Numbers in what a sample's outputs are for a signature without free axes."""

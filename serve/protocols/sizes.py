@@ -30,7 +30,7 @@ def of_image(runner: SignatureRunner, size: str) -> dict[str, int]:
     if image is None:
         raise HTTPError(400, "no_effect", f"size has no effect: {runner.no_image}", param="size")
     try:
-        return sizes_of_image(runner.spec.axes, image.shape, size)
+        return sizes_of_image(runner.spec.reach, image.shape, size)
     except SizeError as error:
         given = f"{runner.artifact.id} gives images of {sizes_in_words(runner)}"
         message = f"{given}, got size {size[:60]!r}: {error}"
@@ -41,6 +41,6 @@ def sizes_in_words(runner: SignatureRunner) -> str:
     """WIDTHxHEIGHT of a runner's images, and the axes in whose terms they are."""
     assert runner.image is not None
     _, height, width = runner.image.shape
-    axes = runner.spec.axes.items()
+    axes = runner.spec.reach.items()
     terms = "".join(f", {name} {axis.describe()}" for name, axis in axes)
     return f"{width}x{height}{terms}"

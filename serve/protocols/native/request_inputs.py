@@ -33,6 +33,7 @@ from serve.protocols import text_codec
 from serve.request_context import RequestContext
 from serve.sampler import Sampler
 from serve.sampling_request import SamplingRequest, check_sizes
+from serve.tiled_samples import max_pixels
 
 ENCODE, DECODE, RECONSTRUCT, TRANSLATE = "encode", "decode", "reconstruct", "translate"
 
@@ -129,11 +130,14 @@ async def transform(
     def read() -> list[Part]:
         if files:
             context.access.keep()  # reading is work, even of a malformed file
+        _check_pixels(sampler, request, inputs)
         return _read_inputs(request, inputs)
 
     parts = await sampler.read(request.n, request.runner, context, MAX_PIXELS, read)
     for part, _ in parts:  # all of them, before the first runs
         sampler.check_n(part.n, part.runner)
+    tiles = sum(part.n * part.runner.num_tiles for part, _ in parts)
+    await sampler.charge(tiles, request.runner, context)
     if len(parts) > 1:
         context = context.unwatched()
 
@@ -177,7 +181,7 @@ async def run_decoder(
 def _read_inputs(request: SamplingRequest, inputs: Inputs) -> list[Part]:
     """Decodes files, so it belongs in a thread. Raises HTTPError 400."""
     takes = accepted_inputs(request.runner)
-    axes = request.runner.spec.axes
+    axes = request.runner.spec.reach
     rows = {name: _rows(takes[name], value, axes) for name, value in inputs.items()}
     parts = []
     for start, stop in _runs_of_one_size(rows, request.n):
@@ -190,6 +194,23 @@ def _read_inputs(request: SamplingRequest, inputs: Inputs) -> list[Part]:
         }
         parts.append(_complete(request.rows(start, stop), arrays))
     return parts
+
+
+def _check_pixels(sampler: Sampler, request: SamplingRequest, inputs: Inputs) -> None:
+    """Raise HTTPError 400 for images larger than tiles may make, before any is decoded."""
+    takes = accepted_inputs(request.runner)
+    for name, value in inputs.items():
+        spec = takes[name]
+        if spec.kind != "image" or not (spec.is_free and request.runner.spec.tile):
+            continue
+        each: list[Any] = value if isinstance(value, list) else [value]
+        limits = request.runner.limits or sampler.limits
+        most = max_pixels(limits, request.runner, spec) // max(1, len(each))
+        try:
+            for one in each:
+                user_inputs.check_pixels(spec, _file(name, one), most)
+        except ValueError as error:
+            raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
 
 
 def _runs_of_one_size(rows: dict[str, list[NDArray[Any]]], n: int) -> Iterator[tuple[int, int]]:

@@ -368,7 +368,7 @@ def _check_tensor(tensor: LazyTensor, spec: TensorSpec, runner: SignatureRunner)
         )
     if spec.is_free and spec.kind != "text":
         try:
-            solved(runner.spec.axes, shape, tensor.shape[1:])
+            solved(runner.spec.reach, shape, tensor.shape[1:])
         except SizeError as error:
             raise HTTPError(400, "wrong_shape", f"input {spec.name!r}: {error}") from None
     elif len(tensor.shape) != 1 + len(shape) or tensor.shape[1:] != shape:

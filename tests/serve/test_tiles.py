@@ -1,0 +1,203 @@
+"""Images beyond the bounds of their axes: served as tiles, equal to the untiled graph."""
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from aigc.artifact import Artifact, Signature
+from aigc.artifact.axes import Axis
+from aigc.artifact.image_files import png, read_png
+from aigc.commands import sample
+from aigc.sealing import seal
+from serve.access.api_keys import CreateKey, key_entry
+from serve.access.rate_ledger import Ledger
+from serve.access.rate_limiter import in_process
+from serve.ingress import IngressReplica
+from tests.sealing.test_free_axes import spec
+from tests.sealing.upscalers import upscaler
+from tests.serve.client import Client, code_of, limited, running, serving
+
+AXES = {
+    "height": Axis(min=4, max=16, multiple=2, default=8),
+    "width": Axis(min=4, max=14, default=8),
+}
+LARGE = spec("hr", "image", 1, "2*height", "2*width", range=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An artifact whose signatures `enlarge` and `sample` have tiles."""
+    folder = tmp_path_factory.mktemp("tiled")
+    taken = {
+        "enlarge": spec("lr", "image", 1, "height", "width", range=(0, 1)),
+        "sample": spec("z", "latent", 2, "height", "width"),
+    }
+    signatures = {
+        name: Signature(graph=f"{name}.onnx", inputs=(one,), outputs=(LARGE,), axes=AXES)
+        for name, one in taken.items()
+    }
+    graphs = {
+        name: upscaler(folder / f"{name}.onnx", 2, taken=(one.name, int(one.shape[0])))
+        for name, one in taken.items()
+    }
+    return seal(graphs, name="up", store=folder / "store", signatures=signatures, tile=True)
+
+
+@pytest.fixture(scope="module")
+def artifact(tiled: str) -> Artifact:
+    return Artifact.open(tiled)
+
+
+@pytest.fixture(scope="module")
+def client(tiled: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with serving(limited(tmp_path_factory.mktemp("metrics"), max_batch=4), tiled) as client:
+        yield client
+
+
+def picture(height: int, width: int, seed: int = 0) -> bytes:
+    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 1), np.uint8)
+    return png(levels)
+
+
+def enlarge(*pictures: bytes, **fields: Any) -> dict[str, Any]:
+    given = [base64.b64encode(one).decode() for one in pictures]
+    return {"model": "up", "signature": "enlarge", "inputs": {"lr": given}, **fields}
+
+
+def post(client: Client, body: dict[str, Any], path: str = "/v1/samples") -> httpx.Response:
+    return client.request("POST", path, json=body)
+
+
+def pixels(answer: httpx.Response) -> list[np.ndarray[Any, Any]]:
+    assert answer.status_code == 200, answer.text
+    return [read_png(base64.b64decode(one["image"]))[0] for one in answer.json()["samples"]]
+
+
+def untiled(artifact: Artifact, file: bytes) -> np.ndarray[Any, Any]:
+    """Picture that one run of the graph makes of another."""
+    levels, _ = read_png(file)
+    lr = levels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+    hr = artifact._sessions["enlarge.onnx"].run(None, {"lr": lr})[0]
+    image: np.ndarray[Any, Any] = artifact.uint8("enlarge", {"hr": hr})[0]
+    return image
+
+
+def test_given_images_beyond_the_bounds_equal_the_untiled_graph(
+    client: Client, artifact: Artifact
+) -> None:
+    files = [
+        picture(*size, seed)
+        for seed, size in enumerate([(40, 33), (40, 33), (16, 14), (18, 9), (6, 100), (8, 8)])
+    ]
+    together = pixels(post(client, enlarge(*files)))
+    for file, found in zip(files, together, strict=True):
+        assert np.array_equal(found, untiled(artifact, file))
+        assert np.array_equal(pixels(post(client, enlarge(file)))[0], found)
+    assert together[0].shape == (80, 66, 1)
+
+
+def test_tiles_of_requests_at_the_same_time_keep_to_their_images(
+    client: Client, artifact: Artifact
+) -> None:
+    files = [picture(30 + 2 * (i % 2), 40, i) for i in range(6)]
+
+    async def all_at_once() -> list[httpx.Response]:
+        bodies = [enlarge(file) for file in files]
+        return await asyncio.gather(*(client.http.post("/v1/samples", json=b) for b in bodies))
+
+    for file, answer in zip(files, client.run(all_at_once()), strict=True):
+        assert np.array_equal(pixels(answer)[0], untiled(artifact, file))
+
+
+def test_a_drawn_size_beyond_the_bounds_is_that_of_the_artifact_and_is_verified(
+    client: Client, artifact: Artifact
+) -> None:
+    sizes = {"height": 30, "width": 41}
+    body = {"model": "up", "seed": 4, "size": "82x60"}
+    whole = artifact.uint8("sample", artifact.sample(seed=4, n=3, sizes=sizes))
+    assert np.array_equal(pixels(post(client, body | {"n": 3})), whole)
+    assert np.array_equal(pixels(post(client, body | {"first_index": 2}))[0], whole[2])
+    file = post(client, body | {"format": "png"}).content
+    assert np.array_equal(read_png(file)[0], whole[0])
+    assert client.request("POST", "/v1/verify", content=file).json()["made_here"]
+    lines = post(client, body | {"n": 3, "format": "ndjson"}).text.splitlines()
+    assert len(lines) == 3
+    z = artifact.draw("sample", 4, [0], sizes=sizes)
+    hr = artifact._sessions["sample.onnx"].run(None, z)[0]
+    assert np.array_equal(artifact.uint8("sample", {"hr": hr})[0], whole[0])
+
+
+def test_openai_draws_a_size_beyond_the_bounds(client: Client, artifact: Artifact) -> None:
+    body = {"model": "up", "prompt": "", "seed": 1, "size": "82x60"}
+    answer = post(client, body, "/v1/images/generations")
+    assert answer.status_code == 200, answer.text
+    found = read_png(base64.b64decode(answer.json()["data"][0]["b64_json"]))[0]
+    sizes = {"height": 30, "width": 41}
+    assert np.array_equal(found, artifact.uint8("sample", artifact.sample(seed=1, sizes=sizes))[0])
+
+
+def test_sizes_that_are_no_multiples_are_refused_beyond_the_bounds_too(client: Client) -> None:
+    answer = post(client, {"model": "up", "sizes": {"height": 31}})
+    assert code_of(answer) == (400, "size_out_of_range")
+    assert "a multiple of 2 in [4, 65536]" in answer.json()["error"]["message"]
+
+
+def test_limits_hold_before_anything_is_made(tiled: str, tmp_path: Path) -> None:
+    limits = limited(tmp_path, max_values=20_000, max_n=20)
+    with serving(limits, tiled) as client:
+        drawn = {"model": "up", "seed": 0}
+        assert post(client, drawn | {"sizes": {"height": 40, "width": 40}}).status_code == 200
+        for size in (1 << 16, 70):
+            answer = post(client, drawn | {"sizes": {"height": size, "width": size}})
+            assert code_of(answer) == (400, "size_out_of_range"), "of too many values"
+        answer = post(client, drawn | {"sizes": {"height": 1000, "width": 4}})
+        assert code_of(answer) == (400, "size_out_of_range"), "of too many tiles"
+        answer = post(client, drawn | {"n": 3, "sizes": {"height": 40, "width": 40}})
+        assert code_of(answer) == (400, "n_out_of_range"), "n counts by tiles and values"
+        assert post(client, enlarge(picture(40, 40))).status_code == 200
+        assert code_of(post(client, enlarge(picture(70, 70)))) == (400, "size_out_of_range")
+        for large in ([picture(80, 80)], [picture(60, 60)] * 2):
+            answer = post(client, enlarge(*large))
+            assert code_of(answer) == (400, "malformed_input")
+            assert "pixels are too many" in answer.json()["error"]["message"]
+
+
+def test_a_key_pays_for_each_tile(tiled: str, tmp_path: Path) -> None:
+    secret = "0123456789abcdef0123456789abcdef"
+    file = tmp_path / "keys.toml"
+    key = CreateKey(action="new", name="alice", samples_per_s=0.01, burst=20)
+    file.write_text(key_entry(key, secret))
+    settings = replace(limited(tmp_path), keys=str(file))
+    headers = {"authorization": f"Bearer {secret}"}
+    sizes = {"height": 40, "width": 33}  # 3 x 3 tiles, and there is a budget of 20
+    bodies = [{"model": "up", "sizes": sizes}, enlarge(picture(40, 33))]
+    with running(
+        lambda: IngressReplica(settings, "r", None, in_process(Ledger())), tiled
+    ) as client:
+        for body, left in zip(bodies, ("11", "2"), strict=True):
+            answer = client.request("POST", "/v1/samples", json=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["x-ratelimit-remaining"] == left
+        for body in bodies:
+            answer = client.request("POST", "/v1/samples", json=body, headers=headers)
+            assert code_of(answer) == (429, "rate_limited")
+
+
+def test_sample_writes_an_image_beyond_the_bounds(
+    tiled: str, artifact: Artifact, tmp_path: Path
+) -> None:
+    source = tmp_path / "lr.png"
+    source.write_bytes(picture(40, 33))
+    flags = ["--signature", "enlarge", "--inputs", "lr", str(source), "--n", "1"]
+    assert sample.command([tiled, *flags, "--out", str(tmp_path / "made")]) == 0
+    (made,) = (one for one in (tmp_path / "made").rglob("*.png") if ".." not in one.name)
+    found = np.asarray(Image.open(made).convert("L"))
+    assert np.array_equal(found, untiled(artifact, source.read_bytes())[..., 0])
