@@ -36,9 +36,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where tests run in several processes, a file stays whole, and three groups come first.
 
     They are of the files with tests that start Ray: to serve, to train, and for Kubernetes. A Ray
-    has folders and ports of its own, but many at a time would be slow. Such tests wait much, so
-    one process more than there are cores is worth its while. xdist's groups (`loadgroup`) do not
-    reach the scheduler with pytest 9.
+    has folders and ports of its own, but many at a time would be slow, and three on two cores make
+    Ray's own start time out. xdist's groups (`loadgroup`) do not reach the scheduler with pytest 9.
     """
     from xdist.scheduler import LoadScopeScheduling
 

@@ -228,6 +228,10 @@ MISTAKES: list[tuple[str, ...]] = [
     ("export", "runs/fine", "--name", "x", "--sign", "absent.pem"),
     ("export", "runs/fine", "--name", "x", "--sign", "key.pem"),
     # import
+    ("check-model", "nowhere"),
+    ("check-model", "dcgan", "--only", "nothing"),
+    ("check-data", "nowhere", "--for", "dcgan"),
+    ("check-data", "digits"),
     ("import",),
     ("import", "--name", "x"),
     ("import", "absent.onnx", "--name", "x"),

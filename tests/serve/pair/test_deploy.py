@@ -126,7 +126,8 @@ def test_imported_artifact_is_deployed_and_removed(deployed: Deployed, tmp_path:
     uri = seal(path, name="large", store=tmp_path / "store", range="0..1")
     answer = deployed.admin("deploy", artifact=uri)
     assert answer.status_code == 200, answer.text
-    assert (answer.json()["family"], answer.json()["licence"]) == ("imported", "unstated")
+    (found,) = (m for m in deployed.models() if m["id"] == "large@1")
+    assert (found["family"], found["licence"]) == ("imported", "unstated")
     assert deployed.admin("remove", model="large").status_code == 200
 
 
