@@ -126,8 +126,13 @@ def test_imported_artifact_is_deployed_and_removed(deployed: Deployed, tmp_path:
     uri = seal(path, name="large", store=tmp_path / "store", range="0..1")
     answer = deployed.admin("deploy", artifact=uri)
     assert answer.status_code == 200, answer.text
-    (found,) = (m for m in deployed.models() if m["id"] == "large@1")
-    assert (found["family"], found["licence"]) == ("imported", "unstated")
+
+    def listed() -> bool:
+        models = httpx.get(f"{deployed.url}/v1/models", timeout=30).json()["data"]
+        found = [(m["family"], m["licence"]) for m in models if m["id"] == "large@1"]
+        return found == [("imported", "unstated")]
+
+    wait_until(listed)
     assert deployed.admin("remove", model="large").status_code == 200
 
 
