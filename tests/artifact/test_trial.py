@@ -163,7 +163,7 @@ def test_crash_of_the_child_is_a_refusal(tmp_path: Path, monkeypatch: pytest.Mon
     """onnxruntime can take the process down with it."""
     manifest, found = contents(write(tmp_path / "a", model(zeros_graph())))
     broken = dataclasses.replace(found, references={"\0": b""}, graphs={})
-    with pytest.raises(ArtifactError, match="the model cannot be tried: KeyError"):
+    with pytest.raises(ArtifactError, match="the model cannot be tried: "):
         try_out(manifest, broken, Bounds(memory_bytes=MEMORY, seconds=60))
 
     def kill() -> None:

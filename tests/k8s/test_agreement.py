@@ -132,10 +132,13 @@ def test_serve_config_is_accepted_by_the_application(
     cpus = int(group["rayStartParams"]["num-cpus"])
     assert (scaling.min_replicas, scaling.max_replicas) == settings.replicas
     assert settings.replicas[0] >= group["minReplicas"] >= 2
-    assert settings.replicas[1] * settings.num_cpus == group["maxReplicas"] * cpus
+    each = int(cpus // settings.num_cpus)  # replicas of a worker
+    if settings.num_gpus:
+        each = min(each, int(worker["resources"]["limits"]["nvidia.com/gpu"]))
+    assert settings.replicas[1] == group["maxReplicas"] * each
     room = size(worker["resources"]["limits"]["memory"])
     shm = size("256Mi")
-    assert cpus // settings.num_cpus * settings.memory_of("default") + shm < 0.6 * room
+    assert each * settings.memory_of("default") + shm < 0.6 * room
     mounted = [mount["mountPath"] for mount in worker["volumeMounts"]]
     assert str(Path(settings.keys).parent) in mounted
     assert settings.metrics_dir in mounted
@@ -150,7 +153,10 @@ def size(quantity: str) -> int:
 
 
 def test_there_is_one_serve_config(rendered: Rendered) -> None:
-    assert len({service(rendered.objects(n))["serveConfigV2"] for n in combinations()}) == 1
+    on_gpus = {"gpu-sampling" in name: set() for name in combinations()}
+    for name in combinations():
+        on_gpus["gpu-sampling" in name].add(service(rendered.objects(name))["serveConfigV2"])
+    assert {gpus: len(configs) for gpus, configs in on_gpus.items()} == {False: 1, True: 1}
 
 
 @pytest.mark.parametrize("name", combinations())

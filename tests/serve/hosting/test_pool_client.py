@@ -327,6 +327,9 @@ def test_verification_and_descriptions_are_the_same(both: Both) -> None:
     assert judged[1].json()["reason"] == "equal"
     for path in ("/v1/models", "/v1/models/tiny", "/v2/models/tiny/versions/1", "/openapi.json"):
         here, there = both.local.get(path).json(), both.remote.get(path).json()
+        if path == "/v1/models":  # replicas of another pool choose, and this one says so
+            assert [model.pop("provider") for model in here["data"]] == ["cpu", "cpu"]
+            assert [model.pop("provider") for model in there["data"]] == ["auto", "cpu"]
         assert here == there, path
 
 
