@@ -89,7 +89,7 @@ def main() -> None:
         runs = Path(folder)
         report.step("Tests", 90, lambda s: _tests(options.device, s))
         report.step("Training", 120, lambda s: _training(options.device, s))
-        report.step("A killed worker", 80, lambda s: _killed_worker(options.device, runs, s))
+        report.step("A killed worker", 120, lambda s: _killed_worker(options.device, runs, s))
         report.step("Export and replay", 40, lambda s: _export(runs, s))
         report.step("Serving", 50, lambda s: _serving(runs, s))
     text = _document(options.device, report)
