@@ -18,9 +18,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -87,13 +87,13 @@ def try_out(manifest_bytes: bytes, contents: Contents, bounds: Bounds) -> None:
         raise ArtifactError(f"{took} took more processor time than {bounds.seconds:.0f} s have")
     if process.returncode:
         raise ArtifactError(
-            f"{took} ended it ({_ending(process.returncode)}); it may take"
-            f" {_mib(bounds.memory_bytes)} of memory there: give the pool more, or export it anew"
+            f"{took} ended it ({ending(process.returncode)}); it may take"
+            f" {mib(bounds.memory_bytes)} of memory there: give the pool more, or export it anew"
         )
     said = json.loads(answer)
     if said["memory"]:
         raise ArtifactError(
-            f"{took} takes more than the {_mib(bounds.memory_bytes)} of memory that it may:"
+            f"{took} takes more than the {mib(bounds.memory_bytes)} of memory that it may:"
             f" {said['error']}; give the pool more memory or a smaller limits.max_batch"
         )
     if said["error"]:
@@ -133,22 +133,29 @@ def _write(pipe: IO[bytes], manifest_bytes: bytes, contents: Contents, bounds: B
             pipe.write(data)
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """Signal or exit status that a child ended with: `SIGSEGV`, `exit status 1`."""
     with contextlib.suppress(ValueError):
         return signal.Signals(-code).name
     return f"exit status {code}"
 
 
-def _mib(count: int) -> str:
+def mib(count: int) -> str:
+    """A number of bytes in words: `64 MiB`."""
     return f"{count / (1 << 20):.0f} MiB"
 
 
 def main() -> None:
     """Entry point of the child: read the parts, set the limits, run the trial and report."""
+    report(_tried, ANSWER_BYTES)
+
+
+def report(tried: Callable[[IO[bytes]], dict[str, Any]], most_bytes: int) -> NoReturn:
+    """Write what `tried` makes of the standard input as JSON, and end this child process."""
     answer = os.dup(1)
     os.dup2(2, 1)  # what libraries print is not the answer
-    said = _tried(sys.stdin.buffer)
-    os.write(answer, json.dumps(said).encode()[:ANSWER_BYTES])
+    said = tried(sys.stdin.buffer)
+    os.write(answer, json.dumps(said).encode()[:most_bytes])
     os._exit(0)  # what was loaded needs no tidying
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from msgspec import UNSET
@@ -67,11 +68,12 @@ def prove_parity(
             if spec.kind == "text" and a.shape == b.shape:
                 texts = max(texts, float((a != b).any(1).mean()))
                 continue
-            errors = row_errors(a, b, spec) if a.shape == b.shape else np.array([math.inf])
-            usual = max(usual, float(np.quantile(errors, 0.99, method="lower")))
-            worst = max(worst, float(errors.max()))
+            rows = row_errors(a, b, spec) if a.shape == b.shape else np.array([math.inf])
+            usual = max(usual, float(np.quantile(rows, 0.99, method="lower")))
+            worst = max(worst, float(rows.max()))
             if spec.kind == "image" and spec.range is not None and math.isfinite(worst):
-                pixels = max(pixels, _mismatch_share(a, b, spec.range))
+                x, y = to_uint8(a, *spec.range), to_uint8(b, *spec.range)
+                pixels = max(pixels, mismatch_share(x, y))
     if texts > PARITY_DIFFERENT:
         raise ValueError(
             f"signature {name!r} is not exported faithfully: {texts:.2g} of its texts differ"
@@ -101,13 +103,16 @@ def batches(samples: int) -> tuple[int, ...]:
 def row_errors(
     a: NDArray[np.float32], b: NDArray[np.float32], spec: TensorSpec
 ) -> NDArray[np.float64]:
-    """(n,) largest |a - b| of each row, inf for NaN.
-
-    Values without bounds, such as logits, are compared relative to 1 + |a|.
-    """
-    error = np.abs(a - b) / (1 if spec.range is not None else 1 + np.abs(a))
+    """(n,) largest of errors() in each row, inf for NaN."""
+    error = errors(a, b, spec)
     worst: NDArray[np.float64] = error.reshape(len(a), -1).max(1)
     return np.where(np.isnan(worst), np.inf, worst)
+
+
+def errors(a: NDArray[np.float32], b: NDArray[np.float32], spec: TensorSpec) -> NDArray[np.float32]:
+    """|a - b|; of values without bounds, such as logits, relative to 1 + |a|."""
+    error: NDArray[np.float32] = np.abs(a - b)
+    return error if spec.range is not None else error / (1 + np.abs(a))
 
 
 def budget(signature: Signature) -> tuple[float, float]:
@@ -117,10 +122,7 @@ def budget(signature: Signature) -> tuple[float, float]:
     return PARITY_MAX_ABS, PARITY_MAX_ABS
 
 
-def _mismatch_share(
-    a: NDArray[np.float32], b: NDArray[np.float32], span: tuple[float, float]
-) -> float:
-    """Share of uint8 values that differ among those that are not saturated in both."""
-    x, y = to_uint8(a, *span), to_uint8(b, *span)
+def mismatch_share(x: NDArray[np.integer[Any]], y: NDArray[np.integer[Any]]) -> float:
+    """Share of pixels from 0 to 255 that differ among those that are not saturated in both."""
     inside = ~((x == y) & ((x == 0) | (x == 255)))
     return float((x != y).sum() / max(1, inside.sum()))

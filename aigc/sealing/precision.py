@@ -25,6 +25,7 @@ from aigc.artifact.precision import (
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.sealing.example_inputs import example, num_examples, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
+from aigc.sealing.parity import errors, mismatch_share
 from aigc.sealing.reduced_graph import has_conv, reduce_graph
 
 CALIBRATION = 64
@@ -156,7 +157,7 @@ def _distance(
         return PrecisionLoss(
             max_abs=0, mean_loss=0, uint8_mismatch=differ, uint8_max=0, samples=len(a)
         )
-    error = np.abs(a - b) / (1 if spec.range is not None else 1 + np.abs(a))
+    error = errors(a, b, spec)
     span = 1 if spec.range is None else (spec.range[1] - spec.range[0]) / 2 or 1
     mean = float(error.mean(dtype=np.float64)) / span
     if not (np.isfinite(b).all() and mean <= MAX_MEAN_LOSS):
@@ -168,8 +169,7 @@ def _distance(
     mismatch, most = 0.0, 0
     if spec.kind == "image" and spec.range is not None:
         x, y = (to_uint8(values, *spec.range).astype(np.int16) for values in (a, b))
-        inside = ~((x == y) & ((x == 0) | (x == 255)))
-        mismatch = float((x != y).sum() / max(1, inside.sum()))
+        mismatch = mismatch_share(x, y)
         most = int(np.abs(x - y).max())
     return PrecisionLoss(
         max_abs=float(error.max()),

@@ -9,8 +9,6 @@ loaded in the process of the caller before it passed.
 
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +19,7 @@ import numpy as np
 
 from aigc.artifact.manifest import ArtifactError
 from aigc.artifact.sampling_inputs import Arrays
-from aigc.artifact.trial import Bounds, child_environment, limit
+from aigc.artifact.trial import Bounds, child_environment, ending, limit, mib, report
 
 ANSWER_BYTES = 1 << 20
 APART = 1e-3
@@ -81,7 +79,10 @@ def probe(graph: bytes, feeds: Arrays, bounds: Bounds) -> Probe:
         process.kill()
         process.wait()
     if process.returncode:
-        raise ProbeError(f"a first run {_ending(process.returncode, bounds)}")
+        raise ProbeError(
+            f"a first run ended its process ({ending(process.returncode)}); it may take"
+            f" {mib(bounds.memory_bytes)} of memory"
+        )
     said = json.loads(answer[:ANSWER_BYTES])
     if said["error"]:
         raise ProbeError(said["error"])
@@ -92,22 +93,9 @@ def probe(graph: bytes, feeds: Arrays, bounds: Bounds) -> Probe:
     return Probe(outputs=outputs, apart=said["apart"], row_seconds=said["row_seconds"])
 
 
-def _ending(code: int, bounds: Bounds) -> str:
-    try:
-        how = signal.Signals(-code).name
-    except ValueError:
-        how = f"exit status {code}"
-    memory = f"{bounds.memory_bytes / (1 << 20):.0f} MiB"
-    return f"ended its process ({how}); it may take {memory} of memory"
-
-
 def main() -> None:
     """Entry point of the child: read graph and inputs, set the limits, run, report."""
-    answer = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is not the answer
-    said = _tried(sys.stdin.buffer)
-    os.write(answer, json.dumps(said).encode()[:ANSWER_BYTES])
-    os._exit(0)
+    report(_tried, ANSWER_BYTES)
 
 
 def _tried(pipe: IO[bytes]) -> dict[str, Any]:
