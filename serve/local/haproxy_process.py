@@ -120,8 +120,11 @@ class HAProxyProcess:
                 self.ask(f"shutdown session {each[0]}")
 
 
-def frozen_servers(statistics: str) -> set[str]:
-    """BACKEND/SERVER of the servers that accept connections and answer no health check.
+def frozen_servers(statistics: str) -> dict[str, bool]:
+    """Servers that accept connections and answer no health check, by BACKEND/SERVER.
+
+    The value is True where HAProxy still sends requests there: it checks the HTTP and the gRPC port
+    of a replica apart, and one of the checks ends up to CHECK_INTERVAL_S before the other.
 
     `statistics`: `show stat`. A server that refuses connections is dead, or draining and at work on
     its last requests.
@@ -132,7 +135,13 @@ def frozen_servers(statistics: str) -> set[str]:
         for row in rows
         if row["status"].startswith("DOWN") and "TOUT" in row["check_status"]
     }
-    return {f"{row['pxname']}/{row['svname']}" for row in rows if row["svname"] in names}
+    return {
+        # One that follows another's checks has no status of its own, nor can it be given one.
+        f"{row['pxname']}/{row['svname']}": bool(row["check_status"])
+        and row["status"].startswith("UP")
+        for row in rows
+        if row["svname"] in names
+    }
 
 
 def _peers() -> dict[str, str]:

@@ -207,6 +207,9 @@ class Supervisor:
             info = self._child.info()
             self._child.missed = 0
             frozen = frozen_servers(self._child.ask("show stat"))
+            for server, in_use in frozen.items():
+                if in_use:
+                    self._child.ask(f"set server {server} health down")
             for server in frozen:
                 self._child.ask(f"shutdown sessions server {server}")
             self._child.abort_hung_up()

@@ -1,5 +1,6 @@
 """Ray's configuration of HAProxy is bounded and closed, and HAProxy is kept running on it."""
 
+import csv
 import os
 import resource
 import socket
@@ -154,6 +155,8 @@ class Replica(BaseHTTPRequestHandler):
 
     left: ClassVar[list[float]] = []
     """When those that waited for /never were let go."""
+    slow_checks: ClassVar[bool] = False
+    """Health checks pass after two seconds, which is less than HAProxy allows."""
 
     def do_GET(self) -> None:
         if self.path == "/never":
@@ -162,7 +165,7 @@ class Replica(BaseHTTPRequestHandler):
             self.left.append(time.monotonic())
             self.close_connection = True
             return
-        if self.path == "/slow":
+        if self.path == "/slow" or (self.path == "/-/healthz" and self.slow_checks):
             time.sleep(2)
         self.send_response(200)
         self.send_header("content-length", "2")
@@ -360,6 +363,36 @@ def test_half_closed_clients_are_answered_and_lost_ones_dropped(
     assert not Replica.left
     until(lambda: bool(Replica.left))
     assert Replica.left[0] - hung_up_s > HALF_CLOSED_S - 1
+
+
+GRPC = """\
+backend grpc-aigc
+    option httpchk GET /-/healthz
+    default-server fastinter 250ms downinter 250ms fall 2 rise 2 inter 5s check
+    server one 127.0.0.1:{port} check
+"""
+
+
+@pytest.mark.process
+def test_a_replica_found_frozen_by_either_check_gets_no_more_requests(
+    supervised: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def up(server: str) -> bool:
+        rows = csv.DictReader(supervised.say("show stat").removeprefix("# ").splitlines())
+        found = [row for row in rows if f"{row['pxname']}/{row['svname']}" == server]
+        return bool(found) and found[0]["status"].startswith("UP")
+
+    monkeypatch.setattr(Replica, "slow_checks", True)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts, and never answers
+        config = supervised.folder / "c"
+        grpc = GRPC.format(port=frozen.getsockname()[1])
+        config.write_text(config.read_text().replace("listen stats", f"{grpc}listen stats"))
+        supervised.start()
+        until(lambda: up("http-aigc-kept/one") and up("grpc-aigc/one"))
+        until(lambda: not up("grpc-aigc/one"))
+        # Its own check passes in time throughout, so only the other one's failure marks it down.
+        until(lambda: not up("http-aigc-kept/one"))
+        assert supervised.status() == 503
 
 
 def until(predicate: Callable[[], bool]) -> None:
