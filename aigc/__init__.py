@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
     """Load a name. Raises ImportError that says what to install if a package is missing."""
     if name not in __all__:
         raise AttributeError(f"module 'aigc' has no attribute {name!r}")
-    from aigc.entry_point import load
+    from aigc.own_code.entry_point import load
 
     value = load("aigc.api", name, _MODULES.get(name, ""))
     globals()[name] = value

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from aigc import __version__
-from aigc.entry_point import missing, shadowed
+from aigc.own_code.entry_point import missing, shadowed
 
 
 def main() -> int:

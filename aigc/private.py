@@ -19,7 +19,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from aigc.entry_point import shadowed
+from aigc.own_code.entry_point import shadowed
 
 MIN_FREE_BYTES = 64 << 20
 """Least free space: less is not enough for the logs of a start."""

@@ -78,7 +78,7 @@ def main() -> int:
         "limits": {"max_queue": 1024, "max_wait_s": 4},
         "scaling": {"downscale_delay_s": 25},
     }
-    exporter = ("aigc.prometheus_exporter", "--port")
+    exporter = ("aigc.prometheus.exporter", "--port")
     with local_ray(num_cpus=config.replicas + 1) as head:
         told = ("--dir", str(head.metrics_dir))
         with (

@@ -18,9 +18,9 @@ from pathlib import Path
 import prometheus_client.values
 from prometheus_client import CollectorRegistry, Gauge
 
-from aigc import prometheus_exporter, scrape
 from aigc.display import netloc
-from aigc.prometheus_values import LOST, LOST_HELP, LiveProcess, register_process
+from aigc.prometheus import exporter, scrape
+from aigc.prometheus.values import LOST, LOST_HELP, LiveProcess, register_process
 from aigc.training.run_context import RunReport
 
 _VALUES = {
@@ -190,7 +190,7 @@ class Metrics:
 
 
 def _register() -> LiveProcess | None:
-    directory = os.environ.get(prometheus_exporter.ENVIRONMENT)
+    directory = os.environ.get(exporter.ENVIRONMENT)
     if not directory:
         return None
     if prometheus_client.values.ValueClass is prometheus_client.values.MutexValue:
@@ -198,7 +198,7 @@ def _register() -> LiveProcess | None:
         log.warning(
             "%s was set after prometheus_client was imported, so it has no effect;"
             " set it before the process starts",
-            prometheus_exporter.ENVIRONMENT,
+            exporter.ENVIRONMENT,
         )
         return None
     return register_process(Path(directory))

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc import code_files
 from aigc.config import TrainConfig
 from aigc.data import Read, Sharded, Source, read, rows, share, stopping
+from aigc.own_code import code_files
 
 ROWS_PER_ITEM = 4096
 """Largest item; a larger shard is read by several tasks at once, each of which opens it."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from aigc import private, prometheus_exporter, ray_options, watchdog
+from aigc import private, ray_options, watchdog
+from aigc.prometheus import exporter
 
 ENVIRONMENT = ray_options.ENVIRONMENT | {
     # Ray Train's controller polls its workers this often: the end of a run waits for it.
@@ -124,12 +125,12 @@ def _signals_later() -> Iterator[None]:
 @contextmanager
 def _without_metrics_folder() -> Iterator[None]:
     """Hide the metrics folder from Ray's own processes, which use the same metrics library."""
-    hidden = os.environ.pop(prometheus_exporter.ENVIRONMENT, None)
+    hidden = os.environ.pop(exporter.ENVIRONMENT, None)
     try:
         yield
     finally:
         if hidden is not None:
-            os.environ[prometheus_exporter.ENVIRONMENT] = hidden
+            os.environ[exporter.ENVIRONMENT] = hidden
 
 
 def _set_environment() -> None:

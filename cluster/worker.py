@@ -15,8 +15,9 @@ from ray.train import get_context
 from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
-from aigc import code_files, data
+from aigc import data
 from aigc.data import Sharded
+from aigc.own_code import code_files
 from aigc.training import run_folder
 from aigc.training.dataloader import Stream
 from aigc.training.lease import Claim

@@ -92,7 +92,7 @@ def find() -> list[Target]:
 
 
 def _shows_metrics(command: Sequence[str]) -> bool:
-    if "aigc.prometheus_exporter" in command:
+    if "aigc.prometheus.exporter" in command:
         return True
     ours = any(part == "aigc.cli" or Path(part).name == "aigc" for part in command[:4])
     return ours and ("train" in command or "metrics" in command)

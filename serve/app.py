@@ -38,7 +38,7 @@ from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableE
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from aigc.prometheus_exporter import ENVIRONMENT
+from aigc.prometheus.exporter import ENVIRONMENT
 from serve.access.ledger_actor import cluster_ledger
 from serve.autoscaling import Scaling, WorkPolicy
 from serve.batching.progress import Progress

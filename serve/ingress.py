@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aigc import prometheus_exporter, scrape
 from aigc.artifact import ArtifactError
+from aigc.prometheus import exporter, scrape
 from serve import playground
 from serve.access.access_control import create_access_control
 from serve.access.api_keys import KeyFile, load
+from serve.access.cors import CrossOrigin
 from serve.access.foreign_sender import foreign_sender
 from serve.access.rate_ledger import Take
 from serve.batching.jobs import StuckError
-from serve.cors import CrossOrigin
 from serve.errors import HTTPError
 from serve.hosting.desired_models import DesiredModels, DesiredModelsStore
 from serve.hosting.models import HostedModel, HostedModels
@@ -261,7 +261,7 @@ class IngressReplica(ModelReplica):
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
         encode, kind = scrape.negotiate(accept.decode("latin-1"))
         try:
-            body = await asyncio.to_thread(prometheus_exporter.render, self._metrics_dir, encode)
+            body = await asyncio.to_thread(exporter.render, self._metrics_dir, encode)
         except TimeoutError as error:
             message = f"the metrics cannot be read, {error.strerror}; try again"
             raise HTTPError(503, "unavailable", message, [RETRY_SOON]) from error

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from aigc.artifact import Manifest
-from aigc.prometheus_values import LOST, LOST_HELP
+from aigc.prometheus.values import LOST, LOST_HELP
 from serve.access.api_keys import Keys
 from serve.batching.jobs import BatchStats
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aigc import code_files
+from aigc.own_code import code_files
 
 GAN = '''
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Data to train on: sources of labelled rows, their splits, order and reading.
 
-Each kind of source is a file in `sources/`, or a file or module of a user, see aigc/own_code.py;
+Each kind of source is a file in `sources/`, or a file or module of a user, see aigc/own_code;
 the other files here are what several of them share.
 """
 

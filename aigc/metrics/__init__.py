@@ -1,6 +1,6 @@
 """Metrics of generated samples, and the registry of what evaluates each modality.
 
-The folder is the registry; users have files and modules of their own, see aigc/own_code.py. A file
+The folder is the registry; users have files and modules of their own, see aigc/own_code. A file
 named after a modality defines
 `evaluate(artifact, train, test, n, seed) -> Evaluation` for `aigc evaluate`,
 `side_by_side(artifact, test, seed) -> (H, W, C) uint8`, a picture of real samples above generated

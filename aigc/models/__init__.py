@@ -1,6 +1,6 @@
 """One file per model: its Config, its Model and its PRESETS. The folder is the registry.
 
-Users have models of their own in files and packages, see aigc/own_code.py.
+Users have models of their own in files and packages, see aigc/own_code.
 """
 
 import re
@@ -31,7 +31,7 @@ def names() -> list[str]:
 
 
 def load(reference: str) -> ModelFile:
-    """The file of a model: by its name here, or any other reference of aigc/own_code.py.
+    """The file of a model: by its name here, or any other reference of aigc/own_code.
 
     Raises ValueError with the nearest name if there is none, or with what the file lacks.
     """

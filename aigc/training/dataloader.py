@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from aigc import code_files, data
+from aigc import data
 from aigc.artifact.store import store_errors
 from aigc.config import TrainConfig
 from aigc.data import CorruptRow, Dataset, Read, Source, share
 from aigc.model import Batch
+from aigc.own_code import code_files
 
 Stream = Callable[[int], Iterator[Read]]
 """From the samples seen at its start: one item per global batch, this worker's rows of it."""

@@ -13,13 +13,14 @@ from dataclasses import replace
 
 import torch
 
-from aigc import code_files, data
+from aigc import data
 from aigc.artifact import image_files
 from aigc.artifact.sampling_inputs import is_picture
 from aigc.config import TrainConfig
 from aigc.data import PATHLESS, Source
 from aigc.metrics import distance_to, evaluator_of
 from aigc.model import GenerativeModel
+from aigc.own_code import code_files
 from aigc.rng import BatchRNG
 from aigc.training import checkpoint
 from aigc.training.dataloader import batch_of

@@ -18,11 +18,11 @@ from aigc import models, own_code
 from aigc.artifact import Artifact
 from aigc.artifact.manifest import WEIGHTS
 from aigc.artifact.store import filesystem, store_errors
-from aigc.code_files import NAME
 from aigc.config import TrainConfig, require
 from aigc.data import Source
 from aigc.data_report import facts as data_facts
 from aigc.files import append_line, expanded, read_lines, read_text, write
+from aigc.own_code.code_files import NAME
 from aigc.training import checkpoint, run_code, run_folder
 from aigc.training.dataloader import Stream
 from aigc.training.loop import (

@@ -9,9 +9,9 @@ A file lies in `code/<name>.py`. Of a module only the hash is kept: its package 
 from pathlib import Path
 from typing import Any
 
-from aigc import code_files, own_code
+from aigc import own_code
 from aigc.config import TrainConfig
-from aigc.own_code import FOLDER, Place
+from aigc.own_code import FOLDER, Place, code_files
 
 
 def write(folder: Path, config: TrainConfig) -> None:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aigc import prometheus_exporter
 from aigc.artifact import ArtifactError, gpu, providers, signing
 from aigc.artifact.outputs import OutputError
-from aigc.prometheus_values import register_process
+from aigc.prometheus import exporter
+from aigc.prometheus.values import register_process
 from serve.autoscaling import LoadReporter
 from serve.batching.batcher import Batcher
 from serve.batching.jobs import ClosedError, DeadlineError, OverloadedError, RunTooLongError
@@ -55,11 +55,9 @@ class ModelReplica:
         self._models: HostedModels | None = None
         self._leaving: list[HostedModel] = []
         self._proven: list[HostedModel] = []
-        metrics_dir = settings.metrics_dir or os.environ.get(prometheus_exporter.ENVIRONMENT)
+        metrics_dir = settings.metrics_dir or os.environ.get(exporter.ENVIRONMENT)
         if not metrics_dir:
-            raise ValueError(
-                f"name metrics_dir, or set {prometheus_exporter.ENVIRONMENT} for Ray's workers"
-            )
+            raise ValueError(f"name metrics_dir, or set {exporter.ENVIRONMENT} for Ray's workers")
         self._metrics_dir = Path(metrics_dir)
         self._alive = register_process(self._metrics_dir)
         self._metrics = Metrics()

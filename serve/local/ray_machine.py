@@ -161,7 +161,7 @@ def start_ray(run: Run, *, num_cpus: int) -> None:
 
 def start_exporter(run: Run, host: str, port: int) -> "subprocess.Popen[bytes]":
     """Start the process that serves the merged metrics of this run on one port."""
-    command = [*haproxy.dies_with_parent(), sys.executable, "-m", "aigc.prometheus_exporter"]
+    command = [*haproxy.dies_with_parent(), sys.executable, "-m", "aigc.prometheus.exporter"]
     options = ["--dir", str(run.metrics_dir), "--host", host, "--port", str(port)]
     # In a session of its own, so that Ctrl-C in a terminal leaves it to this process.
     return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, start_new_session=True)

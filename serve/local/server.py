@@ -142,7 +142,7 @@ def _drain(run: ray_machine.Run, config: ServeConfig, signals: Signals) -> None:
 
 
 def _in_progress(run: ray_machine.Run) -> bool:
-    from aigc.prometheus_exporter import render
+    from aigc.prometheus.exporter import render
 
     try:
         lines = render(run.metrics_dir).decode().splitlines()

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aigc import data, models, prometheus_exporter
+from aigc import data, models
+from aigc.prometheus import exporter
 from aigc.training.object_store import NullStore
 from aigc.training.run import Run, train_run
 from aigc.training.run_context import RunContext, RunReport
@@ -216,7 +217,7 @@ for line in sys.stdin:
 def test_exporter_shows_a_driver_until_it_closes(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", DRIVER],
-        env={**os.environ, prometheus_exporter.ENVIRONMENT: str(tmp_path)},
+        env={**os.environ, exporter.ENVIRONMENT: str(tmp_path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -232,9 +233,9 @@ def test_exporter_shows_a_driver_until_it_closes(tmp_path: Path) -> None:
         tell(json.dumps(replace(REPORT, samples=1280).__dict__))
         tell(json.dumps(REPORT.__dict__))
         lost = {("aigc_metrics_lost", "", ""): 0.0}
-        assert read(prometheus_exporter.render(tmp_path).decode()) == EXPECTED | lost
+        assert read(exporter.render(tmp_path).decode()) == EXPECTED | lost
         tell("close")
-        assert read(prometheus_exporter.render(tmp_path).decode()) == {}
+        assert read(exporter.render(tmp_path).decode()) == {}
         assert driver.stdin is not None
         driver.stdin.close()
     assert driver.returncode == 0
@@ -243,7 +244,7 @@ def test_exporter_shows_a_driver_until_it_closes(tmp_path: Path) -> None:
 def test_multiprocess_folder_set_too_late_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv(prometheus_exporter.ENVIRONMENT, str(tmp_path))
+    monkeypatch.setenv(exporter.ENVIRONMENT, str(tmp_path))
     with caplog.at_level(logging.WARNING):
         Metrics("digits", None).close()
     assert "set it before the process starts" in caplog.text

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from aigc.artifact import Store
-from aigc.prometheus_exporter import ExporterConfig
+from aigc.prometheus.exporter import ExporterConfig
 from serve.access import api_keys
 from serve.hosting.desired_models import parse_desired, resolve_store
 from serve.local import haproxy

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.process
 REPLICA = """
 import sys, time
 from pathlib import Path
-from aigc.prometheus_values import register_process
+from aigc.prometheus.values import register_process
 from serve.metrics import Metrics
 alive = register_process(Path(sys.argv[1]))
 Metrics().replicas.set(3)
@@ -52,7 +52,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     Path(folder).mkdir()
     commands = [
         [sys.executable, "-c", REPLICA, folder],
-        [sys.executable, "-m", "aigc.prometheus_exporter", "--dir", folder, "--port", "0"],
+        [sys.executable, "-m", "aigc.prometheus.exporter", "--dir", folder, "--port", "0"],
     ]
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

@@ -78,7 +78,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalRay
         local_ray(num_cpus=4) as head,
         running(
             head,
-            *("aigc.prometheus_exporter", "--dir", str(head.metrics_dir)),
+            *("aigc.prometheus.exporter", "--dir", str(head.metrics_dir)),
             *("--port", str(head.ports["exporter"])),
         ),
         monitor.prometheus(

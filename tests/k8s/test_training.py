@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aigc.prometheus_exporter import ENVIRONMENT as METRICS
+from aigc.prometheus.exporter import ENVIRONMENT as METRICS
 from tests.k8s.rendered import (
     Rendered,
     combinations,

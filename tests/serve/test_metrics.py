@@ -13,8 +13,8 @@ import httpx
 import orjson
 import pytest
 
-from aigc import prometheus_exporter, scrape
 from aigc.artifact import ArtifactError
+from aigc.prometheus import exporter, scrape
 from serve.access.api_keys import CreateKey, key_entry
 from serve.access.rate_ledger import Ledger
 from serve.access.rate_limiter import in_process
@@ -303,7 +303,7 @@ def test_made_up_names_add_no_series(client: Client, store: Path, metrics_dir: P
     before = values(client.probe.metrics).keys()
     assert client.run(crowd(100)) == {200, 401, 404, 429}
     assert values(client.probe.metrics).keys() == before
-    assert b"made-up" not in prometheus_exporter.render(metrics_dir)
+    assert b"made-up" not in exporter.render(metrics_dir)
 
 
 def test_the_serving_port_gives_the_format_that_is_asked_for(served: Listening) -> None:

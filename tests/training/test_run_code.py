@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc import code_files
 from aigc.artifact import Artifact, Store
 from aigc.commands.evaluate import command as evaluate
 from aigc.commands.export import export
+from aigc.own_code import code_files
 from aigc.training import checkpoint
 from aigc.training.run import Run
 from cluster.train import command

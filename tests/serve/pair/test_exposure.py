@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 SOCKETS = {
     # process: (listening sockets, what they are)
     "serve.local.driver": (1, "Ray's driver, for answers of its workers"),
-    "aigc.prometheus_exporter": (1, "the merged metrics"),
+    "aigc.prometheus.exporter": (1, "the merged metrics"),
     "haproxy": (4, "the ports of the command; its own statistics and metrics"),
     "gcs_server": (1, "Ray's directory of the cluster"),
     "raylet": (2, "Ray's node manager and object manager"),
@@ -36,7 +36,7 @@ SOCKETS = {
     "ray::IDLE": (1, "calls between actors"),
 }
 WITHOUT_TOKEN = {
-    "aigc.prometheus_exporter": 1,
+    "aigc.prometheus.exporter": 1,
     "haproxy": 4,
     "monitor.py": 1,
     "dashboard.py": 1,
@@ -54,7 +54,7 @@ def kind(process: psutil.Process) -> str:
     line = process.cmdline()
     text = " ".join(line)
     for name in (
-        "aigc.prometheus_exporter",
+        "aigc.prometheus.exporter",
         "serve.local.driver",
         "monitor.py",
         "dashboard.py",

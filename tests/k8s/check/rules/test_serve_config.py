@@ -291,7 +291,7 @@ def test_our_and_foreign_options_are_accepted(path: str) -> None:
         ("serve.ap:build", "did you mean 'app'?"),
         ("serve.access.charges:Charge", "did you mean 'charge'?"),
         ("serve.app.build:x", "no module serve.app.build"),
-        ("aigc.prometheus_exporter:cmmand", "did you mean 'command'?"),
+        ("aigc.prometheus.exporter:cmmand", "did you mean 'command'?"),
         ("serve.app:", "has no 'attribute'"),
         ("serve/app:build", "did you mean 'serve.app:build'?"),
     ],

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from aigc import prometheus_exporter
-from aigc.prometheus_values import register_process
+from aigc.prometheus import exporter
+from aigc.prometheus.values import register_process
 from tests.exporter import read
 
 WRITER = """
 import sys
 from pathlib import Path
-from aigc.prometheus_values import register_process
+from aigc.prometheus.values import register_process
 lock = register_process(Path(sys.argv[1]))
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 registry = CollectorRegistry()
@@ -37,7 +37,7 @@ class Writer:
     def __init__(self, directory: Path) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(directory)],
-            env={**os.environ, prometheus_exporter.ENVIRONMENT: str(directory)},
+            env={**os.environ, exporter.ENVIRONMENT: str(directory)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -77,18 +77,18 @@ def test_counters_of_dead_processes_are_kept_and_gauges_dropped(tmp_path: Path) 
             "sizes_bucket10.0": 3.0,
             "sizes_bucket+Inf": 3.0,
         }
-        assert read(prometheus_exporter.render(tmp_path)) == {**expected, "alive": 3.0}
+        assert read(exporter.render(tmp_path)) == {**expected, "alive": 3.0}
         first.kill()
-        assert read(prometheus_exporter.render(tmp_path)) == {**expected, "alive": 2.0}
+        assert read(exporter.render(tmp_path)) == {**expected, "alive": 2.0}
         second.kill()
-        assert read(prometheus_exporter.render(tmp_path)) == {**expected, "alive": 1.0}
+        assert read(exporter.render(tmp_path)) == {**expected, "alive": 1.0}
         third.write(4)
         third.kill()
-        after = read(prometheus_exporter.render(tmp_path))
+        after = read(exporter.render(tmp_path))
         assert "alive" not in after
         assert after["things_totala"] == 10.0
         assert after["sizes_count"] == 4.0
-        assert after == read(prometheus_exporter.render(tmp_path))
+        assert after == read(exporter.render(tmp_path))
         left = sorted(path.name for path in tmp_path.iterdir())
         assert left == ["fold.lock", "folded_3"], "files of dead processes pile up"
 
@@ -100,7 +100,7 @@ def test_crash_after_a_fold_counts_nothing_twice(
     with writers(tmp_path, 2) as (first, second):
         first.write(1)
         second.write(2)
-        before = read(prometheus_exporter.render(tmp_path))
+        before = read(exporter.render(tmp_path))
         first.kill()
         with monkeypatch.context() as crash:
 
@@ -111,9 +111,9 @@ def test_crash_after_a_fold_counts_nothing_twice(
 
             crash.setattr(Path, "unlink", unlink)
             with pytest.raises(SystemExit):
-                prometheus_exporter.render(tmp_path)
+                exporter.render(tmp_path)
         assert any(tmp_path.glob("folded_1")), "the crash came before the fold was complete"
-        after = read(prometheus_exporter.render(tmp_path))
+        after = read(exporter.render(tmp_path))
         assert after["things_totala"] == before["things_totala"] == 3.0
         assert after["sizes_count"] == 2.0
         assert after["alive"] == 1.0
@@ -121,10 +121,10 @@ def test_crash_after_a_fold_counts_nothing_twice(
 
 def test_announce_takes_no_lock_and_survives_removal_of_its_file(tmp_path: Path) -> None:
     lock = register_process(tmp_path)
-    prometheus_exporter.render(tmp_path)
+    exporter.render(tmp_path)
     assert list(tmp_path.glob("live_*.lock")), "a living process was taken for dead"
     lock.close()
-    prometheus_exporter.render(tmp_path)
+    exporter.render(tmp_path)
     assert not list(tmp_path.glob("live_*.lock"))
 
 
@@ -148,6 +148,6 @@ def test_command_serves_metrics_until_stopped(tmp_path: Path) -> None:
 
 
 def test_missing_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(prometheus_exporter.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(exporter.ENVIRONMENT, raising=False)
     with pytest.raises(ValueError, match="--dir"):
-        prometheus_exporter.command([])
+        exporter.command([])

@@ -3,7 +3,7 @@
     aigc metrics --dir /run/aigc/metrics --port 9464
 
 Every process that writes metrics holds a lock on `live_<pid>.lock` in the folder
-(aigc.prometheus_values). A lock that can be taken belongs to a process that has ended, whatever pid
+(aigc.prometheus.values). A lock that can be taken belongs to a process that has ended, whatever pid
 namespace it was in: its gauges are dropped and its counters are folded into one file, so that they
 are kept and the folder stays small. If the folder cannot be written, its contents are still shown,
 with aigc_metrics_lost at 1.
@@ -30,9 +30,9 @@ from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from aigc import scrape
 from aigc.display import netloc
-from aigc.prometheus_values import (
+from aigc.prometheus import scrape
+from aigc.prometheus.values import (
     LOCK_S,
     LOST,
     LOST_HELP,

@@ -8,7 +8,7 @@ place.name               # resgan@3f2a1b2c3d4e: a name for this very source, whi
 place.load().Model
 
 An installed module is recorded by its distribution and the SHA-256 of its file, and must be
-installed wherever a run's processes are. A file travels with the run, see aigc/code_files.py.
+installed wherever a run's processes are. A file travels with the run, see code_files.py.
 """
 
 import pkgutil
@@ -25,10 +25,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aigc import code_files
-from aigc.code_files import CodeFile
 from aigc.config import TrainConfig
 from aigc.files import expanded
+from aigc.own_code import code_files
+from aigc.own_code.code_files import CodeFile
 from aigc.suggest import alternatives
 
 FOLDER = "code"

@@ -16,8 +16,8 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 
-from aigc import scrape
-from aigc.scrape import OPENMETRICS, TEXT, Encode, Server, listen
+from aigc.prometheus import scrape
+from aigc.prometheus.scrape import OPENMETRICS, TEXT, Encode, Server, listen
 
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
@@ -175,7 +175,7 @@ def test_command_listens_on_ipv6(host: str, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "aigc.prometheus_exporter",
+        "aigc.prometheus.exporter",
         "--dir",
         str(tmp_path),
         "--port",
@@ -196,7 +196,7 @@ def test_command_listens_on_ipv6(host: str, tmp_path: Path) -> None:
 def test_hanging_renderer_is_reported_within_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aigc import prometheus_exporter
+    from aigc.prometheus import exporter
 
     holder = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
     holder += "print(1, flush=True); time.sleep(60)"
@@ -206,6 +206,6 @@ def test_hanging_renderer_is_reported_within_seconds(
     with frozen:
         frozen.stdout.readline()
         with pytest.raises(TimeoutError, match="another process keeps its lock"):
-            prometheus_exporter.render(tmp_path)
+            exporter.render(tmp_path)
         frozen.kill()
-    assert prometheus_exporter.render(tmp_path) == b""
+    assert exporter.render(tmp_path) == b""

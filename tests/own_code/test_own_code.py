@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from aigc import code_files, data, models, own_code
-from aigc.own_code import DATA, METRICS, MODELS
+from aigc import data, models, own_code
+from aigc.own_code import DATA, METRICS, MODELS, code_files
 from tests.own_files import GAN, SOURCE, install, write
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from aigc import prometheus_exporter
+from aigc.prometheus import exporter
 from tests.disks import fill, remount, small_disk
 from tests.exporter import read
 
 PROCESS = """
 import logging, sys
 from pathlib import Path
-from aigc.prometheus_values import register_process
+from aigc.prometheus.values import register_process
 logging.basicConfig(format="%(message)s")
 process = register_process(Path(sys.argv[1]))
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -48,7 +48,7 @@ class Process:
     def __init__(self, directory: Path) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROCESS, str(directory)],
-            env={**os.environ, prometheus_exporter.ENVIRONMENT: str(directory)},
+            env={**os.environ, exporter.ENVIRONMENT: str(directory)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,12 +86,12 @@ def expected(*counted: range) -> dict[str, float]:
 
 
 def things(directory: Path) -> dict[str, float]:
-    shown = read(prometheus_exporter.render(directory))
+    shown = read(exporter.render(directory))
     return {name: value for name, value in shown.items() if name.startswith("things")}
 
 
 def lost(directory: Path) -> float:
-    return read(prometheus_exporter.render(directory)).get("aigc_metrics_lost", 0.0)
+    return read(exporter.render(directory)).get("aigc_metrics_lost", 0.0)
 
 
 @pytest.mark.process
@@ -140,7 +140,7 @@ def test_process_started_on_an_unusable_disk_counts(option: str, tmp_path: Path)
                 remount(disk, "rw", "nr_inodes=100")
             assert not one.do("tend")
             assert (things(directory), lost(directory)) == (expected(range(100)), 0)
-            assert read(prometheus_exporter.render(directory))["alive"] == 1
+            assert read(exporter.render(directory))["alive"] == 1
 
 
 @pytest.mark.process
@@ -173,7 +173,7 @@ def test_dead_process_of_a_full_disk_is_folded_later(tmp_path: Path) -> None:
             one.end()
             for _ in range(3):
                 assert things(directory) == expected(range(200))
-                shown = read(prometheus_exporter.render(directory))
+                shown = read(exporter.render(directory))
                 assert (shown["alive"], shown["aigc_metrics_lost"]) == (1, 1)
             filler.unlink()
             assert (things(directory), lost(directory)) == (expected(range(200)), 0)
@@ -203,6 +203,6 @@ def test_closed_process_writes_no_more(tmp_path: Path) -> None:
         one.do("close")
         one.do("tend")
         one.do("count", 0, 20)
-        shown = read(prometheus_exporter.render(directory))
+        shown = read(exporter.render(directory))
         assert "alive" not in shown
         assert things(directory) == expected(range(10))

@@ -1,0 +1,1 @@
+"""Prometheus metrics of every process here: exporter, exact values, and reading them back."""
