@@ -1,7 +1,9 @@
-"""Images beyond the bounds of their axes: served as tiles, equal to the untiled graph."""
+"""Images beyond the bounds of their axes: served as tiles by every protocol, equal to the untiled
+graph."""
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +16,22 @@ from PIL import Image
 
 from aigc.artifact import Artifact, Signature
 from aigc.artifact.axes import Axis
-from aigc.artifact.image_files import png, read_png
+from aigc.artifact.image_files import png, read_png, tile
 from aigc.commands import sample
 from aigc.sealing import seal
 from serve.access.api_keys import CreateKey, key_entry
 from serve.access.rate_ledger import Ledger
 from serve.access.rate_limiter import in_process
+from serve.hosting.desired_models import DesiredModels
+from serve.hosting.pool_worker import ModelReplica
 from serve.ingress import IngressReplica
+from serve.settings import Limits, PoolSettings, Settings
 from tests.sealing.test_free_axes import spec
 from tests.sealing.upscalers import upscaler
 from tests.serve.client import Client, code_of, limited, running, serving
+from tests.serve.hosting.pools import Beside
+from tests.serve.listening import Listening, listening
+from tests.serve.protocols.oip.wires import WIRES, connected
 
 AXES = {
     "height": Axis(min=4, max=16, multiple=2, default=8),
@@ -142,6 +150,86 @@ def test_openai_draws_a_size_beyond_the_bounds(client: Client, artifact: Artifac
     found = read_png(base64.b64decode(answer.json()["data"][0]["b64_json"]))[0]
     sizes = {"height": 30, "width": 41}
     assert np.array_equal(found, artifact.uint8("sample", artifact.sample(seed=1, sizes=sizes))[0])
+
+
+def test_interpolation_has_frames_of_a_size_beyond_the_bounds(
+    client: Client, artifact: Artifact
+) -> None:
+    body = {"model": "up", "from_seed": 1, "to_seed": 2, "frames": 3, "size": "82x60"}
+    strip = post(client, body, "/v1/interpolate")
+    assert strip.status_code == 200, strip.text
+    z = artifact.draw_between("sample", 1, 2, 3, sizes={"height": 30, "width": 41})
+    hr = artifact._sessions["sample.onnx"].run(None, z)[0]
+    frames = artifact.uint8("sample", {"hr": hr})
+    assert np.array_equal(read_png(strip.content)[0], tile(frames, read_png(strip.content)[1]))
+    assert client.request("POST", "/v1/verify", content=strip.content).json()["made_here"]
+
+
+@pytest.fixture(scope="module")
+def listened(tiled: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    with listening(limited(tmp_path_factory.mktemp("metrics"), max_batch=4), tiled) as one:
+        yield one
+
+
+@pytest.mark.parametrize("name", WIRES)
+def test_open_inference_protocol_takes_and_draws_sizes_beyond_the_bounds(
+    name: str, listened: Listening, artifact: Artifact
+) -> None:
+    sizes = {"height": 30, "width": 41}
+    lr = np.random.default_rng(2).random((2, 1, 40, 33), np.float32)
+    with connected(name, listened) as wire:
+        given = wire.infer("up:enlarge", [("lr", lr)]).outputs
+        drawn = wire.infer("up", seed=4, n=2, **sizes).outputs
+        alone = wire.infer("up", seed=4, n=2, outputs=["pixels"], **sizes).outputs
+        refusal = wire.refusal("up", height=31)
+        assert refusal.status == wire.status(400)
+        assert "height must be a multiple of 2 in [4, 65536], got 31" in refusal.message
+        refusal = wire.refusal("up:enlarge", [("lr", lr[:, :, 1:])])
+        assert "height must be a multiple of 2 in [4, 65536], got 39" in refusal.message
+    whole = artifact._sessions["enlarge.onnx"].run(None, {"lr": lr})[0]
+    assert given["hr"].tobytes() == whole.tobytes()
+    assert np.array_equal(given["pixels"], artifact.uint8("enlarge", {"hr": whole}))
+    whole = artifact.sample(seed=4, n=2, sizes=sizes)["hr"]
+    assert drawn["hr"].tobytes() == whole.tobytes()
+    assert np.array_equal(alone["pixels"], artifact.uint8("sample", {"hr": whole}))
+
+
+def test_tiles_of_another_pool_are_those_of_this_replica(
+    client: Client, tiled: str, tmp_path: Path
+) -> None:
+    limits = Limits(max_batch=4)
+    pool = PoolSettings(limits=limits)
+
+    def settings(name: str) -> Settings:
+        return Settings(metrics_dir=str(tmp_path / name), limits=limits, pools={"large": pool})
+
+    worker = ModelReplica(settings("large").replica_settings("large"), "of-large")
+    hosted = DesiredModels(artifacts=(tiled,))
+    target = DesiredModels(artifacts=(), pools={"large": hosted})
+    ways = {"large": Beside(worker)}
+    with (
+        running(lambda: IngressReplica(settings("ingress"), "r", connections=ways)) as remote,
+        contextlib.closing(worker),
+    ):
+        remote.run(worker.configure(hosted.document()))
+        remote.run(remote.replica.configure(target.document()))
+        drawn = {"model": "up", "seed": 4, "n": 2, "size": "82x60"}
+        for body in (
+            drawn,
+            drawn | {"format": "ndjson"},
+            drawn | {"n": 1, "format": "png"},
+            enlarge(picture(40, 33), picture(16, 30)),
+        ):
+            near, far = (post(one, body) for one in (client, remote))
+            assert far.status_code == 200, far.text
+            assert far.content == near.content
+            assert far.headers["x-aigc-replica"] == "of-large"
+        strip = {"model": "up", "from_seed": 1, "to_seed": 2, "frames": 3, "size": "82x60"}
+        tensor = {"inputs": [], "parameters": {"seed": 4, "height": 30}}
+        for path, body in (("/v1/interpolate", strip), ("/v2/models/up/infer", tensor)):
+            near, far = (post(one, body, path) for one in (client, remote))
+            assert far.status_code == 200, far.text
+            assert far.content == near.content
 
 
 def test_sizes_that_are_no_multiples_are_refused_beyond_the_bounds_too(client: Client) -> None:
