@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc.artifact.axes import label as label_of
 from aigc.artifact.outputs import OutputError
 from aigc.artifact.sampling_inputs import Arrays
 from serve.access.access_control import AccessControl, RawHeaders
@@ -60,7 +61,7 @@ from serve.sampling_request import (
     resolve_label,
 )
 from serve.settings import MAX_SEED, Limits
-from serve.tiled_samples import submit_tiled
+from serve.tiled_samples import num_bytes, submit_tiled
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Responses of fewer values are encoded on the event loop; a thread would cost more than it frees.
@@ -369,13 +370,15 @@ class Sampler:
     async def charge(self, n: int, runner: SignatureRunner | None, context: RequestContext) -> None:
         """Charge the key so that `n` samples of the request are paid, by the number of their tiles.
 
-        Raises HTTPError 400 or 429.
+        Raises HTTPError 400, 429 or 503.
 
-        run() and infer() charge for their own samples. A caller that runs a request in parts
-        charges for all of them first; then the parts cost nothing more. Refunded if the request
-        ends in an error before any sample ran.
+        Memory for tiles is counted, too. run() and infer() charge for their own samples. A caller
+        that runs a request in parts charges for all of them first; then the parts cost nothing
+        more. Refunded if the request ends in an error before any sample ran.
         """
         context.num_samples = context.num_samples or n
+        if runner is not None:
+            self.hold_tiles([(n, runner)], context)
         try:
             await context.access.pay(n * (runner.num_tiles if runner is not None else 1))
         except HTTPError as error:
@@ -384,6 +387,17 @@ class Sampler:
                     runner.metrics.shed(n, "budget")
                 self._key_metrics(context).refused.inc(n)
             raise
+
+    def hold_tiles(
+        self, parts: Sequence[tuple[int, SignatureRunner]], context: RequestContext
+    ) -> None:
+        """Count the memory of a request's samples that are made of tiles, each `n` of a runner.
+
+        Raises HTTPError 400, 429 or 503.
+        """
+        if total := sum(num_bytes(runner, n) for n, runner in parts):
+            sizes = (f"{n} of {label_of(r.tiling.sizes)}" for n, r in parts if r.tiling is not None)
+            context.hold_tiles(total, f"samples made of tiles, {'; '.join(sizes)[:200]},")
 
     async def read(
         self,

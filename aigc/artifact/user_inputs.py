@@ -86,11 +86,12 @@ def _sound(spec: TensorSpec, value: UserInput, together: int, axes: Axes) -> NDA
     return audio_files.row(_bytes(value), spec.shape, spec.sample_rate_hz, reading, most, axes)
 
 
-def check_pixels(spec: TensorSpec, data: bytes, most: int) -> None:
-    """Raise ValueError for an image of more pixels, which are counted before it is decoded."""
+def num_pixels(spec: TensorSpec, data: bytes, most: int) -> int:
+    """Pixels of an image that is not decoded yet. Raises ValueError for more than `most`."""
     try:
         with image_files.decoding(data, picture.FORMATS):
-            image_files.opened(data, picture.FORMATS, most, animated=True)
+            image = image_files.opened(data, picture.FORMATS, most, animated=True)
+            return image.width * image.height
     except ValueError as error:
         raise ValueError(f"{spec.kind} {spec.name!r} cannot be read: {error}") from None
 

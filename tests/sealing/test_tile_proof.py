@@ -96,7 +96,7 @@ def test_references_of_tiles_are_replayed_beyond_the_bound_of_each_axis(
         put(self, whole, {k: np.roll(v, 1, -1) for k, v in tiles.items()}, shapes, places)
 
     monkeypatch.setattr(Tiling, "assemble", shifted)
-    with pytest.raises(ArtifactError, match="signature 'enlarge'@?.*height=26,width=3 is off by"):
+    with pytest.raises(ArtifactError, match="'enlarge', height=26,width=3 is off by"):
         tiled.verify()
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aigc.artifact import Artifact, Signature
+from aigc.artifact import Artifact, Signature, user_inputs
 from aigc.artifact.axes import Axis
 from aigc.artifact.image_files import png, read_png, tile
+from aigc.artifact.tiling import Tiling
 from aigc.commands import sample
 from aigc.sealing import seal
 from serve.access.api_keys import CreateKey, key_entry
@@ -73,6 +74,11 @@ def client(tiled: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli
 def picture(height: int, width: int, seed: int = 0) -> bytes:
     levels = np.random.default_rng(seed).integers(0, 256, (height, width, 1), np.uint8)
     return png(levels)
+
+
+def flat(side: int) -> bytes:
+    """A square of many pixels in a small file."""
+    return png(np.zeros((side, side, 1), np.uint8))
 
 
 def enlarge(*pictures: bytes, **fields: Any) -> dict[str, Any]:
@@ -256,6 +262,44 @@ def test_limits_hold_before_anything_is_made(tiled: str, tmp_path: Path) -> None
             answer = post(client, enlarge(*large))
             assert code_of(answer) == (400, "malformed_input")
             assert "pixels are too many" in answer.json()["error"]["message"]
+
+
+def test_memory_of_whole_images_and_tiles_is_counted_before_it_is_taken(
+    tiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = limited(
+        tmp_path, max_body_bytes=1 << 15, max_tensor_bytes=1 << 15, max_inflight_bytes=1 << 18
+    )
+    with serving(limits, tiled) as client:
+        fits = {"model": "up", "seed": 0, "sizes": {"height": 40, "width": 40}}
+        bodies = [fits, fits | {"n": 2, "format": "ndjson"}, enlarge(picture(40, 40))]
+        for body in [*bodies, *bodies]:  # it is given back
+            assert post(client, body).status_code == 200
+        monkeypatch.setattr(Tiling, "cut", lambda *_: pytest.fail("tiles were cut"))
+        drawn = fits | {"sizes": {"height": 100, "width": 100}}
+        tensor = {"inputs": [], "parameters": {"height": 100, "width": 100}}
+        strip = {"model": "up", "from_seed": 0, "to_seed": 1, "frames": 4, "size": "80x80"}
+        refusals = [
+            post(client, drawn),
+            post(client, drawn | {"format": "ndjson"}),
+            post(client, fits | {"n": 4}),
+            post(client, enlarge(picture(100, 100))),
+            post(client, enlarge(picture(50, 51), picture(51, 50), picture(51, 52))),
+            post(client, strip, "/v1/interpolate"),
+        ]
+        assert [code_of(one) for one in refusals] == [(400, "size_out_of_range")] * 6
+        assert refusals[0].json()["error"]["message"] == (
+            "samples made of tiles, 1 of height=100,width=100, take 335,040 bytes of memory, their"
+            " tiles included; at most 131,072 are allowed for one request, half of"
+            " limits.max_inflight_bytes: ask for fewer or smaller ones, or have it raised"
+        )
+        answer = post(client, tensor, "/v2/models/up/infer")
+        assert answer.status_code == 400
+        assert "limits.max_inflight_bytes" in answer.json()["error"]
+        monkeypatch.setattr(user_inputs, "read_input", lambda *_: pytest.fail("it was decoded"))
+        answer = post(client, enlarge(flat(190)))
+        assert code_of(answer) == (400, "size_out_of_range")
+        assert "the images that were given take 144,400 bytes" in answer.text
 
 
 def test_a_key_pays_for_each_tile(tiled: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from python_multipart.multipart import Field, File, parse_form
 
 from aigc.artifact import TensorSpec, user_inputs
 from aigc.artifact.axes import Axis
-from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact.sampling_inputs import Arrays, channels
 from aigc.artifact.user_inputs import MAX_PIXELS
 from serve.errors import HTTPError
 from serve.hosting.models import HostedModel
@@ -127,15 +127,22 @@ async def transform(
         for name, spec in accepted_inputs(request.runner).items()
     )
 
+    def measure() -> int:
+        context.access.keep()  # reading is work, even of a malformed file
+        return _image_bytes(sampler, request, inputs)
+
     def read() -> list[Part]:
         if files:
-            context.access.keep()  # reading is work, even of a malformed file
-        _check_pixels(sampler, request, inputs)
+            context.access.keep()
         return _read_inputs(request, inputs)
 
+    if files and request.runner.spec.tile:
+        size = await sampler.read(request.n, request.runner, context, MAX_PIXELS, measure)
+        context.hold_tiles(size, "the images that were given")
     parts = await sampler.read(request.n, request.runner, context, MAX_PIXELS, read)
     for part, _ in parts:  # all of them, before the first runs
         sampler.check_n(part.n, part.runner)
+    sampler.hold_tiles([(part.n, part.runner) for part, _ in parts], context)
     tiles = sum(part.n * part.runner.num_tiles for part, _ in parts)
     await sampler.charge(tiles, request.runner, context)
     if len(parts) > 1:
@@ -196,21 +203,26 @@ def _read_inputs(request: SamplingRequest, inputs: Inputs) -> list[Part]:
     return parts
 
 
-def _check_pixels(sampler: Sampler, request: SamplingRequest, inputs: Inputs) -> None:
-    """Raise HTTPError 400 for images larger than tiles may make, before any is decoded."""
-    takes = accepted_inputs(request.runner)
+def _image_bytes(sampler: Sampler, request: SamplingRequest, inputs: Inputs) -> int:
+    """Bytes of all given images of free sizes as inputs, before any is decoded.
+
+    Raises HTTPError 400 for images larger than tiles may make.
+    """
+    takes, total = accepted_inputs(request.runner), 0
     for name, value in inputs.items():
         spec = takes[name]
-        if spec.kind != "image" or not (spec.is_free and request.runner.spec.tile):
+        if spec.kind != "image" or not spec.is_free:
             continue
         each: list[Any] = value if isinstance(value, list) else [value]
         limits = request.runner.limits or sampler.limits
         most = max_pixels(limits, request.runner, spec) // max(1, len(each))
         try:
             for one in each:
-                user_inputs.check_pixels(spec, _file(name, one), most)
+                pixels = user_inputs.num_pixels(spec, _file(name, one), most)
+                total += 4 * channels(spec) * pixels
         except ValueError as error:
             raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
+    return total
 
 
 def _runs_of_one_size(rows: dict[str, list[NDArray[Any]]], n: int) -> Iterator[tuple[int, int]]:
