@@ -43,7 +43,7 @@ function showModel() {
   showSettings(signature?.inputs.filter((i) => i.kind === "setting") ?? []);
   // Given inputs keep their own sizes.
   const free = signature && !give.takes(signature).length ? Object.entries(signature.axes ?? {}) : [];
-  showSizes(free);
+  showSizes(free, signature?.tile?.overlap ?? {});
   if (signature) give.offer(signature, generate, showError);
 }
 
@@ -62,14 +62,16 @@ function showSettings(settings) {
   }));
 }
 
-// Sizes of free axes, as numbers beside the settings.
-function showSizes(axes) {
+// Sizes of free axes, as numbers beside the settings. Along those that have tiles the server says
+// how large is too large.
+function showSizes(axes, tiled) {
   at("sizes").hidden = !axes.length;
   at("sizes").replaceChildren(...axes.map(([name, axis]) => {
     const label = document.createElement("label");
     label.textContent = `size ${name}`;
     const input = document.createElement("input");
-    Object.assign(input, {type: "number", min: axis.min, max: axis.max, step: axis.multiple, value: axis.default});
+    const max = name in tiled ? "" : axis.max;
+    Object.assign(input, {type: "number", min: axis.min, max, step: axis.multiple, value: axis.default});
     input.name = name;
     input.addEventListener("change", generate);
     label.append(input);

@@ -310,8 +310,10 @@ def test_commands_hold_names_of_strangers_as_they_are(
     assert given[given.index(f"signature=translate{HOSTILE}") - 1] == "--form-string"
 
 
-def test_page_offers_the_sizes_of_free_axes(free: Path, metrics_dir: Path, browser: Any) -> None:
-    with listening(Settings(metrics_dir=str(metrics_dir)), str(free)) as served:
+def test_page_offers_the_sizes_of_free_axes(
+    free: Path, tiled: str, metrics_dir: Path, browser: Any
+) -> None:
+    with listening(Settings(metrics_dir=str(metrics_dir)), str(free), tiled) as served:
         page = browser.new_page()
         page.goto(served.url)
         page.locator("#said-seed").get_by_text("0", exact=True).wait_for()
@@ -323,3 +325,15 @@ def test_page_offers_the_sizes_of_free_axes(free: Path, metrics_dir: Path, brows
         page.press('#sizes input[name="h"]', "Enter")
         page.locator("#aigc").get_by_text("--sizes h 11").wait_for()
         page.wait_for_function(f"{natural}.every((height) => height === 22)")
+        page.fill('#sizes input[name="h"]', "13")
+        assert not page.locator('#sizes input[name="h"]').evaluate("(i) => i.checkValidity()")
+
+        page.select_option("#model", "up@1")
+        page.select_option("#signature", "sample")
+        page.fill('#sizes input[name="height"]', "30")  # is made of tiles
+        assert page.locator('#sizes input[name="height"]').evaluate("(i) => i.checkValidity()")
+        page.click("#go")
+        page.wait_for_function(f"{natural}.every((height) => height === 60)")
+        page.fill('#sizes input[name="height"]', "70000")
+        page.click("#go")
+        page.locator("#error").get_by_text("a multiple of 2 in [4, 65536], got 70000").wait_for()

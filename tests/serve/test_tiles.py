@@ -14,12 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aigc.artifact import Artifact, Signature, user_inputs
-from aigc.artifact.axes import Axis
+from aigc.artifact import Artifact, user_inputs
 from aigc.artifact.image_files import png, read_png, tile
 from aigc.artifact.tiling import Tiling
 from aigc.commands import sample
-from aigc.sealing import seal
 from serve.access.api_keys import CreateKey, key_entry
 from serve.access.rate_ledger import Ledger
 from serve.access.rate_limiter import in_process
@@ -27,37 +25,10 @@ from serve.hosting.desired_models import DesiredModels
 from serve.hosting.pool_worker import ModelReplica
 from serve.ingress import IngressReplica
 from serve.settings import Limits, PoolSettings, Settings
-from tests.sealing.test_free_axes import spec
-from tests.sealing.upscalers import upscaler
 from tests.serve.client import Client, code_of, limited, running, serving
 from tests.serve.hosting.pools import Beside
 from tests.serve.listening import Listening, listening
 from tests.serve.protocols.oip.wires import WIRES, connected
-
-AXES = {
-    "height": Axis(min=4, max=16, multiple=2, default=8),
-    "width": Axis(min=4, max=14, default=8),
-}
-LARGE = spec("hr", "image", 1, "2*height", "2*width", range=(0, 1))
-
-
-@pytest.fixture(scope="module")
-def tiled(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An artifact whose signatures `enlarge` and `sample` have tiles."""
-    folder = tmp_path_factory.mktemp("tiled")
-    taken = {
-        "enlarge": spec("lr", "image", 1, "height", "width", range=(0, 1)),
-        "sample": spec("z", "latent", 2, "height", "width"),
-    }
-    signatures = {
-        name: Signature(graph=f"{name}.onnx", inputs=(one,), outputs=(LARGE,), axes=AXES)
-        for name, one in taken.items()
-    }
-    graphs = {
-        name: upscaler(folder / f"{name}.onnx", 2, taken=(one.name, int(one.shape[0])))
-        for name, one in taken.items()
-    }
-    return seal(graphs, name="up", store=folder / "store", signatures=signatures, tile=True)
 
 
 @pytest.fixture(scope="module")
