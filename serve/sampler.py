@@ -9,6 +9,7 @@ more. Errors are HTTPErrors with a stable code, which it may put into another sh
 """
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -79,6 +80,9 @@ MAX_READING = 64
 WATCH_AFTER_S = 0.05
 """Time after which a waiting request is watched for its client hanging up, which drops its samples.
 Few requests take that long; watching every request would make small ones 5 % slower."""
+
+ROUNDING = 1e-9
+"""What a cost may exceed a whole number of samples by and still be that number."""
 
 T = TypeVar("T")
 
@@ -368,36 +372,33 @@ class Sampler:
                 watch.stop()
 
     async def charge(self, n: int, runner: SignatureRunner | None, context: RequestContext) -> None:
-        """Charge the key so that `n` samples of the request are paid, by the number of their tiles.
+        """charge_sizes() of `n` samples of one size; None for samples of no runner."""
+        await self.charge_sizes([(n, runner)], context)
 
-        Raises HTTPError 400, 429 or 503.
+    async def charge_sizes(
+        self, parts: Sequence[tuple[int, SignatureRunner | None]], context: RequestContext
+    ) -> None:
+        """Charge the key so that `n` samples of each runner are paid.
+
+        A sample costs what its size does beside the default one, the tiles of which it is made
+        included. Raises HTTPError 400, 429 or 503.
 
         Memory for tiles is counted, too. run() and infer() charge for their own samples. A caller
         that runs a request in parts charges for all of them first; then the parts cost nothing
         more. Refunded if the request ends in an error before any sample ran.
         """
-        context.num_samples = context.num_samples or n
-        if runner is not None:
-            self.hold_tiles([(n, runner)], context)
+        context.num_samples = context.num_samples or sum(n for n, _ in parts)
+        _hold_tiles(parts, context)
+        cost = sum(n * (runner.cost if runner is not None else 1) for n, runner in parts)
         try:
-            await context.access.pay(n * (runner.num_tiles if runner is not None else 1))
+            await context.access.pay(math.ceil(cost - ROUNDING))
         except HTTPError as error:
             if error.status == 429:
-                if runner is not None:
-                    runner.metrics.shed(n, "budget")
-                self._key_metrics(context).refused.inc(n)
+                for n, runner in parts:
+                    if runner is not None:
+                        runner.metrics.shed(n, "budget")
+                    self._key_metrics(context).refused.inc(n)
             raise
-
-    def hold_tiles(
-        self, parts: Sequence[tuple[int, SignatureRunner]], context: RequestContext
-    ) -> None:
-        """Count the memory of a request's samples that are made of tiles, each `n` of a runner.
-
-        Raises HTTPError 400, 429 or 503.
-        """
-        if total := sum(num_bytes(runner, n) for n, runner in parts):
-            sizes = (f"{n} of {label_of(r.tiling.sizes)}" for n, r in parts if r.tiling is not None)
-            context.hold_tiles(total, f"samples made of tiles, {'; '.join(sizes)[:200]},")
 
     async def read(
         self,
@@ -530,3 +531,14 @@ class Sampler:
         except HTTPError:
             self._key_metrics(context).refused.inc()
             raise
+
+
+def _hold_tiles(
+    parts: Sequence[tuple[int, SignatureRunner | None]], context: RequestContext
+) -> None:
+    """Count the memory of samples that are made of tiles. Raises HTTPError 400, 429 or 503."""
+    tiled = [(n, r, r.tiling.sizes) for n, r in parts if r is not None and r.tiling is not None]
+    if tiled:
+        sizes = "; ".join(f"{n} of {label_of(sizes)}" for n, _, sizes in tiled)
+        total = sum(num_bytes(runner, n) for n, runner, _ in tiled)
+        context.hold_tiles(total, f"samples made of tiles, {sizes[:200]},")

@@ -273,24 +273,38 @@ def test_memory_of_whole_images_and_tiles_is_counted_before_it_is_taken(
         assert "the images that were given take 144,400 bytes" in answer.text
 
 
-def test_a_key_pays_for_each_tile(tiled: str, tmp_path: Path) -> None:
+def test_a_key_pays_for_each_tile_and_by_size(tiled: str, tmp_path: Path) -> None:
     secret = "0123456789abcdef0123456789abcdef"
     file = tmp_path / "keys.toml"
-    key = CreateKey(action="new", name="alice", samples_per_s=0.01, burst=20)
+    key = CreateKey(action="new", name="alice", samples_per_s=0.01, burst=90)
     file.write_text(key_entry(key, secret))
     settings = replace(limited(tmp_path), keys=str(file))
     headers = {"authorization": f"Bearer {secret}"}
-    sizes = {"height": 40, "width": 33}  # 3 x 3 tiles, and there is a budget of 20
-    bodies = [{"model": "up", "sizes": sizes}, enlarge(picture(40, 33))]
+    tiles = {"model": "up", "sizes": {"height": 40, "width": 33}}  # 3 x 3 of 3.5 default sizes
+    small = {"model": "up", "n": 5, "sizes": {"height": 4, "width": 4}}
+    tall: dict[str, Any] = {"model": "up", "n": 3, "sizes": {"height": 16}}
+    tensor: dict[str, Any] = {"inputs": [], "parameters": {"height": 16}}
+    spent: list[tuple[str, dict[str, Any], int]] = [
+        ("/v1/samples", tiles, 32),
+        ("/v1/samples", enlarge(picture(40, 33)), 32),
+        ("/v1/samples", small, 2),
+        ("/v1/samples", tall, 6),
+        ("/v1/samples", tall | {"format": "ndjson"}, 6),
+        ("/v1/samples", enlarge(picture(8, 8), picture(8, 8)), 2),
+        ("/v1/samples", enlarge(picture(16, 14), picture(8, 8)), 5),
+        ("/v2/models/up/infer", tensor, 2),
+    ]
     with running(
         lambda: IngressReplica(settings, "r", None, in_process(Ledger())), tiled
     ) as client:
-        for body, left in zip(bodies, ("11", "2"), strict=True):
-            answer = client.request("POST", "/v1/samples", json=body, headers=headers)
+        left = 90
+        for path, body, cost in spent:
+            answer = client.request("POST", path, json=body, headers=headers)
             assert answer.status_code == 200, answer.text
-            assert answer.headers["x-ratelimit-remaining"] == left
-        for body in bodies:
-            answer = client.request("POST", "/v1/samples", json=body, headers=headers)
+            left -= cost
+            assert answer.headers["x-ratelimit-remaining"] == str(left)
+        for path, body, _ in spent[:2]:
+            answer = client.request("POST", path, json=body, headers=headers)
             assert code_of(answer) == (429, "rate_limited")
 
 

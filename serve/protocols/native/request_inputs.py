@@ -142,9 +142,7 @@ async def transform(
     parts = await sampler.read(request.n, request.runner, context, MAX_PIXELS, read)
     for part, _ in parts:  # all of them, before the first runs
         sampler.check_n(part.n, part.runner)
-    sampler.hold_tiles([(part.n, part.runner) for part, _ in parts], context)
-    tiles = sum(part.n * part.runner.num_tiles for part, _ in parts)
-    await sampler.charge(tiles, request.runner, context)
+    await sampler.charge_sizes([(part.n, part.runner) for part, _ in parts], context)
     if len(parts) > 1:
         context = context.unwatched()
 
