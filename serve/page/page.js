@@ -5,7 +5,7 @@ import {bytes, layout, tile} from "./media.js";
 
 const at = (id) => document.getElementById(id);
 const base = new URL(".", location.href).href.replace(/\/$/, "");
-const GIVEN = [...give.KINDS, "presence"];
+const GIVEN = [...give.TAKEN, "presence"];
 const DRAWN = ["latent", "uniform", "label", "setting"];
 const usable = (signature) => signature.inputs.every((i) => DRAWN.includes(i.kind) || GIVEN.includes(i.kind))
   && signature.outputs.some((o) => give.KINDS.includes(o.kind));
@@ -150,8 +150,10 @@ function showCommands(body) {
   const key = sessionStorage.getItem(KEY) ? ` -H "Authorization: Bearer $AIGC_KEY"` : "";
   const kind = shown[0].image !== undefined ? "png" : "json";
   const url = word(`${base}/v1/samples`);
-  if (body.inputs) {
-    const {signature} = chosen();
+  const {signature} = chosen();
+  // A form holds files and texts; numbers are JSON.
+  const isForm = body.inputs && signature.inputs.every((i) => i.kind !== "vector" || !(i.name in body.inputs));
+  if (isForm) {
     // A text may begin with what -F takes for a file, or hold what it takes for a media type.
     const field = (name, value) => ` --form-string ${word(name)}=${quoted(value)}`;
     const fields = Object.entries({...body, format: "json", inputs: undefined})
