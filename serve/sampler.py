@@ -82,7 +82,7 @@ WATCH_AFTER_S = 0.05
 Few requests take that long; watching every request would make small ones 5 % slower."""
 
 ROUNDING = 1e-9
-"""What a cost may exceed a whole number of samples by and still be that number."""
+"""Excess over a whole number of samples that is an error of floats, and free."""
 
 T = TypeVar("T")
 
