@@ -4,21 +4,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import Tensor, nn
 
 from aigc.artifact import Artifact, Signature
 from aigc.artifact.axes import Axis
 from aigc.artifact.tiling import Chunk, Tiling
 from aigc.commands import import_onnx
+from aigc.commands.export import write_artifact
+from aigc.model import Export
 from aigc.sealing import seal
 from aigc.sealing.chunk_proof import MAX_ABS, proven_chunk
 from aigc.sealing.graph_runner import runner
 from tests.sealing import vocoders
-from tests.sealing.test_free_axes import spec
+from tests.sealing.test_free_axes import MANIFEST, spec
 from tests.sealing.vocoders import AXES, SOUND, SPEAK, codec, vocoder
 
 
@@ -132,3 +137,41 @@ def test_import_declares_chunks_and_says_what_they_need(
     assert signature["chunk"]["axis"] == "t"
     with pytest.raises(ValueError, match="chunks need a free axis; give --axis"):
         import_onnx.command([*flags, "--shape", "mel=4x8", "--chunk"])
+
+
+class Stereo(nn.Module):
+    """Noise to two channels, by a transposed convolution that adds overlapping frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(3, 8, 3, padding=1)
+        self.up = nn.ConvTranspose1d(8, 2, 12, stride=4, padding=4)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.tanh(self.up(torch.tanh(self.first(z))))
+
+
+def test_a_model_of_ones_own_exports_chunks_and_draws_noise_by_its_place(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    signature = Signature(
+        graph="sample.onnx",
+        inputs=(spec("z", "latent", 3, "t"),),
+        outputs=(spec("sound", "audio", 2, "4*t", range=(-1, 1), sample_rate_hz=8000),),
+        axes={"t": Axis(min=8, max=64, multiple=8, default=16)},
+    )
+    part = Export(module=Stereo().eval(), signature=signature, chunk=True)
+    model: Any = SimpleNamespace(exports=lambda: {"sample": part})
+    write_artifact(model, (), MANIFEST, tmp_path)
+    artifact = Artifact.open(tmp_path)
+    chunk = artifact.signature("sample").chunk
+    assert chunk
+    assert chunk.context == 8, "a multiple of the axis"
+    sounds = artifact.sample(seed=5, n=2, sizes={"t": 400})["sound"]
+    assert sounds.shape == (2, 2, 1600)
+    alone = artifact.sample(seed=5, first_index=1, sizes={"t": 400})["sound"]
+    assert alone.tobytes() == sounds[1:].tobytes()
+    inputs = artifact.draw("sample", 5, [1], sizes={"t": 400})
+    whole = artifact._sessions["sample.onnx"].run(None, inputs)[0]
+    assert np.abs(alone - whole).max() <= chunk.max_abs + 1e-7
+    small = artifact.sample(seed=5, n=2, sizes={"t": 64})["sound"]
+    assert np.abs(sounds[..., :240] - small[..., :240]).max() <= 1e-6, "but for its end"
