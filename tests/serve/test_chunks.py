@@ -21,6 +21,7 @@ from aigc.sealing import seal
 from serve.settings import Limits, Settings
 from tests.sealing.test_free_axes import spec
 from tests.sealing.vocoders import HOP, SPEAK, codec, vocoder
+from tests.serve.hosting.test_pool_client import Both, compare
 from tests.serve.listening import Gate, Listening, listening, settled
 
 LONG = 150
@@ -188,7 +189,8 @@ def test_hanging_up_ends_the_work(served: Listening, gate: Gate) -> None:
     gate.free = 1
     before = served.requests(code="499")
     with httpx.stream("POST", f"{served.url}/v1/samples", json=drawn()) as answer:
-        next(answer.iter_raw())
+        parts = answer.iter_raw()  # kept: letting go of it hangs up
+        next(parts)
         settled(lambda: gate.runs == 2)
     settled(lambda: served.requests(code="499") == before + 1)
     gate.open.set()
@@ -217,6 +219,18 @@ def test_a_full_queue_refuses_a_sound_but_not_the_rest_of_one(
         received += b"".join(parts)
     made = artifact.sample(seed=4, sizes={"t": LONG})["sound"]
     assert received == audio_files.pcm(audio_files.to_pcm16(made)[0])
+
+
+def test_a_sound_comes_in_chunks_from_another_pool(
+    chunked: str, store: Path, metrics_dir: Path
+) -> None:
+    with asyncio.Runner() as runner:
+        both = Both(store, metrics_dir, runner, chunked)
+        try:
+            compare(both, "/v1/samples", {"json": drawn()})
+            assert len(both.beside.works) == 8
+        finally:
+            both.close()
 
 
 @pytest.mark.parametrize(
