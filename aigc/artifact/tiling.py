@@ -136,7 +136,10 @@ def _check_shape(parts: str, tensor: str, shape: Shape, tile: Tile, all_axes: bo
     found = [expression(one) for one in shape if isinstance(one, str)]
     along = [one.axis for one in found if one.axis in tile.overlap]
     if any(one.offset for one in found if one.axis in tile.overlap):
-        raise ValueError(f"{tensor!r} has a size with an offset, so {parts} of it do not join")
+        raise ValueError(
+            f"{tensor!r} has a size with an offset, so {parts} of it do not join; crop or pad it to"
+            " a multiple of the axis"
+        )
     if len(set(along)) < len(along):
         raise ValueError(f"{tensor!r} has an axis twice, so it has no {parts}")
     if all_axes and set(along) != tile.overlap.keys():
