@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact import audio_files, image_files, picture
+from aigc.artifact import audio_files, clips, image_files, picture
 from aigc.artifact.axes import NO_AXES, Axis, solved
 from aigc.artifact.latents import EXACT
 from aigc.artifact.manifest import Kind, TensorSpec
@@ -83,12 +83,17 @@ def _sound(spec: TensorSpec, value: UserInput, together: int, axes: Axes) -> NDA
     reading = spec.preprocessing or LEGACY_AUDIO
     assert isinstance(reading, AudioPreprocessing)
     most = MAX_SAMPLES // together
-    return audio_files.row(_bytes(value), spec.shape, spec.sample_rate_hz, reading, most, axes)
+    return clips.row(_bytes(value), spec.shape, spec.sample_rate_hz, reading, most, axes)
 
 
-def num_pixels(spec: TensorSpec, data: bytes, most: int) -> int:
-    """Pixels of an image that is not decoded yet. Raises ValueError for more than `most`."""
+def num_places(spec: TensorSpec, data: bytes, most: int) -> int:
+    """Pixels of an image, or samples per channel of a sound, that is not decoded yet.
+
+    Raises ValueError for more than `most`.
+    """
     try:
+        if spec.kind == "audio":
+            return audio_files.length_at(data, spec.sample_rate_hz, most)
         with image_files.decoding(data, picture.FORMATS):
             image = image_files.opened(data, picture.FORMATS, most, animated=True)
             return image.width * image.height

@@ -49,12 +49,12 @@ def proved_sizes(signature: Signature) -> list[dict[str, int]]:
 
 
 def tiled_sizes(signature: Signature) -> list[dict[str, int]]:
-    """Sizes for references that are made of tiles: one axis just beyond its bound, the others at
-    their smallest. Empty for a signature without tiles.
+    """Sizes for references that are made of tiles or chunks: one axis just beyond its bound, the
+    others at their smallest. Empty for a signature without them.
     """
-    if not signature.tile:
+    if signature.parts is None:
         return []
-    beyond = {name: signature.axes[name] for name in signature.tile.overlap}
+    beyond = {name: signature.axes[name] for name in signature.parts.overlap}
     return [
         signature.smallest | {name: axis.max + axis.multiple}
         for name, axis in beyond.items()

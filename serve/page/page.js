@@ -43,7 +43,7 @@ function showModel() {
   showSettings(signature?.inputs.filter((i) => i.kind === "setting") ?? []);
   // Given inputs keep their own sizes.
   const free = signature && !give.takes(signature).length ? Object.entries(signature.axes ?? {}) : [];
-  showSizes(free, signature?.tile?.overlap ?? {});
+  showSizes(free, {...signature?.tile?.overlap, ...(signature?.chunk && {[signature.chunk.axis]: true})});
   if (signature) give.offer(signature, generate, showError);
 }
 
@@ -62,15 +62,15 @@ function showSettings(settings) {
   }));
 }
 
-// Sizes of free axes, as numbers beside the settings. Along those that have tiles the server says
-// how large is too large.
-function showSizes(axes, tiled) {
+// Sizes of free axes, as numbers beside the settings. Along those that have tiles or chunks the
+// server says how large is too large.
+function showSizes(axes, divided) {
   at("sizes").hidden = !axes.length;
   at("sizes").replaceChildren(...axes.map(([name, axis]) => {
     const label = document.createElement("label");
     label.textContent = `size ${name}`;
     const input = document.createElement("input");
-    const max = name in tiled ? "" : axis.max;
+    const max = name in divided ? "" : axis.max;
     Object.assign(input, {type: "number", min: axis.min, max, step: axis.multiple, value: axis.default});
     input.name = name;
     input.addEventListener("change", generate);

@@ -260,8 +260,8 @@ def test_memory_of_whole_images_and_tiles_is_counted_before_it_is_taken(
         ]
         assert [code_of(one) for one in refusals] == [(400, "size_out_of_range")] * 6
         assert refusals[0].json()["error"]["message"] == (
-            "samples made of tiles, 1 of height=100,width=100, take 335,040 bytes of memory, their"
-            " tiles included; at most 131,072 are allowed for one request, half of"
+            "samples made of tiles, 1 of height=100,width=100, take 335,040 bytes of memory with"
+            " all parts; at most 131,072 are allowed for one request, half of"
             " limits.max_inflight_bytes: ask for fewer or smaller ones, or have it raised"
         )
         answer = post(client, tensor, "/v2/models/up/infer")
@@ -270,7 +270,7 @@ def test_memory_of_whole_images_and_tiles_is_counted_before_it_is_taken(
         monkeypatch.setattr(user_inputs, "read_input", lambda *_: pytest.fail("it was decoded"))
         answer = post(client, enlarge(flat(190)))
         assert code_of(answer) == (400, "size_out_of_range")
-        assert "the images that were given take 144,400 bytes" in answer.text
+        assert "the files that were given take 144,400 bytes" in answer.text
 
 
 def test_a_key_pays_for_each_tile_and_by_size(tiled: str, tmp_path: Path) -> None:
