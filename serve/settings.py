@@ -49,9 +49,9 @@ class Limits:
     """Most bytes of binary tensors after the JSON of a request; more is answered with 413."""
     max_inflight_bytes: int | None = None
     """Most bytes of requests that a replica holds at a time, each from the first byte of its body
-    to the end of its answer; images made of tiles and sounds made of chunks are part of them. One key
-    may hold half of them; beyond, requests are answered with 429 or 503, and 400 where one alone
-    takes more. If absent, four times the largest request, and at least 256 MiB."""
+    to the end of its answer; images made of tiles and sounds made of chunks are part of them. One
+    key may hold half of them; beyond, requests are answered with 429 or 503, and 400 where one
+    alone takes more. If absent, four times the largest request, and at least 256 MiB."""
     max_body_seconds: int = 30
     """Longest that a request's body may take to arrive; slower requests are answered with 408."""
     max_n: int = 1024
