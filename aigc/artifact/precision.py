@@ -41,29 +41,15 @@ class PrecisionLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityLoss:
-    """Distances of samples to the training data in features of their modality; lower is better."""
-
-    float32: float
-    reduced: float
-
-    @property
-    def ratio(self) -> float:
-        """Share by which reduced samples are further from the data; negative if they are nearer."""
-        if self.float32 > 0:
-            return self.reduced / self.float32 - 1
-        return 0.0 if self.reduced <= self.float32 else math.inf
-
-
-@dataclass(frozen=True, kw_only=True)
 class Precision:
     """Precision of an artifact whose graphs are not those of float32; absent for float32."""
 
     name: ReducedPrecision
     loss: dict[str, PrecisionLoss]
     """By signature: against the torch module, or the float32 graph of a model without one."""
-    quality: QualityLoss | msgspec.UnsetType = msgspec.UNSET
-    """Quality of signature `sample`; unset if it was not measured."""
+    float32_metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    """The manifest's `metrics` as the float32 graphs have them, of the same samples, judges and
+    data; unset if they were not compared."""
 
     def replay_loss(self, signature: str) -> float:
         """Addition to the tolerance of references: machines that sum in another order round

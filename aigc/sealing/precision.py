@@ -7,19 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aigc.artifact import Signature, TensorSpec, autoregressive
+from aigc.artifact import Artifact, Manifest, Signature, TensorSpec, autoregressive
 from aigc.artifact.image_files import to_uint8
 from aigc.artifact.precision import (
     MAX_MEAN_LOSS,
     MAX_TEXTS,
     Precision,
     PrecisionLoss,
-    QualityLoss,
     ReducedPrecision,
 )
 from aigc.artifact.sampling_inputs import Arrays
@@ -31,8 +29,9 @@ from aigc.sealing.reduced_graph import has_conv, reduce_graph
 CALIBRATION = 64
 """Samples from which int8-conv takes ranges."""
 
-Judge = Callable[[autoregressive.Run, autoregressive.Run], QualityLoss]
-"""Quality of `sample`, of float32 and reduced, from runners of both graphs."""
+Judge = Callable[[Artifact, Artifact], Manifest]
+"""Function from the artifacts of float32 and reduced graphs to the manifest with the metrics of
+both. Raises ValueError for a loss of quality that is not allowed."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def reduce_graphs(
 
     The loss is measured on up to `rows` samples of each signature, against its module if it has
     one, else against its float32 graph. Raises ValueError for graphs that cannot be reduced, or
-    give numbers that are not finite or far from those of float32, and what the judge raises.
+    give numbers that are not finite or far from those of float32.
     """
     files = {
         signature.graph: (folder / signature.graph).read_bytes()
@@ -68,22 +67,18 @@ def reduce_graphs(
     }
     if reduced == files:
         raise ValueError("there are no weights worth reducing; leave out --precision")
-    loss, runs = {}, {}
+    loss = {}
     for name, signature in signatures.items():
         step = signatures[signature.step] if signature.step else None
         before, after = (
             runner(graphs[signature.graph], signature, step)(1) for graphs in (files, reduced)
         )
-        runs[name] = before, after
         loss[name] = _loss(
             name, signature, modules.get(name, before), after, rows[name], reduction.name
         )
-    quality = reduction.judge(*runs["sample"]) if reduction.judge else None
     for file, data in reduced.items():
         (folder / file).write_bytes(data)
-    return Precision(
-        name=reduction.name, loss=loss, quality=msgspec.UNSET if quality is None else quality
-    )
+    return Precision(name=reduction.name, loss=loss)
 
 
 def _has_conv(data: bytes) -> bool:

@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc.artifact import Artifact, Signature, Store, TensorSpec
+from aigc.artifact import Artifact, Signature, Store, TensorSpec, manifest
 from aigc.artifact.precision import Precision, ReducedPrecision
+from aigc.commands.evaluate import command as evaluate_command
+from aigc.commands.evaluate import evaluate, open_float32
 from aigc.commands.export import export
 from aigc.commands.import_onnx import command
 from aigc.sealing import reduced_graph, seal
@@ -99,7 +101,7 @@ def test_manifest_states_what_precision_costs(
     full, artifact = restorer("float32"), restorer(precision)
     stated = artifact.manifest.precision
     assert isinstance(stated, Precision)
-    assert (stated.name, stated.quality) == (precision, msgspec.UNSET)
+    assert (stated.name, stated.float32_metrics) == (precision, msgspec.UNSET)
     images = example(IMAGE, stated.loss["run"].samples)
     a, b = (one.run("run", images)["clean"] for one in (full, artifact))
     assert stated.loss["run"].max_abs == pytest.approx(np.abs(a - b).max(), abs=2e-5)
@@ -202,18 +204,23 @@ def test_precision_that_makes_another_model_is_refused_and_not_published(tmp_pat
     assert not [*store.rglob("manifest.json")]
 
 
-def test_quality_loss_is_stated_or_refused(
+def test_quality_is_stated_beside_float32_or_refused(
     tmp_path: Path, session_cache: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, store = Run.open(str(RUN)), Store(tmp_path)
     with pytest.raises(ValueError, match="max_quality_loss has no effect on float32"):
-        export(run, name="fine", store=store, max_quality_loss=0.05)
-    uri = export(run, name="fine", store=store, precision="float16", max_quality_loss=0.05)
-    stated = Artifact.open(uri).manifest.precision
-    assert isinstance(stated, Precision)
-    assert not isinstance(stated.quality, msgspec.UnsetType)
-    assert 0 < stated.quality.float32 == pytest.approx(stated.quality.reduced, rel=0.05)
-    assert "Distance of samples to the training data" in (Path(uri) / "README.md").read_text()
+        export(run, name="full", store=store, max_quality_loss=0.05)
+    full = Artifact.open(export(run, name="full", store=store), verify=False)
+    uri = export(run, name="half", store=store, precision="float16", max_quality_loss=0.05)
+    half = Artifact.open(uri, verify=False)
+    for artifact, stated in ((half, half.manifest.metrics), (full, float32_metrics(half))):
+        found = {metric.name: round(metric.value, 6) for metric in evaluate(artifact)}
+        assert found == {name: stated[name] for name in found}
+    name = "frechet/cnn64"
+    row = (half.manifest.metrics[name], float32_metrics(half)[name])
+    row += (half.manifest.metrics[f"{name}/real"],)
+    cells = " | ".join(f"{value:.4g}" for value in row)
+    assert f"| {name} | {cells} |" in (Path(uri) / "README.md").read_text()
     quantise = reduced_graph._quantise
 
     def worse(graph: Any, weight: Any, axis: int) -> Any:
@@ -224,6 +231,47 @@ def test_quality_loss_is_stated_or_refused(
 
     monkeypatch.setattr(reduced_graph, "MIN_VALUES", 8)
     monkeypatch.setattr(reduced_graph, "_quantise", worse)
-    with pytest.raises(ValueError, match=r"int8 is further from the data than .*allowed"):
+    with pytest.raises(ValueError, match=r"/cnn64 is .*, in float32 .*: worse by .* \(allowed 0"):
         export(run, name="coarse", store=store, precision="int8", max_quality_loss=0.0)
     assert not (tmp_path / "coarse").exists()
+
+
+def float32_metrics(artifact: Artifact) -> dict[str, float]:
+    precision = artifact.manifest.precision
+    assert isinstance(precision, Precision)
+    assert not isinstance(precision.float32_metrics, msgspec.UnsetType)
+    return precision.float32_metrics
+
+
+def test_evaluate_compares_an_artifact_with_itself_in_float32(
+    tmp_path: Path, sealed: Path, session_cache: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = resealed(sealed, tmp_path, "float16")
+    uri = str(artifact.uri)
+    assert evaluate_command([uri, "--float32", str(sealed), "-n", "100", "--write"]) == 0
+    head, judge, *_ = capsys.readouterr().err.splitlines()[1:]
+    assert head.split() == ["tiny@1", "value", "float32", "loss", "real", "vs", "real", "better"]
+    assert judge.split()[3] == "0.0%"  # real data alone, which are the same
+    again = Artifact.open(uri)
+    assert float32_metrics(again).keys() <= again.manifest.metrics.keys()
+    with pytest.raises(ValueError, match=r"tiny@1 is of float32; leave out --float32"):
+        evaluate_command([str(sealed), "--float32", uri])
+
+
+def test_evaluate_refuses_other_weights_as_the_same_in_float32(
+    tmp_path: Path, sealed: Path, session_cache: None
+) -> None:
+    artifact = resealed(sealed, tmp_path, "float16")
+    graph = tmp_path / "other" / artifact.signature("sample").graph
+    shutil.copytree(sealed, graph.parent)
+    model = onnx.load(graph)
+    for weight in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype == np.float32 and values.ndim > 1:
+            weight.CopyFrom(onnx.numpy_helper.from_array(values * 1.1, weight.name))
+    onnx.save(model, graph)
+    manifest.seal(graph.parent, Artifact.open(sealed).manifest)
+    for other in (graph.parent, tmp_path):
+        with pytest.raises(ValueError, match="tiny@1 is not tiny@1 in float32; export the same"):
+            open_float32(artifact, str(other))
+    assert open_float32(artifact, str(sealed)).manifest.digest
