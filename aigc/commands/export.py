@@ -19,6 +19,7 @@ from aigc.artifact import Manifest, Signature, Store, TensorSpec, preprocessing,
 from aigc.artifact.manifest import UNSTATED, WEIGHTS, Training, check_name
 from aigc.artifact.precision import ReducedPrecision
 from aigc.commands import licence
+from aigc.commands.calibration_data import data_inputs
 from aigc.commands.quality_loss import judge
 from aigc.config import require
 from aigc.data_report import facts as data_facts
@@ -45,8 +46,8 @@ class Options:
     """SPDX identifier of the weights' licence; unstated if not given."""
     precision: Literal["float32", "float16", "int8", "int8-conv"] = "float32"
     """Numbers inside of the graphs. float16: half the bytes. int8: weights alone, a quarter.
-    int8-conv: also what convolutions take, which CPUs compute faster. The manifest states what they
-    cost."""
+    int8-conv: also what convolutions take, which CPUs compute faster, in ranges that they have of
+    the run's data. The manifest states what they cost."""
     max_quality_loss: float | None = None
     """With --precision: evaluate it and float32 on the run's data, state the metrics of both, and
     refuse one that is worse by more than this share of float32's value (or of real data's, if that
@@ -134,7 +135,7 @@ def export(
         reduction = None
         if precision != "float32":
             judges = None if max_quality_loss is None else judge(config, max_quality_loss)
-            reduction = Reduction(precision, judges)
+            reduction = Reduction(precision, judges, data_inputs(config))
         write_artifact(model, tuple(facts["data"]["classes"]), manifest, folder, reduction)
         if sign:
             signing.sign(folder, sign)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc.artifact import Artifact, Signature, Store, TensorSpec, manifest
-from aigc.artifact.precision import Precision, ReducedPrecision
+from aigc.artifact import Artifact, Signature, Store, TensorSpec
+from aigc.artifact.precision import Calibration, Precision, ReducedPrecision
 from aigc.commands.evaluate import command as evaluate_command
 from aigc.commands.evaluate import evaluate, open_float32
 from aigc.commands.export import export
@@ -24,8 +24,10 @@ from aigc.sealing.artifact_folder import seal_graphs
 from aigc.sealing.example_inputs import example
 from aigc.sealing.precision import Reduction
 from aigc.training.run import Run
-from tests.fixtures.make import RUN
+from tests.channels import OfChannels
+from tests.fixtures.make import RUN, write_run
 from tests.sealing.foreign import node, write
+from tests.training.small_runs import small
 
 pytestmark = pytest.mark.process
 
@@ -59,6 +61,10 @@ IMAGE = Signature(
 )
 
 
+REAL = {"image": (example(IMAGE, 80)["image"] / 4).clip(-0.2, 0.2).astype(np.float32)}
+"""Faint images, as real inputs."""
+
+
 @pytest.fixture(scope="module")
 def restorer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
     """Artifacts of one module, by precision; those of int8 are made of its float32 graph."""
@@ -75,6 +81,7 @@ def restorer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifa
                 signatures={"run": IMAGE},
                 store=store,
                 precision=precision,
+                calibration=REAL if precision == "int8-conv" else None,
             )
             made[precision] = Artifact.open(uri)  # replays the references
         return made[precision]
@@ -102,8 +109,9 @@ def test_manifest_states_what_precision_costs(
     stated = artifact.manifest.precision
     assert isinstance(stated, Precision)
     assert (stated.name, stated.float32_metrics) == (precision, msgspec.UNSET)
-    images = example(IMAGE, stated.loss["run"].samples)
-    a, b = (one.run("run", images)["clean"] for one in (full, artifact))
+    inputs = REAL if precision == "int8-conv" else example(IMAGE, stated.loss["run"].samples)
+    images = inputs["image"][: stated.loss["run"].samples]
+    a, b = (one.run("run", {"image": images})["clean"] for one in (full, artifact))
     assert stated.loss["run"].max_abs == pytest.approx(np.abs(a - b).max(), abs=2e-5)
     x, y = (one.uint8("run", {"clean": each}) for one, each in ((full, a), (artifact, b)))
     assert stated.loss["run"].uint8_max == np.abs(x.astype(int) - y).max()
@@ -259,19 +267,77 @@ def test_evaluate_compares_an_artifact_with_itself_in_float32(
 
 
 def test_evaluate_refuses_other_weights_as_the_same_in_float32(
-    tmp_path: Path, sealed: Path, session_cache: None
+    tmp_path: Path, sealed: Path, of_channels: OfChannels
 ) -> None:
     artifact = resealed(sealed, tmp_path, "float16")
-    graph = tmp_path / "other" / artifact.signature("sample").graph
-    shutil.copytree(sealed, graph.parent)
-    model = onnx.load(graph)
-    for weight in model.graph.initializer:
-        values = onnx.numpy_helper.to_array(weight)
-        if values.dtype == np.float32 and values.ndim > 1:
-            weight.CopyFrom(onnx.numpy_helper.from_array(values * 1.1, weight.name))
-    onnx.save(model, graph)
-    manifest.seal(graph.parent, Artifact.open(sealed).manifest)
-    for other in (graph.parent, tmp_path):
-        with pytest.raises(ValueError, match="tiny@1 is not tiny@1 in float32; export the same"):
+    assert open_float32(artifact, str(sealed)).uri == str(sealed)
+    for other in (of_channels(1), tmp_path):
+        with pytest.raises(ValueError, match="is not tiny@1 in float32: its graphs are others"):
             open_float32(artifact, str(other))
-    assert open_float32(artifact, str(sealed)).manifest.digest
+
+
+def test_int8_conv_takes_ranges_from_real_inputs(restorer: Callable[[str], Artifact]) -> None:
+    artifact = restorer("int8-conv")
+    stated = artifact.manifest.precision
+    assert isinstance(stated, Precision)
+    assert stated.calibration == {
+        "run.onnx": Calibration(signature="run", rows=64, inputs={"image": "recorded"})
+    }
+    graph = onnx.load(Path(artifact.uri) / "run.onnx").graph
+    (quantised,) = (node for node in graph.node if node.input[0] == "image")
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    assert constants[quantised.input[1]] == pytest.approx(0.4 / 255, rel=0.01)  # -0.2 to 0.2
+
+
+@pytest.mark.parametrize(
+    ("calibration", "precision", "says"),
+    [
+        (None, "int8-conv", "there are none of image of signature 'run'; give some"),
+        (REAL, "float16", "calibration is for int8-conv and has no effect on float16"),
+        ({"x": REAL["image"]}, "int8-conv", "calibration is of x, inputs are image; name its"),
+        ({"image": REAL["image"][:0]}, "int8-conv", "at least 1, got {'image': 0}"),
+        ({"image": REAL["image"][..., :4]}, "int8-conv", r"must be float32 of \(N, 3, 8, 8\), got"),
+        ({"image": REAL["image"] + 2}, "int8-conv", r"must be in \[-1, 1\], got \[1\.8, 2\.2\]"),
+    ],
+)
+def test_int8_conv_refuses_inputs_that_are_not_real(
+    calibration: Any, precision: Any, says: str, restorer: Callable[[str], Artifact], tmp_path: Path
+) -> None:
+    graph = Path(restorer("float32").uri) / "run.onnx"
+    with pytest.raises(ValueError, match=says):
+        seal(
+            graph,
+            name="it",
+            signatures={"run": IMAGE},
+            store=tmp_path,
+            precision=precision,
+            calibration=calibration,
+        )
+
+
+def test_import_takes_real_inputs_from_an_npz_file(
+    restorer: Callable[[str], Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = str(Path(restorer("float32").uri) / "run.onnx")
+    options = ["--name", "it", "--out", str(tmp_path), "--range", "-1..1"]
+    options += ["--precision", "int8-conv", "--calibration"]
+    with pytest.raises(ValueError, match=r"--calibration .*run\.onnx must be an \.npz file"):
+        command([graph, *options, graph])
+    np.savez(tmp_path / "real.npz", **REAL)
+    assert command([graph, *options, str(tmp_path / "real.npz")]) == 0
+    stated = Artifact.open(capsys.readouterr().out.strip(), verify=False).manifest.precision
+    assert isinstance(stated, Precision)
+    assert isinstance(stated.calibration, dict)
+    assert stated.calibration["transform.onnx"].inputs == {"image": "recorded"}
+
+
+def test_int8_conv_of_a_run_is_calibrated_on_its_data(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", small("conv_vae:digits", samples=32))
+    store = Store(tmp_path / "store")
+    uri = export(run, name="vae", store=store, precision="int8-conv")
+    stated = Artifact.open(uri).manifest.precision
+    assert isinstance(stated, Precision)
+    assert not isinstance(stated.calibration, msgspec.UnsetType)
+    calibrated = {file: one.inputs for file, one in stated.calibration.items()}
+    both = {"image": "data", "label": "data"}
+    assert calibrated == {"encoder.onnx": both, "autoencoder.onnx": both}
