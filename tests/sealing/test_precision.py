@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc.artifact import Artifact, Signature, Store, TensorSpec
+from aigc.artifact import Artifact, Signature, Store, TensorSpec, image_files, manifest
 from aigc.artifact.precision import Calibration, Precision, ReducedPrecision
+from aigc.commands import sample, verify
 from aigc.commands.evaluate import command as evaluate_command
 from aigc.commands.evaluate import evaluate, open_float32
 from aigc.commands.export import export
@@ -161,12 +162,39 @@ def test_onnx_files_are_reduced_against_their_own_graph(
 
 def resealed(origin: Path, folder: Path, precision: ReducedPrecision) -> Artifact:
     """An artifact's graphs in another precision."""
-    manifest = Artifact.open(origin, verify=False).manifest
-    for graph in {signature.graph for signature in manifest.signatures.values()}:
+    facts = Artifact.open(origin, verify=False).manifest
+    for graph in {signature.graph for signature in facts.signatures.values()}:
         shutil.copy(origin / graph, folder)
     reduction = Reduction(precision)
-    seal_graphs(manifest.signatures, manifest, folder, rows=16, reduction=reduction)
+    seal_graphs(facts.signatures, facts, folder, rows=16, reduction=reduction)
     return Artifact.open(folder)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_file_of_reduced_precision_is_verified_on_another_machine(
+    elsewhere: bool, tmp_path: Path, sealed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another machine: its numbers differ from the references, and from the file, in places."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    artifact = resealed(sealed, folder, "float16")
+    if elsewhere:
+        references = dict(np.load(folder / "references" / "sample.npz"))
+        references["out/image"] = (references["out/image"] + 2e-4).clip(-1, 1)
+        np.savez(folder / "references" / "sample.npz", **references)
+        artifact.manifest = manifest.seal(folder, artifact.manifest)
+    assert sample.command([str(folder), "-n", "1", "--seed", "7", "--out", str(tmp_path)]) == 0
+    file = tmp_path / "tiny-1-seed7-0.png"
+    found, provenance = image_files.read_png(file.read_bytes())
+    pixels = found.copy()
+    pixels[0, 0] += 1 if pixels[0, 0] < 255 else -1
+    file.write_bytes(image_files.png(pixels, provenance))
+    if elsewhere:
+        assert verify.command([str(file), "--artifact", str(folder)]) == 0
+        assert "every pixel is within 1 of 255 levels" in capsys.readouterr().err
+    else:
+        with pytest.raises(ValueError, match="a pixel differs by 1 of 255 levels"):
+            verify.command([str(file), "--artifact", str(folder)])
 
 
 def test_seed_gives_texts_in_reduced_precision(tmp_path: Path, written: Path) -> None:
