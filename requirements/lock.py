@@ -35,8 +35,8 @@ GPU = HERE / "onnxruntime-gpu.txt"
 """onnxruntime for GPUs, which the image serve-gpu has in place of onnxruntime, and the libraries of
 CUDA that it loads; what else it needs, onnxruntime has brought."""
 GPU_NOTE = """\
-# onnxruntime-gpu keeps the version that it has here, not that of onnxruntime in constraints.txt: its
-# versions come later. `make lock UPGRADE=onnxruntime-gpu` takes the newest.
+# onnxruntime-gpu keeps the version that it has here, not that of onnxruntime in constraints.txt:
+# its versions come later. `make lock UPGRADE=onnxruntime-gpu` takes the newest.
 """
 CPU_WHEELS = ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"]  # cp311 x86_64
 """PyTorch's own wheels for CPUs (+cpu) of the version in constraints.txt, which are not on PyPI.
