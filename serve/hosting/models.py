@@ -168,6 +168,7 @@ class ModelLoader:
         graphs, checked = folder.graphs()
         beside = folder.outside_bytes(checked)
         self.memory.check(allocation, {"weights outside of its graphs": 2 * beside})
+        self.memory.claim_gpu(allocation, sum(map(len, graphs.values())) + beside)
         contents = folder.contents(graphs, checked)
         folder.check()
         if self.apart:

@@ -75,7 +75,9 @@ class ModelReplica:
         provider = _provider_options(settings)
         on_gpu = bool(settings.num_gpus) or providers.resolve(settings.provider) != "cpu"
         self._memory = MemoryBudget(
-            limit_bytes=settings.memory_of(DEFAULT), enforced=apart and not on_gpu
+            limit_bytes=settings.memory_of(DEFAULT),
+            gpu_limit_bytes=provider.gpu_memory if on_gpu else None,
+            enforced=apart and not on_gpu,
         )
         self._loader = ModelLoader(
             threads=settings.num_threads,
