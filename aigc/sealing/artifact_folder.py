@@ -19,6 +19,7 @@ from aigc.artifact.model_card import card, has_picture
 from aigc.artifact.precision import Precision
 from aigc.artifact.references import reference_file
 from aigc.artifact.sampling_inputs import Arrays
+from aigc.sealing.chunk_proof import proven_chunk
 from aigc.sealing.example_inputs import at_most, example, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
 from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_at_sizes
@@ -48,13 +49,15 @@ def seal_graphs(
     rows: int = PARITY_SAMPLES,
     reduction: Reduction | None = None,
     tiled: Collection[str] = (),
+    chunked: Collection[str] = (),
 ) -> Manifest:
     """Seal a folder that holds the signatures' graphs; `manifest` has name and provenance.
 
     Parity is proven on up to `rows` samples for the signatures that have a module; then graphs are
     reduced by `reduction`, and all else is of the reduced ones, which its judge compares with those
-    of float32. The signatures named by `tiled` get tiles. Raises ValueError if a graph exceeds the
-    parity budget or cannot be reduced, if tiles do not equal the whole, and what the judge raises.
+    of float32. The signatures named by `tiled` get tiles, those by `chunked` chunks. Raises
+    ValueError if a graph exceeds the parity budget or cannot be reduced, if tiles or chunks do not
+    equal the whole, and what the judge raises.
     """
     modules, signatures = modules or {}, dict(signatures)
     most = {name: PARITY_TEXTS if s.step else rows for name, s in signatures.items()}
@@ -72,6 +75,8 @@ def seal_graphs(
         run = _runner(folder, signatures, name)
         if name in tiled:
             signatures[name] = replace(signature, tile=proven_tile(name, signature, run(1)))
+        if name in chunked:
+            signatures[name] = replace(signature, chunk=proven_chunk(name, signature, run(1)))
         reproducibility[name] = measure_at_sizes(signature, run, most[name])
         _write_references(folder, name, signature, run(1))
     manifest = replace(
