@@ -70,7 +70,9 @@ class GenerativeModel(nn.Module):
     def prepare(self, batch: Batch, noise: BatchRNG, due: Collection[str]) -> Any:
         """Compute values once per batch for the losses of all phases that are due.
 
-        A GAN generates its fakes here, with their graph only if its generator phase is due.
+        A GAN generates its fakes here, with their graph only if its generator phase is due. The
+        weights are those from before the batch's steps. Micro-batches call it once for each phase,
+        with the same weights.
         """
         return None
 

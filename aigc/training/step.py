@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from aigc.config import TrainConfig
 from aigc.data import share
-from aigc.model import Batch
+from aigc.model import Batch, GenerativeModel
 from aigc.nn.layers import frozen_power_iteration
 from aigc.rng import BatchRNG, reseed
 from aigc.training.gradient_buckets import GradientBuckets
@@ -78,6 +79,17 @@ def like_in_memory(value: Tensor, like: Tensor) -> Tensor:
     return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
 
+class _Preparation(nn.Module):
+    """The prepare() of a model as a forward pass."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, noise: BatchRNG, due: set[str]) -> Any:
+        return self.model.prepare(batch, noise, due)
+
+
 class Step:
     """All phases that are due on one batch."""
 
@@ -88,6 +100,8 @@ class Step:
         size = config.micro_batch or last - first
         self.spans = [(at, min(at + size, last)) for at in range(first, last, size)]
         self.first = first
+        self.before: dict[str, Tensor] = {}
+        """Weights from before the batch's steps, of the phases that have stepped."""
         self.parameters = [list(phase.module.parameters()) for phase in state.phases]
         self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
         if config.precision == "bfloat16":
@@ -120,8 +134,8 @@ class Step:
         due = [i for i, phase in enumerate(state.phases) if phase.due(*seen)]
         phases = {state.phases[i].name for i in due}
         # With one span all phases share what prepare() returned. Several mean that memory is
-        # short, so each phase prepares its own, span by span.
-        whole = self._prepare(batch, 0, phases, self.rank_key("prepare")) if self.single else None
+        # short, so each phase prepares its own, span by span, with the weights of the first time.
+        whole = self._prepare(batch, 0, phases) if self.single else None
         report = []
         sums: dict[str, Tensor] = {}
         for i in due:
@@ -136,10 +150,13 @@ class Step:
             optimizer.found_inf = self.bad  # type: ignore[attr-defined]
             for parameter, gradient in zip(self.parameters[i], gradients, strict=True):
                 parameter.grad = like_in_memory(gradient, parameter)
+            if not self.single and i != due[-1]:
+                self._remember(i)
             optimizer.step()
             optimizer.zero_grad()
             names = [name if "/" in name else f"{phase.name}/{name}" for name in named]
             report.append(([*names, f"{phase.name}/gradient_norm"], values))
+        self.before = {}
         if sums:
             self._update(sums)
         return report
@@ -163,10 +180,21 @@ class Step:
         start, stop = (at - self.first for at in self.spans[number])
         return {key: value[start:stop] for key, value in batch.items()}
 
-    def _prepare(self, batch: Batch, number: int, due: set[str], key: str) -> Any:
-        reseed(key, self.like.device)
-        with self.autocast():
-            return self.state.model.prepare(self._part(batch, number), self._noise(number), due)
+    def _prepare(self, batch: Batch, number: int, due: set[str]) -> Any:
+        """Result of prepare() for a span, with the weights from before the batch's steps."""
+        reseed(self.rank_key(f"prepare/{number}" if number else "prepare"), self.like.device)
+        model, inputs = self.state.model, (self._part(batch, number), self._noise(number), due)
+        with self.autocast(), frozen_power_iteration(model, number > 0 or bool(self.before)):
+            if not self.before:
+                return model.prepare(*inputs)
+            return functional_call(_Preparation(model), self.before, inputs)
+
+    def _remember(self, i: int) -> None:
+        """Keep the weights of a phase that is about to step."""
+        own = {id(parameter) for parameter in self.parameters[i]}
+        for name, parameter in self.state.model.named_parameters():
+            if id(parameter) in own:
+                self.before[f"model.{name}"] = parameter.detach().clone()
 
     @torch.no_grad()
     def _update(self, sums: dict[str, Tensor]) -> None:
@@ -198,10 +226,8 @@ class Step:
         sums: dict[str, Tensor] = {}
         for number, (start, stop) in enumerate(self.spans):
             key = self.rank_key(f"{phase.name}/{number}" if number else phase.name)
+            shared = whole if self.single else self._prepare(batch, number, {phase.name})
             with frozen_power_iteration(model, number > 0):
-                shared = whole
-                if not self.single:
-                    shared = self._prepare(batch, number, {phase.name}, f"{key}/prepare")
                 reseed(key, self.like.device)
                 with self.autocast():
                     loss, metrics = model.loss(
