@@ -160,8 +160,8 @@ def mean_over_rows(subject: ModelUnderTest) -> Iterator[str]:
             f"the gradients of phase {phase!r} over parts of {PART} and {TRAINED_ROWS - PART} rows"
             f" are not those of the whole batch (off by {float(error / norm):.2g},"
             f" {ratio:.3g} times as long); a loss must be a mean over rows for micro-batches and"
-            " workers to add up. If it uses statistics of a batch on purpose, say"
-            " batch_statistics = True in the class"
+            " workers to add up. Statistics of a batch can be made of loss_sums(), which must be"
+            " sums over rows; otherwise say batch_statistics = True in the class"
         )
 
 
