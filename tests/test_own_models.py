@@ -46,6 +46,11 @@ def road() -> list[str]:
     return [line.partition("  #")[0].strip() for line in block.splitlines()]
 
 
+def test_the_gan_of_the_page_has_sixty_lines() -> None:
+    assert "in 60 lines" in PAGE
+    assert len(FILES["resgan.py"].splitlines()) == 60
+
+
 @dataclass
 class Installed:
     """The project's wheel in a folder of its own, and a folder of a user's beside it."""
