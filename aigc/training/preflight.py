@@ -88,7 +88,7 @@ def _losses(config: TrainConfig, state: TrainState, source: Source) -> None:
     noise = BatchRNG(config.seed, 0, ROWS, 0, ROWS, like)
     shared = state.model.prepare(batch, noise, {phase.name for phase in state.phases})
     for phase in state.phases:
-        loss, _ = state.model.loss(phase.name, batch, noise, shared)
+        loss, _ = state.model.whole_loss(phase.name, batch, noise, shared)
         parameters = list(phase.module.parameters())
         torch.autograd.grad(loss, parameters, retain_graph=True)
     with torch.no_grad():
