@@ -71,9 +71,9 @@ class Objective:
     """The two sides of an adversarial game."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
-    """Of the logits of real and fake."""
+    """Loss from the logits of real and fake."""
     generator: Callable[..., Tensor]
-    """Of the logits of fake, and of real if `paired`."""
+    """Loss from the logits of fake, and of real if `paired`."""
     paired: bool = False
 
 
