@@ -48,6 +48,8 @@ class Export:
     tile: bool = False
     """Make images beyond the bounds of the signature's free axes of tiles; refused if they do not
     equal the whole."""
+    chunk: bool = False
+    """Make sounds beyond the bound of the signature's only axis of chunks; refused likewise."""
 
 
 class GenerativeModel(nn.Module):

@@ -9,6 +9,7 @@ more. Errors are HTTPErrors with a stable code, which it may put into another sh
 """
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -19,23 +20,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact.outputs import OutputError
 from aigc.artifact.sampling_inputs import Arrays
 from serve.access.access_control import AccessControl, RawHeaders
 from serve.access.api_keys import Key
 from serve.access.in_flight import BytesInFlight
-from serve.batching.jobs import (
-    ClosedError,
-    DeadlineError,
-    Outcome,
-    OverloadedError,
-    RunTooLongError,
-    TooLateError,
-    UnavailableError,
-)
+from serve.batching.jobs import Outcome
+from serve.batching.one_ahead import one_ahead
 from serve.batching.progress import Progress, ProgressCallback, stream_progress
 from serve.errors import HTTPError
 from serve.executor import FairExecutor, FullError
+from serve.hosting.http_errors import as_http_errors
 from serve.hosting.models import HostedModel, HostedModels
 from serve.hosting.runner import SignatureRunner
 from serve.http import (
@@ -60,7 +54,7 @@ from serve.sampling_request import (
     resolve_label,
 )
 from serve.settings import MAX_SEED, Limits
-from serve.tiled_samples import submit_tiled
+from serve.tiled_samples import run_chunks, submit_tiled
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Responses of fewer values are encoded on the event loop; a thread would cost more than it frees.
@@ -228,12 +222,13 @@ class Sampler:
         most = self.max_n(runner)
         if most < 1:
             limits = runner.limits or self.limits
+            values = max(runner.values_per_sample, runner.spec.num_values)
             raise HTTPError(
                 400,
                 "size_out_of_range",
-                f"a sample of this size has {runner.num_tiles:,} tiles and"
-                f" {runner.spec.num_values:,} values; at most {limits.max_n:,} and"
-                f" {limits.max_values:,} are allowed",
+                f"a sample of this size has {runner.num_tiles:,} {runner.part_name}s and"
+                f" {values:,} values; at most {limits.max_n:,} and {limits.max_values:,} are"
+                " allowed",
                 param="sizes",
             )
         if not 1 <= n <= most:
@@ -249,23 +244,40 @@ class Sampler:
         """Outputs by name, (n, ...), images as uint8 pixels. Raises HTTPError 429 or 503."""
         return await self._charge_and_run(request.runner, request.params, context)
 
-    async def run_parts(
+    def run_parts(
         self, requests: Sequence[SamplingRequest], context: RequestContext
     ) -> AsyncGenerator[Arrays, None]:
         """The outputs of one request after the other, each run while the previous one is sent.
 
         The caller charges for all of them first. Raises HTTPError 503.
         """
-        running = asyncio.create_task(self.run(requests[0], context))
-        try:
-            for following in (*requests[1:], None):
-                outputs = await running
-                if following is not None:
-                    running = asyncio.create_task(self.run(following, context))
+        return one_ahead([partial(self.run, request, context) for request in requests])
+
+    async def run_chunks(
+        self, request: SamplingRequest, context: RequestContext, inputs: Arrays | None = None
+    ) -> AsyncGenerator[Arrays, None]:
+        """The outputs of one sample that is made of chunks, (1, ...), one after another.
+
+        Each is run while the previous one is sent. `inputs`: of the sample, if they are given.
+        Raises HTTPError 400, 429 or 503 before the first one; later ones wait for room in the
+        queue.
+        """
+        runner = request.runner
+        row = None if inputs is None else self._complete(runner, inputs)
+        await self.charge(1, runner, context)
+        chunks = run_chunks(
+            runner,
+            request.params,
+            partial(self.encode, context),
+            partial(self._submit, runner, 1, context),
+            inputs=row,
+            deadline_s=context.deadline_s,
+            request_id=context.request_id,
+        )
+        async with contextlib.aclosing(chunks):
+            async for outputs in chunks:
                 yield outputs
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+        self._key_metrics(context).samples.inc()
 
     def stream(
         self, request: SamplingRequest, context: RequestContext
@@ -294,16 +306,19 @@ class Sampler:
         stopping_criterion: StoppingCriterion | None = None,
     ) -> Arrays:
         """Run a signature on inputs that share a batch axis. Raises HTTPError 400, 429 or 503."""
-        try:
-            whole = runner.complete(inputs)
-        except ValueError as error:
-            raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
+        whole = self._complete(runner, inputs)
         n = len(next(iter(whole.values())))
         if runner.spec.axes:
             runner = runner.at(check_sizes({}, runner, whole))
             self.check_n(n, runner)
         params = SamplingParams(n=n, stopping_criterion=stopping_criterion)
         return await self._charge_and_run(runner, params, context, inputs=whole)
+
+    def _complete(self, runner: SignatureRunner, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        try:
+            return runner.complete(inputs)
+        except ValueError as error:
+            raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
 
     async def _charge_and_run(
         self,
@@ -319,45 +334,37 @@ class Sampler:
         A request that ends before any of its samples ran costs nothing: see track().
         """
         await self.charge(params.n, runner, context)
+        submit = runner.submit
+        if runner.tiling is not None:
+            submit = partial(submit_tiled, runner, offload=partial(self.encode, context))
+        work = partial(
+            submit,
+            params,
+            inputs=inputs,
+            deadline_s=context.deadline_s,
+            request_id=context.request_id,
+            on_progress=on_progress,
+        )
+        outputs = await self._submit(runner, params.n, context, work)
+        self._key_metrics(context).samples.inc(params.n)
+        return outputs
+
+    async def _submit(
+        self,
+        runner: SignatureRunner,
+        n: int,
+        context: RequestContext,
+        work: Callable[[], Awaitable[Arrays]],
+    ) -> Arrays:
+        """The outputs of `n` samples that are paid for; ends when the client hangs up."""
         watch = None
         if context.receive is not None:
             watch = DisconnectWatch(context.receive, WATCH_AFTER_S)
         try:
-            submit = runner.submit
-            if runner.tiling is not None:
-                submit = partial(submit_tiled, runner, offload=partial(self.encode, context))
-            outputs = await submit(
-                params,
-                inputs=inputs,
-                deadline_s=context.deadline_s,
-                request_id=context.request_id,
-                on_progress=on_progress,
-            )
+            with as_http_errors(runner, n):
+                outputs = await work()
             context.access.keep()
-            self._key_metrics(context).samples.inc(params.n)
             return outputs
-        except OverloadedError as error:
-            late = isinstance(error, TooLateError)
-            runner.metrics.shed(params.n, "deadline" if late else "overloaded")
-            retry = (b"retry-after", b"%d" % error.retry_after_s)
-            raise HTTPError(503, "overloaded", f"{error}", [retry]) from None
-        except DeadlineError as error:
-            runner.metrics.shed(params.n, "deadline")
-            raise HTTPError(504, "deadline_exceeded", f"{error}") from None
-        except ClosedError as error:
-            runner.metrics.shed(params.n, "shutting_down")
-            message = f"{error}" or "this replica shuts down; try again"
-            raise HTTPError(503, "shutting_down", message, [RETRY_SOON]) from None
-        except UnavailableError as error:
-            runner.metrics.shed(params.n, "overloaded")
-            raise HTTPError(503, "pool_unavailable", f"{error}", [RETRY_SOON]) from None
-        except RunTooLongError as error:
-            raise HTTPError(504, "run_too_long", f"{error}") from None
-        except OutputError as error:
-            message = (
-                f"{runner.artifact.id} failed on this request, and nothing of it is sent: {error}"
-            )
-            raise HTTPError(500, "model_output", message) from None
         except asyncio.CancelledError:
             if watch is None or not watch.has_cancelled():
                 raise

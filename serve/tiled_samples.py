@@ -1,23 +1,28 @@
-"""Samples beyond the bounds of their free axes: each is run as a job of tiles, and put together.
+"""Samples beyond the bounds of their free axes: run as tiles or chunks, and put together.
 
     outputs = await submit_tiled(runner, params, offload)       # runner.tiling is its tiles
+    async for outputs in run_chunks(runner, params, offload, run): ...
 
 A tile is a sample like any other to the batcher: those of several requests share batches, and count
-by what they cost. So the outputs are the same alone and in a batch.
+by what they cost. So the outputs are the same alone and in a batch. The chunks of a sound that is
+sent as it is made are jobs of their own.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from functools import partial
 from math import prod
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from aigc.artifact import TensorSpec, user_inputs
 from aigc.artifact.axes import Shape, shape_at
 from aigc.artifact.sampling_inputs import Arrays
-from aigc.artifact.tiling import Shapes
+from aigc.artifact.tiling import Place, Shapes
+from serve.batching.jobs import OverloadedError
+from serve.batching.one_ahead import one_ahead
 from serve.batching.progress import ProgressCallback
 from serve.hosting.runner import PIXELS, SignatureRunner
 from serve.sampling_params import SamplingParams
@@ -84,16 +89,62 @@ async def submit_tiled(
     return await offload(params.n * runner.spec.num_values, partial(_stacked, rows))
 
 
-def max_pixels(limits: Limits, runner: SignatureRunner, image: TensorSpec) -> int:
-    """Most pixels of all given images of an input together, where samples are made of tiles.
+async def run_chunks(
+    runner: SignatureRunner,
+    params: SamplingParams,
+    offload: Offload,
+    run: Callable[[Callable[[], Awaitable[Arrays]]], Coroutine[Any, Any, Arrays]],
+    *,
+    inputs: Arrays | None = None,
+    deadline_s: float | None = None,
+    request_id: str = "",
+) -> AsyncGenerator[Arrays, None]:
+    """Outputs of one sample, chunk by chunk, each run while the previous one is used.
 
-    About as many as the limit on values has room for, and always those of the largest single run.
+    `runner` is at its sizes; `run` calls what submits a chunk. `deadline_s`: by which the first one
+    must have started. Raises what submit() raises.
     """
-    spec = runner.spec
-    pixels, largest = (
-        prod(shape_at(image.shape, sizes)[1:]) for sizes in (spec.sizes({}), spec.largest)
+    tiling = runner.tiling
+    assert tiling is not None
+    places = tiling.places()
+    taken, given = runner.artifact.signature(runner.name).shapes
+    values = runner.spec.num_values
+    row = await offload(values, partial(_row, runner, params, inputs, 0))
+    whole = {name: array[0] for name, array in row.items()}
+
+    async def submit(place: Place) -> Arrays:
+        is_first = place is places[0]
+        chunk = tiling.cut(whole, taken, [place])
+        while True:
+            try:
+                return await runner.submit(
+                    SamplingParams(),
+                    inputs=chunk,
+                    deadline_s=deadline_s if is_first else None,
+                    request_id=request_id,
+                )
+            except OverloadedError as error:  # its beginning is sent already
+                if is_first:
+                    raise
+                await asyncio.sleep(error.retry_after_s)
+
+    works = [partial(run, partial(submit, place)) for place in places]
+    async with contextlib.aclosing(one_ahead(works)) as running:
+        for place in places:
+            yield tiling.kept(await anext(running), given, place)
+
+
+def max_places(limits: Limits, runner: SignatureRunner, spec: TensorSpec) -> int:
+    """Most pixels of all given images of an input together, or samples of a channel of sounds.
+
+    Where samples are made of parts: about as many as the limit on values has room for, and always
+    those of the largest single run.
+    """
+    signature = runner.spec
+    places, largest = (
+        prod(shape_at(spec.shape, sizes)[1:]) for sizes in (signature.sizes({}), signature.largest)
     )
-    fits = limits.max_values * pixels // runner.values_per_sample
+    fits = limits.max_values * places // runner.values_per_sample
     return min(user_inputs.MAX_PIXELS, max(fits, largest))
 
 

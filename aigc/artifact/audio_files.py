@@ -1,10 +1,10 @@
-"""WAV, FLAC and raw PCM of 16 bits: encoding and decoding with provenance, and clips of
-recordings."""
+"""WAV, FLAC and raw PCM of 16 bits: encoding and decoding with provenance."""
 
 import io
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,11 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact.axes import NO_AXES, Axis, Shape, bounds, nearest, solved
 from aigc.artifact.image_files import Provenance
 from aigc.artifact.manifest import Level
-from aigc.artifact.preprocessing import AUDIO, AudioPreprocessing
-from aigc.artifact.resampling import polyphase
+from aigc.artifact.preprocessing import AUDIO
 
 MAX_SAMPLES = 192_000 * 600
 """Most values, over all channels, in a file: ten minutes at the highest rate."""
@@ -25,17 +23,6 @@ MAX_RATE_HZ = 192_000
 MAX_CHUNKS = 1000
 FULL_SCALE = 32767
 SUFFIXES = (".wav", ".flac")
-
-PEAK = AUDIO.peak
-"""Largest absolute value of a clip; the same for all, so that loudness does not reveal a class."""
-SILENCE = AUDIO.silence
-"""Fraction of the peak below which sound is cut off at both ends."""
-MARGIN_S = AUDIO.margin_s
-"""Seconds of it that remain on both sides."""
-FAINT = 1e-7
-"""Peak below which a clip is silence: one level of 24 bits; dividing by less overflows floats."""
-LEAD_S = 0.5
-"""Seconds of a long recording kept on both sides of the part that a clip can come from."""
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
@@ -105,11 +92,9 @@ def read_sound(
     than MAX_CHANNELS channels or MAX_RATE_HZ, and more than `max_samples` values, which are counted
     before decoding.
     """
-    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        return _read_wav(data, max_samples, overload)
     if data[:4] == b"fLaC":
         return _read_flac(data, max_samples)
-    raise ValueError("not a WAV or FLAC file that can be read: it begins like neither")
+    return _read_wav(data, max_samples, overload)
 
 
 def is_sound(head: bytes) -> bool:
@@ -124,122 +109,6 @@ def difference(samples: NDArray[np.int16], other: NDArray[np.int16]) -> int | No
     return int(np.abs(samples.astype(np.int32) - other).max(initial=0))
 
 
-def row(
-    data: bytes,
-    shape: Shape,
-    to_hz: int,
-    reading: AudioPreprocessing = AUDIO,
-    max_samples: int = MAX_SAMPLES,
-    axes: Mapping[str, Axis] = NO_AXES,
-) -> NDArray[np.float32]:
-    """A WAV or FLAC -> (channels, length) float32 in [-1, 1], the input of a model.
-
-    Each channel is converted by clip(). A length that is an expression of `axes` is that of the
-    clip, as far as it is allowed. Raises ValueError for a file that cannot be read or has
-    other channels than the model, and for more than `max_samples` samples at either rate.
-    """
-    found = read_sound(data, max_samples, reading.overload)
-    channels, most = bounds(axes, shape)[1]
-    num_channels, n = found.samples.shape
-    if not n and reading.empty == "refused":
-        raise ValueError("it holds no samples")
-    if channels not in (1, num_channels):
-        raise ValueError(f"it has {num_channels} channels, {channels} are wanted")
-    waves = found.samples.mean(0)[None] if channels == 1 else found.samples
-    if reading.resampling == "polyphase":  # of the whole, whatever its length
-        _check_count(waves.size * to_hz // found.rate_hz, max_samples, f" at {to_hz} Hz")
-    clips = [clip(wave, found.rate_hz, to_hz, most, reading, pad=not axes) for wave in waves]
-    if not axes:
-        return np.stack(clips)
-    heard_for = max(map(len, clips))
-    length = nearest(axes, shape[1:], (heard_for,), up=True)[0]
-    if reading.sizing != "nearest" and length != heard_for:
-        solved(axes, shape[1:], (heard_for,))  # raises
-    return np.stack([_padded(one, length) for one in clips])
-
-
-def clip(
-    wave: NDArray[np.float32],
-    rate_hz: int,
-    to_hz: int,
-    length: int,
-    reading: AudioPreprocessing = AUDIO,
-    *,
-    pad: bool = True,
-) -> NDArray[np.float32]:
-    """Resample and fit: (n,) float32 at one rate -> (length,) in [-1, 1] at another.
-
-    Without `pad` a short clip keeps its length.
-    """
-    if reading.resampling == "polyphase":
-        wave = polyphase(wave, rate_hz, to_hz)
-    else:
-        wave = resampled(heard(wave, rate_hz, to_hz, length), rate_hz, to_hz)
-    wave = trimmed(wave, to_hz, length, reading)
-    return _padded(wave, length) if pad else wave
-
-
-def fitted(
-    wave: NDArray[np.float32], rate_hz: int, length: int, reading: AudioPreprocessing = AUDIO
-) -> NDArray[np.float32]:
-    """(n,) float32 -> (length,) in [-1, 1], the form in which models take a clip.
-
-    Silence at both ends is cut off, the rest is cut or zero-padded at its end, and its peak is
-    scaled to that of the preprocessing.
-    """
-    return _padded(trimmed(wave, rate_hz, length, reading), length)
-
-
-def trimmed(
-    wave: NDArray[np.float32], rate_hz: int, length: int, reading: AudioPreprocessing
-) -> NDArray[np.float32]:
-    """fitted() without the zeros at its end: at most `length` samples, none of silence."""
-    level = np.abs(wave)
-    peak = float(level.max(initial=0))
-    if peak < FAINT:
-        return np.zeros(0, np.float32)
-    loud = np.flatnonzero(level > reading.silence * peak)
-    margin = int(reading.margin_s * rate_hz)
-    wave = wave[max(0, loud[0] - margin) : loud[-1] + 1 + margin][:length]
-    return wave * np.float32(reading.peak / np.abs(wave).max())
-
-
-def _padded(wave: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """(n,) with n <= length -> (length,) with zeros at its end."""
-    out = np.zeros(length, np.float32)
-    out[: len(wave)] = wave
-    return out
-
-
-def heard(wave: NDArray[np.float32], rate_hz: int, to_hz: int, length: int) -> NDArray[np.float32]:
-    """(n,) float32 -> the part of a recording that determines its clip of `length` samples at
-    `to_hz`.
-
-    It begins LEAD_S before the first sound, or a little earlier. A long recording then costs no
-    more than the clip, whatever its rate.
-    """
-    level = np.abs(wave)
-    first = int(np.argmax(level > SILENCE * level.max(initial=0))) if wave.size else 0
-    lead = math.ceil(LEAD_S * rate_hz)
-    # Whole samples at the other rate, too: else what is cut out would be a fraction of one late.
-    step = rate_hz // math.gcd(rate_hz, to_hz)
-    start = max(0, first - lead) // step * step
-    stop = -(-(first + math.ceil(length * rate_hz / to_hz) + lead) // step) * step
-    return wave[start:stop]
-
-
-def resampled(wave: NDArray[np.float32], rate_hz: int, to_hz: int) -> NDArray[np.float32]:
-    """(n,) float32 at one rate -> at another, without frequencies above half of either rate.
-
-    By Fourier transform: the method of artifacts without preprocessing.
-    """
-    if rate_hz == to_hz or not wave.size:
-        return wave
-    n = max(1, round(wave.size * to_hz / rate_hz))
-    spectrum = np.fft.rfft(wave.astype(np.float64))[: n // 2 + 1]
-    return np.asarray(np.fft.irfft(spectrum, n) * (n / wave.size), np.float32)
-
-
 def allowed_difference(level: Level, tolerance: float) -> int:
     """Largest difference in levels of a sound recreated on another machine: 0 at levels `bit` and
     `uint8`, else twice the tolerance of replayed references, plus rounding."""
@@ -250,7 +119,32 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
 
 
+def check_length(data: bytes, to_hz: int, most: int) -> None:
+    """Raise ValueError for a sound of more than `most` samples per channel at a rate.
+
+    They are counted before any is decoded. Raises ValueError for what cannot be read, too.
+    """
+    if data[:4] == b"fLaC":
+        with _flac_file(data) as file:
+            n, rate_hz = int(file.frames), int(file.samplerate)
+    else:
+        (_, channels, rate_hz, bits), body, _ = _wav_parts(data)
+        n = len(body) * 8 // (channels * bits)
+    if n * to_hz > most * rate_hz:
+        raise ValueError(
+            f"its {n / rate_hz:.3g} s are too long; at most {most / to_hz:.3g} s are taken"
+        )
+
+
 def _read_wav(data: bytes, max_samples: int, overload: Literal["scaled", "clipped"]) -> Sound:
+    form, body, provenance = _wav_parts(data)
+    return Sound(_decoded(body, form, max_samples, overload), form[2], provenance)
+
+
+def _wav_parts(data: bytes) -> tuple[tuple[int, int, int, int], memoryview, Provenance | None]:
+    """Format, samples and provenance of a WAV; nothing is decoded."""
+    if not (data[:4] == b"RIFF" and data[8:12] == b"WAVE"):
+        raise ValueError("not a WAV or FLAC file that can be read: it begins like neither")
     form: tuple[int, int, int, int] | None = None
     provenance = None
     position = 12
@@ -270,8 +164,7 @@ def _read_wav(data: bytes, max_samples: int, overload: Literal["scaled", "clippe
                     f"the WAV is cut off: {size} bytes of samples announced, {len(body)} there"
                 )
             provenance = provenance or _comment(memoryview(data)[position + 8 + size + size % 2 :])
-            samples = _decoded(body, form, max_samples, overload)
-            return Sound(samples, form[2], provenance)
+            return form, body, provenance
         if kind == b"fmt ":
             form = _format(body)
         elif kind == b"LIST":
@@ -306,7 +199,8 @@ def _check(channels: int, rate_hz: int) -> None:
         raise ValueError(f"the sample rate must be in [1, {MAX_RATE_HZ}] Hz, got {rate_hz}")
 
 
-def _check_count(count: int, max_samples: int, where: str = "") -> None:
+def check_count(count: int, max_samples: int, where: str = "") -> None:
+    """Raise ValueError for too many samples."""
     if count > max_samples:
         raise ValueError(f"{count} samples{where} are too many; at most {max_samples} are read")
 
@@ -320,7 +214,7 @@ def _decoded(
     coding, channels, _, bits = form
     width = bits // 8
     count = len(body) // (width * channels) * channels
-    _check_count(count, max_samples)
+    check_count(count, max_samples)
     body = body[: count * width]
     if coding == _FLOAT:
         floats = np.frombuffer(body, f"<f{width}")
@@ -370,17 +264,24 @@ def _provenance(text: bytes) -> Provenance | None:
 
 
 def _read_flac(data: bytes, max_samples: int) -> Sound:
+    with _flac_file(data) as file:
+        _check(file.channels, file.samplerate)
+        # What the head announces may be a lie: no more than is allowed is ever decoded.
+        check_count(file.frames * file.channels, max_samples)
+        rows = file.read(max_samples // file.channels + 1, dtype="int16", always_2d=True)
+        check_count(rows.size, max_samples)
+        samples = (rows.T / np.float32(FULL_SCALE)).astype(np.float32).clip(-1, 1)
+        comment = _provenance(str(file.comment).encode())
+        return Sound(np.ascontiguousarray(samples), int(file.samplerate), comment)
+
+
+@contextmanager
+def _flac_file(data: bytes) -> Iterator[Any]:
+    """An opened FLAC. Raises ValueError for one that cannot be read, also within the context."""
     library = _soundfile()
     try:
         with library.SoundFile(io.BytesIO(data)) as file:
-            _check(file.channels, file.samplerate)
-            # What the head announces may be a lie: no more than is allowed is ever decoded.
-            _check_count(file.frames * file.channels, max_samples)
-            rows = file.read(max_samples // file.channels + 1, dtype="int16", always_2d=True)
-            _check_count(rows.size, max_samples)
-            samples = (rows.T / np.float32(FULL_SCALE)).astype(np.float32).clip(-1, 1)
-            comment = _provenance(str(file.comment).encode())
-            return Sound(np.ascontiguousarray(samples), int(file.samplerate), comment)
+            yield file
     except library.LibsndfileError as error:  # whose message names an object of this program
         said = error.error_string.removeprefix("Error : ").rstrip(".")
         raise ValueError(f"not a FLAC that can be read: {said}") from None

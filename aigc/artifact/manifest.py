@@ -17,6 +17,7 @@ from aigc.artifact.signature import Kind as Kind
 from aigc.artifact.signature import Signature as Signature
 from aigc.artifact.signature import TensorSpec as TensorSpec
 from aigc.artifact.signature import check_signature
+from aigc.artifact.tiling import Chunk as Chunk
 from aigc.artifact.tiling import Tile as Tile
 from aigc.files import write
 

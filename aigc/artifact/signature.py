@@ -26,8 +26,8 @@ from aigc.artifact.preprocessing import (
     Preprocessing,
     TextPreprocessing,
 )
+from aigc.artifact.tiling import MAX_SIDE, Chunk, Tile, Tiling, check_chunk, check_tile, reachable
 from aigc.artifact.tiling import MAX_VALUES as MAX_TILED_VALUES
-from aigc.artifact.tiling import Tile, Tiling, check_tile, reachable
 
 MAX_CLASSES = 1 << 31
 MAX_VALUES = 1 << 31
@@ -46,6 +46,8 @@ Kind = Literal[
     "presence",
 ]
 
+CHUNKED = ("audio", "vector")
+"""Kinds of outputs that can be made of chunks."""
 DRAWN = ("latent", "uniform", "label", "setting")
 """Kinds of inputs that are drawn from a seed or have defaults."""
 
@@ -123,7 +125,9 @@ class Signature:
     axes: dict[str, Axis] = field(default_factory=dict)
     """Free axes by name, in whose terms shapes of inputs and outputs may be written."""
     tile: Tile | msgspec.UnsetType = msgspec.UNSET
-    """Tiles of which samples beyond the bounds of the axes are made; unset if there are none."""
+    """Tiles of which images beyond the bounds of the axes are made; unset if there are none."""
+    chunk: Chunk | msgspec.UnsetType = msgspec.UNSET
+    """Chunks of which sounds beyond the bound of the axis are made; unset if there are none."""
 
     def at(self, sizes: Sizes) -> "Signature":
         """The signature at sizes of all of its axes: the same, without free axes."""
@@ -133,12 +137,21 @@ class Signature:
             tuple(replace(spec, shape=shape_at(spec.shape, sizes)) for spec in specs)
             for specs in (self.inputs, self.outputs)
         )
-        return replace(self, inputs=inputs, outputs=outputs, axes={}, tile=msgspec.UNSET)
+        unset = msgspec.UNSET
+        return replace(self, inputs=inputs, outputs=outputs, axes={}, tile=unset, chunk=unset)
+
+    @property
+    def parts(self) -> Tile | None:
+        """Tiles or chunks of samples beyond the bounds of the axes; None if there are none."""
+        return self.tile or (self.chunk.tile if self.chunk else None)
 
     @property
     def reach(self) -> Mapping[str, Axis]:
-        """The axes with all sizes that may be asked for, those that are made of tiles included."""
-        return reachable(self.axes, self.tile) if self.tile else self.axes
+        """The axes with all sizes that may be asked for, those that are made of parts included."""
+        parts = self.parts
+        if parts is None:
+            return self.axes
+        return reachable(self.axes, parts, MAX_SIDE if self.tile else MAX_TILED_VALUES)
 
     @property
     def shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
@@ -150,9 +163,10 @@ class Signature:
 
     def tiling(self, sizes: Sizes) -> Tiling | None:
         """The tiles of samples of these sizes; None where one run makes all of it."""
-        if not self.tile or all(sizes[name] <= self.axes[name].max for name in self.tile.overlap):
+        parts = self.parts
+        if parts is None or all(sizes[name] <= self.axes[name].max for name in parts.overlap):
             return None
-        return Tiling(self.axes, self.tile, sizes)
+        return Tiling(self.axes, parts, sizes)
 
     def sizes(self, chosen: Sizes) -> dict[str, int]:
         """Sizes of all axes: those chosen, else the default. Raises SizeError."""
@@ -285,10 +299,14 @@ def _check_free(name: str, signature: Signature) -> None:
         check_axes(signature.axes, inputs, outputs)
         if signature.tile:
             check_tile(signature.tile, signature.axes, inputs, outputs)
+        if signature.chunk:
+            check_chunk(signature.chunk, signature.axes, inputs, outputs)
     except ValueError as error:
         raise ValueError(f"signature {name!r}: {error}") from None
     if signature.tile and any(spec.kind != "image" for spec in signature.outputs):
         raise ValueError(f"signature {name!r} gives more than images, so it has no tiles")
+    if signature.chunk and any(spec.kind not in CHUNKED for spec in signature.outputs):
+        raise ValueError(f"signature {name!r} gives more than sounds and vectors: no chunks")
     if signature.axes and signature.step:
         raise ValueError(f"signature {name!r} goes by steps, so its axes cannot be free")
     for spec in (*signature.inputs, *signature.outputs):

@@ -1,4 +1,4 @@
-"""Tiles: samples larger than the bounds of their free axes, made part by part, equal to the whole.
+"""Tiles and chunks: samples beyond the bounds of their free axes, made part by part.
 
     tiling = Tiling(axes, tile, sizes)
     whole = tiling.run(run, inputs, (input_shapes, output_shapes), batch=4)
@@ -8,6 +8,9 @@ distance from its edges, and everywhere at an edge of the whole. Neighbouring ti
 middle of the overlap is where one ends and the next begins: nothing is blended. All tiles have one
 size, and each lies within the whole. Noise along free axes is a function of the place, so a tile is
 given that of its place.
+
+Chunks are the tiles of sounds, along their one axis: what a chunk is given on either side beyond
+what is kept of it is its context.
 """
 
 import math
@@ -28,7 +31,7 @@ Shapes = Mapping[str, Shape]
 MAX_SIDE = 1 << 16
 """Largest size of an axis along which a sample is made of tiles."""
 MAX_VALUES = 1 << 28
-"""Most numbers in all inputs and outputs of a sample that is made of tiles."""
+"""Most numbers in all inputs and outputs of a sample that is made of tiles or chunks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,27 @@ class Tile:
     values."""
     sizes: tuple[dict[str, int], ...]
     """Sizes at which they were compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Division of longer sounds into chunks, as proven when the artifact was sealed."""
+
+    axis: str
+    """The only free axis. A chunk is as long as it may be."""
+    context: int
+    """Places of the axis that a chunk is given before and after those that are kept of it: as far
+    as an output sees."""
+    max_abs: float
+    """Largest difference between a sound made of chunks and one made at once, relative to 1 + its
+    values; 0 if they are equal."""
+    sizes: tuple[dict[str, int], ...]
+    """Sizes at which they were compared."""
+
+    @property
+    def tile(self) -> Tile:
+        """The chunks as tiles."""
+        return Tile(overlap={self.axis: 2 * self.context}, max_abs=self.max_abs, sizes=self.sizes)
 
 
 @dataclass(frozen=True)
@@ -75,29 +99,60 @@ def check_tile(tile: Tile, axes: Mapping[str, Axis], inputs: Shapes, outputs: Sh
                 f"tiles of {name} must overlap by a multiple of {axis.multiple} in"
                 f" [0, {axis.max - axis.multiple}], so that {axis.max} go on, got {overlap}"
             )
+    _check_shapes("tiles", tile, inputs, outputs)
+
+
+def check_chunk(chunk: Chunk, axes: Mapping[str, Axis], inputs: Shapes, outputs: Shapes) -> None:
+    """Raise ValueError unless samples of these shapes can be made of chunks."""
+    if not 0 <= chunk.max_abs < math.inf:
+        raise ValueError(f"the error of chunks must be finite and >= 0, got {chunk.max_abs}")
+    if [*axes] != [chunk.axis]:
+        raise ValueError(
+            f"chunks follow one another along one axis, the only free one; they are along"
+            f" {chunk.axis[:60]!r}, and the axes are: {', '.join(axes) or 'none'}"
+        )
+    axis = axes[chunk.axis]
+    most = max_context(axis)
+    if not 0 <= chunk.context <= most or chunk.context % axis.multiple:
+        raise ValueError(
+            f"the context of chunks must be a multiple of {axis.multiple} in [0, {most}], so that"
+            f" {axis.max} of {chunk.axis} go on, got {chunk.context}"
+        )
+    _check_shapes("chunks", chunk.tile, inputs, outputs)
+
+
+def max_context(axis: Axis) -> int:
+    """Largest context of chunks along an axis: twice of it leaves one multiple of the axis."""
+    return (axis.max - axis.multiple) // 2 // axis.multiple * axis.multiple
+
+
+def _check_shapes(parts: str, tile: Tile, inputs: Shapes, outputs: Shapes) -> None:
     for tensors, all_axes in ((inputs, False), (outputs, True)):
         for tensor, shape in tensors.items():
-            _check_shape(tensor, shape, tile, all_axes)
+            _check_shape(parts, tensor, shape, tile, all_axes)
 
 
-def _check_shape(tensor: str, shape: Shape, tile: Tile, all_axes: bool) -> None:
+def _check_shape(parts: str, tensor: str, shape: Shape, tile: Tile, all_axes: bool) -> None:
     found = [expression(one) for one in shape if isinstance(one, str)]
     along = [one.axis for one in found if one.axis in tile.overlap]
     if any(one.offset for one in found if one.axis in tile.overlap):
-        raise ValueError(f"{tensor!r} has a size with an offset, so tiles of it do not join")
+        raise ValueError(
+            f"{tensor!r} has a size with an offset, so {parts} of it do not join; crop or pad it to"
+            " a multiple of the axis"
+        )
     if len(set(along)) < len(along):
-        raise ValueError(f"{tensor!r} has an axis twice, so it has no tiles")
+        raise ValueError(f"{tensor!r} has an axis twice, so it has no {parts}")
     if all_axes and set(along) != tile.overlap.keys():
         raise ValueError(
             f"output {tensor!r} is not free along {', '.join(tile.overlap)}, so it cannot be made"
-            " of tiles"
+            f" of {parts}"
         )
 
 
-def reachable(axes: Mapping[str, Axis], tile: Tile) -> dict[str, Axis]:
-    """The axes with the sizes that tiles can make: up to MAX_SIDE."""
+def reachable(axes: Mapping[str, Axis], tile: Tile, most: int) -> dict[str, Axis]:
+    """The axes with the sizes that tiles can make: up to `most`."""
     return {
-        name: replace(axis, max=max(axis.max, MAX_SIDE - MAX_SIDE % axis.multiple))
+        name: replace(axis, max=max(axis.max, most - most % axis.multiple))
         if name in tile.overlap
         else axis
         for name, axis in axes.items()
@@ -169,6 +224,13 @@ class Tiling:
                 whole[name] = np.empty(shape_at(shape, self.sizes), array.dtype)
             for tile, place in zip(array, places, strict=True):
                 whole[name][_slices(shape, place, kept=True)] = tile[_within(shape, place)]
+
+    def kept(self, tile: Arrays, shapes: Shapes, place: Place) -> Arrays:
+        """The places of the outputs of one tile that are kept, batch axis first."""
+        return {
+            name: array[(slice(None), *_within(shapes[name], place))]
+            for name, array in tile.items()
+        }
 
     def run(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact import audio_files, image_files, picture
+from aigc.artifact import audio_files, clips, image_files, picture
 from aigc.artifact.axes import NO_AXES, Axis, solved
 from aigc.artifact.latents import EXACT
 from aigc.artifact.manifest import Kind, TensorSpec
@@ -83,12 +83,18 @@ def _sound(spec: TensorSpec, value: UserInput, together: int, axes: Axes) -> NDA
     reading = spec.preprocessing or LEGACY_AUDIO
     assert isinstance(reading, AudioPreprocessing)
     most = MAX_SAMPLES // together
-    return audio_files.row(_bytes(value), spec.shape, spec.sample_rate_hz, reading, most, axes)
+    return clips.row(_bytes(value), spec.shape, spec.sample_rate_hz, reading, most, axes)
 
 
-def check_pixels(spec: TensorSpec, data: bytes, most: int) -> None:
-    """Raise ValueError for an image of more pixels, which are counted before it is decoded."""
+def check_size(spec: TensorSpec, data: bytes, most: int) -> None:
+    """Raise ValueError for an image of more pixels, or a sound of more samples per channel.
+
+    They are counted before the file is decoded.
+    """
     try:
+        if spec.kind == "audio":
+            audio_files.check_length(data, spec.sample_rate_hz, most)
+            return
         with image_files.decoding(data, picture.FORMATS):
             image_files.opened(data, picture.FORMATS, most, animated=True)
     except ValueError as error:

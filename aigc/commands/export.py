@@ -176,8 +176,8 @@ def write_artifact(
 ) -> Manifest:
     """Write a model in eval mode as a sealed folder; `manifest` holds name and provenance.
 
-    Raises ValueError if a graph exceeds the parity budget or cannot be reduced, or if its tiles do
-    not equal the whole.
+    Raises ValueError if a graph exceeds the parity budget or cannot be reduced, or if its tiles or
+    chunks do not equal the whole.
     """
     data = manifest.training.data if manifest.training else {}
     vocabulary = tuple(data.get("vocabulary", ()))
@@ -190,7 +190,16 @@ def write_artifact(
     signatures = {name: part.signature for name, part in exports.items()}
     modules = {name: partial(run_module, part) for name, part in exports.items()}
     tiled = [name for name, part in exports.items() if part.tile]
-    return seal_graphs(signatures, manifest, folder, modules, reduction=reduction, tiled=tiled)
+    chunked = [name for name, part in exports.items() if part.chunk]
+    return seal_graphs(
+        signatures,
+        manifest,
+        folder,
+        modules,
+        reduction=reduction,
+        tiled=tiled,
+        chunked=chunked,
+    )
 
 
 def _with_facts(

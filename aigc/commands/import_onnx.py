@@ -62,6 +62,9 @@ class Options:
     tile: bool = False
     """Make images beyond the bounds of --axis of tiles. How far they overlap is measured, and that
     they equal the whole is proven; a graph whose outputs see everything is refused."""
+    chunk: bool = False
+    """Make sounds beyond the bound of --axis of chunks. The context that they need is measured, and
+    how far they are from the whole; a graph that needs all of a sound is refused."""
     sign: str = ""
     """Private key (PEM, of an elliptic curve) to sign it with; needs aigc[sign]."""
 
@@ -84,6 +87,7 @@ def command(argv: list[str]) -> int:
         each_alone=options.each_alone,
         precision=options.precision,
         tile=options.tile,
+        chunk=options.chunk,
         sign=options.sign,
         say=lambda line: print(line, file=sys.stderr),
         **facts,

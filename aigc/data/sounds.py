@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact import audio_files
+from aigc.artifact import clips
 from aigc.data import CorruptRow
 
 
@@ -11,14 +11,14 @@ def decode(content: bytes, shape: tuple[int, ...], to_hz: int, where: str) -> ND
     """A WAV or FLAC -> (1, samples) float32, its channels averaged. Raises CorruptRow naming
     `where`."""
     try:
-        return audio_files.row(content, shape, to_hz)
+        return clips.row(content, shape, to_hz)
     except ValueError as error:
         raise CorruptRow(f"{where} is no whole sound: {error}") from error
 
 
 def clip(wave: NDArray[np.float32], rate_hz: int, to_hz: int, length: int) -> NDArray[np.float32]:
     """(n,) float32 at one rate -> (1, length) at another, in [-1, 1], as sound.clip() makes it."""
-    return audio_files.clip(wave, rate_hz, to_hz, length)[None]
+    return clips.clip(wave, rate_hz, to_hz, length)[None]
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:

@@ -64,7 +64,7 @@ def shadowed(module: str, path: Sequence[str] | None = None) -> str:
     the folders to look in, sys.path by default. Nothing is imported.
     """
     package = module.partition(".")[0]
-    ours = Path(__file__).parent.parent / package
+    ours = Path(__file__).parents[2] / package
     if package not in PACKAGES or not ours.is_dir():
         return ""
     spec = PathFinder.find_spec(package, sys.path if path is None else path)

@@ -17,6 +17,7 @@ from aigc.artifact.manifest import Parity, Reproducibility, seal
 from aigc.artifact.model_card import card, has_picture
 from aigc.artifact.references import reference_file
 from aigc.artifact.sampling_inputs import Arrays
+from aigc.sealing.chunk_proof import proven_chunk
 from aigc.sealing.example_inputs import at_most, example, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
 from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_at_sizes
@@ -46,13 +47,14 @@ def seal_graphs(
     rows: int = PARITY_SAMPLES,
     reduction: Reduction | None = None,
     tiled: Collection[str] = (),
+    chunked: Collection[str] = (),
 ) -> Manifest:
     """Seal a folder that holds the signatures' graphs; `manifest` has name and provenance.
 
     Parity is proven on up to `rows` samples for the signatures that have a module; then graphs are
     reduced by `reduction`, and all else is of the reduced ones. The signatures named by `tiled` get
-    tiles. Raises ValueError if a graph exceeds the parity budget or cannot be reduced, or if tiles
-    do not equal the whole.
+    tiles, those by `chunked` chunks. Raises ValueError if a graph exceeds the parity budget or
+    cannot be reduced, or if tiles or chunks do not equal the whole.
     """
     modules, signatures = modules or {}, dict(signatures)
     most = {name: PARITY_TEXTS if s.step else rows for name, s in signatures.items()}
@@ -67,6 +69,8 @@ def seal_graphs(
         run = _runner(folder, signatures, name)
         if name in tiled:
             signatures[name] = replace(signature, tile=proven_tile(name, signature, run(1)))
+        if name in chunked:
+            signatures[name] = replace(signature, chunk=proven_chunk(name, signature, run(1)))
         reproducibility[name] = measure_at_sizes(signature, run, most[name])
         _write_references(folder, name, signature, run(1))
     manifest = replace(

@@ -50,6 +50,7 @@ RUNS_PER_ROW = 12
 """Runs of a row while reproducibility is measured: batch sizes, threads and references."""
 TRIAL_S = 600.0
 NO_AXES = "tiles need free axes; give --axis NAME=MIN..MAX for height and width"
+NO_AXIS = "chunks need a free axis; give --axis NAME=MIN..MAX for the length"
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def seal(
     each_alone: bool = False,
     precision: ReducedPrecision | Literal["float32"] = "float32",
     tile: bool = False,
+    chunk: bool = False,
     sign: str = "",
     say: Say = log.info,
     **facts: Any,
@@ -80,8 +82,9 @@ def seal(
     by name, as `aigc import` takes them; or by whole `signatures`. `each_alone`: the graph has no
     batch axis. `precision` of the graphs' numbers, float32 as they are: float16, int8 (weights
     alone) or int8-conv, whose cost the manifest states. `tile`: images beyond the bounds of free
-    axes are made of tiles, which are proven equal to the whole. `sign`: a private key. `say` is
-    called with lines on what was found.
+    axes are made of tiles, which are proven equal to the whole; `chunk`: so are sounds beyond the
+    bound of their axis, of chunks. `sign`: a private key. `say` is called with lines on what was
+    found.
 
     A module is exported and proven equal to its graph; for an ONNX file the manifest states no
     parity. Raises ValueError, and publishes nothing, for what no artifact may be, for facts that
@@ -94,8 +97,8 @@ def seal(
     version = version or target.next_version(name)
     target.check_free(name, version)
     hints = Hints.of_facts(facts)
-    if tile and not (hints.axis or signatures):
-        raise ValueError(NO_AXES)
+    if (tile or chunk) and not (hints.axis or signatures):
+        raise ValueError(NO_AXES if tile else NO_AXIS)
     sources = model if isinstance(model, Mapping) else {"": model}
     _check_signature_names(sources)
     with tempfile.TemporaryDirectory(prefix="aigc-seal-") as temporary, _evaluating(sources):
@@ -121,12 +124,19 @@ def seal(
         manifest = _manifest(name, version, licence, ", ".join(map(_origin, sources.values())))
         reduction = None if precision == "float32" else Reduction(precision)
         rows = _num_rows(seconds, bool(modules))
-        tiled = _tiled(graphs) if tile else ()
+        tiled, chunked = _divided(graphs, tile, chunk)
         manifest = seal_graphs(
-            graphs, manifest, folder, modules, rows=rows, reduction=reduction, tiled=tiled
+            graphs,
+            manifest,
+            folder,
+            modules,
+            rows=rows,
+            reduction=reduction,
+            tiled=tiled,
+            chunked=chunked,
         )
-        for key in tiled:
-            say(f"tiles of {key}: {_describe_tile(manifest.signatures[key])}")
+        for key in (*tiled, *chunked):
+            say(_describe_parts(key, manifest.signatures[key]))
         _try(folder)
         if sign:
             signing.sign(folder, sign)
@@ -140,19 +150,35 @@ def _check_signature_names(names: Iterable[str]) -> None:
             raise ValueError(f"a signature is named by letters, digits and _, got {name[:60]!r}")
 
 
-def _tiled(signatures: Mapping[str, Signature]) -> tuple[str, ...]:
-    """The signatures whose samples may be made of tiles. Raises ValueError if there are none."""
-    tiled = tuple(name for name, signature in signatures.items() if signature.axes)
-    if not tiled:
+def _divided(
+    signatures: Mapping[str, Signature], tile: bool, chunk: bool
+) -> tuple[list[str], list[str]]:
+    """The signatures whose samples are to be made of tiles, and those of chunks.
+
+    With both, images are made of tiles. Raises ValueError if there are none.
+    """
+    free = [name for name, signature in signatures.items() if signature.axes]
+    images = [name for name in free if signatures[name].outputs[0].kind == "image"]
+    tiled = [name for name in free if tile and (not chunk or name in images)]
+    chunked = [name for name in free if chunk and name not in tiled]
+    if tile and not tiled:
         raise ValueError(NO_AXES)
-    return tiled
+    if chunk and not chunked:
+        raise ValueError(NO_AXIS)
+    return tiled, chunked
 
 
-def _describe_tile(signature: Signature) -> str:
-    assert signature.tile
-    overlap = ", ".join(f"{places} of {name}" for name, places in signature.tile.overlap.items())
-    seam = signature.tile.max_abs
-    return f"they share {overlap}, {f'off by {seam:.1g}' if seam else 'and equal the whole'}"
+def _describe_parts(name: str, signature: Signature) -> str:
+    parts = signature.parts
+    assert parts is not None
+    equal = f"off by {parts.max_abs:.1g}" if parts.max_abs else "and equal the whole"
+    if signature.chunk:
+        chunk = signature.chunk
+        return (
+            f"chunks of {name}: they need {chunk.context} of {chunk.axis} on either side, {equal}"
+        )
+    overlap = ", ".join(f"{places} of {axis}" for axis, places in parts.overlap.items())
+    return f"tiles of {name}: they share {overlap}, {equal}"
 
 
 def _num_rows(seconds: float, with_modules: bool) -> int:

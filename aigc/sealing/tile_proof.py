@@ -48,7 +48,14 @@ def proven_tile(name: str, signature: Signature, run: autoregressive.Run) -> Til
         overlap = {axis: _overlap(signature, run, axis) for axis in along}
         tile = replace(tile, overlap=overlap)
         _check(signature, tile)
-        return _proven(signature, run, tile)
+        tile = seam(signature, run, tile)
+        if tile.max_abs > PARITY_MAX_ABS:
+            raise ValueError(
+                f"tiles differ from the whole by {tile.max_abs:.2g} though they overlap by"
+                f" {tile.overlap}: what it makes of a place depends on where that is, or on the"
+                " size of the whole"
+            )
+        return tile
     except ValueError as error:
         raise ValueError(f"signature {name!r} cannot be tiled: {error}") from None
 
@@ -64,19 +71,12 @@ def _check(signature: Signature, tile: Tile) -> None:
 def _overlap(signature: Signature, run: autoregressive.Run, name: str) -> int:
     """Places that tiles must share along an axis: twice as far as an output sees."""
     axis = signature.axes[name]
-    sizes = {other: _allowed(one, OTHER_SIZE) for other, one in signature.axes.items()}
-    size = _allowed(axis, FIRST_SIZE)
-    while True:
-        reach = _reach(signature, run, name, sizes | {name: size})
-        if reach is not None:
-            break
-        if size == axis.max:
-            raise ValueError(
-                f"its outputs see all of {name}, as far as {axis.max} places can tell: attention,"
-                " norms or averages over all places; if they see less, raise the bound of"
-                f" {name}"
-            )
-        size = _allowed(axis, 2 * size)
+    reach = measured_reach(signature, run, name)
+    if reach is None:
+        raise ValueError(
+            f"its outputs see all of {name}, as far as {axis.max} places can tell: attention,"
+            f" norms or averages over all places; if they see less, raise the bound of {name}"
+        )
     overlap = -(-2 * reach // axis.multiple) * axis.multiple
     if overlap > axis.max - axis.multiple:
         raise ValueError(
@@ -86,15 +86,36 @@ def _overlap(signature: Signature, run: autoregressive.Run, name: str) -> int:
     return overlap
 
 
+def measured_reach(
+    signature: Signature, run: autoregressive.Run, name: str, faint: float = 0.0
+) -> int | None:
+    """Number of places of an axis that outputs see on either side; None if they see all.
+
+    Changes of at most `faint`, relative to 1 + the values, do not count.
+    """
+    axis = signature.axes[name]
+    sizes = {other: _allowed(one, OTHER_SIZE) for other, one in signature.axes.items()}
+    size = _allowed(axis, FIRST_SIZE)
+    while True:
+        reach = _reach(signature, run, name, sizes | {name: size}, faint)
+        if reach is not None or size == axis.max:
+            return reach
+        size = _allowed(axis, 2 * size)
+
+
 def _allowed(axis: Axis, size: int) -> int:
     """The smallest allowed size that is not below one; the largest if all are."""
     return max(axis.min, min(axis.max, -(-size // axis.multiple) * axis.multiple))
 
 
 def _reach(
-    signature: Signature, run: autoregressive.Run, name: str, sizes: Mapping[str, int]
+    signature: Signature,
+    run: autoregressive.Run,
+    name: str,
+    sizes: Mapping[str, int],
+    faint: float,
 ) -> int | None:
-    """Number of places of an axis that outputs see on either side; None if they see all."""
+    """measured_reach() at one size."""
     drawn = example(signature, 2 * ROWS, sizes)
     at = _positions(signature.inputs, name)
     one = {key: array[:ROWS] for key, array in drawn.items()}
@@ -108,8 +129,8 @@ def _reach(
             for key in one
         }
         found = run(mixed)
-        before = _changed(signature, name, run(one), found)
-        after = _changed(signature, name, run(two), found)
+        before = _changed(signature, name, run(one), found, faint)
+        after = _changed(signature, name, run(two), found, faint)
         first, last = before[0], after[1]
         if first <= 0 or last >= size:
             return None
@@ -134,14 +155,17 @@ def _joined(a: NDArray[Any], b: NDArray[Any], at: int, factor: int, cut: int) ->
     return np.ascontiguousarray(np.moveaxis(whole, 0, at))
 
 
-def _changed(signature: Signature, name: str, a: Arrays, b: Arrays) -> tuple[int, int]:
+def _changed(
+    signature: Signature, name: str, a: Arrays, b: Arrays, faint: float
+) -> tuple[int, int]:
     """First place of an axis at which two runs differ, and the one behind the last.
 
     The first is beyond all, and the last 0, if nothing differs.
     """
     first, last = 1 << 62, 0
     for key, (at, factor) in _positions(signature.outputs, name).items():
-        differs = np.moveaxis(a[key] != b[key], at, 0)
+        changed = np.abs(a[key] - b[key]) > faint * (1 + np.abs(b[key]))
+        differs = np.moveaxis(changed if faint else a[key] != b[key], at, 0)
         where = np.flatnonzero(differs.reshape(len(differs), -1).any(1))
         if len(where):
             first = min(first, int(where[0]) // factor)
@@ -149,8 +173,8 @@ def _changed(signature: Signature, name: str, a: Arrays, b: Arrays) -> tuple[int
     return first, last
 
 
-def _proven(signature: Signature, run: autoregressive.Run, tile: Tile) -> Tile:
-    """The tile with its seam error. Raises ValueError if tiles do not equal the whole."""
+def seam(signature: Signature, run: autoregressive.Run, tile: Tile) -> Tile:
+    """The tile with the largest difference between samples made of tiles and at once."""
     small = dict(signature.axes)
     for name, overlap in tile.overlap.items():
         axis = small[name]
@@ -166,12 +190,6 @@ def _proven(signature: Signature, run: autoregressive.Run, tile: Tile) -> Tile:
         inputs = example(replace(signature, axes=lifted), 1 if is_large else ROWS, sizes)
         tiled = Tiling(axes, tile, sizes).run(run, inputs, signature.shapes, batch=5)
         found = compare(signature, run(inputs), tiled)
-        if found.max_abs > PARITY_MAX_ABS:
-            raise ValueError(
-                f"tiles differ from the whole by {found.max_abs:.2g} though they overlap by"
-                f" {tile.overlap}: what it makes of a place depends on where that is, or on the"
-                " size of the whole"
-            )
         worst = max(worst, found.max_abs)
         compared.append(sizes)
     return replace(tile, max_abs=worst, sizes=tuple(compared))

@@ -102,6 +102,11 @@ class SignatureRunner(ABC):
         """Numbers in what a sample's outputs are for a signature without free axes."""
         return sum(out.num_values for out in spec.outputs)
 
+    @property
+    def part_name(self) -> str:
+        """`tile` or `chunk`, a part of a sample that no single run makes."""
+        return "chunk" if self.artifact.signature(self.name).chunk else "tile"
+
     @abstractmethod
     async def submit(
         self,

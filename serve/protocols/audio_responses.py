@@ -12,6 +12,8 @@ from aigc.artifact.sampling_inputs import Arrays
 from serve.hosting.runner import SignatureRunner
 
 Format = Literal["wav", "flac", "pcm"]
+STREAMED: tuple[Format, ...] = ("wav", "pcm")
+"""Formats whose length follows from that of the sound, so that they can be sent as it is made."""
 
 MEDIA_TYPES: Mapping[Format, bytes] = {
     "wav": b"audio/wav",
@@ -33,6 +35,19 @@ def audio_output(runner: SignatureRunner) -> TensorSpec | None:
 def clips(spec: TensorSpec, outputs: Arrays) -> NDArray[np.int16]:
     """The audio output as (n, samples, channels) int16."""
     return audio_files.to_pcm16(outputs[spec.name])
+
+
+def head(format_name: Format, n: int, spec: TensorSpec, provenance: Provenance) -> bytes:
+    """The file header before the raw samples of a sound of `n` samples per channel."""
+    if format_name == "pcm":
+        return b""
+    assert isinstance(spec.shape[0], int)
+    return audio_files.wav_head(n, spec.shape[0], spec.sample_rate_hz, provenance)
+
+
+def raw(spec: TensorSpec, outputs: Arrays) -> bytes:
+    """The raw samples of all clips of an audio output, one after another."""
+    return b"".join(map(audio_files.pcm, clips(spec, outputs)))
 
 
 def file(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from aigc.artifact import Artifact, ArtifactError, latents
-from aigc.artifact.audio_files import row, wav
+from aigc.artifact.audio_files import wav
 from aigc.artifact.axes import (
     Axis,
     SizeError,
@@ -25,6 +25,7 @@ from aigc.artifact.axes import (
     shape_at,
     solved,
 )
+from aigc.artifact.clips import row
 from aigc.artifact.manifest import parse
 from aigc.artifact.picture import pixels
 from aigc.artifact.preprocessing import AUDIO, IMAGE, ImagePreprocessing

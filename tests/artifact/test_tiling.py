@@ -1,4 +1,4 @@
-"""Tiles: geometry, assembly, and manifests of impossible ones."""
+"""Tiles and chunks: geometry, assembly, and manifests of impossible ones."""
 
 import json
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from aigc.artifact.sampling_inputs import InputError
 from aigc.artifact.tiling import Tile, Tiling, spans
 from tests.artifact.test_manifest import Document, resealed
 
+CHUNK = {"axis": "t", "context": 2, "max_abs": 0.0, "sizes": []}
 TILE = {"overlap": {"h": 4, "w": 6}, "max_abs": 0.0, "sizes": []}
 
 
@@ -114,6 +115,40 @@ def test_a_manifest_of_impossible_tiles_is_refused(
     free: Path, change: Callable[[Document], object], reason: str
 ) -> None:
     document = json.loads((free / "manifest.json").read_text())
+    with pytest.raises(ArtifactError, match=reason):
+        parse(resealed(document, change))
+
+
+def with_chunk(document: Document, signature: str = "hum", **changes: Any) -> Document:
+    """A manifest whose sounds have chunks, of a length without an offset."""
+    document["signatures"]["hum"]["outputs"][0].update(shape=[1, "16*t"])
+    document["signatures"][signature]["chunk"] = CHUNK | changes
+    return document
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda d: with_chunk(d, context=20), r"multiple of 1 in \[0, 19\], so that 40 of t go on"),
+        (lambda d: with_chunk(d, context=-1), r"in \[0, 19\]"),
+        (lambda d: with_chunk(d, axis="h"), "along 'h', and the axes are: t"),
+        (lambda d: with_chunk(d, max_abs=-1.0), "error of chunks must be finite"),
+        (lambda d: with_chunk(d, "sample"), "the axes are: h, w"),
+        (
+            lambda d: with_chunk(d)["signatures"]["hum"]["outputs"][0].update(shape=[1, "16*t+8"]),
+            "has a size with an offset, so chunks of it do not join",
+        ),
+        (
+            lambda d: with_chunk(d)["signatures"]["hum"]["outputs"][0].update(kind="image"),
+            "gives more than sounds and vectors",
+        ),
+    ],
+)
+def test_a_manifest_of_impossible_chunks_is_refused(
+    free: Path, change: Callable[[Document], object], reason: str
+) -> None:
+    document = json.loads((free / "manifest.json").read_text())
+    parse(resealed(json.loads(json.dumps(document)), with_chunk))
     with pytest.raises(ArtifactError, match=reason):
         parse(resealed(document, change))
 

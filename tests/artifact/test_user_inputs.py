@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aigc.artifact import TensorSpec, audio_files, image_files, user_inputs
+from aigc.artifact import TensorSpec, audio_files, clips, image_files, user_inputs
 from aigc.artifact.preprocessing import default_for
 
 IMAGE = TensorSpec(name="image", kind="image", dtype="float32", shape=(1, 8, 6), range=(-1, 1))
@@ -48,20 +48,20 @@ def test_resampled_tone_keeps_its_pitch() -> None:
     (found,) = user_inputs.read_input(spec, audio_files.wav(np.stack([wave, wave], 1), 44100))
     spectrum = np.abs(np.fft.rfft(found))
     assert np.fft.rfftfreq(800, 1 / 8000)[spectrum.argmax()] == 500
-    assert np.abs(found).max() == pytest.approx(audio_files.PEAK)
+    assert np.abs(found).max() == pytest.approx(clips.PEAK)
 
 
 @pytest.mark.parametrize(("rate_hz", "to_hz"), [(44100, 8000), (8000, 16000), (8000, 8000)])
 def test_resampling_keeps_tones_below_both_limits(rate_hz: int, to_hz: int) -> None:
     wave = np.sin(2 * np.pi * 440 * np.arange(rate_hz) / rate_hz).astype(np.float32)
-    found = audio_files.resampled(wave, rate_hz, to_hz)
+    found = clips.resampled(wave, rate_hz, to_hz)
     wanted = np.sin(2 * np.pi * 440 * np.arange(to_hz) / to_hz)
     assert np.abs(found - wanted).max() < 1e-4
 
 
 def test_resampling_removes_tones_above_the_new_limit() -> None:
     wave = np.sin(2 * np.pi * 6000 * np.arange(44100) / 44100).astype(np.float32)
-    assert np.abs(audio_files.resampled(wave, 44100, 8000)).max() < 1e-4
+    assert np.abs(clips.resampled(wave, 44100, 8000)).max() < 1e-4
 
 
 def test_long_recording_costs_as_much_as_its_clip() -> None:
@@ -83,9 +83,7 @@ def test_clip_of_a_long_recording_equals_that_of_the_whole() -> None:
     (found,) = user_inputs.read_input(
         replace(AUDIO, shape=(1, 800)), audio_files.wav(levels, 44100)
     )
-    whole = audio_files.fitted(
-        audio_files.resampled(levels[:, 0] / np.float32(32767), 44100, 8000), 8000, 800
-    )
+    whole = clips.fitted(clips.resampled(levels[:, 0] / np.float32(32767), 44100, 8000), 8000, 800)
     assert np.abs(found - whole).max() < 1e-3
 
 

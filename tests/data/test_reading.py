@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from aigc import data
-from aigc.artifact import TensorSpec, audio_files, user_inputs
+from aigc.artifact import TensorSpec, audio_files, clips, user_inputs
 from aigc.artifact.image_files import to_uint8
 from aigc.artifact.preprocessing import default_for
 from aigc.artifact.vocabulary import Vocabulary
@@ -202,7 +202,7 @@ def test_served_sound_equals_its_training_row(coding: str) -> None:
         found = user_inputs.read_input(audio_spec(), file)
         assert (found.dtype, found.shape) == (np.float32, (1, 300))
         assert found.tobytes() == row.tobytes(), (rate_hz, channels)
-        assert np.abs(found).max() == pytest.approx(audio_files.PEAK)
+        assert np.abs(found).max() == pytest.approx(clips.PEAK)
 
 
 def test_flac_row_equals_its_wav_row() -> None:
@@ -226,7 +226,7 @@ def test_sound_rows_equal_scipys(rate_hz: int) -> None:
         moved = signal.resample_poly(wave.astype(np.float64), 8000 // shared, rate_hz // shared)
         wave = np.asarray(moved, np.float32)
     row = sounds.decode(file, (1, 300), 8000, "x")
-    assert row.tobytes() == audio_files.fitted(wave, 8000, 300)[None].tobytes()
+    assert row.tobytes() == clips.fitted(wave, 8000, 300)[None].tobytes()
 
 
 def test_peak_at_the_end_scales_training_and_serving() -> None:
@@ -241,7 +241,7 @@ def test_sound_beyond_full_scale_is_scaled_not_clipped() -> None:
     quiet, loud = (CODINGS["float"](gain * waves(2), 16000) for gain in (1, 50))
     rows = [sounds.decode(file, (1, 300), 8000, "x") for file in (quiet, loud)]
     assert np.allclose(*rows, atol=1e-6)
-    assert (np.abs(rows[1]) > 0.999 * audio_files.PEAK).sum() < 5
+    assert (np.abs(rows[1]) > 0.999 * clips.PEAK).sum() < 5
 
 
 @pytest.mark.parametrize(
@@ -323,8 +323,8 @@ def test_old_artifact_reads_sounds_as_before(coding: str, rate_hz: int) -> None:
     older = replace(audio_spec(), preprocessing=msgspec.UNSET)
     file = CODINGS[coding](waves(2), rate_hz)
     wave = audio_files.read_sound(file, overload="clipped").samples.mean(0)
-    part = audio_files.heard(wave, rate_hz, 8000, 300)
-    wanted = audio_files.fitted(audio_files.resampled(part, rate_hz, 8000), 8000, 300)[None]
+    part = clips.heard(wave, rate_hz, 8000, 300)
+    wanted = clips.fitted(clips.resampled(part, rate_hz, 8000), 8000, 300)[None]
     assert user_inputs.read_input(older, file).tobytes() == wanted.tobytes()
     nothing = wav(np.zeros((0, 2), "<f4"), rate_hz, 32, True)
     assert not user_inputs.read_input(older, nothing).any()

@@ -4,7 +4,8 @@
         -F format=wav -o seven.wav
 
 In JSON, `inputs` holds them by name: files as base64, texts as they are. check_inputs() refuses
-what can be refused unread; transform() charges the key, reads the inputs and runs the signature.
+what can be refused unread; read_inputs() charges the key and reads them, transform() runs the
+signature.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from serve.protocols import text_codec
 from serve.request_context import RequestContext
 from serve.sampler import Sampler
 from serve.sampling_request import SamplingRequest, check_sizes
-from serve.tiled_samples import max_pixels
+from serve.tiled_samples import max_places
 
 ENCODE, DECODE, RECONSTRUCT, TRANSLATE = "encode", "decode", "reconstruct", "translate"
 
@@ -114,13 +115,13 @@ Part = tuple[SamplingRequest, Arrays]
 """Consecutive samples of a request whose inputs have equal sizes, and arrays of theirs."""
 
 
-async def transform(
+async def read_inputs(
     sampler: Sampler, request: SamplingRequest, inputs: Inputs, context: RequestContext
 ) -> list[Part]:
-    """Run a signature on checked inputs: the request with its inputs, and the outputs.
+    """Read checked inputs: the request with its inputs, and all arrays of its signature.
 
-    Samples of different sizes are parts of their own, run at the same time. A key pays for images
-    and sounds once they are read, even if one is malformed. Raises HTTPError 400, 429 or 503.
+    Samples of different sizes are parts of their own. A key pays for images and sounds once they
+    are read, even if one is malformed. Raises HTTPError 400, 429 or 503.
     """
     files = any(
         spec.kind in _FILES and name in inputs
@@ -130,7 +131,7 @@ async def transform(
     def read() -> list[Part]:
         if files:
             context.access.keep()  # reading is work, even of a malformed file
-        _check_pixels(sampler, request, inputs)
+        _check_files(sampler, request, inputs)
         return _read_inputs(request, inputs)
 
     parts = await sampler.read(request.n, request.runner, context, MAX_PIXELS, read)
@@ -138,6 +139,14 @@ async def transform(
         sampler.check_n(part.n, part.runner)
     tiles = sum(part.n * part.runner.num_tiles for part, _ in parts)
     await sampler.charge(tiles, request.runner, context)
+    return parts
+
+
+async def transform(sampler: Sampler, parts: list[Part], context: RequestContext) -> list[Part]:
+    """Run the parts of read_inputs() at the same time: each request, and its outputs.
+
+    Raises HTTPError 400, 429 or 503.
+    """
     if len(parts) > 1:
         context = context.unwatched()
 
@@ -159,8 +168,9 @@ async def transform(
 async def run_encoder(
     sampler: Sampler, request: SamplingRequest, inputs: Inputs, context: RequestContext
 ) -> tuple[SamplingRequest, NDArray[np.float32]]:
-    """transform() by an encoder, whose first output is the posterior's means: (n, latent)."""
-    parts = await transform(sampler, request, inputs, context)
+    """Run an encoder, whose first output is the posterior's means: (n, latent)."""
+    parts = await read_inputs(sampler, request, inputs, context)
+    parts = await transform(sampler, parts, context)
     if len(parts) > 1:
         message = "inputs must have one size to be encoded and decoded together"
         raise HTTPError(400, "malformed_input", message, param="inputs")
@@ -196,19 +206,19 @@ def _read_inputs(request: SamplingRequest, inputs: Inputs) -> list[Part]:
     return parts
 
 
-def _check_pixels(sampler: Sampler, request: SamplingRequest, inputs: Inputs) -> None:
-    """Raise HTTPError 400 for images larger than tiles may make, before any is decoded."""
+def _check_files(sampler: Sampler, request: SamplingRequest, inputs: Inputs) -> None:
+    """Raise HTTPError 400 for files too large to be taken in parts, before any is decoded."""
     takes = accepted_inputs(request.runner)
     for name, value in inputs.items():
         spec = takes[name]
-        if spec.kind != "image" or not (spec.is_free and request.runner.spec.tile):
+        if spec.kind not in _FILES or not (spec.is_free and request.runner.spec.parts):
             continue
         each: list[Any] = value if isinstance(value, list) else [value]
         limits = request.runner.limits or sampler.limits
-        most = max_pixels(limits, request.runner, spec) // max(1, len(each))
+        most = max_places(limits, request.runner, spec) // max(1, len(each))
         try:
             for one in each:
-                user_inputs.check_pixels(spec, _file(name, one), most)
+                user_inputs.check_size(spec, _file(name, one), most)
         except ValueError as error:
             raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
 

@@ -16,7 +16,7 @@ from serve.http import NO_STORE, Headers, Response, json_response
 from serve.protocols import audio_responses, text_codec
 from serve.sampling_request import SamplingRequest
 
-Format = Literal["png", "grid", "wav", "flac", "npy", "json", "ndjson", "txt"]
+Format = Literal["png", "grid", "wav", "flac", "pcm", "npy", "json", "ndjson", "txt"]
 
 NDJSON = b"application/x-ndjson"
 
@@ -25,6 +25,7 @@ _NEEDS: dict[Format, tuple[str, str]] = {
     "grid": ("image", "an image"),
     "wav": ("audio", "a sound"),
     "flac": ("audio", "a sound"),
+    "pcm": ("audio", "a sound"),
     "txt": ("text", "a text"),
 }
 """Format -> kind of the output that it holds, and the kind in words."""
@@ -33,7 +34,7 @@ _CODES: Mapping[str, Code] = {
     "audio": "format_needs_sound",
     "text": "format_needs_text",
 }
-_SINGLE_SAMPLE = ("png", "wav", "flac")
+_SINGLE_SAMPLE = ("png", "wav", "flac", "pcm")
 
 
 class Sample(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -115,7 +116,7 @@ def encode(
     if format_name == "grid":
         data = image_files.png(image_files.grid(outputs[PIXELS]), request.of_grid())
         return Response(data, b"image/png", headers=headers)
-    if format_name in ("wav", "flac"):
+    if format_name in ("wav", "flac", "pcm"):
         spec = audio_responses.audio_output(request.runner)
         assert spec is not None
         clip = audio_responses.clips(spec, outputs)[0]

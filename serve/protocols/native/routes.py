@@ -55,6 +55,7 @@ from serve.protocols.native.request_inputs import (
     decode_form,
     is_composed,
     num_samples,
+    read_inputs,
     run_decoder,
     run_encoder,
     transform,
@@ -70,6 +71,7 @@ from serve.protocols.native.responses import (
     encode_parts,
     select_outputs,
 )
+from serve.protocols.native.sound_stream import is_streamed, stream_sound
 from serve.protocols.sizes import chosen_sizes
 from serve.request_body import decode, malformed
 from serve.request_context import RequestContext
@@ -150,11 +152,12 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Format,
         field(
             "json: all samples, images as base64 PNG and sounds as base64 WAV. png,"
-            " wav, flac: one image or sound, n must be 1. txt: one line per text; Accept:"
-            " text/plain selects it, too. ndjson: one line per sample, sent as soon as it is"
-            " generated; an error after the first line is the last line. grid: all images in one"
-            " PNG. npy: (n, height, width, channels) uint8 for images, else the first output as it"
-            " is."
+            " wav, flac, pcm (16 bits, little-endian, no header): one image or sound, n must be 1;"
+            " wav and pcm of a sound made of chunks are sent as they are made. txt: one line per"
+            " text; Accept: text/plain selects it, too. ndjson: one line per sample, sent as soon"
+            " as it is generated; an error after the first line is the last line. grid: all images"
+            " in one PNG. npy: (n, height, width, channels) uint8 for images, else the first output"
+            " as it is."
         ),
     ] = "json"
 
@@ -253,6 +256,7 @@ CREATE_SAMPLES = Operation(
         "image/png": BINARY,
         "audio/wav": BINARY,
         "audio/flac": BINARY,
+        "audio/pcm": BINARY,
         "application/octet-stream": BINARY,
     },
     description="The samples, in the requested format.",
@@ -294,6 +298,8 @@ class NativeApi:
             return await self._transform(request, request.inputs, context)
         sampling = self._parse_request(request, context.seed(request.seed))
         context.metrics = sampling.runner.metrics
+        if is_streamed(sampling, request.format):
+            return await stream_sound(self._sampler, sampling, request.format, context)
         if request.format == "ndjson":
             await self._sampler.charge(sampling.n, sampling.runner, context)
             lines = self._lines(sampling, request, context)
@@ -380,7 +386,11 @@ class NativeApi:
         sampling = self._parse_request(request, context.seed(request.seed), has_inputs=True)
         check_inputs(sampling, inputs, request.seed is not None)
         context.metrics = sampling.runner.metrics
-        parts = await transform(self._sampler, sampling, inputs, context)
+        parts = await read_inputs(self._sampler, sampling, inputs, context)
+        part, arrays = parts[0]
+        if len(parts) == 1 and is_streamed(part, request.format):
+            return await stream_sound(self._sampler, part, request.format, context, arrays)
+        parts = await transform(self._sampler, parts, context)
         if len(parts) == 1:
             return await self._encode(*parts[0], request, context)
         return await self._encode_parts(parts, request, context)

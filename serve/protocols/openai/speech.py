@@ -19,9 +19,8 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from aigc.artifact import TensorSpec, audio_files
+from aigc.artifact import TensorSpec
 from aigc.artifact.image_files import Provenance
-from aigc.artifact.sampling_inputs import Arrays
 from serve.errors import HTTPError
 from serve.hosting.runner import SignatureRunner
 from serve.http import NO_STORE, Response, Route, Scope, Stream
@@ -108,11 +107,13 @@ class SpeechApi:
         format_name: audio_responses.Format = request.response_format or "wav"  # type: ignore[assignment]
         headers = [*sampler.provenance_headers(sampling), NO_STORE]
         media_type = audio_responses.MEDIA_TYPES[format_name]
-        if sampling.n > WORDS_AT_ONCE and format_name != "flac":
+        if sampling.n > WORDS_AT_ONCE and format_name in audio_responses.STREAMED:
             await sampler.charge(sampling.n, sampling.runner, context)
             chunks = self._chunks(sampling, spec, context)
             # Generated before the status is sent, so that a full queue still is a 503.
-            first = _head(format_name, sampling, spec) + await anext(chunks)
+            n, provenance = sampling.n * spec.fixed_shape[1], speech_provenance(sampling)
+            head = audio_responses.head(format_name, n, spec, provenance)
+            first = head + await anext(chunks)
             return Stream(first, media_type, headers=headers, chunks=chunks, failure=None)
         outputs = await sampler.run(sampling, context)
 
@@ -135,7 +136,8 @@ class SpeechApi:
             for part in parts:
                 outputs = await anext(running)
                 values = part.n * part.runner.values_per_sample
-                yield await self._sampler.encode(context, values, partial(_raw, spec, outputs))
+                encoding = partial(audio_responses.raw, spec, outputs)
+                yield await self._sampler.encode(context, values, encoding)
 
 
 def parse_request(
@@ -211,17 +213,3 @@ def _phrase(spoken: list[str], longest: int, runner: SignatureRunner) -> Iterato
 def speech_provenance(sampling: SamplingRequest) -> Provenance:
     """Provenance of the speech: one word is a sample, several are like those of a grid."""
     return sampling.provenance(0) if sampling.n == 1 else sampling.of_grid()
-
-
-def _head(format_name: str, sampling: SamplingRequest, spec: TensorSpec) -> bytes:
-    """The file header before the raw samples of all words."""
-    if format_name == "pcm":
-        return b""
-    channels, length = spec.fixed_shape
-    return audio_files.wav_head(
-        sampling.n * length, channels, spec.sample_rate_hz, speech_provenance(sampling)
-    )
-
-
-def _raw(spec: TensorSpec, outputs: Arrays) -> bytes:
-    return b"".join(map(audio_files.pcm, audio_responses.clips(spec, outputs)))

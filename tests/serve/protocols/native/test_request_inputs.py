@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from aigc.artifact import Artifact, audio_files, image_files, user_inputs
+from aigc.artifact import Artifact, audio_files, clips, image_files, user_inputs
 from aigc.artifact.vocabulary import Vocabulary
 from aigc.commands import verify
 from aigc.commands.sample import command as sample_command
@@ -55,7 +55,7 @@ def tensors(*names: str, n: int = 1) -> dict[str, np.ndarray]:
     made = {
         "image": (pixels.transpose(2, 0, 1) / 127.5 - 1).astype(np.float32),
         "text": Vocabulary(LETTERS).rows([TEXT], 6)[0],
-        "audio": audio_files.fitted(audio_files.read_sound(AUDIO).samples[0], 8000, 400)[None],
+        "audio": clips.fitted(audio_files.read_sound(AUDIO).samples[0], 8000, 400)[None],
     }
     return {name: np.stack([made[name]] * n) for name in names}
 
