@@ -36,10 +36,9 @@ class Phase:
         """True if the phase is due on the batch after `batches` batches, `samples` in total."""
         return (batches + 1) % self.every == 0 and (samples < self.until or not self.until)
 
-    def learning_rate(self, samples: int) -> float:
-        """Learning rate of a step after `samples` samples."""
-        left = 1.0 if not self.decay else min(1.0, (self.until - samples) / self.decay)
-        return self.optimizer.learning_rate * max(0.0, left)
+    def rate_left(self, samples: int) -> float:
+        """Factor of the learning rate of a step after `samples` samples, by `decay`."""
+        return max(0.0, min(1.0, (self.until - samples) / self.decay)) if self.decay else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

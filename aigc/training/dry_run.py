@@ -33,7 +33,7 @@ def describe(config: TrainConfig) -> str:
         if {child for child, _ in module.named_children()} <= {"parametrizations"}
         and "parametrizations" not in name
     ]
-    noise = BatchRNG(config.seed, 0, 2, 0, 2, like)
+    noise = BatchRNG(config.seed, 0, 2, 0, 2, like, config.samples)
     shared = state.model.prepare(batch, noise, {phase.name for phase in state.phases})
     for phase in state.phases:
         state.model.whole_loss(phase.name, batch, noise, shared)

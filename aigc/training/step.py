@@ -13,6 +13,7 @@ from aigc.data import share
 from aigc.model import Batch, GenerativeModel, with_sums
 from aigc.nn.layers import advance_power_iteration, frozen_power_iteration
 from aigc.rng import BatchRNG, reseed
+from aigc.training import optimizers
 from aigc.training.gradient_buckets import GradientBuckets
 from aigc.training.recomputation import recompute_activations
 from aigc.training.state import TrainState
@@ -150,12 +151,13 @@ class Step:
             gradients, values, own = self._reduce(i, gradients, named, own or {})
             sums |= own
             torch.maximum(self.bad, (~values.isfinite().all()).float(), out=self.bad)
-            optimizer.found_inf = self.bad  # type: ignore[attr-defined]
+            if phase.optimizer.clip_norm:
+                optimizers.clip(list(gradients), values[-1], phase.optimizer.clip_norm)
             for parameter, gradient in zip(self.parameters[i], gradients, strict=True):
                 parameter.grad = like_in_memory(gradient, parameter)
             if not self.single and i != due[-1]:
                 self._remember(i)
-            optimizer.step()
+            optimizers.step(optimizer, self.bad)
             optimizer.zero_grad()
             names = [name if "/" in name else f"{phase.name}/{name}" for name in named]
             report.append(([*names, f"{phase.name}/gradient_norm"], values))
@@ -179,7 +181,10 @@ class Step:
 
     def _noise(self, number: int) -> BatchRNG:
         span = self.spans[number]
-        return BatchRNG(self.config.seed, self.state.samples, self.config.batch, *span, self.like)
+        config = self.config
+        return BatchRNG(
+            config.seed, self.state.samples, config.batch, *span, self.like, config.samples
+        )
 
     def _part(self, batch: Batch, number: int) -> Batch:
         if self.single:
