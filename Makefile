@@ -26,7 +26,7 @@ monitor: $(READY)  ## Prometheus with our rules for what runs here, or TARGETS="
 	@$(BIN)/python -m k8s.monitor $(TARGETS)
 
 test: $(READY) $(CHECKOV)  ## everything but slow, gpu and bench
-	$(BIN)/pytest -q -n 2 --dist loadscope
+	$(BIN)/pytest -q -n 3 --dist loadscope
 
 unit: $(READY)  ## the part without Ray, other processes and artifacts, a minute
 	$(BIN)/pytest -q -n 2 --dist loadscope -m "not slow and not gpu and not bench and not cluster and not process"

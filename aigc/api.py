@@ -30,10 +30,10 @@ def export(
     run: a Run, its folder, or its URI on an object store. version: by default one more than the
     newest of that name. out: the store, a folder or an object-store URI. licence: SPDX identifier
     of the weights' licence, unstated if not given. precision: numbers inside of the graphs, whose
-    cost the manifest states: float16, int8 (weights alone) or int8-conv. max_quality_loss: share by
-    which reduced samples may be further from the training data than those of float32. weights: also
-    store the weights of the whole model, so that runs can start from the artifact. sign: private
-    key (PEM) to sign it with; needs aigc[sign].
+    cost the manifest states: float16, int8 (weights alone) or int8-conv. max_quality_loss:
+    largest Metric.quality_loss of reduced precision, by the run's data. weights: also store the
+    weights of the whole model, so that runs can start from the artifact. sign: private key (PEM) to
+    sign it with; needs aigc[sign].
 
     Raises ValueError if the run has no checkpoint, the version exists already, the graph differs
     from torch by more than the parity budget, or reduced precision loses more than is allowed.
@@ -60,6 +60,7 @@ def evaluate(
     data: str | Path = "",
     source: str = "",
     metrics: Sequence[str] = (),
+    float32: str | Path = "",
     n: int = 2000,
     seed: int = 0,
     picture: str | Path = "",
@@ -71,10 +72,11 @@ def evaluate(
     artifact: an Artifact, its folder, STORE/NAME or STORE/NAME@VERSION. data: place of the real
     data; by default that of the training run. source: data source in place of the training run's;
     code of a user's is never run because an artifact names it, so it must be given. metrics: files
-    or modules of metrics, or modalities, in place of those of the samples' modality. picture: PNG
-    to write, of real samples above generated ones. write: put the metrics into the manifest and the
-    model card of a local artifact. sign: with write, the private key to sign it with again, if it
-    was signed.
+    or modules of metrics, or modalities, in place of those of the samples' modality. float32: the
+    same weights in float32, for an artifact of reduced precision, of which the metrics get
+    `float32` values and a `quality_loss`. picture: PNG to write, of real samples above generated
+    ones. write: put the metrics into the manifest and the model card of a local artifact. sign:
+    with write, the private key to sign it with again, if it was signed.
 
     The result is iterated over: each metric has name, value, floor (what real data score, None if
     unknown), better (`higher`, `lower` or `real`) and note, a reason to doubt it. Raises
@@ -88,6 +90,7 @@ def evaluate(
         data=str(data),
         source=source,
         metrics=tuple(metrics),
+        float32=str(float32),
         n=n,
         seed=seed,
         picture=str(picture),

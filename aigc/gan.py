@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aigc.artifact.manifest import Signature
-from aigc.config import ModelConfig, OptimizerConfig, require
+from aigc.config import ModelConfig, OptimizerConfig, require, require_values
+from aigc.config.schedule import Scheduled
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn import losses
+from aigc.nn.augmentations import Augmentation, augmented
 from aigc.nn.tensor_specs import label_spec, latent_spec, sample_spec
 from aigc.rng import BatchRNG
 
@@ -23,14 +25,23 @@ CERTAIN = 6.9
 class GANConfig(ModelConfig):
     """Fields of every GAN's Config."""
 
-    objective: Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"] = (
-        "non_saturating"
-    )
+    objective: Literal[
+        "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic"
+    ] = "non_saturating"
     """Adversarial loss; see aigc/nn/losses.py."""
-    penalty: Literal["none", "gradient", "r1"] = "none"
-    """Regulariser of the discriminator's gradient."""
-    penalty_weight: float = 10.0
-    """Weight of the penalty."""
+    penalty: Literal["none", "gradient", "r1", "r1_r2"] = "none"
+    """Regulariser of the discriminator's gradient: at mixtures of real and fake, at real, or at
+    both."""
+    penalty_weight: Scheduled = 10.0
+    """Weight of the penalty; may change during the run."""
+    penalty_every: int = 1
+    """Compute the penalty on every n-th batch only, with n times the weight (Karras et al. 2020,
+    arXiv:1912.04958, appendix B)."""
+    augmentation: tuple[Augmentation, ...] = ()
+    """Random changes of the pictures that the discriminator sees, real and fake alike; see
+    aigc/nn/augmentations.py."""
+    augmentation_probability: Scheduled = 1.0
+    """Probability of each change of each picture; may change during the run."""
     auxiliary: float = 0.0
     """Weight of an auxiliary classifier in the discriminator; needs num_classes."""
     discriminator_steps: int = 1
@@ -58,7 +69,13 @@ class GANConfig(ModelConfig):
             self.discriminator_steps > 0,
             f"discriminator_steps must be > 0, got {self.discriminator_steps}",
         )
-        require(self.penalty_weight >= 0, f"penalty_weight must be >= 0, got {self.penalty_weight}")
+        require_values("penalty_weight", self.penalty_weight, 0)
+        require(self.penalty_every > 0, f"penalty_every must be > 0, got {self.penalty_every}")
+        require(
+            not self.augmentation or self.modality == "image",
+            f"augmentation changes pictures; leave it out for a model of {self.modality}",
+        )
+        require_values("augmentation_probability", self.augmentation_probability, 0, 1 + 1e-9)
 
 
 class GAN(GenerativeModel):
@@ -111,43 +128,74 @@ class GAN(GenerativeModel):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See GenerativeModel.loss."""
         fake, label = shared
-        if phase == "generator":
-            if self.config.fresh_noise:
-                fake = self.generator(noise.normal("latent/generator", self.config.latent), label)
-            logits, classes = self.discriminator(fake, label)
-            # Losses are computed in full precision, also under autocast.
-            logits = logits.to(batch[self.config.modality].dtype)
-            loss = losses.OBJECTIVES[self.config.objective].generator(logits)
-            return self._classify(loss, classes, label), {}
-        return self._discriminator_loss(batch[self.config.modality], fake.detach(), label, noise)
+        real = batch[self.config.modality]
+        if phase != "generator":
+            return self._discriminator_loss(real, fake.detach(), label, noise)
+        if self.config.fresh_noise:
+            fake = self.generator(noise.normal("latent/generator", self.config.latent), label)
+        logits, classes = self.discriminator(self._augment(fake, noise, "generator"), label)
+        # Losses are computed in full precision, also under autocast.
+        each = [logits.to(real.dtype)]
+        objective = losses.OBJECTIVES[self.config.objective]
+        if objective.paired:
+            with torch.no_grad():
+                on_real, _ = self.discriminator(self._augment(real, noise, "real"), label)
+            each.append(on_real.to(real.dtype))
+        return self._classify(objective.generator(*each), classes, label), {}
+
+    def _augment(self, x: Tensor, noise: BatchRNG, purpose: str) -> Tensor:
+        """Samples as the discriminator sees them."""
+        config = self.config
+        if not config.augmentation:
+            return x
+        probability = noise.at(config.augmentation_probability)
+        return augmented(x, config.augmentation, probability, noise, f"augmentation/{purpose}")
 
     def _discriminator_loss(
         self, real: Tensor, fake: Tensor, label: Tensor | None, noise: BatchRNG
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
-        if config.penalty == "r1":
+        due = noise.batches % config.penalty_every == 0
+        penalty = config.penalty if due else "none"
+        real, fake = self._augment(real, noise, "real"), self._augment(fake, noise, "fake")
+        # forward() is never compiled: a compiled network cannot be differentiated twice.
+        twice = penalty in ("r1", "r1_r2")
+        discriminate = self.discriminator.forward if twice else self.discriminator
+        if twice:
             real = real.detach().requires_grad_()
+        if penalty == "r1_r2":
+            fake = fake.detach().requires_grad_()
         # One forward for both: two would break BatchNorm under data parallelism, and take longer.
         labels = None if label is None else torch.cat([label, label])
-        # forward() is never compiled: a compiled network cannot be differentiated twice.
-        twice = config.penalty == "r1"
-        discriminate = self.discriminator.forward if twice else self.discriminator
         logits, classes = discriminate(torch.cat([real, fake]), labels)
         on_real, on_fake = logits.to(real.dtype).chunk(2)
         loss = losses.OBJECTIVES[config.objective].discriminator(on_real, on_fake)
         metrics = {"real": on_real.mean().detach(), "fake": on_fake.mean().detach()}
-        if config.penalty == "r1":
-            penalty = losses.r1_penalty(on_real, real)
-        elif config.penalty == "gradient":
-            mix = noise.uniform("mix", *[1] * (real.dim() - 1))
-            x = (mix * real + (1 - mix) * fake).requires_grad_()
-            penalty = losses.gradient_penalty(self.discriminator.forward(x, label)[0], x)
-        if config.penalty != "none":
-            loss = loss + config.penalty_weight * penalty
-            metrics["penalty"] = penalty.detach()
+        if penalty != "none":
+            size = self._penalty(penalty, (real, fake), (on_real, on_fake), label, noise)
+            loss = loss + noise.at(config.penalty_weight) * config.penalty_every * size
+            metrics["penalty"] = size.detach()
         return self._classify(
             loss, None if classes is None else classes.chunk(2)[0], label
         ), metrics
+
+    def _penalty(
+        self,
+        kind: str,
+        x: tuple[Tensor, Tensor],
+        logits: tuple[Tensor, Tensor],
+        label: Tensor | None,
+        noise: BatchRNG,
+    ) -> Tensor:
+        """Penalty () of real and fake, and of their logits."""
+        if kind == "gradient":
+            real, fake = x
+            share = noise.uniform("mix", *[1] * (real.dim() - 1))
+            mix = (share * real + (1 - share) * fake).requires_grad_()
+            return losses.gradient_penalty(self.discriminator.forward(mix, label)[0], mix)
+        at = 1 if kind == "r1" else 2
+        sizes = [losses.r1_penalty(on, of) for on, of in zip(logits[:at], x[:at], strict=True)]
+        return sum(sizes[1:], sizes[0])
 
     def _classify(self, loss: Tensor, classes: Tensor | None, label: Tensor | None) -> Tensor:
         if classes is None or label is None:

@@ -13,6 +13,11 @@ from aigc.rng import BatchRNG
 Batch = dict[str, Tensor]
 
 
+def with_sums(batch: Batch, sums: dict[str, Tensor]) -> Batch:
+    """The batch with `sum/NAME` for each of the sums."""
+    return batch | {f"sum/{name}": value for name, value in sums.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """An optimizer step: the parameters of `module` descend `loss(name, ...)`."""
@@ -31,10 +36,9 @@ class Phase:
         """True if the phase is due on the batch after `batches` batches, `samples` in total."""
         return (batches + 1) % self.every == 0 and (samples < self.until or not self.until)
 
-    def learning_rate(self, samples: int) -> float:
-        """Learning rate of a step after `samples` samples."""
-        left = 1.0 if not self.decay else min(1.0, (self.until - samples) / self.decay)
-        return self.optimizer.learning_rate * max(0.0, left)
+    def rate_left(self, samples: int) -> float:
+        """Factor of the learning rate of a step after `samples` samples, by `decay`."""
+        return max(0.0, min(1.0, (self.until - samples) / self.decay)) if self.decay else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +63,8 @@ class GenerativeModel(nn.Module):
     family: ClassVar[str]
     config: ModelConfig
     batch_statistics: ClassVar[bool] = False
-    """True if a loss depends on statistics of the batch, BatchNorm's apart, such as the standard
-    deviation over a mini-batch. Micro-batches and workers then take those of their own rows."""
+    """True if a loss depends on statistics of the batch, BatchNorm's apart, that are not made of
+    loss_sums(). Micro-batches and workers then take those of their own rows."""
     host_reads: ClassVar[dict[str, str]] = {}
     """Functions in which the host reads values of a batch, each with the reason. On a GPU it waits
     there; losses need none but these."""
@@ -72,7 +76,9 @@ class GenerativeModel(nn.Module):
     def prepare(self, batch: Batch, noise: BatchRNG, due: Collection[str]) -> Any:
         """Compute values once per batch for the losses of all phases that are due.
 
-        A GAN generates its fakes here, with their graph only if its generator phase is due.
+        A GAN generates its fakes here, with their graph only if its generator phase is due. The
+        weights are those from before the batch's steps. Micro-batches call it once for each phase,
+        with the same weights.
         """
         return None
 
@@ -82,9 +88,29 @@ class GenerativeModel(nn.Module):
         """Loss of a phase, a mean over the batch: () and metrics to report, each () and detached.
 
         Pure: no backward, no step; all randomness comes from `noise`. `shared` is what prepare()
-        returned for this batch.
+        returned for this batch. `batch["sum/NAME"]` are the loss_sums() of all rows of the batch.
         """
         raise TypeError(f"{type(self).__name__} must define loss()")
+
+    def loss_sums(
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
+    ) -> dict[str, Tensor]:
+        """Sums over the rows of `batch` that loss() needs of the whole batch; empty by default.
+
+        Such as the products of latents, of which it makes their covariance: {name: any shape}. The
+        loss finds the sums over all rows as `batch["sum/NAME"]`, and its gradient goes through them
+        to every row. A batch in parts or of several workers is gone through three times for them:
+        these sums, the slopes of the loss by the sums, and the gradients. Names and shapes are
+        always the same. `shared` is what prepare() returned for these rows.
+        """
+        return {}
+
+    def whole_loss(
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss() of a batch that is neither divided into parts nor among workers."""
+        sums = self.loss_sums(phase, batch, noise, shared)
+        return self.loss(phase, with_sums(batch, sums), noise, shared)
 
     def batch_sums(self, batch: Batch, noise: BatchRNG, shared: Any) -> dict[str, Tensor]:
         """Sums over the rows of `batch` that update() needs of the whole batch; empty by default.

@@ -5,6 +5,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from aigc.config.schedule import Scheduled, value_at
+
 
 class BatchRNG:
     """Random tensors for rows start..stop of a global batch.
@@ -14,15 +16,32 @@ class BatchRNG:
     """
 
     def __init__(
-        self, seed: int, samples: int, batch: int, start: int, stop: int, like: Tensor
+        self,
+        seed: int,
+        samples: int,
+        batch: int,
+        start: int,
+        stop: int,
+        like: Tensor,
+        total: int = 1,
     ) -> None:
         self._key = f"{seed}/{samples}"
         self.samples = samples
-        """Samples seen before this batch, for ramps."""
+        """Samples seen before this batch."""
+        self._total = total
         self._batch, self._rows = batch, slice(start, stop)
         self._dtype, self._device = like.dtype, like.device
         self._generator = torch.Generator(like.device)
         self.size = stop - start
+
+    @property
+    def batches(self) -> int:
+        """Batches before this one."""
+        return self.samples // self._batch
+
+    def at(self, number: Scheduled) -> float:
+        """Value for this batch of a number that changes during the run."""
+        return value_at(number, self.samples, self._total)
 
     def normal(self, purpose: str, *shape: int) -> Tensor:
         """(rows, *shape) standard normal."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from aigc.artifact.manifest import Signature, TensorSpec
-from aigc.config import ModelConfig, OptimizerConfig, require
+from aigc.config import ModelConfig, OptimizerConfig, require, require_values
+from aigc.config.schedule import Scheduled
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn import losses
 from aigc.nn.tensor_specs import label_spec, latent_spec, sample_spec, vector_spec
@@ -18,8 +19,8 @@ from aigc.rng import BatchRNG
 class VAEConfig(ModelConfig):
     """Fields of every VAE's Config."""
 
-    beta: float = 1.0
-    """Weight of the KL term (Higgins et al. 2017, "beta-VAE")."""
+    beta: Scheduled = 1.0
+    """Weight of the KL term (Higgins et al. 2017, "beta-VAE"); may change during the run."""
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     """Distribution of a pixel given the latent; bernoulli reads intensities as probabilities."""
     gaussian_std: float = 0.3
@@ -30,7 +31,7 @@ class VAEConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.beta >= 0, f"beta must be >= 0, got {self.beta}")
+        require_values("beta", self.beta, 0)
         require(self.gaussian_std > 0, f"gaussian_std must be > 0, got {self.gaussian_std}")
         require(
             self.likelihood == "gaussian" or self.modality == "image",
@@ -93,7 +94,7 @@ class VAE(GenerativeModel):
         label = batch["label"] if self.config.num_classes else None
         eps = noise.normal("posterior", self.config.latent)
         log_likelihood, kl, _, _ = self.elbo(batch[self.config.modality], label, eps)
-        loss = (self.config.beta * kl - log_likelihood).mean()
+        loss = (noise.at(self.config.beta) * kl - log_likelihood).mean()
         metrics = {"elbo": (log_likelihood - kl).mean().detach(), "kl": kl.mean().detach()}
         return loss, metrics
 

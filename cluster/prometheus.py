@@ -11,6 +11,7 @@ decreases them, and counters of an ended driver would be added to those of the n
 
 import logging
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -68,6 +69,9 @@ _HOST = {
 }
 """Metrics of RunReport.host, by name."""
 
+_QUALITY = re.compile(r"quality/[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+"""Quality in RunReport.values by the name of its metric, which may be a file's or a module's."""
+
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +105,13 @@ class Metrics:
             "aigc_training_quality_samples",
             "Samples that the weights had seen when their quality was last measured.",
         )
+        self._quality = self._gauge(
+            "aigc_training_quality",
+            "Quality by its metric when it was last measured: less is better.",
+            "metric",
+        )
+        self._metric = ""
+        """Name of the metric of quality; a run has one."""
         self._workers = self._gauge(
             "aigc_training_workers", "Workers that train; 0 while the run waits for some."
         )
@@ -171,9 +182,13 @@ class Metrics:
                 self._host[name].labels(self._run).set(value)
         for name, value in report.values.items():
             phase, _, kind = name.partition("/")
+            quality = _QUALITY.fullmatch(name)
+            if quality and self._metric in ("", kind):
+                self._metric = kind
+                self._quality.labels(self._run, kind).set(value)
             if name in self._values:
                 self._values[name].labels(self._run).set(value)
-            elif kind in self._phases:
+            elif kind in self._phases and not quality:
                 self._phases[kind].labels(self._run, phase).set(value)
 
     def close(self) -> None:

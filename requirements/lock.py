@@ -31,9 +31,13 @@ MORE: dict[str, list[str]] = {name: [] for name in EXTRAS}
 MORE["train"].append("ray[default]==2.60.0")
 CUDA = re.compile(r"(nvidia|cuda)-|triton(?=\W)")
 """Packages that torch brings on Linux, unless it is one for CPUs."""
-ONNXRUNTIME_GPU = "onnxruntime-gpu[cuda,cudnn]==1.31.1"
+GPU = HERE / "onnxruntime-gpu.txt"
 """onnxruntime for GPUs, which the image serve-gpu has in place of onnxruntime, and the libraries of
-CUDA that it loads; what else it needs, onnxruntime has brought. Its versions come later."""
+CUDA that it loads; what else it needs, onnxruntime has brought."""
+GPU_NOTE = """\
+# onnxruntime-gpu keeps the version that it has here, not that of onnxruntime in constraints.txt:
+# its versions come later. `make lock UPGRADE=onnxruntime-gpu` takes the newest.
+"""
 CPU_WHEELS = ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"]  # cp311 x86_64
 """PyTorch's own wheels for CPUs (+cpu) of the version in constraints.txt, which are not on PyPI.
 Whoever installs another adds the hash that pip says it got."""
@@ -58,8 +62,17 @@ def locked(pins: Path, extras: tuple[str, ...], more: list[str], python: str = P
     return [part for part in re.split(r"^(?=\S)", done.stdout, flags=re.MULTILINE) if part.strip()]
 
 
-def write(file: Path, requirements: list[str]) -> None:
-    file.write_text("# Written by `make lock`.\n" + "".join(requirements))
+def locked_gpu(pins: Path, upgrade: set[str]) -> list[str]:
+    """The requirements of GPU, for Linux on x86-64."""
+    (held,) = re.findall(r"^onnxruntime-gpu(==\S+)", GPU.read_text(), re.MULTILINE)
+    version = "" if "onnxruntime-gpu" in upgrade else held
+    where = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+    found = locked(pins, (), [f"onnxruntime-gpu[cuda,cudnn]{version} ; {where}"])
+    return [each for each in found if CUDA.match(each) or each.startswith("onnxruntime-gpu==")]
+
+
+def write(file: Path, requirements: list[str], note: str = "") -> None:
+    file.write_text("# Written by `make lock`.\n" + note + "".join(requirements))
 
 
 def version_of_uv() -> str:
@@ -93,9 +106,7 @@ def main() -> None:
     write(HERE / "build.txt", locked(pins, (), BUILD))
     write(HERE / "lock.txt", locked(pins, (), ["uv"] if "uv" in upgrade else [version_of_uv()]))
     write(HERE / "cuda.txt", [each for each in found["dev"] if CUDA.match(each)])
-    gpu = locked(pins, (), [ONNXRUNTIME_GPU])
-    gpu = [each for each in gpu if CUDA.match(each) or each.startswith("onnxruntime-gpu==")]
-    write(HERE / "onnxruntime-gpu.txt", gpu)
+    write(GPU, locked_gpu(pins, upgrade), GPU_NOTE)
     checkov = re.findall(r"^checkov==.*?(?=\s|$)", CHECKOV.read_text(), re.MULTILINE)
     write(CHECKOV, locked(CHECKOV, (), checkov, "3.11.5"))
 

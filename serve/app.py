@@ -44,6 +44,7 @@ from serve.autoscaling import Scaling, WorkPolicy
 from serve.batching.progress import Progress
 from serve.hosting.desired_models import DesiredModelsStore, desired_from_settings
 from serve.hosting.desired_models_store import read_target, swap, user_configs
+from serve.hosting.models import KnownProvider
 from serve.hosting.pool_client import (
     PoolRefusal,
     PoolRequest,
@@ -175,6 +176,9 @@ class PoolDeployment:
     async def prove(self, uri: str) -> str:
         return await self._replica.refusal(uri)
 
+    async def provider(self) -> str:
+        return self._replica.provider
+
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         with logged():
             await self._replica.configure(user_config)
@@ -240,6 +244,7 @@ class HandleTransport:
         self._sample = handle.options(method_name="sample")
         self._stream = handle.options(method_name="stream", stream=True)
         self._prove = handle.options(method_name="prove")
+        self._provider = handle.options(method_name="provider")
 
     async def sample(self, request: PoolRequest) -> PoolResult | PoolRefusal:
         answer: PoolResult | PoolRefusal = await _call(self._sample, request)
@@ -261,6 +266,10 @@ class HandleTransport:
 
     async def prove(self, uri: str) -> str:
         answer: str = await _call(self._prove, uri)
+        return answer
+
+    async def provider(self) -> KnownProvider:
+        answer: KnownProvider = await _call(self._provider)
         return answer
 
 

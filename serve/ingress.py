@@ -98,6 +98,7 @@ class IngressReplica(ModelReplica):
                 limits=settings.pools[pool].limits,
                 max_outstanding=settings.pools[pool].max_outstanding,
                 provider=settings.pools[pool].provider,
+                may_sleep=settings.pools[pool].replicas[0] == 0,
             )
             for pool, connection in (connections or {}).items()
         }
@@ -200,6 +201,7 @@ class IngressReplica(ModelReplica):
     async def tend(self) -> None:
         """Periodic work; also reload a keys file that changed."""
         await super().tend()
+        await asyncio.gather(*(pool.learn_provider() for pool in self._pools.values()))
         if self._key_file is None:
             return
         try:

@@ -149,9 +149,10 @@ class PoolSettings(HostingOptions):
     """Most bytes that a replica may hold ("4GiB" in a file). If absent, 80 % of what the machine or
     its cgroup has, divided by the most replicas of all pools: they may all run on one machine."""
     gpu_memory: int | None = None
-    """Most bytes of GPU memory ("4GiB" in a file) that each graph of a replica may take there: the
-    gpu_mem_limit of CUDA's arena, the workspace of TensorRT. If absent, 80 % of the replica's share
-    of the GPU (`gpus`). A replica's graphs, and those of a version being deployed, take it each."""
+    """Most bytes of GPU memory ("4GiB" in a file) of a replica; if absent, 80 % of its share of the
+    GPU (`gpus`). Artifacts whose graphs, with those of a version being deployed, are larger
+    together are refused. In use it bounds each graph alone: the gpu_mem_limit of CUDA's arena, the
+    workspace of TensorRT."""
     engine_cache: str = ""
     """Folder on the replica's machine where TensorRT keeps its engines, writable for its user
     alone; by default below the user's cache folder. They are built at the first load, in minutes:

@@ -31,26 +31,45 @@ def _starts_ray(file: Path) -> bool:
     return "mark.cluster" in file.read_text()
 
 
+FIRST_TWO = ("gw0", "gw1")
+"""Processes of xdist that take the tests with Ray. The others fill the time in which those wait."""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where tests run in several processes, a file stays whole, and three groups come first.
 
     They are of the files with tests that start Ray: to serve, to train, and for Kubernetes. A Ray
     has folders and ports of its own, but many at a time would be slow, and three on two cores make
-    Ray's own start time out. xdist's groups (`loadgroup`) do not reach the scheduler with pytest 9.
+    Ray's own start time out: FIRST_TWO alone take them. xdist's groups (`loadgroup`) do not reach
+    the scheduler with pytest 9.
     """
     from xdist.scheduler import LoadScopeScheduling
+
+    groups = {"tests/serve/": "Ray Serve", "tests/k8s/": "Ray on Kubernetes"}
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             if not _starts_ray(config.rootpath / file):
                 return file
-            groups = {"tests/serve/": "Ray Serve", "tests/k8s/": "Ray on Kubernetes"}
             return next((groups[part] for part in groups if file.startswith(part)), "Ray Train")
+
+        def _assign_work_unit(self, node: Any) -> None:
+            if node.gateway.id not in FIRST_TWO:
+                without = (scope for scope in self.workqueue if not scope.startswith("Ray "))
+                first = next(without, next(iter(self.workqueue)))
+                self.workqueue.move_to_end(first, last=False)
+            super()._assign_work_unit(node)
 
     config.option.loadscopereorder = False  # by number of tests: these have few
     return ByFile(config, log)
+
+
+def pytest_configure() -> None:
+    """Tests beside those of FIRST_TWO make way for them."""
+    if os.environ.get("PYTEST_XDIST_WORKER", FIRST_TWO[0]) not in FIRST_TWO:
+        os.nice(10)
 
 
 PROCESS_FIXTURES = {

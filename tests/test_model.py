@@ -21,6 +21,6 @@ def test_phase_is_due_every_nth_batch_until_its_end() -> None:
 
 def test_learning_rate_falls_to_zero_at_the_end() -> None:
     constant, falls = phase(until=40), phase(until=40, decay=20)
-    assert [constant.learning_rate(n) for n in (0, 30, 50)] == [0.5] * 3
-    found = [falls.learning_rate(n) for n in (0, 20, 25, 30, 39, 40, 50)]
-    assert found == pytest.approx([0.5, 0.5, 0.375, 0.25, 0.025, 0, 0])
+    assert [constant.rate_left(n) for n in (0, 30, 50)] == [1] * 3
+    found = [falls.rate_left(n) for n in (0, 20, 25, 30, 39, 40, 50)]
+    assert found == pytest.approx([1, 1, 0.75, 0.5, 0.05, 0, 0])

@@ -52,6 +52,11 @@ def road() -> list[str]:
     return [line.partition("  #")[0].strip() for line in block.splitlines()]
 
 
+def test_the_gan_of_the_page_has_sixty_lines() -> None:
+    assert "in 60 lines" in PAGE
+    assert len(FILES["resgan.py"].splitlines()) == 60
+
+
 @dataclass
 class Installed:
     """The project's wheel in a folder of its own, and a folder of a user's beside it."""
@@ -196,7 +201,7 @@ def test_files_of_the_page_are_checked_by_an_installed_wheel(installed: Installe
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("name", ["resgan", "codebook"])
+@pytest.mark.parametrize("name", ["resgan", "codebook", "decorrelated"])
 def test_models_of_the_page_keep_the_contract(name: str, tmp_path: Path) -> None:
     names = {function.__name__ for function in CONTRACT} - {"parity"}  # the road exports them
     check_model(f"{shown(tmp_path)}/{name}.py", names)

@@ -61,6 +61,20 @@ def test_versions_are_those_of_the_constraints() -> None:
             assert str(requirement.specifier).removesuffix("+cpu") == f"=={pins[name]}"
 
 
+def test_onnxruntime_gpu_is_for_linux_on_x86_64_with_a_version_of_its_own() -> None:
+    (file,) = files("onnxruntime-gpu")
+    found = read(file)
+    assert {"onnxruntime-gpu", "nvidia-cublas", "nvidia-cudnn-cu13"} <= found.keys()
+    assert "onnxruntime" not in found  # the same package, of which the image has one
+    here = {"sys_platform": "linux", "platform_machine": "x86_64"}
+    for requirement, _ in found.values():
+        assert requirement.marker is not None
+        assert requirement.marker.evaluate(here)
+        for other in ({"platform_machine": "aarch64"}, {"sys_platform": "win32"}):
+            assert not requirement.marker.evaluate(here | other)
+    assert "UPGRADE=onnxruntime-gpu" in file.read_text()
+
+
 def test_training_image_has_ray_dashboard() -> None:
     assert {"opencensus", "aiohttp-cors", "prometheus-client"} <= set(read(*files("train")))
 

@@ -1,7 +1,7 @@
 """The model card of an artifact, generated from its manifest."""
 
 from aigc.artifact.manifest import Manifest, TensorSpec
-from aigc.artifact.precision import Precision, QualityLoss
+from aigc.artifact.precision import Precision
 from aigc.artifact.sampling_inputs import is_picture
 
 _LIMITS = {
@@ -35,12 +35,7 @@ def card(manifest: Manifest) -> str:
         *_precision(m),
         "## Metrics",
         "",
-        *(
-            ["| metric | value |", "|---|---|"]
-            + [f"| {name} | {value:.4g} |" for name, value in m.metrics.items()]
-            if m.metrics
-            else ["Not evaluated yet: `aigc evaluate ARTIFACT --write`."]
-        ),
+        *(_metrics(m) if m.metrics else ["Not evaluated yet: `aigc evaluate ARTIFACT --write`."]),
         "",
         "## Use",
         "",
@@ -87,7 +82,6 @@ def _precision(m: Manifest) -> list[str]:
     """Lines on reduced precision and its cost; none for float32."""
     if not isinstance(m.precision, Precision):
         return []
-    quality = m.precision.quality
     return [
         "## Precision",
         "",
@@ -103,16 +97,26 @@ def _precision(m: Manifest) -> list[str]:
             for name, loss in m.precision.loss.items()
         ),
         "",
-        *(
-            [
-                "Distance of samples to the training data (lower is better):"
-                f" {quality.reduced:.4g}, of float32 {quality.float32:.4g}.",
-                "",
-            ]
-            if isinstance(quality, QualityLoss)
-            else []
-        ),
     ]
+
+
+def _metrics(m: Manifest) -> list[str]:
+    """Table of metrics; of reduced precision beside those in float32 and of real data."""
+    if not isinstance(m.precision, Precision) or not m.precision.float32_metrics:
+        rows = [f"| {name} | {value:.4g} |" for name, value in m.metrics.items()]
+        return ["| metric | value |", "|---|---|", *rows]
+    float32 = m.precision.float32_metrics
+    rows = [
+        f"| {name} | {value:.4g} | {_number(float32.get(name))}"
+        f" | {_number(m.metrics.get(f'{name}/real'))} |"
+        for name, value in m.metrics.items()
+        if not name.endswith("/real")
+    ]
+    return [f"| metric | {m.precision.name} | float32 | real data |", "|---|---|---|---|", *rows]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _usage(m: Manifest) -> list[str]:

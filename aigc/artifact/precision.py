@@ -8,7 +8,11 @@ import msgspec
 
 ReducedPrecision = Literal["float16", "int8", "int8-conv"]
 """float16: weights and arithmetic. int8: weights alone, by channel, computed with in float32.
-int8-conv: the inputs of convolutions as well, by ranges that reference inputs had."""
+int8-conv: the inputs of convolutions as well, by ranges that they had in a calibration."""
+
+InputOrigin = Literal["data", "recorded", "drawn"]
+"""data: rows of the run's training data, in the order of seed 0. recorded: arrays that were given.
+drawn: noise, classes and settings, of seed 0."""
 
 MAX_MEAN_LOSS = 0.1
 """Largest mean_loss of a signature; a graph beyond it is another model."""
@@ -41,18 +45,15 @@ class PrecisionLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityLoss:
-    """Distances of samples to the training data in features of their modality; lower is better."""
+class Calibration:
+    """Inputs from which int8-conv took the ranges of what the convolutions of a graph read."""
 
-    float32: float
-    reduced: float
-
-    @property
-    def ratio(self) -> float:
-        """Share by which reduced samples are further from the data; negative if they are nearer."""
-        if self.float32 > 0:
-            return self.reduced / self.float32 - 1
-        return 0.0 if self.reduced <= self.float32 else math.inf
+    signature: str
+    """The signature that was run."""
+    rows: int
+    """Rows of each size."""
+    inputs: dict[str, InputOrigin]
+    """Origin of each input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,15 @@ class Precision:
 
     name: ReducedPrecision
     loss: dict[str, PrecisionLoss]
-    """By signature: against the torch module, or the float32 graph of a model without one."""
-    quality: QualityLoss | msgspec.UnsetType = msgspec.UNSET
-    """Quality of signature `sample`; unset if it was not measured."""
+    """By signature: against the torch module, or the float32 graph of a model without one. Inputs
+    are random, or those of the calibration and more where it was not on random ones."""
+    float32_graphs: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """sha256 of the float32 graphs, by the names of their files."""
+    calibration: dict[str, Calibration] | msgspec.UnsetType = msgspec.UNSET
+    """By graph, of those that int8-conv reduced; unset for other precisions."""
+    float32_metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    """The manifest's `metrics` as the float32 graphs have them, of the same samples, judges and
+    data; unset if they were not compared."""
 
     def replay_loss(self, signature: str) -> float:
         """Addition to the tolerance of references: machines that sum in another order round

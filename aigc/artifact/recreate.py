@@ -3,7 +3,7 @@
     file = read_file(data)                                  # ValueError for neither image nor sound
     output = file.output(artifact.signature("sample"))
     samples = recreate(artifact, file.provenance, output)
-    file.compare(samples, artifact.signature("sample"), "bit").equal
+    file.compare(samples, artifact.manifest, "bit").equal
 
 The provenance is a claim that anybody can write into a file; equal samples prove it.
 """
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from aigc.artifact import audio_files, image_files
 from aigc.artifact.image_files import Provenance
-from aigc.artifact.manifest import Level, Signature, TensorSpec
+from aigc.artifact.manifest import Level, Manifest, Signature, TensorSpec
 from aigc.artifact.sampling_inputs import is_picture
-from aigc.artifact.session import Artifact, tolerance
+from aigc.artifact.session import Artifact, replay_loss, tolerance
 
 MAX_VALUES = 4 * image_files.MAX_PIXELS
 """Most values of the samples of a file whose sizes are claimed by its provenance."""
@@ -73,12 +73,22 @@ class ImageFile:
             raise ValueError("gives no image")
         return spec
 
-    def compare(self, samples: NDArray[Any], signature: Signature, level: Level) -> Comparison:
-        """Compare with (n, H, W, C) uint8. Pixels must be equal, whatever the level."""
+    def compare(self, samples: NDArray[Any], manifest: Manifest, level: Level) -> Comparison:
+        """Compare with (n, H, W, C) uint8, of the provenance's signature.
+
+        Pixels must be equal, whatever the level; but another machine may differ by what reduced
+        precision adds to the tolerance of its references, where this one's level is not `bit`.
+        """
         assert self.provenance is not None
+        name = self.provenance.signature
+        low, high = self.output(manifest.signatures[name]).range or (-1.0, 1.0)
+        loss = 0.0 if level == "bit" else replay_loss(manifest, name) / (high - low)
+        allowed = int(2 * loss * self.levels) + 1 if loss else 0
         pixels, _ = image_files.read_image(self._data, self._max_pixels)
         difference = image_files.difference(image_files.tile(samples, self.provenance), pixels)
-        return Comparison(difference=difference, allowed=0, unit=self.unit, levels=self.levels)
+        return Comparison(
+            difference=difference, allowed=allowed, unit=self.unit, levels=self.levels
+        )
 
 
 class AudioFile:
@@ -99,17 +109,22 @@ class AudioFile:
             raise ValueError("gives no sound" + (f" of {self._rate_hz} Hz" if spec else ""))
         return spec
 
-    def compare(self, samples: NDArray[Any], signature: Signature, level: Level) -> Comparison:
-        """Compare with (n, samples, channels) int16, one clip after the other.
+    def compare(self, samples: NDArray[Any], manifest: Manifest, level: Level) -> Comparison:
+        """Compare with (n, samples, channels) int16, of the provenance's signature, one clip after
+        the other.
 
-        Another machine may differ by the tolerance of an artifact whose level is `tolerance`.
+        Another machine may differ by the tolerance of the artifact's references, where this one's
+        level is not `bit`.
         """
+        assert self.provenance is not None
+        name = self.provenance.signature
+        replayed = tolerance(manifest.signatures[name]) + replay_loss(manifest, name)
         sound = audio_files.read_sound(self._data, self._max_samples)
         return Comparison(
             difference=audio_files.difference(
                 np.concatenate([*samples]), audio_files.to_pcm16(sound.samples)
             ),
-            allowed=audio_files.allowed_difference(level, tolerance(signature)),
+            allowed=audio_files.allowed_difference(level, replayed),
             unit=self.unit,
             levels=self.levels,
         )

@@ -268,17 +268,13 @@ class Artifact(ArtifactSpec):
         single = {k: np.concatenate([part[k] for part in alone]) for k in together}
         measured = [compare(spec, expected, outputs) for outputs in (together, single)]
         worst = max(measured, key=lambda r: r.max_abs)
-        allowed = tolerance(spec) + self._replay_loss(name)
+        allowed = tolerance(spec) + replay_loss(self.manifest, name)
         if not worst.max_abs <= allowed:
             raise ArtifactError(
                 f"{self.id} does not reproduce its references on this machine: signature"
                 f" {name!r}{at} is off by {worst.max_abs:.2g}, allowed is {allowed:.0e}"
             )
         return worst
-
-    def _replay_loss(self, signature: str) -> float:
-        precision = self.manifest.precision
-        return precision.replay_loss(signature) if isinstance(precision, Precision) else 0.0
 
     def reference_sizes(self, signature: str) -> list[dict[str, int]]:
         """Sizes of which there are references, first the default ones; [{}] for fixed shapes.
@@ -342,6 +338,12 @@ def tolerance(signature: Signature) -> float:
     """Largest max_abs of compare() at which references count as reproduced."""
     sound = any(tensor.kind == "audio" for tensor in signature.outputs)
     return REPLAY_SOUND if sound else REPLAY_TOLERANCE
+
+
+def replay_loss(manifest: Manifest, signature: str) -> float:
+    """Addition to tolerance() of an artifact of reduced precision; 0 for float32."""
+    precision = manifest.precision
+    return precision.replay_loss(signature) if isinstance(precision, Precision) else 0.0
 
 
 def _check_graph(name: str, signature: Signature, session: ort.InferenceSession) -> None:

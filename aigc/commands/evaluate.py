@@ -11,22 +11,22 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from aigc import data, files
+from aigc import files
 from aigc.artifact import Artifact, image_files, latents, signing
 from aigc.artifact.latents import Whole, whole
-from aigc.artifact.manifest import SIGNATURE_FILE, seal
+from aigc.artifact.manifest import SIGNATURE_FILE, Manifest, seal
 from aigc.artifact.model_card import card
+from aigc.artifact.precision import Precision
 from aigc.artifact.sampling_inputs import is_picture
-from aigc.commands.imported_data import evaluated, imported_config
-from aigc.commands.recorded_config import recorded_config
+from aigc.commands.imported_data import evaluated
+from aigc.commands.metrics_table import table
+from aigc.commands.real_data import Real, config_of, real_data
 from aigc.config import TrainConfig, require
-from aigc.data import Dataset, NoRows, Split, scaled
-from aigc.data.survey import first_of
+from aigc.data import Dataset, scaled
 from aigc.metrics import (
     Draw,
     Evaluation,
     Metric,
-    Omitted,
     TooFewRows,
     drawing_of,
     draws,
@@ -50,6 +50,9 @@ class Options:
     metrics: tuple[str, ...] = ()
     """Files or modules of metrics, such as ./sharpness.py, or modalities, in place of those of the
     samples' modality."""
+    float32: str = ""
+    """The same weights in float32, for an artifact of reduced precision: its metrics, of the same
+    seed, judges and data, stand beside."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000
     """Number of samples to generate."""
     seed: int = 0
@@ -83,14 +86,18 @@ def run(artifact: Artifact, options: Options) -> Evaluation:
     """
     if options.write:
         _check_writable(artifact, options.sign)
+    float32 = open_float32(artifact, options.float32) if options.float32 else None
     if options.picture:
-        config = _config(artifact, options.data, options.source)
+        config = config_of(artifact, options.data, options.source)
         _drawing(artifact, config, Path(options.picture), options.metrics)
     for reference in options.metrics:  # mistakes show before data are read
         evaluator_of("", reference)
     real = real_data(artifact, options.data, options.source)
     print("\n".join(real.description), file=sys.stderr)
     evaluation = evaluate_on(artifact, real, options.n, options.seed, options.metrics)
+    if float32 is not None:
+        others = evaluate_on(float32, real, options.n, options.seed, options.metrics)
+        evaluation = evaluation.beside(others)
     print(table(artifact.id, evaluation.metrics, evaluation.omitted), file=sys.stderr)
     if options.write:
         write_metrics(artifact, evaluation, options.sign)
@@ -100,57 +107,23 @@ def run(artifact: Artifact, options: Options) -> Evaluation:
     return evaluation
 
 
-@dataclass(frozen=True)
-class Real:
-    """Real data that an artifact's samples are compared with."""
+def open_float32(artifact: Artifact, where: str) -> Artifact:
+    """Open the float32 artifact with the graphs that one of reduced precision was made from.
 
-    config: TrainConfig
-    """Config of the training run, with the present place of its data."""
-    train: Dataset
-    test: Dataset
-    """Test split; empty if the data have no test rows."""
-    description: tuple[str, ...]
-    """Lines that describe the data, and say if they differ from those of the training run."""
-
-
-def real_data(artifact: Artifact, path: str = "", source: str = "") -> Real:
-    """Both splits of the training run's data, or of the data at `path` and from `source`.
-
-    Raises ValueError if the data cannot be read or do not fit the model.
+    Raises ValueError unless it is that, by the hashes of the graphs.
     """
-    config = _config(artifact, path, source)
-    train = _split(config, "train")
-    lacking = ""
-    try:
-        test = _split(config, "test")
-    except NoRows as error:
-        test = replace(train, samples=train.samples[:0], labels=train.labels[:0], origin=None)
-        lacking = f": {error}"
-    where = f" at {config.data.path}" if config.data.path else ""
-    splits = ", ".join(f"{name} {rows:,}" for name, rows in train.survey.splits.items())
-    lines = [
-        f"judged against data {train.name!r}{where}: {len(test):,} rows of its test split,"
-        f" judges trained on {len(train):,} rows of its training split"
-        f"{f' ({splits})' if splits else ''}{lacking}"
-    ]
-    training = artifact.manifest.training
-    label = artifact.signature(evaluated(artifact)).label
+    precision = artifact.manifest.precision
+    if not isinstance(precision, Precision):
+        raise ValueError(f"{artifact.id} is of float32; leave out --float32")
+    float32 = Artifact.open(where, verify=False, trust=signing.wanted(""))
+    files = float32.manifest.files
+    graphs = {one.graph: files[one.graph].sha256 for one in float32.manifest.signatures.values()}
     require(
-        training is not None or label is None or label.classes in ((), train.classes),
-        f"{artifact.id} has the classes {first_of(label.classes if label else (), 5)}, the data"
-        f" {first_of(train.classes, 5)}; name and order must be the same",
+        graphs == precision.float32_graphs,
+        f"{float32.id} is not {artifact.id} in float32: its graphs are others; export the same"
+        " checkpoint, or import the same file, without --precision",
     )
-    recorded = training.config.get("data", {}).get("source") if training else None
-    if source and recorded and config.data.source != recorded:
-        lines.append(f"the data source is {config.data.source}, the run's was {recorded}")
-    trained_on, now = training.data if training else {}, train.fingerprint()
-    if trained_on.get("sha256") not in (None, now["sha256"]):
-        lines.append(
-            f"these are not the data that it was trained on: {now['samples']:,} training rows"
-            f" with sha256 {now['sha256'][:12]}, there were"
-            f" {trained_on.get('samples', 0):,} with {trained_on['sha256'][:12]}"
-        )
-    return Real(config=config, train=train, test=test, description=tuple(lines))
+    return float32
 
 
 def evaluate(
@@ -219,7 +192,7 @@ def draw(
     The test samples are those of `real`, else of the training run's data or the data at `path`.
     Raises ValueError if such samples cannot be drawn, or if the file's folder does not exist.
     """
-    drawing = _drawing(artifact, real.config if real else _config(artifact, path), file, metrics)
+    drawing = _drawing(artifact, real.config if real else config_of(artifact, path), file, metrics)
     test = (real or real_data(artifact, path)).test
     files.write(file, image_files.png(drawing(artifact, test, seed)))
 
@@ -240,49 +213,6 @@ def _drawing(
     return drawing
 
 
-def table(title: str, metrics: Iterable[Metric], omitted: Iterable[Omitted] = ()) -> str:
-    """Table of metrics for the terminal; metrics named `kind/from>to` become a matrix.
-
-    Notes stand beside plain metrics and below a matrix; omitted metrics come last, with reasons.
-    """
-    metrics, omitted = list(metrics), list(omitted)
-    plain = [m for m in metrics if ">" not in m.name]
-    names = [m.name for m in plain] + [o.name for o in omitted]
-    width = max([len(name) for name in names] or [len(title)])
-    lines = [f"{title:<{width}}   value     real vs real   better"]
-    for m in plain:
-        floor = "" if m.floor is None else f"{m.floor:.4g}"
-        line = f"{m.name:<{width}}   {m.value:<9.4g} {floor:<14} {m.better:<6}   {m.note}"
-        lines.append(line.rstrip())
-    kinds: dict[str, list[Metric]] = {}
-    for m in metrics:
-        if ">" in m.name:
-            kinds.setdefault(m.name.partition("/")[0], []).append(m)
-    lines += [line for kind in kinds for line in _matrix(kind, kinds[kind])]
-    lines += [f"{m.name}: {m.note}" for m in metrics if ">" in m.name and m.note]
-    return "\n".join([*lines, *(f"{o.name:<{width}}   left out: {o.reason}" for o in omitted)])
-
-
-def _matrix(kind: str, metrics: list[Metric]) -> list[str]:
-    """A row for each input, a column for each output, and a last row for real data."""
-    cells: dict[str, dict[str, str]] = {}
-    real: dict[str, str] = {}
-    for m in metrics:
-        source, _, target = m.name.removeprefix(f"{kind}/").partition(">")
-        cells.setdefault(source, {})[target] = f"{m.value:.4g}"
-        real[target] = "" if m.floor is None else f"{m.floor:.4g}"
-    head = f"{kind} ({metrics[0].better}), from"
-    wide = max(len(name) for name in (head, *cells))
-    rows = {head: {target: target for target in real}, **cells, "real data": real}
-    return [
-        "",
-        *(
-            f"{name:<{wide}}" + "".join(f"   {row.get(target, ''):<12}" for target in real)
-            for name, row in rows.items()
-        ),
-    ]
-
-
 def write_metrics(artifact: Artifact, metrics: Iterable[Metric], sign: str = "") -> None:
     """Seal a local artifact again with metrics in its manifest and card; its digest changes.
 
@@ -291,14 +221,23 @@ def write_metrics(artifact: Artifact, metrics: Iterable[Metric], sign: str = "")
     already, is on an object store, or is signed and no key is given.
     """
     _check_writable(artifact, sign)
-    folder, metrics = Path(artifact.uri), list(metrics)
-    values = {m.name: round(m.value, 6) for m in metrics}
-    values |= {f"{m.name}/real": round(m.floor, 6) for m in metrics if m.floor is not None}
-    manifest = replace(artifact.manifest, metrics=values)
+    folder = Path(artifact.uri)
+    manifest = with_metrics(artifact.manifest, list(metrics))
     files.write(folder / "README.md", card(manifest).encode())
     seal(folder, manifest)
     if sign:
         signing.sign(folder, sign)
+
+
+def with_metrics(manifest: Manifest, metrics: Sequence[Metric]) -> Manifest:
+    """A manifest with metrics: values, floors as NAME/real, and where they have one in float32."""
+    values = {m.name: round(m.value, 6) for m in metrics}
+    values |= {f"{m.name}/real": round(m.floor, 6) for m in metrics if m.floor is not None}
+    float32 = {m.name: round(m.float32, 6) for m in metrics if m.float32 is not None}
+    precision = manifest.precision
+    if float32 and isinstance(precision, Precision):
+        precision = replace(precision, float32_metrics=float32)
+    return replace(manifest, metrics=values, precision=precision)
 
 
 def _check_writable(artifact: Artifact, sign: str) -> None:
@@ -316,42 +255,6 @@ def _check_writable(artifact: Artifact, sign: str) -> None:
     )
     if sign:
         signing.check_key(sign)
-
-
-def _config(artifact: Artifact, path: str, source: str = "") -> TrainConfig:
-    """Config of the training run, with its data at `path` and from `source` if these are given;
-    for an imported artifact one of the data at `path` as its signature has them."""
-    if artifact.manifest.training is None:
-        return imported_config(artifact, path, source)
-    config = recorded_config(artifact, source)
-    require(
-        not path or config.data.source not in data.PATHLESS,
-        f"--data {path} has no effect: {artifact.id} was trained on data source"
-        f" {config.data.source}, which reads no files; leave it out",
-    )
-    data_config = replace(config.data, path=files.expanded(path or config.data.path))
-    if data_config.source == "npz" and not data_config.range:  # training ran without: as they are
-        data_config = replace(data_config, range="-1..1")
-    return replace(config, data=data_config)
-
-
-def _split(config: TrainConfig, split: Split) -> Dataset:
-    """A split in memory. Raises NoRows, or ValueError with advice for `aigc evaluate`."""
-    try:
-        return data.whole(data.load(config.data, config.model, split), config.data.on_error)
-    except NoRows:
-        raise
-    except ValueError as error:
-        raise ValueError(_replace_advice(str(error))) from error
-
-
-def _replace_advice(message: str) -> str:
-    """A source's message with the advice for `aigc train` replaced."""
-    parts = message.split("; ")
-    kept = [part for part in parts if not any(flag in part for flag in ("--data.", "--model."))]
-    if kept == parts:
-        return message
-    return "; ".join([*kept, "give data like those of the training run with --data PATH"])
 
 
 def _elbo(artifact: Artifact, config: TrainConfig, test: Dataset) -> float:

@@ -19,8 +19,9 @@ from aigc.artifact import Manifest, Signature, Store, TensorSpec, preprocessing,
 from aigc.artifact.manifest import UNSTATED, WEIGHTS, Training, check_name
 from aigc.artifact.precision import ReducedPrecision
 from aigc.commands import licence
+from aigc.commands.calibration_data import data_inputs
 from aigc.commands.quality_loss import judge
-from aigc.config import TrainConfig, require
+from aigc.config import require
 from aigc.data_report import facts as data_facts
 from aigc.model import GenerativeModel
 from aigc.sealing.artifact_folder import seal_graphs
@@ -45,11 +46,12 @@ class Options:
     """SPDX identifier of the weights' licence; unstated if not given."""
     precision: Literal["float32", "float16", "int8", "int8-conv"] = "float32"
     """Numbers inside of the graphs. float16: half the bytes. int8: weights alone, a quarter.
-    int8-conv: also what convolutions take, which CPUs compute faster. The manifest states what they
-    cost."""
+    int8-conv: also what convolutions take, which CPUs compute faster, in ranges that they have of
+    the run's data. The manifest states what they cost."""
     max_quality_loss: float | None = None
-    """With --precision: measure the distance of samples to the training data, and refuse one that
-    is larger than float32's by more than this share of it, such as 0.05. May take minutes."""
+    """With --precision: evaluate it and float32 on the run's data, state the metrics of both, and
+    refuse one that is worse by more than this share of float32's value (or of real data's, if that
+    is larger), such as 0.05. May take minutes."""
     weights: bool = False
     """Also store the weights of the whole model, so that runs can start from the artifact."""
     sign: str = ""
@@ -130,27 +132,14 @@ def export(
         if weights:
             named = {name: value.contiguous() for name, value in model.state_dict().items()}
             save_file(named, folder / WEIGHTS)
-        reduction = _reduction(config, model, precision, max_quality_loss)
+        reduction = None
+        if precision != "float32":
+            judges = None if max_quality_loss is None else judge(config, max_quality_loss)
+            reduction = Reduction(precision, judges, data_inputs(config))
         write_artifact(model, tuple(facts["data"]["classes"]), manifest, folder, reduction)
         if sign:
             signing.sign(folder, sign)
         return store.publish(folder)
-
-
-def _reduction(
-    config: TrainConfig,
-    model: GenerativeModel,
-    precision: ReducedPrecision | Literal["float32"],
-    max_quality_loss: float | None,
-) -> Reduction | None:
-    """The reduction to a precision, with a judge if a quality loss is given; None for float32."""
-    if precision == "float32":
-        return None
-    if max_quality_loss is None:
-        return Reduction(precision)
-    part = model.exports().get("sample")
-    signature = part.signature if part else None
-    return Reduction(precision, judge(config, signature, precision, max_quality_loss))
 
 
 def _check_loss(precision: str, max_quality_loss: float | None) -> None:
@@ -159,7 +148,7 @@ def _check_loss(precision: str, max_quality_loss: float | None) -> None:
         return
     require(
         max_quality_loss >= 0,
-        f"max_quality_loss is a share of float32's distance and >= 0, got {max_quality_loss}",
+        f"max_quality_loss is a share of float32's metrics and >= 0, got {max_quality_loss}",
     )
     require(
         precision != "float32",

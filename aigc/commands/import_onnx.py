@@ -5,12 +5,16 @@ neither names nor shapes tell. Needs onnx, not torch.
 """
 
 import sys
+import zipfile
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from aigc.commands import licence
+from aigc.files import expanded
 from aigc.sealing import seal
 
 FACTS = ("kind", "range", "classes", "sample_rate", "layout", "shape", "default", "rename", "axis")
@@ -59,6 +63,9 @@ class Options:
     """Numbers inside of the graphs. float32: as they are. float16: half the bytes. int8: weights
     alone, a quarter. int8-conv: also what convolutions take, which CPUs compute faster.
     The manifest states what they cost."""
+    calibration: str = ""
+    """With int8-conv: an .npz file of real inputs, an array (n, ...) of each tensor that is not
+    noise or a class, by its name in the artifact."""
     tile: bool = False
     """Make images beyond the bounds of --axis of tiles. How far they overlap is measured, and that
     they equal the whole is proven; a graph whose outputs see everything is refused."""
@@ -86,6 +93,7 @@ def command(argv: list[str]) -> int:
         licence=licence.checked(options.licence),
         each_alone=options.each_alone,
         precision=options.precision,
+        calibration=_arrays(options.calibration) if options.calibration else None,
         tile=options.tile,
         chunk=options.chunk,
         sign=options.sign,
@@ -95,6 +103,17 @@ def command(argv: list[str]) -> int:
     licence.ask(options.licence)
     print(uri)
     return 0
+
+
+def _arrays(file: str) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file by name. Raises ValueError for any other."""
+    try:
+        with np.load(expanded(file), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"--calibration {file} must be an .npz file of arrays without pickles: {error}"
+        ) from error
 
 
 def _part(value: str) -> tuple[str, str]:

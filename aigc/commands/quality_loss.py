@@ -1,54 +1,53 @@
-"""Quality that reduced precision costs, by the distance that training measures."""
+"""Quality that reduced precision costs: metrics of `aigc evaluate` beside those in float32."""
 
-import math
-from collections.abc import Callable
+import sys
 
-from torch import Tensor
-
-from aigc import data
-from aigc.artifact import Signature, autoregressive
-from aigc.artifact.precision import QualityLoss, ReducedPrecision
-from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact import Artifact, Manifest
+from aigc.commands.evaluate import evaluate_on, with_metrics
+from aigc.commands.metrics_table import table
+from aigc.commands.real_data import read_splits
 from aigc.config import TrainConfig
-from aigc.sealing.graph_runner import run_in_batches
+from aigc.metrics import Evaluation
 from aigc.sealing.precision import Judge
-from aigc.training.quality import Quality, draw
+
+SAMPLES, SEED = 2000, 0
+"""Samples that are evaluated: as many, and of the seed, that `aigc evaluate` takes."""
+ADVICE = "put the run's data there, or leave out --max-quality-loss"
 
 
-def judge(
-    config: TrainConfig, sample: Signature | None, name: ReducedPrecision, most: float
-) -> Judge:
-    """Judge of a run's `sample` by its training data, which refuses a loss of more than `most`.
+def judge(config: TrainConfig, most: float) -> Judge:
+    """Judge of graphs by the data of a run, which refuses a loss of quality of more than `most`.
 
-    It raises ValueError if the distance is larger than float32's by more than that share of it, or
-    cannot be measured.
+    It prints the table of metrics and puts them into the manifest. Raises ValueError if the data
+    cannot be read, and the judge if no metric can be measured or one loses more.
     """
-    if sample is None:
-        raise ValueError("--max-quality-loss judges signature 'sample', and the model has none")
-    num_classes = config.model.num_classes
+    real = read_splits(config, ADVICE)
 
-    def generated(run: autoregressive.Run) -> Callable[[range, Tensor], Arrays]:
-        def generator(indices: range, turn: Tensor) -> Arrays:
-            labels = turn.numpy() % max(1, num_classes)
-            return run_in_batches(run, draw(sample, indices, labels))
-
-        return generator
-
-    def judged(float32: autoregressive.Run, reduced: autoregressive.Run) -> QualityLoss:
-        quality = Quality(config, data.load(config.data, config.model))
-        before, after = (quality.of_samples(generated(run)) for run in (float32, reduced))
-        if before is None or after is None or not math.isfinite(before + after):
-            raise ValueError(
-                f"the quality of {config.model.modality} samples of these data cannot be measured;"
-                " leave out --max-quality-loss"
-            )
-        loss = QualityLoss(float32=before, reduced=after)
-        if loss.ratio > most:
-            raise ValueError(
-                f"{name} is further from the data than float32: {loss.reduced:.4g}, not"
-                f" {loss.float32:.4g}, {loss.ratio:.1%} more (allowed {most:.1%}); take another"
-                " precision or a larger --max-quality-loss"
-            )
-        return loss
+    def judged(float32: Artifact, reduced: Artifact) -> Manifest:
+        after, before = (evaluate_on(one, real, SAMPLES, SEED) for one in (reduced, float32))
+        evaluation = after.beside(before)
+        print(table(reduced.id, evaluation.metrics, evaluation.omitted), file=sys.stderr)
+        check(evaluation, before, most)
+        return with_metrics(reduced.manifest, evaluation.metrics)
 
     return judged
+
+
+def check(evaluation: Evaluation, float32: Evaluation, most: float) -> None:
+    """Raise ValueError if a metric loses more than `most`, or cannot be measured any more."""
+    lost = {metric.name for metric in float32} - {metric.name for metric in evaluation}
+    if lost:
+        raise ValueError(
+            f"{', '.join(sorted(lost))} can be measured in float32, but no more in this precision;"
+            " take another"
+        )
+    losses = {m: m.quality_loss for m in evaluation if m.quality_loss is not None}
+    if not losses:
+        raise ValueError("no metric can be measured of so few data; leave out --max-quality-loss")
+    metric = max(losses, key=losses.__getitem__)
+    if losses[metric] > most:
+        raise ValueError(
+            f"{metric.name} is {metric.value:.4g}, in float32 {metric.float32:.4g}: worse by"
+            f" {losses[metric]:.1%} (allowed {most:.1%}); take another precision or a larger"
+            " --max-quality-loss"
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import tyro
+from msgspec import UNSET
 
 from aigc.artifact import Artifact, signing
 from aigc.artifact.folder import SealedFolder
@@ -104,8 +105,10 @@ def _file(path: Path, options: Options, trust: signing.Trust | None) -> int:
         output = file.output(signature)
     except ValueError as error:
         raise ValueError(f"{path}: signature {name!r} of {artifact.id} {error}") from None
+    if artifact.manifest.precision is not UNSET:
+        artifact.verify()  # measures the level of this machine
     level = artifact.reproducibility[name].level
-    comparison = file.compare(recreate(artifact, provenance, output), signature, level)
+    comparison = file.compare(recreate(artifact, provenance, output), artifact.manifest, level)
     if not comparison.equal:
         raise ValueError(
             f"{path} differs from what {artifact.id} makes of its seed and index:"

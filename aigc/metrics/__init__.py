@@ -9,7 +9,7 @@ ones, and `distance(real) -> Distance | None` for the quality measured during tr
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, cast
 
@@ -34,6 +34,29 @@ class Metric:
     baseline that other metrics are compared with."""
     note: str = ""
     """Reason to doubt the value."""
+    float32: float | None = None
+    """The value in float32, of an artifact of reduced precision that is compared with it."""
+
+    @property
+    def quality_loss(self) -> float | None:
+        """Share by which the value is worse than in float32, below 0 if it is better.
+
+        The difference for the worse (of `real`, how much further from the floor it is), by the
+        larger of float32's value and the floor. None of a baseline, and if there is no `float32`.
+        """
+        if self.float32 is None or not self.better:
+            return None
+        if self.better == "real" and self.floor is None:
+            return None
+        floor = self.floor or 0.0
+        if self.better == "real":
+            worse = abs(self.value - floor) - abs(self.float32 - floor)
+        elif self.better == "lower":
+            worse = self.value - self.float32
+        else:
+            worse = self.float32 - self.value
+        scale = max(abs(self.float32), abs(floor))
+        return worse / scale if scale else math.copysign(math.inf, worse) if worse else 0.0
 
 
 class TooFewRows(ValueError):
@@ -86,6 +109,12 @@ class Evaluation:
         """Append everything in another evaluation."""
         self.metrics += other.metrics
         self.omitted += other.omitted
+
+    def beside(self, float32: "Evaluation") -> "Evaluation":
+        """This evaluation, with the values that the same metrics have in float32."""
+        values = {metric.name: metric.value for metric in float32}
+        metrics = [replace(metric, float32=values.get(metric.name)) for metric in self]
+        return Evaluation(metrics, self.omitted)
 
 
 def _finite(value: float) -> float:

@@ -12,6 +12,7 @@ from importlib import import_module
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc import own_code
 from aigc.artifact import Artifact, latents
 from aigc.artifact.vocabulary import END, Vocabulary
 from aigc.data import Dataset
@@ -43,9 +44,9 @@ def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: in
     ngrams = [NGram(order, real, alphabet) for order in ORDERS]
     training = artifact.manifest.training
     source = training.config["data"]["source"] if training else "text"
-    valid: Callable[[str], bool] | None = getattr(
-        import_module(f"aigc.data.sources.{source}"), "valid", None
-    )
+    valid: Callable[[str], bool] | None = None
+    if source in own_code.DATA.built_in():  # others are code that no artifact has run
+        valid = getattr(import_module(f"aigc.data.sources.{source}"), "valid", None)
     evaluation = Evaluation()
     add = evaluation.add
     if valid is not None:

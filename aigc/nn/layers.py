@@ -299,5 +299,14 @@ def frozen_power_iteration(model: nn.Module, frozen: bool) -> Iterator[None]:
             norm.train()
 
 
+@torch.no_grad()
+def advance_power_iteration(model: nn.Module) -> None:
+    """Iterate the vectors of all spectral norms once, in training mode."""
+    for module in model.modules():
+        for name, parametrizations in getattr(module, "parametrizations", {}).items():
+            if any(isinstance(each, _SpectralNorm) for each in parametrizations):
+                getattr(module, name)  # computing the weight iterates
+
+
 def _plain(module: nn.Module) -> nn.Module:
     return module

@@ -52,12 +52,29 @@ def wasserstein_generator(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """E[-log σ(D(x) - D(G(z)))], each real row paired with the fake one beside it.
+
+    Jolicoeur-Martineau 2018, arXiv:1807.00734; paired as in Huang et al. 2024 ("R3GAN"),
+    arXiv:2501.05441, eq. 2. Rows of a class-conditional batch are of the same class.
+    """
+    return F.softplus(fake - real).mean()
+
+
+def relativistic_generator(fake: Tensor, real: Tensor) -> Tensor:
+    """E[-log σ(D(G(z)) - D(x))]  (Huang et al. 2024, arXiv:2501.05441, eq. 2)."""
+    return F.softplus(real - fake).mean()
+
+
 @dataclass(frozen=True)
 class Objective:
     """The two sides of an adversarial game."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor], Tensor]
+    """Loss from the logits of real and fake."""
+    generator: Callable[..., Tensor]
+    """Loss from the logits of fake, and of real if `paired`."""
+    paired: bool = False
 
 
 OBJECTIVES = {
@@ -66,6 +83,7 @@ OBJECTIVES = {
     "least_squares": Objective(least_squares_discriminator, least_squares_generator),
     "hinge": Objective(hinge_discriminator, wasserstein_generator),
     "wasserstein": Objective(wasserstein_discriminator, wasserstein_generator),
+    "relativistic": Objective(relativistic_discriminator, relativistic_generator, paired=True),
 }
 
 
@@ -81,7 +99,8 @@ def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def r1_penalty(logits: Tensor, x: Tensor) -> Tensor:
-    """½E[‖∇ₓD(x)‖²] at real x  (Mescheder et al. 2018, arXiv:1801.04406, eq. 9).
+    """½E[‖∇ₓD(x)‖²] at real x, or R2 at fake x  (Mescheder et al. 2018, arXiv:1801.04406, eq. 9 and
+    10).
 
     logits: (N,), computed from x: (N, ...), which requires a gradient.
     """

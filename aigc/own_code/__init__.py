@@ -7,8 +7,9 @@ place = find(MODELS, "./resgan.py")
 place.name               # resgan@3f2a1b2c3d4e: a name for this very source, which configs hold
 place.load().Model
 
-An installed module is recorded by its distribution and the SHA-256 of its file, and must be
-installed wherever a run's processes are. A file travels with the run, see code_files.py.
+An installed module is recorded by its distribution and the SHA-256 of its file and of those of its
+package that it imports (imports.py), and must be installed wherever a run's processes are. A file
+travels with the run, see code_files.py.
 """
 
 import pkgutil
@@ -29,6 +30,7 @@ from aigc.config import TrainConfig
 from aigc.files import expanded
 from aigc.own_code import code_files
 from aigc.own_code.code_files import CodeFile
+from aigc.own_code.imports import hashes
 from aigc.suggest import alternatives
 
 FOLDER = "code"
@@ -121,12 +123,13 @@ class Place:
         return _distributions(self.module.partition(".")[0])
 
     def record(self) -> dict[str, Any]:
-        """Entry of config.json: where the code is from, and its SHA-256."""
+        """Entry of config.json: where the code is from, its SHA-256, and of a module those of the
+        modules of its package that it imports."""
         if self.file is not None:
             return {"file": f"{self.file.stem}.py", "sha256": self.file.sha256}
         assert self.source is not None
-        found = code_files.digest(self.source.read_bytes())
-        return {"module": self.module, "distributions": self.distributions, "sha256": found}
+        found = hashes(self.module, self.source)
+        return {"module": self.module, "distributions": self.distributions, **found}
 
     def load(self) -> ModuleType:
         """Its module. Raises ValueError if it cannot be imported or lacks a member."""

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
-from aigc.artifact import Manifest, Signature, autoregressive
+from aigc.artifact import Artifact, Manifest, Signature, autoregressive
+from aigc.artifact.folder import Contents
 from aigc.artifact.image_files import grid, png, to_uint8
 from aigc.artifact.manifest import Parity, Reproducibility, seal
 from aigc.artifact.model_card import card, has_picture
+from aigc.artifact.precision import Precision
 from aigc.artifact.references import reference_file
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.sealing.chunk_proof import proven_chunk
@@ -52,9 +54,10 @@ def seal_graphs(
     """Seal a folder that holds the signatures' graphs; `manifest` has name and provenance.
 
     Parity is proven on up to `rows` samples for the signatures that have a module; then graphs are
-    reduced by `reduction`, and all else is of the reduced ones. The signatures named by `tiled` get
-    tiles, those by `chunked` chunks. Raises ValueError if a graph exceeds the parity budget or
-    cannot be reduced, or if tiles or chunks do not equal the whole.
+    reduced by `reduction`, and all else is of the reduced ones, which its judge compares with those
+    of float32. The signatures named by `tiled` get tiles, those by `chunked` chunks. Raises
+    ValueError if a graph exceeds the parity budget or cannot be reduced, if tiles or chunks do not
+    equal the whole, and what the judge raises.
     """
     modules, signatures = modules or {}, dict(signatures)
     most = {name: PARITY_TEXTS if s.step else rows for name, s in signatures.items()}
@@ -64,7 +67,10 @@ def seal_graphs(
     for name in filter(modules.__contains__, signatures):
         run = _runner(folder, signatures, name)
         parity[name] = prove_at_sizes(name, signatures[name], run(1), modules[name], most[name])
-    precision = reduce_graphs(signatures, folder, modules, reduction, most) if reduction else UNSET
+    precision: Precision | UnsetType = UNSET
+    graphs = _graphs(folder, signatures) if reduction else {}
+    if reduction:
+        precision = reduce_graphs(signatures, folder, modules, reduction, most)
     for name, signature in [*signatures.items()]:
         run = _runner(folder, signatures, name)
         if name in tiled:
@@ -80,9 +86,24 @@ def seal_graphs(
         reproducibility=reproducibility,
         precision=precision,
     )
+    if reduction and reduction.judge:
+        reduced = _opened(manifest, _graphs(folder, signatures))
+        float32 = _opened(replace(manifest, precision=UNSET), graphs)
+        manifest = reduction.judge(float32, reduced)
     _write_picture(folder, manifest)
     (folder / "README.md").write_text(card(manifest))
     return seal(folder, manifest)
+
+
+def _graphs(folder: Path, signatures: Mapping[str, Signature]) -> dict[str, bytes]:
+    """The files of graphs by name."""
+    return {one.graph: (folder / one.graph).read_bytes() for one in signatures.values()}
+
+
+def _opened(manifest: Manifest, graphs: Mapping[str, bytes]) -> Artifact:
+    """An artifact that is not sealed yet."""
+    contents = Contents(graphs=graphs, weights={}, references={})
+    return Artifact(manifest, manifest.id, contents, threads=1)
 
 
 def _runner(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 import psutil
+from numpy.typing import NDArray
 
 from aigc.artifact import Manifest, Signature, Store, signing
 from aigc.artifact.folder import SealedFolder
@@ -25,6 +26,7 @@ from aigc.artifact.precision import ReducedPrecision
 from aigc.artifact.trial import Bounds, try_out
 from aigc.files import expanded
 from aigc.sealing.artifact_folder import Module, seal_graphs
+from aigc.sealing.calibration import recorded
 from aigc.sealing.foreign_graph import (
     MEMORY_SHARE,
     ForeignGraph,
@@ -66,6 +68,7 @@ def seal(
     example_inputs: "Tensor | Sequence[Tensor] | Mapping[str, Sequence[Tensor]] | None" = None,
     each_alone: bool = False,
     precision: ReducedPrecision | Literal["float32"] = "float32",
+    calibration: "Mapping[str, NDArray[Any]] | None" = None,
     tile: bool = False,
     chunk: bool = False,
     sign: str = "",
@@ -81,10 +84,11 @@ def seal(
     `sample_rate`, `layout`, `shape`, `default` and `rename`, each a value for all tensors or a dict
     by name, as `aigc import` takes them; or by whole `signatures`. `each_alone`: the graph has no
     batch axis. `precision` of the graphs' numbers, float32 as they are: float16, int8 (weights
-    alone) or int8-conv, whose cost the manifest states. `tile`: images beyond the bounds of free
-    axes are made of tiles, which are proven equal to the whole; `chunk`: so are sounds beyond the
-    bound of their axis, of chunks. `sign`: a private key. `say` is called with lines on what was
-    found.
+    alone) or int8-conv, whose cost the manifest states. `calibration`: real inputs for int8-conv,
+    arrays (n, ...) by the names of the tensors, all but noise and classes. `tile`: images beyond
+    the bounds of free axes are made of tiles, which are proven equal to the whole; `chunk`: so are
+    sounds beyond the bound of their axis, of chunks. `sign`: a private key. `say` is called with
+    lines on what was found.
 
     A module is exported and proven equal to its graph; for an ONNX file the manifest states no
     parity. Raises ValueError, and publishes nothing, for what no artifact may be, for facts that
@@ -122,7 +126,7 @@ def seal(
             if not isinstance(source, str | Path):
                 modules[key] = _module(source, graph, graphs[key])
         manifest = _manifest(name, version, licence, ", ".join(map(_origin, sources.values())))
-        reduction = None if precision == "float32" else Reduction(precision)
+        reduction = _reduction(precision, calibration, graphs)
         rows = _num_rows(seconds, bool(modules))
         tiled, chunked = _divided(graphs, tile, chunk)
         manifest = seal_graphs(
@@ -148,6 +152,27 @@ def _check_signature_names(names: Iterable[str]) -> None:
     for name in names:
         if name and not (name.isidentifier() and name.isascii()):
             raise ValueError(f"a signature is named by letters, digits and _, got {name[:60]!r}")
+
+
+def _reduction(
+    precision: ReducedPrecision | Literal["float32"],
+    calibration: "Mapping[str, NDArray[Any]] | None",
+    signatures: Mapping[str, Signature],
+) -> Reduction | None:
+    """The reduction to a precision, None for float32. Raises ValueError for unused calibration."""
+    if calibration is not None and precision != "int8-conv":
+        raise ValueError(
+            f"calibration is for int8-conv and has no effect on {precision}; leave it out"
+        )
+    names = {spec.name: None for one in signatures.values() for spec in one.inputs}
+    if unknown := [name for name in calibration or {} if name not in names]:
+        raise ValueError(
+            f"calibration is of {', '.join(unknown)}, inputs are {', '.join(names)}; name its"
+            " arrays as they are"
+        )
+    if precision == "float32":
+        return None
+    return Reduction(precision, real=recorded(calibration) if calibration else None)
 
 
 def _divided(

@@ -3,7 +3,8 @@
 precision = reduce_graphs(signatures, folder, modules, Reduction("int8"), {"sample": 1024})
 """
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +13,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aigc.artifact import Signature, TensorSpec, autoregressive
+from aigc.artifact import Artifact, Manifest, Signature, TensorSpec, autoregressive
 from aigc.artifact.image_files import to_uint8
 from aigc.artifact.precision import (
     MAX_MEAN_LOSS,
     MAX_TEXTS,
+    Calibration,
     Precision,
     PrecisionLoss,
-    QualityLoss,
     ReducedPrecision,
 )
 from aigc.artifact.sampling_inputs import Arrays
+from aigc.sealing.calibration import RealInputs, calibration_inputs
 from aigc.sealing.example_inputs import example, num_examples, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
 from aigc.sealing.parity import errors, mismatch_share
@@ -31,8 +33,9 @@ from aigc.sealing.reduced_graph import has_conv, reduce_graph
 CALIBRATION = 64
 """Samples from which int8-conv takes ranges."""
 
-Judge = Callable[[autoregressive.Run, autoregressive.Run], QualityLoss]
-"""Quality of `sample`, of float32 and reduced, from runners of both graphs."""
+Judge = Callable[[Artifact, Artifact], Manifest]
+"""Function from the artifacts of float32 and reduced graphs to the manifest with the metrics of
+both. Raises ValueError for a loss of quality that is not allowed."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Reduction:
 
     name: ReducedPrecision
     judge: Judge | None = None
+    real: RealInputs | None = None
+    """Real inputs for int8-conv; None if there are none."""
 
 
 def reduce_graphs(
@@ -53,36 +58,42 @@ def reduce_graphs(
     """Replace every graph by a reduced one, and measure what that costs.
 
     The loss is measured on up to `rows` samples of each signature, against its module if it has
-    one, else against its float32 graph. Raises ValueError for graphs that cannot be reduced, or
-    give numbers that are not finite or far from those of float32, and what the judge raises.
+    one, else against its float32 graph: on random inputs, or on real ones where int8-conv was
+    calibrated on them. Raises ValueError for graphs that cannot be reduced, give numbers that are
+    not finite or far from those of float32, or lack real inputs to be calibrated on.
     """
     files = {
         signature.graph: (folder / signature.graph).read_bytes()
         for signature in signatures.values()
     }
-    if reduction.name == "int8-conv" and not any(map(_has_conv, files.values())):
-        raise ValueError("no graph has a Conv to quantise; take --precision int8, weights alone")
+    calibration: dict[str, Calibration] = {}
+    inputs: dict[str, list[Arrays]] = {}
+    if reduction.name == "int8-conv":
+        calibration, inputs = _calibrate(signatures, files, reduction.real, rows)
     reduced = {
-        file: _reduced(file, data, _calibration(signatures, file), reduction.name)
+        file: _reduced(file, data, _first(inputs, calibration.get(file)), reduction.name)
         for file, data in files.items()
     }
     if reduced == files:
         raise ValueError("there are no weights worth reducing; leave out --precision")
-    loss, runs = {}, {}
+    loss = {}
     for name, signature in signatures.items():
         step = signatures[signature.step] if signature.step else None
         before, after = (
             runner(graphs[signature.graph], signature, step)(1) for graphs in (files, reduced)
         )
-        runs[name] = before, after
-        loss[name] = _loss(
-            name, signature, modules.get(name, before), after, rows[name], reduction.name
-        )
-    quality = reduction.judge(*runs["sample"]) if reduction.judge else None
+        runs = inputs.get(name) or [
+            example(signature, num_examples(signature, sizes, rows[name]), sizes)
+            for sizes in proved_sizes(signature)
+        ]
+        loss[name] = _loss(name, signature, modules.get(name, before), after, runs, reduction.name)
     for file, data in reduced.items():
         (folder / file).write_bytes(data)
     return Precision(
-        name=reduction.name, loss=loss, quality=msgspec.UNSET if quality is None else quality
+        name=reduction.name,
+        loss=loss,
+        float32_graphs={file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
+        calibration=calibration or msgspec.UNSET,
     )
 
 
@@ -90,14 +101,39 @@ def _has_conv(data: bytes) -> bool:
     return has_conv(onnx.load_model_from_string(data).graph)
 
 
-def _calibration(signatures: Mapping[str, Signature], file: str) -> list[Arrays]:
-    """Inputs of the graph in a file, at each size of free axes."""
-    signature = next(s for s in signatures.values() if s.graph == file)
-    taken = signatures[signature.step] if signature.step else signature
-    return [
-        example(taken, num_examples(taken, sizes, CALIBRATION), sizes)
-        for sizes in proved_sizes(taken)
-    ]
+def _calibrate(
+    signatures: Mapping[str, Signature],
+    files: Mapping[str, bytes],
+    real: RealInputs | None,
+    rows: Mapping[str, int],
+) -> tuple[dict[str, Calibration], dict[str, list[Arrays]]]:
+    """Calibration of each graph with a Conv, and the inputs of its signature, several runs by name.
+
+    Raises ValueError if there is no such graph, and as calibration_inputs() does.
+    """
+    calibration, inputs = {}, {}
+    for file in (file for file, data in files.items() if _has_conv(data)):
+        sharing = {name: one for name, one in signatures.items() if one.graph == file}
+        steps = [one.step for one in sharing.values() if one.step]
+        drawn = [name for name, one in sharing.items() if one.drawable]
+        name = next(iter([*steps, *drawn, *sharing]))
+        most = max(rows[name], CALIBRATION)
+        inputs[name], origins = calibration_inputs(name, signatures[name], real, most)
+        taken = min(CALIBRATION, *(_num_rows(run) for run in inputs[name]))
+        calibration[file] = Calibration(signature=name, rows=taken, inputs=origins)
+    if not calibration:
+        raise ValueError("no graph has a Conv to quantise; take --precision int8, weights alone")
+    return calibration, inputs
+
+
+def _first(inputs: Mapping[str, list[Arrays]], calibration: Calibration | None) -> list[Arrays]:
+    """The rows of a calibration."""
+    runs = inputs[calibration.signature] if calibration else []
+    return [{key: value[:CALIBRATION] for key, value in run.items()} for run in runs]
+
+
+def _num_rows(run: Arrays) -> int:
+    return len(next(iter(run.values())))
 
 
 def _reduced(file: str, data: bytes, calibration: list[Arrays], name: ReducedPrecision) -> bytes:
@@ -118,13 +154,12 @@ def _loss(
     signature: Signature,
     reference: Callable[[Arrays], Arrays],
     run: autoregressive.Run,
-    rows: int,
+    runs: Sequence[Arrays],
     precision: ReducedPrecision,
 ) -> PrecisionLoss:
-    """Loss of one signature, the worst of all sizes."""
+    """Loss of one signature, the worst of several runs."""
     found = []
-    for sizes in proved_sizes(signature):
-        inputs = example(signature, num_examples(signature, sizes, rows), sizes)
+    for inputs in runs:
         try:
             expected, actual = reference(inputs), run_in_batches(run, inputs)
         except Exception as error:  # of onnxruntime, without a common base

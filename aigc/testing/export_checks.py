@@ -3,6 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from aigc import models
 from aigc.artifact import TensorSpec, autoregressive
+from aigc.artifact.axes import Sizes, label
 from aigc.artifact.manifest import ArtifactError, Manifest, Training
 from aigc.model import Export, GenerativeModel
 from aigc.nn.autoregressive import AutoregressiveModule
-from aigc.sealing.example_inputs import example
+from aigc.sealing.example_inputs import example, proved_sizes
 from aigc.sealing.graph_runner import runner
 from aigc.sealing.onnx_export import run_module, write_graphs
-from aigc.sealing.parity import PARITY_BATCHES, budget, prove_parity
+from aigc.sealing.parity import PARITY_BATCHES, budget, prove_at_sizes
 from aigc.testing.contract import Note
 from aigc.testing.model_under_test import ROWS, ModelUnderTest
 from aigc.training.quality import generate
@@ -82,30 +84,42 @@ def _step_faults(name: str, part: Export, exports: dict[str, Export]) -> Iterato
 
 
 def outputs_as_promised(subject: ModelUnderTest) -> Iterator[str]:
-    """Outputs have the dtype, shape and range of their signature, with weights of any size too."""
+    """Outputs have the dtype, shape and range of their signature, with weights of any size too.
+
+    Free axes are tried at the sizes at which an export is proven.
+    """
     for name, part in subject.exports.items():
-        inputs = _inputs(part, ROWS)
-        loud = copy.deepcopy(part.module)
-        with torch.no_grad():
-            for parameter in loud.parameters():
-                parameter.mul_(LOUD)
-        for module, with_weights in (
-            (part.module, ""),
-            (loud, f" with weights {LOUD} times as large"),
-        ):
-            values = call(Export(module=module, signature=part.signature), inputs)
-            specs = part.signature.outputs
-            if len(values) != len(specs):
-                yield f"{name} gives {len(values)} outputs, its signature names {len(specs)}"
-                break
-            faults = [
-                f"{fault}{with_weights}"
-                for spec, value in zip(specs, values, strict=True)
-                for fault in _output_faults(name, spec, value)
-            ]
+        for sizes in proved_sizes(part.signature):
+            faults = list(_faults_at(name, part, sizes))
             if faults:
-                yield from faults
+                at = f", at {label(sizes)}" if sizes else ""
+                yield from (f"{fault}{at}" for fault in faults)
                 break
+
+
+def _faults_at(name: str, part: Export, sizes: Sizes) -> Iterator[str]:
+    inputs = _inputs(part, ROWS, sizes)
+    loud = copy.deepcopy(part.module)
+    with torch.no_grad():
+        for parameter in loud.parameters():
+            parameter.mul_(LOUD)
+    specs = part.signature.at(sizes).outputs
+    for module, with_weights in (
+        (part.module, ""),
+        (loud, f" with weights {LOUD} times as large"),
+    ):
+        values = call(Export(module=module, signature=part.signature), inputs)
+        if len(values) != len(specs):
+            yield f"{name} gives {len(values)} outputs, its signature names {len(specs)}"
+            return
+        faults = [
+            f"{fault}{with_weights}"
+            for spec, value in zip(specs, values, strict=True)
+            for fault in _output_faults(name, spec, value)
+        ]
+        if faults:
+            yield from faults
+            return
 
 
 def _output_faults(name: str, spec: TensorSpec, value: Tensor) -> Iterator[str]:
@@ -227,10 +241,10 @@ def parity(subject: ModelUnderTest) -> Iterator[str]:
         for name, part in exports.items():
             signature = part.signature
             step = exports[signature.step].signature if signature.step else None
-            inputs = example(signature, PARITY_TEXT_ROWS if step else PARITY_ROWS)
             run = runner((folder / signature.graph).read_bytes(), signature, step)(1)
+            most = PARITY_TEXT_ROWS if step else PARITY_ROWS
             try:
-                prove_parity(name, signature, run, inputs, run_module(part, inputs))
+                prove_at_sizes(name, signature, run, partial(run_module, part), most)
             except ValueError as error:
                 yield str(error)
     yield Note(f"{', '.join(exports)} equal at batch sizes {', '.join(map(str, PARITY_BATCHES))}")
@@ -249,5 +263,5 @@ def call(part: Export, inputs: list[Tensor]) -> list[Tensor]:
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
-def _inputs(part: Export, n: int) -> list[Tensor]:
-    return [torch.from_numpy(value) for value in example(part.signature, n).values()]
+def _inputs(part: Export, n: int, sizes: Sizes | None = None) -> list[Tensor]:
+    return [torch.from_numpy(value) for value in example(part.signature, n, sizes).values()]

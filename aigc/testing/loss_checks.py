@@ -160,8 +160,8 @@ def mean_over_rows(subject: ModelUnderTest) -> Iterator[str]:
             f"the gradients of phase {phase!r} over parts of {PART} and {TRAINED_ROWS - PART} rows"
             f" are not those of the whole batch (off by {float(error / norm):.2g},"
             f" {ratio:.3g} times as long); a loss must be a mean over rows for micro-batches and"
-            " workers to add up. If it uses statistics of a batch on purpose, say"
-            " batch_statistics = True in the class"
+            " workers to add up. Statistics of a batch can be made of loss_sums(), which must be"
+            " sums over rows; otherwise say batch_statistics = True in the class"
         )
 
 
@@ -184,7 +184,7 @@ def _gradients(subject: ModelUnderTest, micro_batch: int) -> dict[str, Tensor]:
 
         optimizer.register_step_pre_hook(keep)
         for group in optimizer.param_groups:
-            group["lr"] = 0.0  # in parts, prepare() runs again after the step of another phase
+            group["eps"] = 1.0  # steps as smooth as gradients: none but true differences grow
     rows = subject.dataset
     batch = model_batch(
         config, rows.samples[:TRAINED_ROWS], rows.labels[:TRAINED_ROWS], state.model

@@ -128,7 +128,7 @@ def losses(
         if phase.name not in due:
             continue
         torch.manual_seed(seed)
-        loss, metrics = model.loss(phase.name, batch, noise, shared)
+        loss, metrics = model.whole_loss(phase.name, batch, noise, shared)
         named = dict(phase.module.named_parameters())
         gradients: list[Tensor | None] = [None] * len(named)
         if isinstance(loss, Tensor) and loss.requires_grad:

@@ -33,10 +33,10 @@ def describe(config: TrainConfig) -> str:
         if {child for child, _ in module.named_children()} <= {"parametrizations"}
         and "parametrizations" not in name
     ]
-    noise = BatchRNG(config.seed, 0, 2, 0, 2, like)
+    noise = BatchRNG(config.seed, 0, 2, 0, 2, like, config.samples)
     shared = state.model.prepare(batch, noise, {phase.name for phase in state.phases})
     for phase in state.phases:
-        state.model.loss(phase.name, batch, noise, shared)
+        state.model.whole_loss(phase.name, batch, noise, shared)
     for hook in hooks:
         hook.remove()
     lines = [json.dumps(config.to_json(), indent=1), ""]

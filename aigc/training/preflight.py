@@ -85,10 +85,10 @@ def _losses(config: TrainConfig, state: TrainState, source: Source) -> None:
     like = next(state.model.parameters())
     rows = [row % len(source) for row in range(ROWS)]
     batch = batch_of(source, rows, config.model.modality, like, config.data.on_error)
-    noise = BatchRNG(config.seed, 0, ROWS, 0, ROWS, like)
+    noise = BatchRNG(config.seed, 0, ROWS, 0, ROWS, like, config.samples)
     shared = state.model.prepare(batch, noise, {phase.name for phase in state.phases})
     for phase in state.phases:
-        loss, _ = state.model.loss(phase.name, batch, noise, shared)
+        loss, _ = state.model.whole_loss(phase.name, batch, noise, shared)
         parameters = list(phase.module.parameters())
         torch.autograd.grad(loss, parameters, retain_graph=True)
     with torch.no_grad():

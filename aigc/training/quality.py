@@ -1,8 +1,6 @@
 """Quality during training: how far samples are from real ones, by aigc/metrics/<modality>.py."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,9 +21,6 @@ SAMPLES = 1000
 """Samples generated for one measurement."""
 REAL_ROWS = 10_000
 """Largest number of real rows that samples are compared with."""
-
-Generator = Callable[[range, Tensor], dict[str, NDArray[Any]]]
-"""Function from indices and classes, as generate() takes them, to samples by output."""
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +43,10 @@ class Quality:
         The first call trains the feature extractor, which may take minutes; if that fails, later
         calls return None.
         """
-        return self.of_samples(partial(generate, model))
-
-    def of_samples(self, generator: Generator) -> float | None:
-        """measure() of what generates samples by other means than a model, such as a graph."""
         if not self._prepared:
             self._prepared = True
             self._distance = self._prepare()
-        return None if self._distance is None else self._distance(self._generated(generator))
+        return None if self._distance is None else self._distance(self._generated(model))
 
     @property
     def note(self) -> str:
@@ -83,10 +74,10 @@ class Quality:
             sample_rate_hz=getattr(self._source, "sample_rate_hz", 0),
         )
 
-    def _generated(self, generator: Generator, batch: int = 250) -> NDArray[Any]:
+    def _generated(self, model: GenerativeModel, batch: int = 250) -> NDArray[Any]:
         """Samples in the source's form: records if it has several modalities."""
         starts = range(0, SAMPLES, batch)
-        parts = [generator(range(i, i + batch), torch.arange(batch)) for i in starts]
+        parts = [generate(model, range(i, i + batch), torch.arange(batch)) for i in starts]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not self._records:
             return next(iter(arrays.values()))

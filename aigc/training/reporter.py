@@ -301,7 +301,7 @@ def distributions(config: TrainConfig, state: TrainState, source: Source) -> dic
     like = next(state.model.parameters())
     size = min(HISTOGRAM_ROWS, len(source))
     batch = batch_of(source, range(size), config.model.modality, like, "skip")
-    noise = BatchRNG(config.seed, 0, size, 0, size, like)
+    noise = BatchRNG(config.seed, 0, size, 0, size, like, config.samples)
     state.model.eval()
     try:
         with torch.no_grad():

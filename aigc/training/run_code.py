@@ -2,8 +2,10 @@
 
 config.json says under `code` what belongs to the run:
     {"resgan@3f2a1b2c3d4e": {"file": "resgan.py", "sha256": ...},
-     "mypkg.faces": {"module": "mypkg.faces", "distributions": {"mypkg": "1.2"}, "sha256": ...}}
-A file lies in `code/<name>.py`. Of a module only the hash is kept: its package must be installed.
+     "mypkg.faces": {"module": "mypkg.faces", "distributions": {"mypkg": "1.2"}, "sha256": ...,
+                     "imports": {"mypkg": ..., "mypkg.layers": ...}}}
+A file lies in `code/<name>.py`. Of a module and of those of its package that it imports only the
+hashes are kept: the package must be installed. Older runs have no `imports`.
 """
 
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 
 from aigc import own_code
 from aigc.config import TrainConfig
-from aigc.own_code import FOLDER, Place, code_files
+from aigc.own_code import FOLDER, code_files
+from aigc.own_code.imports import hashes
 
 
 def write(folder: Path, config: TrainConfig) -> None:
@@ -36,8 +39,13 @@ def read(folder: Path, document: dict[str, Any], *, installed: bool = True) -> N
 
 def changed(old: dict[str, Any], config: TrainConfig) -> dict[str, list[Any]]:
     """Changes of the code for history.jsonl, by name: SHA-256 before and now."""
-    before = {name: entry.get("sha256") for name, entry in _entries(old).items()}
-    now = {name: entry["sha256"] for name, entry in _entries(own_code.record(config)).items()}
+    before: dict[str, Any] = {}
+    now: dict[str, Any] = {}
+    former = _entries(old)
+    for name, entry in former.items():
+        before |= _hashes(name, entry)
+    for name, entry in _entries(own_code.record(config)).items():
+        now |= _hashes(name, _comparable(former.get(name, {"imports": {}}), entry))
     names = sorted(name for name in before | now if before.get(name) != now.get(name))
     return {f"code.{name}": [before.get(name), now.get(name)] for name in names}
 
@@ -51,21 +59,39 @@ def check_same(folder: Path, old: dict[str, Any], config: TrainConfig) -> None:
             entry = next((e for e in before.values() if e.get("file") == now.get("file")), None)
             if entry is None or "file" not in now:
                 continue  # another model or source, which is told by the fields of the config
-        if entry["sha256"] == now["sha256"]:
+        difference = _difference(place.name, entry, now)
+        if difference is None:
             continue
-        stem, digits = place.name.partition("@")[0], entry["sha256"][: code_files.DIGITS]
+        what, digits, found = difference
         cure = f"install {_packages(entry)}"
         if place.file is not None:
+            what, stem = place.file.path, place.name.partition("@")[0]
             cure = f"restore the file, of which {folder / FOLDER / f'{stem}@{digits}.py'} is a copy"
         raise ValueError(
-            f"{_where(place)} has changed since {folder} was begun with it: its sha256 was"
-            f" {digits} and is {now['sha256'][: code_files.DIGITS]}; {cure}, or go on with the new"
-            " code by --code new"
+            f"{what} has changed since {folder} was begun with it: its sha256 was {digits} and is"
+            f" {found}; {cure}, or go on with the new code by --code new"
         )
 
 
-def _where(place: Place) -> str:
-    return place.file.path if place.file else f"module {place.module}"
+def _hashes(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """SHA-256 of a place's code and of the modules that it imports, by name."""
+    return {name: entry.get("sha256"), **entry.get("imports", {})}
+
+
+def _difference(name: str, old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str, str] | None:
+    """The first module whose hash differs, and digits of both hashes; None if there is none."""
+    before, now = _hashes(name, old), _hashes(name, _comparable(old, new))
+    for module in sorted(before | now, key=lambda module: module != name):
+        was, found = before.get(module, "none"), now.get(module, "none")
+        if was != found:
+            what = f"module {module}" + (f", which {name} imports," if module != name else "")
+            return what, str(was)[: code_files.DIGITS], str(found)[: code_files.DIGITS]
+    return None
+
+
+def _comparable(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The new entry without what the old one does not say."""
+    return new if "imports" in old else new | {"imports": {}}
 
 
 def _packages(entry: dict[str, Any]) -> str:
@@ -81,18 +107,21 @@ def _check_installed(name: str, entry: dict[str, Any]) -> None:
             f"module {name} of this run is not here; install {_packages(entry)} wherever the run's"
             " processes are"
         )
-    found = code_files.digest(source.read_bytes())
-    if found != entry.get("sha256"):
+    difference = _difference(name, entry, hashes(name, source))
+    if difference:
+        what, digits, found = difference
         raise ValueError(
-            f"module {name} is not the one of this run: its sha256 is"
-            f" {found[: code_files.DIGITS]}, the run has {str(entry.get('sha256'))[:12]}; install"
-            f" {_packages(entry)}, or resume the run with --code new"
+            f"{what} is not the one of this run: its sha256 is {found}, the run has {digits};"
+            f" install {_packages(entry)}, or resume the run with --code new"
         )
 
 
 def _entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Entries by name. Raises ValueError if there is anything else."""
     code = document.get("code", {})
-    if not isinstance(code, dict) or not all(isinstance(entry, dict) for entry in code.values()):
+    if not isinstance(code, dict) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("imports", {}), dict)
+        for entry in code.values()
+    ):
         raise ValueError("config.json is damaged: its `code` must be objects by name")
     return code

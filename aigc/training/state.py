@@ -6,8 +6,10 @@ import torch
 
 from aigc import models
 from aigc.config import TrainConfig
-from aigc.model import GenerativeModel, Phase
+from aigc.config.schedule import Scheduled, value_at
+from aigc.model import GenerativeModel
 from aigc.rng import derive_seed
+from aigc.training.optimizers import build, set_numbers
 
 
 class TrainState:
@@ -19,7 +21,8 @@ class TrainState:
         model = models.build(config).to(device, dtype)
         self.model: GenerativeModel = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phases = self.model.phases()
-        self.optimizers = [_optimizer(phase) for phase in self.phases]
+        self.optimizers = [build(phase.optimizer, phase.module) for phase in self.phases]
+        self.run_samples = config.samples
         self.ema = copy.deepcopy(self.model.averaged()).requires_grad_(False)
         self.samples = 0
         self.batches = 0
@@ -33,18 +36,19 @@ class TrainState:
         return model.eval()
 
     def set_rates(self) -> None:
-        """Give every optimizer the learning rate of its next step."""
+        """Give every optimizer the numbers of its next step."""
         for phase, optimizer in zip(self.phases, self.optimizers, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = phase.learning_rate(self.samples) * self.rate_scale
+            left = phase.rate_left(self.samples) * self.rate_scale
+            set_numbers(optimizer, phase.optimizer, self.samples, self.run_samples, left)
 
-    def update_ema(self, half_life: int, warmup: float, batch: int) -> None:
+    def update_ema(self, half_life: Scheduled, warmup: float, batch: int) -> None:
         """Exponential moving average of weights and buffers (Karras et al. 2018, section 4.1).
 
         The half-life is at most `warmup` times the samples seen (Karras et al. 2020, StyleGAN2).
         With a half-life of 0 the average equals the weights.
         """
-        limit = min(half_life, self.samples * warmup)
+        now = value_at(half_life, self.samples, self.run_samples)
+        limit = min(now, self.samples * warmup)
         weight = 1 - 0.5 ** (batch / limit) if limit > 0 else 1.0
         source, target = self.model.averaged(), self.ema
         pairs = [
@@ -57,10 +61,3 @@ class TrainState:
             for t, s in pairs:
                 if not t.is_floating_point():
                     t.copy_(s)
-
-
-def _optimizer(phase: Phase) -> torch.optim.Adam:
-    options = phase.optimizer
-    return torch.optim.Adam(
-        phase.module.parameters(), options.learning_rate, options.betas, fused=True
-    )

@@ -1,17 +1,19 @@
 """One batch: gradients of every phase that is due, over parts and workers, and the steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from aigc.config import TrainConfig
 from aigc.data import share
-from aigc.model import Batch
-from aigc.nn.layers import frozen_power_iteration
+from aigc.model import Batch, GenerativeModel, with_sums
+from aigc.nn.layers import advance_power_iteration, frozen_power_iteration
 from aigc.rng import BatchRNG, reseed
+from aigc.training import optimizers
 from aigc.training.gradient_buckets import GradientBuckets
 from aigc.training.recomputation import recompute_activations
 from aigc.training.state import TrainState
@@ -78,6 +80,17 @@ def like_in_memory(value: Tensor, like: Tensor) -> Tensor:
     return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
 
+class _Preparation(nn.Module):
+    """The prepare() of a model as a forward pass."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, noise: BatchRNG, due: set[str]) -> Any:
+        return self.model.prepare(batch, noise, due)
+
+
 class Step:
     """All phases that are due on one batch."""
 
@@ -88,6 +101,9 @@ class Step:
         size = config.micro_batch or last - first
         self.spans = [(at, min(at + size, last)) for at in range(first, last, size)]
         self.first = first
+        self.before: dict[str, Tensor] = {}
+        """Weights from before the batch's steps, of the phases that have stepped."""
+        self.sums_in_loss = type(state.model).loss_sums is not GenerativeModel.loss_sums
         self.parameters = [list(phase.module.parameters()) for phase in state.phases]
         self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
         if config.precision == "bfloat16":
@@ -120,8 +136,10 @@ class Step:
         due = [i for i, phase in enumerate(state.phases) if phase.due(*seen)]
         phases = {state.phases[i].name for i in due}
         # With one span all phases share what prepare() returned. Several mean that memory is
-        # short, so each phase prepares its own, span by span.
-        whole = self._prepare(batch, 0, phases, self.rank_key("prepare")) if self.single else None
+        # short, so each phase prepares its own, span by span, with the weights of the first time.
+        if self.sums_in_loss:
+            advance_power_iteration(state.model)  # once: rows may pass several times
+        whole = self._prepare(batch, 0, phases) if self.single else None
         report = []
         sums: dict[str, Tensor] = {}
         for i in due:
@@ -133,13 +151,17 @@ class Step:
             gradients, values, own = self._reduce(i, gradients, named, own or {})
             sums |= own
             torch.maximum(self.bad, (~values.isfinite().all()).float(), out=self.bad)
-            optimizer.found_inf = self.bad  # type: ignore[attr-defined]
+            if phase.optimizer.clip_norm:
+                optimizers.clip(list(gradients), values[-1], phase.optimizer.clip_norm)
             for parameter, gradient in zip(self.parameters[i], gradients, strict=True):
                 parameter.grad = like_in_memory(gradient, parameter)
-            optimizer.step()
+            if not self.single and i != due[-1]:
+                self._remember(i)
+            optimizers.step(optimizer, self.bad)
             optimizer.zero_grad()
             names = [name if "/" in name else f"{phase.name}/{name}" for name in named]
             report.append(([*names, f"{phase.name}/gradient_norm"], values))
+        self.before = {}
         if sums:
             self._update(sums)
         return report
@@ -153,9 +175,16 @@ class Step:
         """Seed key for draws that cannot be indexed by sample, such as Dropout's masks."""
         return f"{self.config.seed}/{self.state.samples}/{purpose}/{self.group.rank}"
 
+    def _frozen(self, again: bool = True) -> AbstractContextManager[None]:
+        """Keeps the vectors of spectral norms where rows pass `again` in one batch."""
+        return frozen_power_iteration(self.state.model, again or self.sums_in_loss)
+
     def _noise(self, number: int) -> BatchRNG:
         span = self.spans[number]
-        return BatchRNG(self.config.seed, self.state.samples, self.config.batch, *span, self.like)
+        config = self.config
+        return BatchRNG(
+            config.seed, self.state.samples, config.batch, *span, self.like, config.samples
+        )
 
     def _part(self, batch: Batch, number: int) -> Batch:
         if self.single:
@@ -163,10 +192,21 @@ class Step:
         start, stop = (at - self.first for at in self.spans[number])
         return {key: value[start:stop] for key, value in batch.items()}
 
-    def _prepare(self, batch: Batch, number: int, due: set[str], key: str) -> Any:
-        reseed(key, self.like.device)
-        with self.autocast():
-            return self.state.model.prepare(self._part(batch, number), self._noise(number), due)
+    def _prepare(self, batch: Batch, number: int, due: set[str]) -> Any:
+        """Result of prepare() for a span, with the weights from before the batch's steps."""
+        reseed(self.rank_key(f"prepare/{number}" if number else "prepare"), self.like.device)
+        model, inputs = self.state.model, (self._part(batch, number), self._noise(number), due)
+        with self.autocast(), self._frozen(number > 0 or bool(self.before)):
+            if not self.before:
+                return model.prepare(*inputs)
+            return functional_call(_Preparation(model), self.before, inputs)
+
+    def _remember(self, i: int) -> None:
+        """Keep the weights of a phase that is about to step."""
+        own = {id(parameter) for parameter in self.parameters[i]}
+        for name, parameter in self.state.model.named_parameters():
+            if id(parameter) in own:
+                self.before[f"model.{name}"] = parameter.detach().clone()
 
     @torch.no_grad()
     def _update(self, sums: dict[str, Tensor]) -> None:
@@ -193,27 +233,22 @@ class Step:
 
         The model's sums over this worker's rows go into `batch_sums` unless it is None.
         """
-        phase, model = self.state.phases[i], self.state.model
         total: Sequence[Tensor] = ()
         sums: dict[str, Tensor] = {}
-        for number, (start, stop) in enumerate(self.spans):
-            key = self.rank_key(f"{phase.name}/{number}" if number else phase.name)
-            with frozen_power_iteration(model, number > 0):
-                shared = whole
-                if not self.single:
-                    shared = self._prepare(batch, number, {phase.name}, f"{key}/prepare")
-                reseed(key, self.like.device)
-                with self.autocast():
-                    loss, metrics = model.loss(
-                        phase.name, self._part(batch, number), self._noise(number), shared
-                    )
-                weight = (stop - start) / self.config.batch
+        loss_sums, slopes = self._loss_sums(batch, i, whole)
+        for number, shared in self._prepared(batch, i, whole):
+            with self._frozen(number > 0):
+                loss, metrics = self._loss(batch, i, number, shared, loss_sums)
+                weight = self._weight(number)
+                descended = loss if weight == 1 else loss * weight
+                if slopes:
+                    own_sums = self._own_sums(batch, i, number, shared)
+                    for name, value in own_sums.items():
+                        descended = descended + (slopes[name] * value).sum()
                 ends = number == len(self.spans) - 1
                 with self.buckets[i].sending(total) if self.buckets and ends else nullcontext():
                     # Only this phase's gradients: a generator step does not compute the others'.
-                    own = torch.autograd.grad(
-                        loss if weight == 1 else loss * weight, self.parameters[i]
-                    )
+                    own = torch.autograd.grad(descended, self.parameters[i])
                 if batch_sums is not None:
                     self._add_sums(batch_sums, batch, number, shared)
             if number:
@@ -223,6 +258,84 @@ class Step:
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0) + value * weight
         return total, sums
+
+    def _prepared(self, batch: Batch, i: int, whole: Any) -> Iterator[tuple[int, Any]]:
+        """Each span with what prepare() returns for a phase; `whole` if there is one span."""
+        due = {self.state.phases[i].name}
+        for number in range(len(self.spans)):
+            yield number, whole if self.single else self._prepare(batch, number, due)
+
+    def _weight(self, number: int) -> float:
+        """Share of a span's rows in the batch."""
+        start, stop = self.spans[number]
+        return (stop - start) / self.config.batch
+
+    def _loss(
+        self, batch: Batch, i: int, number: int, shared: Any, sums: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of a span's rows, given the loss_sums() of the batch."""
+        phase = self.state.phases[i].name
+        reseed(self.rank_key(f"{phase}/{number}" if number else phase), self.like.device)
+        part = with_sums(self._part(batch, number), sums)
+        with self.autocast():
+            return self.state.model.loss(phase, part, self._noise(number), shared)
+
+    def _own_sums(self, batch: Batch, i: int, number: int, shared: Any) -> dict[str, Tensor]:
+        """The loss_sums() of a span's rows."""
+        phase = self.state.phases[i].name
+        reseed(self.rank_key(f"{phase}/{number}/sums"), self.like.device)
+        part, noise = self._part(batch, number), self._noise(number)
+        with self.autocast():
+            sums = self.state.model.loss_sums(phase, part, noise, shared)
+        return {name: value.to(self.like.dtype) for name, value in sums.items()}
+
+    def _loss_sums(
+        self, batch: Batch, i: int, whole: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The loss_sums() S of the whole batch for a phase, and the slopes dL/dS of its loss L.
+
+        Of one span on one worker, S has a graph and there are no slopes. Otherwise S is a constant,
+        and a row r descends L + dL/dS · S(r): two passes over the rows give S and dL/dS.
+        """
+        if not self.sums_in_loss:
+            return {}, {}
+        if self.single and self.group.world_size == 1:
+            with self._frozen():
+                return self._own_sums(batch, i, 0, whole), {}
+
+        def own_sums(number: int, shared: Any) -> dict[str, Tensor]:
+            with torch.no_grad():
+                return self._own_sums(batch, i, number, shared)
+
+        sums = self._over_batch(own_sums, batch, i, whole)
+        if not sums:
+            return {}, {}
+        leaves = {name: value.requires_grad_() for name, value in sums.items()}
+
+        def own_slopes(number: int, shared: Any) -> dict[str, Tensor]:
+            loss, _ = self._loss(batch, i, number, shared, leaves)
+            loss = loss * self._weight(number)
+            found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            return dict(zip(leaves, found, strict=True))
+
+        slopes = self._over_batch(own_slopes, batch, i, whole)
+        return {name: value.detach() for name, value in leaves.items()}, slopes
+
+    def _over_batch(
+        self, own: Callable[[int, Any], dict[str, Tensor]], batch: Batch, i: int, whole: Any
+    ) -> dict[str, Tensor]:
+        """Sums by name over the batch of what `own` makes of each span."""
+        total: dict[str, Tensor] = {}
+        for number, shared in self._prepared(batch, i, whole):
+            with self._frozen():
+                for name, value in own(number, shared).items():
+                    total[name] = total[name] + value if name in total else value
+        if not total:
+            return {}
+        flat = torch.cat([value.flatten() for value in total.values()])
+        self.group.all_reduce(flat)
+        parts = torch.split(flat, [value.numel() for value in total.values()])
+        return {n: part.view_as(t) for (n, t), part in zip(total.items(), parts, strict=True)}
 
     def _reduce(
         self,

@@ -110,11 +110,11 @@ TRAINING = Dashboard(
                     (_run("aigc_training_discriminator_fake_logit"), "{{run}} generated"),
                 ),
                 graph(
-                    "Frechet distance",
-                    "Of generated to real samples, as last measured (--evaluate-interval): less is"
-                    " better.",
+                    "Quality",
+                    "Frechet distance of generated to real samples, or the metric of --quality, as"
+                    " last measured (--evaluate-interval): less is better.",
                     "none",
-                    (_run("aigc_training_frechet_distance"), "{{run}}"),
+                    (_run("aigc_training_quality", "run, metric"), "{{run}} {{metric}}"),
                 ),
                 graph(
                     "Samples seen",

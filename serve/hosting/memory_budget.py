@@ -79,6 +79,8 @@ class Allocation:
     """Bytes of its open graphs."""
     arena: int = 0
     """Bytes of running full batches."""
+    on_gpu: int = 0
+    """Bytes of its graphs, which a GPU holds."""
 
     def opened(self) -> None:
         """Measure the open graphs. Raises MemoryLimitError."""
@@ -109,6 +111,8 @@ class MemoryBudget:
     """Memory budget of one replica. `resident` measures its process, in bytes."""
 
     limit_bytes: int
+    gpu_limit_bytes: int | None = None
+    """Bytes of GPU memory for all artifacts together; None without a GPU or a bound."""
     resident: Callable[[], int] = resident_bytes
     enforced: bool = False
     """True to let the system enforce it; GPU drivers request far more than they use."""
@@ -124,6 +128,24 @@ class MemoryBudget:
         # While a graph is opened, memory holds its file and the graph.
         self.check(allocation, {"weights": weights, "reading them": weights})
         return allocation
+
+    def claim_gpu(self, allocation: Allocation, graphs: int) -> None:
+        """Claim GPU memory for graphs of so many bytes, the least that they take there.
+
+        Raises MemoryLimitError if they do not fit beside those of the other artifacts.
+        """
+        allocation.on_gpu = graphs
+        parts = {name: one.on_gpu for name, one in self.allocations.items()}
+        parts[allocation.name] = graphs
+        limit, total = self.gpu_limit_bytes, sum(parts.values())
+        if limit is None or total <= limit:
+            return
+        listed = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
+        raise MemoryLimitError(
+            f"{allocation.name} does not fit on the GPU: with it the graphs of a replica take at"
+            f" least {_size(total)} there and may take {_size(limit)} ({listed}); give the pool"
+            " more gpu_memory or gpus, or fewer artifacts"
+        )
 
     def keep(self, allocation: Allocation) -> None:
         """Record an artifact that was loaded and will be hosted."""

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from aigc.artifact import Artifact, ArtifactError, Signature
 from aigc.artifact.folder import Contents, SealedFolder
 from aigc.artifact.outputs import ValuesError
-from aigc.artifact.providers import Provider, ProviderOptions
+from aigc.artifact.providers import ProviderOptions, Taken
 from aigc.artifact.sampling_inputs import ArtifactSpec
 from aigc.artifact.signing import Trust
 from aigc.artifact.store import locate, version_order
@@ -26,6 +26,9 @@ from serve.hosting.time_limit import within
 from serve.metrics import Metrics
 
 T = TypeVar("T")
+KnownProvider = Taken | Literal["unknown"]
+"""An execution provider; unknown of another pool that leaves the choice to its replicas, until one
+has started."""
 
 LOAD_S = 300.0
 """Default limit for loading an artifact."""
@@ -46,8 +49,13 @@ class HostedModel:
     """Runners that also give images as the graph does; the same runner where there are none."""
     pool: str | None = None
     """The other pool whose replicas run it; None for this replica."""
-    provider: Provider
-    """Execution provider that runs it; auto in a pool of that option, whose replicas choose."""
+    find_provider: Callable[[], KnownProvider]
+    """Function that gives `provider`, which another pool may not have reported yet."""
+
+    @property
+    def provider(self) -> KnownProvider:
+        """Execution provider that runs it."""
+        return self.find_provider()
 
     @property
     def id(self) -> str:
@@ -160,6 +168,7 @@ class ModelLoader:
         graphs, checked = folder.graphs()
         beside = folder.outside_bytes(checked)
         self.memory.check(allocation, {"weights outside of its graphs": 2 * beside})
+        self.memory.claim_gpu(allocation, sum(map(len, graphs.values())) + beside)
         contents = folder.contents(graphs, checked)
         folder.check()
         if self.apart:
@@ -183,7 +192,10 @@ class ModelLoader:
                 each.max_seconds = self.max_batch_seconds or longest_s(max(took_s))
         artifact.verify()
         hosted = HostedModel(
-            artifact=artifact, runners=runners, tensors=tensors, provider=artifact.provider
+            artifact=artifact,
+            runners=runners,
+            tensors=tensors,
+            find_provider=lambda: artifact.provider,
         )
         return hosted, allocation
 

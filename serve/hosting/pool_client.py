@@ -13,6 +13,7 @@ import asyncio
 import copy
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
@@ -29,7 +30,7 @@ from serve.batching.jobs import (
     UnavailableError,
 )
 from serve.batching.progress import Progress, ProgressCallback
-from serve.hosting.models import HostedModel
+from serve.hosting.models import HostedModel, KnownProvider
 from serve.hosting.runner import SignatureRunner
 from serve.metrics import Metrics, RunnerMetrics
 from serve.sampling_params import SamplingParams
@@ -44,6 +45,8 @@ TAKE_UP_S = 30.0
 WAKE_S = 120.0
 """Time that a pool without replicas has to start one, beside loading its models."""
 PAUSE_S = 0.1
+LEARN_S = 1.0
+"""Time that a replica has to tell its provider; it is asked again."""
 LONGEST_S = 3600.0
 """Time limit of requests without a deadline; the proxy's clients get no more either."""
 
@@ -74,6 +77,8 @@ class PoolResult:
     replica: str
     reproducibility: Reproducibility
     """Reproducibility of the signature as that replica measured it."""
+    provider: KnownProvider = "unknown"
+    """Execution provider of that replica."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +128,15 @@ class PoolTransport(Protocol):
         Raises UnreachedError or ReplicaLostError.
         """
 
+    async def provider(self) -> KnownProvider:
+        """Execution provider of one replica. Raises UnreachedError or ReplicaLostError."""
+
 
 class PoolClient:
-    """Another pool, seen from a replica of the default one."""
+    """Another pool, seen from a replica of the default one.
+
+    `may_sleep`: it may have no replica, and is not woken only to learn its provider.
+    """
 
     def __init__(
         self,
@@ -135,9 +146,12 @@ class PoolClient:
         limits: Limits,
         max_outstanding: int,
         provider: Provider = "auto",
+        may_sleep: bool = False,
     ) -> None:
         self.name = name
-        self.provider: Provider = provider
+        self.provider: KnownProvider = "unknown" if provider == "auto" else provider
+        """Execution provider of its replicas, as the last that answered reported it."""
+        self._may_sleep = may_sleep
         self.limits = limits
         self.outstanding = 0
         """Samples requested and not answered, those that wait for a first replica included."""
@@ -161,8 +175,16 @@ class PoolClient:
             runners=runners(False),
             tensors=runners(True),
             pool=self.name,
-            provider=self.provider,
+            find_provider=lambda: self.provider,
         )
+
+    async def learn_provider(self) -> None:
+        """Ask a replica for its provider if that is not known, and if asking wakes none."""
+        if self.provider != "unknown" or self._may_sleep:
+            return
+        with suppress(UnreachedError, ReplicaLostError, TimeoutError):
+            async with asyncio.timeout(LEARN_S):
+                self.provider = await self._transport.provider()
 
     async def prove(self, uri: str) -> None:
         """Let a replica load a candidate; this wakes a pool without replicas.
@@ -245,6 +267,8 @@ class PoolClient:
         while True:
             answer = await self._answer(replace(request, seconds=left_s()), on_progress)
             if isinstance(answer, PoolResult):
+                if answer.provider != "unknown":
+                    self.provider = answer.provider
                 return answer
             if answer.reason == "overloaded":
                 raise OverloadedError(answer.retry_after_s, answer.message)

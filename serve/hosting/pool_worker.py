@@ -23,7 +23,7 @@ from serve.batching.jobs import ClosedError, DeadlineError, OverloadedError, Run
 from serve.batching.progress import Progress, ProgressCallback, stream_progress
 from serve.hosting.desired_models import DesiredModels, parse_desired, read_candidate, resolve_store
 from serve.hosting.memory_budget import MemoryBudget, gpu_share
-from serve.hosting.models import HostedModel, HostedModels, ModelLoader
+from serve.hosting.models import HostedModel, HostedModels, KnownProvider, ModelLoader
 from serve.hosting.pool_client import PoolRefusal, PoolRequest, PoolResult
 from serve.metrics import Metrics
 from serve.settings import DEFAULT, Settings
@@ -75,7 +75,9 @@ class ModelReplica:
         provider = _provider_options(settings)
         on_gpu = bool(settings.num_gpus) or providers.resolve(settings.provider) != "cpu"
         self._memory = MemoryBudget(
-            limit_bytes=settings.memory_of(DEFAULT), enforced=apart and not on_gpu
+            limit_bytes=settings.memory_of(DEFAULT),
+            gpu_limit_bytes=provider.gpu_memory if on_gpu else None,
+            enforced=apart and not on_gpu,
         )
         self._loader = ModelLoader(
             threads=settings.num_threads,
@@ -232,7 +234,18 @@ class ModelReplica:
             )
             raise
         level = hosted.artifact.reproducibility[request.signature]
-        return PoolResult(outputs=outputs, replica=self._name, reproducibility=level)
+        return PoolResult(
+            outputs=outputs,
+            replica=self._name,
+            reproducibility=level,
+            provider=hosted.provider,
+        )
+
+    @property
+    def provider(self) -> KnownProvider:
+        """Execution provider of the hosted artifacts, which all have the same."""
+        own = [one for one in (self._models.all if self._models else ()) if one.pool is None]
+        return own[0].provider if own else "unknown"
 
     async def stream(
         self, request: PoolRequest

@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
-from aigc.artifact import Signature, TensorSpec, audio_files, image_files
+from aigc.artifact import Manifest, Signature, TensorSpec, audio_files, image_files
 from aigc.artifact.image_files import Provenance
+from aigc.artifact.manifest import Level
+from aigc.artifact.precision import Precision, PrecisionLoss, ReducedPrecision
 from aigc.artifact.recreate import check_columns, read_file
 
 PROVENANCE = Provenance(artifact="tiny@1", digest="ab", signature="sample", seed=7, index=0)
@@ -15,9 +18,30 @@ SOUND = TensorSpec(
     name="audio", kind="audio", dtype="float32", shape=(1, 8), range=(-1, 1), sample_rate_hz=8000
 )
 
+LEVELS: tuple[Level, ...] = ("bit", "uint8", "tolerance")
+
 
 def signature(*outputs: TensorSpec) -> Signature:
     return Signature(graph="sample.onnx", inputs=(), outputs=outputs)
+
+
+def manifest(output: TensorSpec, precision: ReducedPrecision | None = None) -> Manifest:
+    """A manifest, with a loss of 0.01 if it is of reduced precision."""
+    loss = PrecisionLoss(max_abs=0.01, mean_loss=0, uint8_mismatch=0, uint8_max=1, samples=1)
+    reduced = UNSET if precision is None else Precision(name=precision, loss={"sample": loss})
+    return Manifest(
+        name="tiny",
+        version="1",
+        family="gan",
+        model="fc_gan",
+        preset="mlp",
+        created="2026-01-01T00:00:00+00:00",
+        licence="MIT",
+        signatures={"sample": signature(output)},
+        reproducibility={},
+        parity={},
+        precision=reduced,
+    )
 
 
 def test_pixels_must_be_equal_whatever_the_level() -> None:
@@ -25,11 +49,11 @@ def test_pixels_must_be_equal_whatever_the_level() -> None:
     file = read_file(image_files.png(pixels, PROVENANCE))
     assert file.provenance == PROVENANCE
     assert file.output(signature(SOUND, IMAGE)) == IMAGE
-    same = file.compare(pixels[None], signature(IMAGE), "tolerance")
+    same = file.compare(pixels[None], manifest(IMAGE), "tolerance")
     assert (same.equal, same.describe()) == (True, "every pixel is equal")
-    near = file.compare(pixels[None] + np.uint8(1), signature(IMAGE), "tolerance")
+    near = file.compare(pixels[None] + np.uint8(1), manifest(IMAGE), "tolerance")
     assert (near.equal, near.describe()) == (False, "a pixel differs by 1 of 255 levels")
-    other = file.compare(pixels[None, :2], signature(IMAGE), "bit")
+    other = file.compare(pixels[None, :2], manifest(IMAGE), "bit")
     assert (other.equal, other.describe()) == (False, "its size differs")
 
 
@@ -38,11 +62,32 @@ def test_samples_may_differ_by_the_tolerance_of_the_artifact() -> None:
     file = read_file(audio_files.wav(samples, 8000, PROVENANCE))
     assert file.output(signature(IMAGE, SOUND)) == SOUND
     two = np.stack([samples[:4], samples[4:]])
-    assert file.compare(two, signature(SOUND), "bit").describe() == "every sample is equal"
-    near = [file.compare(two + np.int16(1), signature(SOUND), level) for level in ("bit", "uint8")]
+    assert file.compare(two, manifest(SOUND), "bit").describe() == "every sample is equal"
+    near = [file.compare(two + np.int16(1), manifest(SOUND), level) for level in ("bit", "uint8")]
     assert [one.equal for one in near] == [False, True]
     assert near[0].describe() == "a sample differs by 1 of 65534 levels"
     assert near[1].describe() == "every sample is within 1 of 65534 levels"
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8", "int8-conv"])
+def test_reduced_precision_may_differ_on_other_machines_as_references_may(
+    precision: ReducedPrecision,
+) -> None:
+    """Both machines may be off the references by 0.01 of a span of 2."""
+    pixels = np.full((4, 4, 1), 100, np.uint8)
+    samples = np.full((8, 1), 100, np.int16)
+    image = read_file(image_files.png(pixels, PROVENANCE))
+    sound = read_file(audio_files.wav(samples, 8000, PROVENANCE))
+    reduced = manifest(IMAGE, precision), manifest(SOUND, precision)
+    allowed = {level: image.compare(pixels[None], reduced[0], level).allowed for level in LEVELS}
+    sounds = {level: sound.compare(samples[None], reduced[1], level).allowed for level in LEVELS}
+    exact = precision == "int8"  # whose arithmetic is that of float32
+    assert allowed == {"bit": 0, "uint8": 0 if exact else 3, "tolerance": 0 if exact else 3}
+    assert sounds["bit"] == 0
+    assert sounds["tolerance"] == int(2 * (0.001 if exact else 0.011) * 32767) + 1
+    near = image.compare(pixels[None] + np.uint8(3), reduced[0], "tolerance")
+    assert near.equal is not exact
+    assert not image.compare(pixels[None] + np.uint8(4), reduced[0], "tolerance").equal
 
 
 def test_rejects_a_signature_without_such_an_output() -> None:

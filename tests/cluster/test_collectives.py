@@ -23,6 +23,8 @@ from aigc.training.run import Run, train_run
 from aigc.training.run_context import RunContext
 from cluster import collectives
 from cluster.collectives import ProcessGroup, SharedBatchNorm
+from tests.test_own_models import shown
+from tests.training import coupled_gan
 from tests.training.small_runs import BLURRED, differing, finish, float64, small, worst
 
 pytestmark = pytest.mark.process
@@ -80,6 +82,31 @@ def test_micro_batches_of_two_workers_equal_one(tmp_path: Path) -> None:
     two = together(tmp_path / "two", 2, _train, replace(config, micro_batch=3))
     assert worst(finish(config), two[0]) < 1e-9
     assert worst(two[1], two[0]) == 0
+
+
+def _train_own(paths: list[str]) -> list[dict[str, Tensor]]:
+    """States of each model at whole shares, in micro-batches, and with gradients in buckets."""
+    found = []
+    for path in paths:
+        for micro_batch, kind in ((0, ProcessGroup), (3, ProcessGroup), (3, _Overlapping)):
+            config = float64(path, samples=16 * 4, micro_batch=micro_batch)
+            state = TrainState(config)
+            train(config, state, data.load(config.data, config.model), group=kind())
+            found.append(checkpoint.tensors(state))
+    return found
+
+
+def test_losses_of_the_whole_batch_are_those_of_one_worker(tmp_path: Path) -> None:
+    """One worker has the sums with their graph; others know their values and slopes."""
+    paths = [str(shown(tmp_path) / "decorrelated.py"), coupled_gan.__file__]
+    two = together(tmp_path / "two", 2, _train_own, paths)
+    for number, path in enumerate(paths):
+        whole = finish(float64(path, samples=16 * 4))
+        parts = finish(float64(path, samples=16 * 4, micro_batch=5))
+        assert 0 < worst(whole, parts) < 1e-9
+        for kind in range(3 * number, 3 * number + 3):
+            assert 0 < worst(whole, two[0][kind]) < 1e-9
+            assert differing(two[0][kind], two[1][kind]) == []
 
 
 class _Overlapping(ProcessGroup):

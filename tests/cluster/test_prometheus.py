@@ -146,6 +146,7 @@ EXPECTED = {
     ("aigc_training_loss", "digits", "elbo"): 3.5,
     ("aigc_training_gradient_norm", "digits", "elbo"): 0.25,
     ("aigc_training_frechet_distance", "digits", ""): 17.5,
+    ("aigc_training_quality", "digits", ""): 17.5,
     ("aigc_training_quality_samples", "digits", ""): 320.0,
     ("aigc_training_workers", "digits", ""): 2.0,
 }
@@ -176,6 +177,18 @@ def test_metrics_hold_only_reported_values_and_pass_promtool() -> None:
             ["promtool", "check", "metrics"], input=text, capture_output=True, text=True
         )
         assert (lint.returncode, lint.stdout + lint.stderr) == (0, "")
+
+
+def test_quality_by_a_metric_of_ones_own_is_one_series_of_a_run() -> None:
+    metrics = Metrics("digits", 0)
+    for name, value in (("off-line", 2.5), ("off-line", 1.5), ("other", 3.0), ('"}\n', 4.0)):
+        metrics.observe(replace(REPORT, values={f"quality/{name}": value}))
+    with urllib.request.urlopen(metrics.url) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    metrics.close()
+    (quality,) = (family for family in families if family.name == "aigc_training_quality")
+    (sample,) = quality.samples
+    assert (sample.labels, sample.value) == ({"run": "digits", "metric": "off-line"}, 1.5)
 
 
 def test_workers_metric_is_0_while_the_run_waits() -> None:

@@ -14,18 +14,17 @@ from aigc import data
 from aigc.artifact import Artifact, Store
 from aigc.artifact.image_files import png, read_png, to_uint8
 from aigc.commands.evaluate import (
-    Metric,
-    Omitted,
     Options,
     command,
     draw,
     evaluate,
     evaluate_on,
-    real_data,
-    table,
     write_metrics,
 )
 from aigc.commands.export import export
+from aigc.commands.metrics_table import table
+from aigc.commands.real_data import real_data
+from aigc.metrics import Metric, Omitted
 from aigc.models import fc_vae
 from aigc.training.run import Run
 from tests.channels import OfChannels
@@ -285,6 +284,19 @@ def test_table_leaves_a_missing_floor_empty() -> None:
     assert "elbo/test   -90" in table("x", [Metric("elbo/test", -90.0, None, "higher")])
 
 
+def test_table_shows_every_metric_beside_float32() -> None:
+    metrics = [
+        Metric("frechet/x", 2.2, 1.0, "lower", float32=2.0),
+        Metric("coherence/image>text/exact", 0.5, 1.0, "higher", "weak", float32=0.6),
+        Metric("hits/4gram", 0.1, None, ""),
+    ]
+    head, *lines = table("x", metrics).splitlines()
+    assert head.split()[1:4] == ["value", "float32", "loss"]
+    assert lines[0].split() == ["frechet/x", "2.2", "2", "10.0%", "1", "lower"]
+    assert lines[1].split()[1:] == ["0.5", "0.6", "10.0%", "1", "higher", "weak"]
+    assert lines[2].split() == ["hits/4gram", "0.1"]
+
+
 def test_table_shows_conversions_as_a_matrix() -> None:
     metrics = [
         Metric("coherence/joint", 0.9, 1.0, "higher"),
@@ -342,6 +354,13 @@ def test_evaluate_compares_texts_with_ngrams(written: Path) -> None:
     assert metrics["valid"].value < metrics["valid/6gram"].value  # 3,200 samples train no VAE
     assert metrics["active_units"].value <= 4
     assert metrics["bits_per_char"].value > metrics["bits_per_char/6gram"].value
+
+
+def test_texts_of_a_source_of_one_s_own_are_evaluated_without_its_code(written: Path) -> None:
+    real = real_data(Artifact.open(written, verify=False))
+    names = [m.name for m in evaluate_on(trained_on(written, source="mine-1a2b"), real, 20, 0)]
+    assert "valid" not in names
+    assert "novel" in names
 
 
 def test_likelihood_of_texts_equals_the_model_s(written: Path) -> None:

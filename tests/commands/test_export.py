@@ -131,7 +131,8 @@ def test_presets_export_within_the_parity_budget(preset: str, exported: Exported
 def test_exported_inputs_carry_preprocessing(preset: str, exported: Exported) -> None:
     for signature in exported(preset)[1].signatures.values():
         for spec in signature.inputs:
-            assert spec.preprocessing == preprocessing.default_for(spec.kind)
+            default = preprocessing.default_for(spec.kind, free=spec.is_free)
+            assert spec.preprocessing == default
             given = spec.kind in ("image", "audio", "text")
             assert (spec.preprocessing is not msgspec.UNSET) == given
         assert all(spec.preprocessing is msgspec.UNSET for spec in signature.outputs)

@@ -53,6 +53,29 @@ def test_unavailable_metric_is_omitted_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
+    ("better", "float32", "value", "floor", "loss"),
+    [
+        ("lower", 2.0, 2.2, 1.0, 0.1),
+        ("lower", 2.0, 1.8, 1.0, -0.1),
+        ("higher", 0.02, 0.01, 0.5, 0.02),  # of what real data have: it is nothing
+        ("higher", -100.0, -110.0, None, 0.1),
+        ("real", 0.9, 1.2, 1.0, 0.1),
+        ("real", 0.9, 1.1, 1.0, 0.0),
+        ("real", 0.9, 1.1, None, None),
+        ("", 0.9, 1.1, 1.0, None),
+        ("lower", None, 1.1, 1.0, None),
+        ("lower", 0.0, 1.0, None, math.inf),
+        ("lower", 0.0, 0.0, None, 0.0),
+    ],
+)
+def test_quality_loss_by_hand(
+    better: str, float32: float | None, value: float, floor: float | None, loss: float | None
+) -> None:
+    metric = Metric("m", value, floor, better, float32=float32)
+    assert metric.quality_loss == (None if loss is None else pytest.approx(loss, abs=1e-12))
+
+
+@pytest.mark.parametrize(
     ("right", "rows", "says"),
     [
         (80, 100, ""),

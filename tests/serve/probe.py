@@ -1,6 +1,7 @@
 """A view into a replica of this process: the only place in which its tests know its insides."""
 
 from serve.hosting.models import HostedModel
+from serve.hosting.pool_client import PoolClient
 from serve.hosting.pool_worker import ModelReplica
 from serve.hosting.runner import LocalRunner
 
@@ -42,9 +43,13 @@ class Probe:
         if self._replica._loading is not None:
             await self._replica._loading
 
+    def pool(self, name: str) -> PoolClient:
+        """Client of another pool, of an ingress replica."""
+        return self._replica._pools[name]
+
     def outstanding(self, pool: str) -> int:
         """Samples that another pool has not answered yet."""
-        return self._replica._pools[pool].outstanding
+        return self.pool(pool).outstanding
 
     def count(self, name: str, **labels: str) -> float:
         """Sum of the series of this name that have these labels."""

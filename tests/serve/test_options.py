@@ -17,6 +17,7 @@ from serve.local import server
 from serve.options import ServeConfig, read_config
 from serve.settings import DEFAULT, Limits, document, parse
 from tests.ports import free_port
+from tests.serve.probe import Probe
 
 WHOLE = """
 host: 127.0.0.1
@@ -265,7 +266,9 @@ def test_a_provider_that_is_not_here_ends_the_start(
     assert "1 replica, 1 thread each, provider cpu (auto)." in banner
 
 
-def test_a_replica_is_told_its_share_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_is_told_its_share_of_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [*NAMES.values()])
     gpu = Gpu(name="NVIDIA H200", capability="9.0", total_bytes=1000)
     monkeypatch.setattr(pool_worker.gpu, "first_gpu", lambda: gpu)
@@ -280,3 +283,8 @@ def test_a_replica_is_told_its_share_of_the_gpu(monkeypatch: pytest.MonkeyPatch)
     assert told.max_batch == 8
     assert pool_worker._provider_options(parse({**options, "gpu_memory": 7})).gpu_memory == 7
     assert pool_worker._provider_options(parse({"provider": "cpu"})).gpu_memory is None
+    for provider, bound in (("cuda", 800), ("cpu", None)):
+        settings = parse({"provider": provider, "metrics_dir": str(tmp_path / provider)})
+        replica = pool_worker.ModelReplica(settings, "it")
+        assert Probe(replica).memory.gpu_limit_bytes == bound
+        replica.close()

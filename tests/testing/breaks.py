@@ -110,6 +110,22 @@ def with_sums(old: str, new: str) -> dict[str, str]:
     return {**SUMMED, "    def averaged": SUMS.replace(old, new)}
 
 
+COUPLED = f"{OBJECTIVE} + on_real.exp().mean() * batch['sum/real'].sin().sum()"
+LOSS_SUMS = """    def loss_sums(self, phase, batch, noise, shared):
+        return {"real": self.discriminator(batch[self.config.modality], shared[1])[0].sum(0)}
+
+    def averaged"""
+DRAWN = "label: Tensor | None, noise: BatchRNG"
+SUMMED_LOSS = {
+    "_discriminator_loss(batch[self.config.modality], fake.detach(), label, noise)": (
+        "_discriminator_loss(batch[self.config.modality], fake.detach(), label, noise, batch)"
+    ),
+    f"{DRAWN}\n": f"{DRAWN}, batch: Batch\n",
+    OBJECTIVE: COUPLED,
+    "    def averaged": LOSS_SUMS,
+}
+
+
 OF_EXPORTS = [
     Break("no sample", "signatures", GAN, {'{"sample": Export': '{"draw": Export'}, "no 'sample'"),
     Break(
@@ -265,6 +281,7 @@ HONEST = [
         preset="fc_vae:digits",
     ),
     Break("sums over the batch", "", GAN, SUMMED),
+    Break("sums in a loss", "", GAN, SUMMED_LOSS),
     Break("no histograms", "", GAN, {"def distributions": "def other_distributions"}),
 ]
 """Unusual, and no fault."""

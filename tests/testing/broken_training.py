@@ -1,6 +1,16 @@
 """Losses, sums over batches and training broken on purpose; see breaks.py."""
 
-from tests.testing.breaks import FC_GAN, GAN, OBJECTIVE, STORED, SUMMED, Break, with_sums
+from tests.testing.breaks import (
+    FC_GAN,
+    GAN,
+    LOSS_SUMS,
+    OBJECTIVE,
+    STORED,
+    SUMMED,
+    SUMMED_LOSS,
+    Break,
+    with_sums,
+)
 
 OF_LOSSES = [
     Break(
@@ -124,6 +134,13 @@ OF_LOSSES = [
         GAN,
         {OBJECTIVE: f"{OBJECTIVE} + on_real.std()"},
         "say batch_statistics = True",
+    ),
+    Break(
+        "a mean in place of the sum in a loss",
+        "mean_over_rows",
+        GAN,
+        {**SUMMED_LOSS, "    def averaged": LOSS_SUMS.replace(".sum(0)", ".mean(0)")},
+        r"'discriminator' .*loss_sums\(\), which must be sums over rows",
     ),
     Break(
         "a metric of a phase that is not due",

@@ -145,6 +145,47 @@ def test_a_package_must_be_what_the_run_was_begun_with(
     assert run.facts()["samples"] == 128
 
 
+def test_modules_that_a_packages_module_imports_must_be_those_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, layers = tmp_path / "site", "from . import names\nWIDTH = 8\n"
+    monkeypatch.syspath_prepend(site)
+    modules = {"layers": layers, "names": "", "others": ""}
+    install(site, "nested", "", points=f"from nested.layers import WIDTH\n{GAN}", **modules)
+    run = train("nested.points")
+    (entry,) = run.document()["code"].values()
+    assert list(entry["imports"]) == ["nested", "nested.layers", "nested.names"]
+    write(site / "nested", "changed", "others.py")
+    run.config()
+    for name, samples in (("names", 128), ("layers", 192)):
+        write(site / "nested", f"{modules[name]}# changed\n", f"{name}.py")
+        said = rf"nested\.{name}, which nested.points imports, (is not the one|has changed)"
+        with pytest.raises(ValueError, match=said):
+            run.load_state()
+        with pytest.raises(ValueError, match=said):
+            train("nested.points", "--resume", samples=samples)
+        train("nested.points", "--resume", "--code", "new", samples=samples)
+        run.config()
+    events = [entry for entry in run.history() if entry.get("event") == "config"]
+    assert events[0]["changed"]["code.nested.names"][0] == entry["imports"]["nested.names"]
+    assert "code.nested.layers" in events[1]["changed"]
+
+
+def test_runs_that_hashed_the_module_alone_still_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    monkeypatch.syspath_prepend(site)
+    install(site, "former", "", points=f"import former.layers\n{GAN}", layers="")
+    run = train("former.points")
+    document = run.document()
+    del document["code"]["former.points"]["imports"]
+    (run.folder / "config.json").write_text(json.dumps(document))
+    train("former.points", "--resume", samples=128)
+    (entry,) = run.document()["code"].values()
+    assert list(entry["imports"]) == ["former", "former.layers"]
+
+
 def test_a_run_on_an_object_store_brings_its_code(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

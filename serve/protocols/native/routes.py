@@ -16,11 +16,10 @@ import msgspec
 
 from aigc.artifact.manifest import Reproducibility, Signature
 from aigc.artifact.precision import Precision
-from aigc.artifact.providers import Provider
 from aigc.artifact.sampling_inputs import Arrays
 from serve import whole_numbers
 from serve.errors import HTTPError
-from serve.hosting.models import HostedModel
+from serve.hosting.models import HostedModel, KnownProvider
 from serve.http import (
     NO_STORE,
     Receive,
@@ -199,9 +198,9 @@ class ModelSummary(msgspec.Struct, kw_only=True):
     signatures: dict[str, Signature]
     reproducibility: dict[str, Reproducibility]
     """By signature, as measured by the replica that responded."""
-    provider: Provider
-    """Execution provider that runs it; auto in another pool that leaves the choice to its
-    replicas."""
+    provider: KnownProvider
+    """Execution provider that runs it, as the last replica that answered reported it; unknown in
+    another pool of provider auto, until one has started."""
     metrics: dict[str, float]
     precision: Precision | msgspec.UnsetType = msgspec.UNSET
     """Precision of graphs below float32, and its cost; absent for float32."""

@@ -53,7 +53,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     made_here: bool
     """True if the recreated file is equal: every pixel, or every sample of a sound within the
-    tolerance of the artifact."""
+    tolerance of the artifact. Pixels of reduced precision may differ as its references may."""
     reason: Reason
     """Stable, for programs."""
     message: str
@@ -145,7 +145,7 @@ class VerificationApi:
         def compare() -> Comparison:
             image = output.kind == "image"
             samples = outputs[PIXELS] if image else audio_responses.clips(output, outputs)
-            return file.compare(samples, runner.spec, runner.level)
+            return file.compare(samples, runner.artifact.manifest, runner.level)
 
         values = max(provenance.n * runner.values_per_sample, MAX_PIXELS)
         return _compared(file, provenance, await self._sampler.encode(context, values, compare))

@@ -8,11 +8,13 @@ from serve.hosting.desired_models import (
     DesiredModels,
     DesiredModelsStore,
 )
+from serve.hosting.models import KnownProvider
 from serve.hosting.pool_client import (
     PoolRefusal,
     PoolRequest,
     PoolResult,
     ReplicaLostError,
+    UnreachedError,
 )
 from serve.hosting.pool_worker import ModelReplica
 from serve.ingress import IngressReplica
@@ -28,6 +30,7 @@ class Beside:
         """Instead of the worker's, for the next works."""
         self.streamed = 0
         """Parts of the last stream."""
+        self.started = True
         self.dies_after: int | None = None
         """Such a part, of the next stream."""
 
@@ -52,6 +55,11 @@ class Beside:
 
     async def prove(self, uri: str) -> str:
         return await self.worker.refusal(uri)
+
+    async def provider(self) -> KnownProvider:
+        if not self.started:
+            raise UnreachedError
+        return self.worker.provider
 
 
 class Cluster:

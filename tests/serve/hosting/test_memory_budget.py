@@ -74,6 +74,21 @@ def test_weights_that_cannot_fit_are_not_read(process: Process) -> None:
     assert "the process 100.0 MiB, a@1's weights 150.0 MiB, a@1's reading them 150.0" in message
 
 
+def test_graphs_of_all_artifacts_share_the_memory_of_the_gpu(process: Process) -> None:
+    memory = MemoryBudget(limit_bytes=1000 * MIB, gpu_limit_bytes=100 * MIB, resident=process)
+    for name in ("a@1", "b@1"):
+        allocation = memory.load(name, 0)
+        memory.claim_gpu(allocation, 40 * MIB)
+        memory.keep(allocation)
+    third = memory.load("c@1", 0)
+    says = r"c@1 does not fit on the GPU: .* at least 110\.0 MiB there and may take 100\.0 MiB"
+    with pytest.raises(MemoryLimitError, match=says + r" \(a@1 40\.0 MiB, b@1 40\.0 MiB, c@1 30"):
+        memory.claim_gpu(third, 30 * MIB)
+    memory.keep_only({"b@1"})
+    memory.claim_gpu(third, 30 * MIB)
+    MemoryBudget(limit_bytes=1000 * MIB, resident=process).claim_gpu(third, 1 << 40)  # no GPU
+
+
 def test_the_batch_that_would_not_fit_is_never_run(process: Process) -> None:
     memory = MemoryBudget(limit_bytes=1000 * MIB, resident=process)
     loaded(memory, process, "a@1", 100 * MIB, MIB)
@@ -105,6 +120,26 @@ def test_real_artifacts_are_measured_and_refused(store: Path, metrics_dir: Path)
     assert set(ample.memory.allocations) == {one.id for one in hosted.all}
     with pytest.raises(MemoryLimitError, match="tiny@1 does not fit: with it a replica would hold"):
         HostedModels.open([f"{store}/tiny@1"], loader(resident_bytes()))
+
+
+def test_artifacts_beyond_the_gpu_of_a_replica_fail_the_start(
+    store: Path, metrics_dir: Path
+) -> None:
+    def opened(gpu_bytes: int | None) -> HostedModels:
+        loader = ModelLoader(
+            threads=1,
+            max_batch=2,
+            memory=MemoryBudget(limit_bytes=8 << 30, gpu_limit_bytes=gpu_bytes),
+            metrics=Metrics(),
+            batcher=Batcher(max_queue=1),
+        )
+        return HostedModels.open([f"{store}/tiny@1", f"{store}/tiny@2"], loader)
+
+    files = Artifact.open(f"{store}/tiny@1", verify=False).manifest.files
+    graph = sum(file.bytes for name, file in files.items() if name.endswith(".onnx"))
+    assert len(opened(2 * graph + 100).all) == 2
+    with pytest.raises(MemoryLimitError, match=r"tiny@2 does not fit on the GPU: .*gpu_memory"):
+        opened(2 * graph - 100)
 
 
 def test_what_does_not_fit_fails_the_start_and_later_leaves_what_is_served(

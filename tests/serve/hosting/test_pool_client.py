@@ -20,6 +20,7 @@ from aigc.artifact import Artifact, ArtifactError, Store
 from serve.hosting.desired_models import DesiredModels, DesiredModelsStore
 from serve.hosting.pool_client import (
     ATTEMPTS,
+    PoolClient,
     PoolRefusal,
     PoolRequest,
     PoolResult,
@@ -327,10 +328,31 @@ def test_verification_and_descriptions_are_the_same(both: Both) -> None:
     assert judged[1].json()["reason"] == "equal"
     for path in ("/v1/models", "/v1/models/tiny", "/v2/models/tiny/versions/1", "/openapi.json"):
         here, there = both.local.get(path).json(), both.remote.get(path).json()
-        if path == "/v1/models":  # replicas of another pool choose, and this one says so
-            assert [model.pop("provider") for model in here["data"]] == ["cpu", "cpu"]
-            assert [model.pop("provider") for model in there["data"]] == ["auto", "cpu"]
         assert here == there, path
+
+
+def test_provider_of_another_pool_is_unknown_until_a_replica_reports_it(both: Both) -> None:
+    def shown() -> list[str]:
+        return [model["provider"] for model in both.remote.get("/v1/models").json()["data"]]
+
+    pool = Probe(both.remote.replica).pool("large")
+    both.beside.started, pool.provider = False, "unknown"
+    both.run(both.remote.replica.tend())
+    assert shown() == ["unknown", "cpu"]
+    both.beside.started = True
+    both.run(both.remote.replica.tend())
+    assert shown() == ["cpu", "cpu"]
+    pool.provider = "unknown"
+    assert both.remote.request("POST", "/v1/samples", **body()).status_code == 200
+    assert pool.provider == "cpu"  # every answer says it
+
+
+def test_sleeping_pool_is_not_woken_to_tell_its_provider(both: Both) -> None:
+    pool = PoolClient("large", both.beside, limits=LIMITS, max_outstanding=9, may_sleep=True)
+    both.run(pool.learn_provider())
+    assert pool.provider == "unknown"
+    fixed = PoolClient("large", both.beside, limits=LIMITS, max_outstanding=9, provider="cuda")
+    assert fixed.provider == "cuda"
 
 
 def test_grpc_answers_the_same_from_another_pool(both: Both) -> None:

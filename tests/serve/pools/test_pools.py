@@ -69,7 +69,9 @@ def test_both_pools_return_the_samples_of_their_artifacts(
         ).json()
         assert inferred["outputs"][0]["data"] == pixels.reshape(-1).tolist()
     assert len(replicas) == 2
-    ids = [model["id"] for model in httpx.get(f"{pools.url}/v1/models").json()["data"]]
+    models = httpx.get(f"{pools.url}/v1/models").json()["data"]
+    assert {model["provider"] for model in models} == {"cpu"}
+    ids = [model["id"] for model in models]
     assert ids == sorted(ids)
     assert {"other@1", "tiny@1", "words@1"} <= set(ids)
 

@@ -1,10 +1,13 @@
 """Configuration of a training run: frozen dataclasses, JSON, and the flags of `aigc train`."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
+
+from aigc.config.schedule import Scheduled, values
 
 Modality = Literal["image", "audio", "vector", "text", "paired"]
 _MODALITIES: dict[int, Modality] = {1: "vector", 2: "audio", 3: "image"}
@@ -21,21 +24,48 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_values(name: str, number: Scheduled, low: float, high: float = math.inf) -> None:
+    """Raise ValueError that begins with `name` unless a number is in [low, high) all the time."""
+    try:
+        inside = all(low <= value < high for value in values(number))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    bounds = f"in [{low:g}, {high:g})" if high < math.inf else f">= {low:g}"
+    require(inside, f"{name} must be {bounds}, got {number}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
+    """An optimizer of torch.optim and its numbers."""
 
-    learning_rate: float = 1e-3
-    """Step size."""
-    betas: tuple[float, float] = (0.5, 0.99)
-    """Decay rates of the first and second moment."""
+    name: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    """adam (Kingma & Ba 2015, arXiv:1412.6980), adamw with decoupled weight decay (Loshchilov &
+    Hutter 2019, arXiv:1711.05101), sgd, or rmsprop."""
+    learning_rate: Scheduled = 1e-3
+    """Step size; a number, or points such as '0:0 2000:1e-3 100%:0:cosine'."""
+    betas: tuple[Scheduled, Scheduled] = (0.5, 0.99)
+    """Decay rates of the first and second moment. sgd takes the first as momentum and has no
+    other, rmsprop the first as momentum and the second as its smoothing constant alpha."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment; sgd has none."""
+    weight_decay: float = 0.0
+    """Decay of the weights, per step and relative to the learning rate in adamw, else as an L2 term
+    of the gradient."""
+    clip_norm: float = 0.0
+    """Largest norm of a step's gradient over all parameters; larger ones are scaled down to it. 0
+    clips nothing."""
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}")
+        require_values("learning_rate", self.learning_rate, -math.inf)
+        rates = values(self.learning_rate)  # a schedule may begin or end with 0
         require(
-            all(0 <= beta < 1 for beta in self.betas),
-            f"betas must be in [0, 1), got {self.betas}",
+            min(rates) >= 0 < max(rates), f"learning_rate must be > 0, got {self.learning_rate}"
         )
+        for beta in self.betas:
+            require_values("betas", beta, 0, 1)
+        require(self.epsilon > 0, f"epsilon must be > 0, got {self.epsilon}")
+        require(self.weight_decay >= 0, f"weight_decay must be >= 0, got {self.weight_decay}")
+        require(self.clip_norm >= 0, f"clip_norm must be >= 0, got {self.clip_norm}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +171,9 @@ class TrainConfig:
     """Length of the run."""
     batch: int = 64
     """Global batch size; each worker takes its slice of it."""
-    ema_half_life: int = 44_000
-    """Half-life of the weight average that is exported, in samples; 0 switches it off."""
+    ema_half_life: int | str = 44_000
+    """Half-life of the weight average that is exported, in samples, a number or points such as
+    '0:0 100k:44k'; 0 switches it off."""
     ema_warmup: float = 0.05
     """The half-life is at most this share of the samples seen, so that early weights fade."""
     report_interval: int = 6_400
@@ -191,7 +222,8 @@ class TrainConfig:
             f"threads must be in [0, {MAX_THREADS}], got {self.threads}",
         )
         require(self.keep_checkpoints > 0, f"keep_checkpoints must be > 0: {self.keep_checkpoints}")
-        for name in (*_INTERVALS, "ema_half_life"):
+        require_values("ema_half_life", self.ema_half_life, 0)
+        for name in _INTERVALS:
             value = getattr(self, name)
             require(value >= 0, f"{name} must be >= 0 samples, got {value}")
         require(self.micro_batch >= 0, f"micro_batch must be >= 0, got {self.micro_batch}")
