@@ -29,6 +29,7 @@ class RequestContext:
         self._body_reader = body_reader
         self._in_flight = in_flight
         self._held_bytes = 0
+        self._part_bytes = 0
         self.request_id = request_id
         """Request ID for the log."""
         self.metrics = metrics
@@ -58,6 +59,24 @@ class RequestContext:
     def hold(self, num_bytes: int) -> None:
         """Count bytes before they are kept. Raises HTTPError 413, 429 or 503."""
         self._held_bytes += self._in_flight.hold(self.key, num_bytes)
+
+    def hold_parts(self, num_bytes: int, described: str) -> None:
+        """Count all bytes of samples that are made of tiles or chunks, before any are allocated.
+
+        Called again, it counts what was not counted yet. `described`: the samples, for the error of
+        more than ever fit. Raises HTTPError 400, 429 or 503.
+        """
+        most, more = self._in_flight.share, num_bytes - self._part_bytes
+        if self._held_bytes + more > most:
+            message = (
+                f"{described} take {num_bytes:,} bytes of memory with all parts; at most"
+                f" {most:,} are allowed for one request, half of limits.max_inflight_bytes: ask for"
+                " fewer or smaller ones, or have it raised"
+            )
+            raise HTTPError(400, "size_out_of_range", message, param="sizes")
+        if more > 0:
+            self.hold(more)
+            self._part_bytes = num_bytes
 
     def leave(self, answered: bool) -> None:
         """Settle the charge and release the held bytes at the end of the request."""

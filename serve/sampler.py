@@ -10,6 +10,7 @@ more. Errors are HTTPErrors with a stable code, which it may put into another sh
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc.artifact.axes import label as label_of
 from aigc.artifact.sampling_inputs import Arrays
 from serve.access.access_control import AccessControl, RawHeaders
 from serve.access.api_keys import Key
@@ -54,7 +56,7 @@ from serve.sampling_request import (
     resolve_label,
 )
 from serve.settings import MAX_SEED, Limits
-from serve.tiled_samples import run_chunks, submit_tiled
+from serve.tiled_samples import num_bytes, run_chunks, submit_tiled
 
 ENCODE_INLINE_VALUES = 1 << 15
 """Responses of fewer values are encoded on the event loop; a thread would cost more than it frees.
@@ -72,6 +74,9 @@ MAX_READING = 64
 WATCH_AFTER_S = 0.05
 """Time after which a waiting request is watched for its client hanging up, which drops its samples.
 Few requests take that long; watching every request would make small ones 5 % slower."""
+
+ROUNDING = 1e-9
+"""Excess over a whole number of samples that is an error of floats, and free."""
 
 T = TypeVar("T")
 
@@ -264,7 +269,7 @@ class Sampler:
         """
         runner = request.runner
         row = None if inputs is None else self._complete(runner, inputs)
-        await self.charge(1, runner, context)
+        await self.charge_sizes([(1, runner)], context, whole=False)
         chunks = run_chunks(
             runner,
             request.params,
@@ -374,23 +379,55 @@ class Sampler:
                 watch.stop()
 
     async def charge(self, n: int, runner: SignatureRunner | None, context: RequestContext) -> None:
-        """Charge the key so that `n` samples of the request are paid, by the number of their tiles.
+        """charge_sizes() of `n` samples of one size; None for samples of no runner."""
+        await self.charge_sizes([(n, runner)], context)
 
-        Raises HTTPError 400 or 429.
+    async def charge_sizes(
+        self,
+        parts: Sequence[tuple[int, SignatureRunner | None]],
+        context: RequestContext,
+        *,
+        whole: bool = True,
+    ) -> None:
+        """Charge the key so that `n` samples of each runner are paid, after hold_parts().
 
-        run() and infer() charge for their own samples. A caller that runs a request in parts
-        charges for all of them first; then the parts cost nothing more. Refunded if the request
-        ends in an error before any sample ran.
+        A sample costs what its size does beside the default one, the tiles of which it is made
+        included. Raises HTTPError 400, 429 or 503.
+
+        run() and infer() charge for their own samples. A caller
+        that runs a request in parts charges for all of them first; then the parts cost nothing
+        more. Refunded if the request ends in an error before any sample ran.
         """
-        context.num_samples = context.num_samples or n
+        context.num_samples = context.num_samples or sum(n for n, _ in parts)
+        self.hold_parts(parts, context, whole=whole)
+        cost = sum(n * (runner.cost if runner is not None else 1) for n, runner in parts)
         try:
-            await context.access.pay(n * (runner.num_tiles if runner is not None else 1))
+            await context.access.pay(math.ceil(cost - ROUNDING))
         except HTTPError as error:
             if error.status == 429:
-                if runner is not None:
-                    runner.metrics.shed(n, "budget")
-                self._key_metrics(context).refused.inc(n)
+                for n, runner in parts:
+                    if runner is not None:
+                        runner.metrics.shed(n, "budget")
+                    self._key_metrics(context).refused.inc(n)
             raise
+
+    def hold_parts(
+        self,
+        parts: Sequence[tuple[int, SignatureRunner | None]],
+        context: RequestContext,
+        *,
+        whole: bool = True,
+    ) -> None:
+        """Count the memory of `n` samples of each runner that are made of tiles or chunks.
+
+        `whole`: False for no more than their inputs. Raises HTTPError 400, 429 or 503.
+        """
+        held = [(n, r, r.tiling.sizes) for n, r in parts if r is not None and r.tiling is not None]
+        if held:
+            sizes = "; ".join(f"{n} of {label_of(sizes)}" for n, _, sizes in held)
+            total = sum(num_bytes(runner, n, whole) for n, runner, _ in held)
+            made_of = held[0][1].part_name
+            context.hold_parts(total, f"samples made of {made_of}s, {sizes[:200]},")
 
     async def read(
         self,

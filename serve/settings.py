@@ -33,7 +33,7 @@ THREADS = {"throughput": 1, "latency": 2}
 MAX_THREADS = 1024
 """Upper bound of `threads`: more than the processors of any machine."""
 
-MIN_INFLIGHT_BYTES = 1 << 27
+MIN_INFLIGHT_BYTES = 1 << 28
 """Smallest default for the bytes of requests that a replica may hold."""
 
 T = TypeVar("T")
@@ -49,8 +49,9 @@ class Limits:
     """Most bytes of binary tensors after the JSON of a request; more is answered with 413."""
     max_inflight_bytes: int | None = None
     """Most bytes of requests that a replica holds at a time, each from the first byte of its body
-    to the end of its answer. One key may hold half of them; beyond, requests are answered with 429
-    or 503. If absent, four times the largest request, and at least 128 MiB."""
+    to the end of its answer; images made of tiles and sounds made of chunks are part of them. One
+    key may hold half of them; beyond, requests are answered with 429 or 503, and 400 where one
+    alone takes more. If absent, four times the largest request, and at least 256 MiB."""
     max_body_seconds: int = 30
     """Longest that a request's body may take to arrive; slower requests are answered with 408."""
     max_n: int = 1024

@@ -148,6 +148,23 @@ def max_places(limits: Limits, runner: SignatureRunner, spec: TensorSpec) -> int
     return min(user_inputs.MAX_PIXELS, max(fits, largest))
 
 
+def num_bytes(runner: SignatureRunner, n: int, whole: bool) -> int:
+    """Bytes of n samples while they are made of tiles or chunks: inputs and outputs of the whole
+    and of all parts; without `whole` its inputs alone. 0 for samples that one run makes."""
+    tiling = runner.tiling
+    if tiling is None:
+        return 0
+    image = runner.image.num_values if runner.image is not None else 0
+    outputs = 4 * (runner.values_per_sample - image) + image  # images are uint8 pixels
+    inputs = 4 * sum(spec.num_values for spec in runner.spec.inputs)
+    if not whole:
+        return n * inputs
+    # A tile has as many inputs and outputs for each place as the whole.
+    places = prod(tiling.tile_sizes.values()) / prod(tiling.sizes.values())
+    copies = 2 if n > 1 else 1  # samples of several are put together
+    return n * int((inputs + outputs) * (1 + len(tiling) * places) + (copies - 1) * outputs)
+
+
 def with_pixels(runner: SignatureRunner, shapes: Shapes) -> dict[str, Shape]:
     """Shapes of what a runner gives: those of the outputs, and of the image as pixels."""
     if runner.image is None:

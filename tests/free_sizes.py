@@ -1,5 +1,5 @@
-"""An artifact with free axes, made without torch: a convolutional generator, an upscaler that
-somebody else might have made, and a generator of sounds of any length."""
+"""Artifacts with free axes, made without torch: a convolutional generator, an upscaler that
+somebody else might have made, a generator of sounds of any length; and upscalers with tiles."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from aigc.artifact.axes import free_positions as free
 from aigc.artifact.preprocessing import default_for
 from aigc.artifact.references import reference_file
 from aigc.artifact.runtime import ort
+from aigc.artifact.sampling_inputs import channels
+from aigc.sealing import seal
+from tests.sealing.upscalers import upscaler
 from tests.serve.artifacts import LABEL, publish_sealed, write_graph
 
 SIDE = {"h": Axis(min=2, max=12, default=4), "w": Axis(min=2, max=12, default=6)}
@@ -120,3 +123,25 @@ def _refer(folder: Path, called: str, sizes: dict[str, int]) -> None:
 
 def noise(shape: tuple[int, ...], named: Shape) -> Any:
     return latents.normal(0, range(3), shape, free=free(named))
+
+
+def seal_tiled(folder: Path) -> str:
+    """Signatures `enlarge` of an image and `sample` of noise, both made of tiles where larger."""
+    axes = {
+        "height": Axis(min=4, max=16, multiple=2, default=8),
+        "width": Axis(min=4, max=14, default=8),
+    }
+    taken = {
+        "enlarge": _spec("lr", "image", 1, "height", "width", range=(0, 1)),
+        "sample": _spec("z", "latent", 2, "height", "width"),
+    }
+    large = _spec("hr", "image", 1, "2*height", "2*width", range=(0, 1))
+    signatures = {
+        name: Signature(graph=f"{name}.onnx", inputs=(one,), outputs=(large,), axes=axes)
+        for name, one in taken.items()
+    }
+    graphs = {
+        name: upscaler(folder / f"{name}.onnx", 2, taken=(one.name, channels(one)))
+        for name, one in taken.items()
+    }
+    return seal(graphs, name="up", store=folder / "store", signatures=signatures, tile=True)

@@ -1,5 +1,7 @@
-"""Files of docs/own-models.md, from an installed wheel to samples over HTTP; sums of a batch."""
+"""Files of docs/own-models.md and a foreign graph, from an installed wheel to samples over HTTP;
+sums of a batch."""
 
+import base64
 import os
 import re
 import shlex
@@ -7,24 +9,28 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor
 
 from aigc import data, models
-from aigc.artifact.image_files import read_png
+from aigc.artifact.image_files import png, read_png, to_uint8
 from aigc.testing import check_model
 from aigc.testing.model_contract import CONTRACT
 from aigc.training import checkpoint
 from aigc.training.loop import NonFiniteLoss, TrainState, train
 from aigc.training.run import Run
 from tests.ports import free_port
+from tests.sealing.upscalers import upscaler
 from tests.training.small_runs import worst
 
 ROOT = Path(__file__).parent.parent
@@ -88,6 +94,20 @@ class Installed:
         assert process.returncode == 0, f"{command}: {err}"
         return (out.splitlines() or [""])[-1]
 
+    @contextmanager
+    def serving(self, command: str) -> Iterator[str]:
+        """URL of what `aigc serve` of a page serves, on a free port."""
+        command = command.replace("8000", str(free_port())).removesuffix("&")
+        server = self.start(f"{command} --metrics-port 0")
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            assert url, server.communicate()[1]
+            yield url
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
@@ -107,44 +127,68 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(site, shown(folder / "own"))
 
 
-@pytest.mark.cluster
-@pytest.mark.timeout(900)
-def test_files_of_the_page_go_from_a_wheel_to_samples_over_http(installed: Installed) -> None:
+@pytest.fixture(scope="module")
+def served(installed: Installed) -> Iterator[str]:
+    """URL of a server of the page's models, by the page's commands, and of a foreign upscaler.
+
+    Nothing but the store is left of what they were made from.
+    """
     asked = installed.run(f"{sys.executable} -c 'import aigc; print(aigc.__file__)'")
     assert asked == str(installed.site / "aigc" / "__init__.py")
+    upscaler(installed.folder / "up.onnx", layers=2)
+    shutil.copy(installed.folder / "up.onnx", installed.site.parent)
+    for command in (
+        "aigc import up.onnx --name up --range 0..1 --tile --axis height=4..16:2 width=4..14",
+        "aigc verify artifacts/up",
+    ):
+        assert Path(installed.run(command)) == Path("artifacts/up/1")
     commands = [line.replace("--samples 1280", "--samples 192") for line in road()]
-    trains, rest = commands[:2], commands[2:]
+    trains, exports, serve = commands[:2], commands[2:4], commands[4]
     assert all("--workers 2" in command for command in trains)
     for command in trains:
         installed.run(f"{command} --precision float64 --threads 1")
     alone = trains[1].replace("--workers 2", "--workers 0").replace("--name codebook", "--name one")
     installed.run(f"{alone} --precision float64 --threads 1")
+    for name in (*FILES, "up.onnx"):
+        (installed.folder / name).unlink()
+    for command in exports:
+        installed.run(command)
+    with installed.serving(serve.replace("artifacts/resgan", "artifacts/resgan artifacts/up")) as u:
+        yield u
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_files_of_the_page_go_from_a_wheel_to_samples_over_http(
+    installed: Installed, served: str
+) -> None:
     runs = [Run(installed.folder / "runs" / name) for name in ("one", "codebook")]
     one, two = (checkpoint.tensors(run.load_state()) for run in runs)
     assert 0 < worst(one, two) < 1e-9
-    for name in FILES:
-        (installed.folder / name).unlink()
-    exports, (serve, *asks) = rest[:2], rest[2:]
-    for command in exports:
-        installed.run(command)
-    port = str(free_port())
-    server = installed.start(serve.replace("8000", port).removesuffix("&") + "--metrics-port 0")
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().strip()
-        assert url, server.communicate()[1]
-        for command in asks:
-            installed.run(command.replace("8000", port))
-        sample = {"model": "resgan", "n": 2, "label": 0, "seed": 1, "format": "json"}
-        assert len(httpx.post(f"{url}/v1/samples", json=sample, timeout=60).json()["samples"]) == 2
-    finally:
-        server.terminate()
-        server.communicate(timeout=60)
+    for command in road()[5:]:
+        installed.run(command.replace("http://127.0.0.1:8000", served))
+    sample = {"model": "resgan", "n": 2, "label": 0, "seed": 1, "format": "json"}
+    assert len(httpx.post(f"{served}/v1/samples", json=sample, timeout=60).json()["samples"]) == 2
     for name, artifact in {"codes": "codebook@1", "squares": "resgan@1"}.items():
         pixels, provenance = read_png((installed.folder / f"{name}.png").read_bytes())
         assert pixels.shape == (70, 70, 1)  # four by four, with margins
         assert provenance is not None
         assert (provenance.artifact, provenance.n) == (artifact, 16)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_foreign_upscaler_goes_from_a_wheel_to_tiles_over_http_equal_to_the_whole(
+    installed: Installed, served: str
+) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (40, 33, 1), np.uint8)
+    lr = levels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+    whole = onnxruntime.InferenceSession(installed.site.parent / "up.onnx").run(None, {"lr": lr})
+    inputs = {"lr": base64.b64encode(png(levels)).decode()}
+    body = {"model": "up", "inputs": inputs, "format": "png"}
+    answer = httpx.post(f"{served}/v1/samples", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert np.array_equal(read_png(answer.content)[0], to_uint8(whole[0], 0, 1)[0])
 
 
 @pytest.mark.process

@@ -119,10 +119,10 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
 
 
-def check_length(data: bytes, to_hz: int, most: int) -> None:
-    """Raise ValueError for a sound of more than `most` samples per channel at a rate.
+def length_at(data: bytes, to_hz: int, most: int) -> int:
+    """Samples per channel of a sound at a rate, counted before any is decoded.
 
-    They are counted before any is decoded. Raises ValueError for what cannot be read, too.
+    Raises ValueError for more than `most`, and for what cannot be read.
     """
     if data[:4] == b"fLaC":
         with _flac_file(data) as file:
@@ -134,6 +134,7 @@ def check_length(data: bytes, to_hz: int, most: int) -> None:
         raise ValueError(
             f"its {n / rate_hz:.3g} s are too long; at most {most / to_hz:.3g} s are taken"
         )
+    return -(-n * to_hz // rate_hz)
 
 
 def _read_wav(data: bytes, max_samples: int, overload: Literal["scaled", "clipped"]) -> Sound:

@@ -7,6 +7,7 @@ that is called 1, `index:1` the class whose number is 1. A class that is itself 
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from aigc.suggest import did_you_mean
 
@@ -22,12 +23,11 @@ def class_index(text: str, classes: Sequence[str], num_classes: int) -> int:
     Raises ValueError with the nearest names for a text that names none, and with both readings for
     one that may mean two.
     """
-    if text in classes:
-        named = [i for i, name in enumerate(classes) if name == text]
+    if exact := _tables(tuple(classes))[0].get(text):
         number = _number(text, num_classes)
-        others = {*named, *([] if number is None else [number])}
+        others = {*exact, *([] if number is None else [number])}
         if len(others) == 1:
-            return named[0]
+            return exact[0]
         raise ValueError(_ambiguous(text, sorted(others), classes))
     kind, colon, rest = text.partition(":")
     if colon and kind == "name":
@@ -54,23 +54,44 @@ def _number(text: str, num_classes: int) -> int | None:
 
 def _by_name(text: str, classes: Sequence[str]) -> int:
     """The class of that name, exactly or in any case. Raises ValueError."""
-    for equal in (
-        [i for i, name in enumerate(classes) if name == text],
-        [i for i, name in enumerate(classes) if name.casefold() == text.casefold()],
-    ):
-        if len(equal) == 1:
-            return equal[0]
-        if equal:
-            raise ValueError(_ambiguous(text, equal, classes))
-    shown = text[:MAX_SHOWN]
+    equal = named(text, classes)
+    if len(equal) == 1:
+        return equal[0]
+    if equal:
+        raise ValueError(_ambiguous(text, equal, classes))
     if not classes:
+        shown = text[:MAX_SHOWN]
         raise ValueError(f"label must be a number, as the classes have no names, got {shown!r}")
+    raise ValueError(f"label must be a class by name or number, {got(text, classes)}")
+
+
+def named(text: str, classes: Sequence[str]) -> tuple[int, ...]:
+    """The classes that are called so: exactly, or if there is none, in any case."""
+    exact, folded = _tables(tuple(classes))
+    return exact.get(text) or folded.get(text.casefold(), ())
+
+
+def got(text: str, classes: Sequence[str]) -> str:
+    """End of a message about a text that names no class: the nearest names, and the first ones."""
+    shown = text[:MAX_SHOWN]
     hint = did_you_mean(shown, classes, most=3, ignore_case=True) or ";"
     more = f" and {len(classes) - MAX_NAMED} more" if len(classes) > MAX_NAMED else ""
-    raise ValueError(
-        f"label must be a class by name or number, got {shown!r}{hint} there are"
-        f" {', '.join(name[:MAX_SHOWN] for name in classes[:MAX_NAMED])}{more}"
-    )
+    names = ", ".join(name[:MAX_SHOWN] for name in classes[:MAX_NAMED])
+    return f"got {shown!r}{hint} there are {names}{more}"
+
+
+_Table = dict[str, tuple[int, ...]]
+
+
+@lru_cache(maxsize=256)
+def _tables(classes: tuple[str, ...]) -> tuple[_Table, _Table]:
+    """Classes by their names as they are, and without case."""
+    exact: _Table = {}
+    folded: _Table = {}
+    for i, name in enumerate(classes):
+        exact[name] = (*exact.get(name, ()), i)
+        folded[name.casefold()] = (*folded.get(name.casefold(), ()), i)
+    return exact, folded
 
 
 def _ambiguous(text: str, candidates: Sequence[int], classes: Sequence[str]) -> str:

@@ -86,17 +86,17 @@ def _sound(spec: TensorSpec, value: UserInput, together: int, axes: Axes) -> NDA
     return clips.row(_bytes(value), spec.shape, spec.sample_rate_hz, reading, most, axes)
 
 
-def check_size(spec: TensorSpec, data: bytes, most: int) -> None:
-    """Raise ValueError for an image of more pixels, or a sound of more samples per channel.
+def num_places(spec: TensorSpec, data: bytes, most: int) -> int:
+    """Pixels of an image, or samples per channel of a sound, that is not decoded yet.
 
-    They are counted before the file is decoded.
+    Raises ValueError for more than `most`.
     """
     try:
         if spec.kind == "audio":
-            audio_files.check_length(data, spec.sample_rate_hz, most)
-            return
+            return audio_files.length_at(data, spec.sample_rate_hz, most)
         with image_files.decoding(data, picture.FORMATS):
-            image_files.opened(data, picture.FORMATS, most, animated=True)
+            image = image_files.opened(data, picture.FORMATS, most, animated=True)
+            return image.width * image.height
     except ValueError as error:
         raise ValueError(f"{spec.kind} {spec.name!r} cannot be read: {error}") from None
 

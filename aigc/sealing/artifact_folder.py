@@ -20,7 +20,7 @@ from aigc.artifact.precision import Precision
 from aigc.artifact.references import reference_file
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.sealing.chunk_proof import proven_chunk
-from aigc.sealing.example_inputs import at_most, example, proved_sizes
+from aigc.sealing.example_inputs import at_most, example, proved_sizes, tiled_sizes
 from aigc.sealing.graph_runner import run_in_batches, runner
 from aigc.sealing.parity import PARITY_SAMPLES, PARITY_TEXTS, prove_at_sizes
 from aigc.sealing.precision import Reduction, reduce_graphs
@@ -78,7 +78,7 @@ def seal_graphs(
         if name in chunked:
             signatures[name] = replace(signature, chunk=proven_chunk(name, signature, run(1)))
         reproducibility[name] = measure_at_sizes(signature, run, most[name])
-        _write_references(folder, name, signature, run(1))
+        _write_references(folder, name, signatures[name], run(1))
     manifest = replace(
         manifest,
         signatures=signatures,
@@ -118,18 +118,26 @@ def _runner(
 def _write_references(
     folder: Path, name: str, signature: Signature, run: autoregressive.Run
 ) -> None:
-    """Write references of the default sizes, and a few of others, unless they are too large."""
+    """Write references of the default sizes, and a few of others, unless they are too large.
+
+    Those beyond the bounds of the axes are made of tiles or chunks, as a replica makes them.
+    """
     default = signature.sizes({})
-    for sizes in proved_sizes(signature):
+    for sizes in (*proved_sizes(signature), *tiled_sizes(signature)):
         n = at_most(REFERENCES, signature.at(sizes), MAX_REFERENCE_VALUES)
         if sizes != default:
             values = signature.at(sizes).num_values
             if values > MAX_REFERENCE_VALUES:
                 continue
             n = max(1, min(FEW_REFERENCES, MAX_REFERENCE_VALUES // values))
-        inputs = example(signature, n, sizes)
+        inputs, tiling = example(signature, n, sizes), signature.tiling(sizes)
+        outputs = (
+            tiling.run(run, inputs, signature.shapes, batch=1)
+            if tiling
+            else run_in_batches(run, inputs)
+        )
         arrays = {f"in/{key}": value for key, value in inputs.items()}
-        arrays |= {f"out/{key}": value for key, value in run_in_batches(run, inputs).items()}
+        arrays |= {f"out/{key}": value for key, value in outputs.items()}
         file = reference_file(name, None if sizes == default else sizes)
         np.savez(folder / file, **arrays)  # type: ignore[arg-type]
 

@@ -48,6 +48,20 @@ def proved_sizes(signature: Signature) -> list[dict[str, int]]:
     return [each for at, each in enumerate(sizes) if each not in sizes[:at]]
 
 
+def tiled_sizes(signature: Signature) -> list[dict[str, int]]:
+    """Sizes for references that are made of tiles or chunks: one axis just beyond its bound, the
+    others at their smallest. Empty for a signature without them.
+    """
+    if signature.parts is None:
+        return []
+    beyond = {name: signature.axes[name] for name in signature.parts.overlap}
+    return [
+        signature.smallest | {name: axis.max + axis.multiple}
+        for name, axis in beyond.items()
+        if axis.max + axis.multiple <= signature.reach[name].max
+    ]
+
+
 def num_examples(signature: Signature, sizes: Sizes, most: int) -> int:
     """Samples for a proof: `most`, but few of sizes that are large or not the default ones."""
     few = most if sizes == signature.sizes({}) else min(most, FEW)

@@ -19,7 +19,8 @@ class BytesInFlight:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        self._share = int(SHARE * limit_bytes)
+        self.share = int(SHARE * limit_bytes)
+        """Most bytes of one key."""
         self.by_key: dict[str, int] = {}
         """Bytes held by the requests of each key that has any."""
         self.held = 0
@@ -32,7 +33,7 @@ class BytesInFlight:
         whole limit is.
         """
         by_key = self.by_key.get(key, 0) + num_bytes
-        if by_key > self._share or self.held + num_bytes > self._limit:
+        if by_key > self.share or self.held + num_bytes > self._limit:
             raise self._refusal(key, num_bytes, by_key)
         self.by_key[key] = by_key
         self.held += num_bytes
@@ -48,13 +49,13 @@ class BytesInFlight:
             self.by_key.pop(key, None)
 
     def _refusal(self, key: str, num_bytes: int, by_key: int) -> HTTPError:
-        if num_bytes > self._share:
-            message = f"the request takes {num_bytes} bytes of memory, at most {self._share} fit"
+        if num_bytes > self.share:
+            message = f"the request takes {num_bytes} bytes of memory, at most {self.share} fit"
             return HTTPError(413, "body_too_large", message, [CLOSE])
-        if key and by_key > self._share:
+        if key and by_key > self.share:
             message = (
                 f"the requests of key {key!r} hold {by_key - num_bytes} bytes, of at most"
-                f" {self._share}; wait for one of them"
+                f" {self.share}; wait for one of them"
             )
             return HTTPError(429, "bytes_limited", message, RETRY)
         message = f"requests hold {self.held} bytes already; wait for one of them"

@@ -53,6 +53,8 @@ class SignatureRunner(ABC):
 
     limits: Limits | None = None
     """Limits of the runner's pool; None for those of this replica."""
+    cost: float = 1.0
+    """Cost of a sample, tiles included, beside one of the default sizes: what a key pays."""
     tiling: Tiling | None = None
     """Tiles of a sample, of at() of sizes beyond the bounds of the axes; None for no tiles."""
     replica: str | None = None
@@ -87,7 +89,9 @@ class SignatureRunner(ABC):
             return self
         sized = copy(self)
         sized.spec = self.spec.at(sizes)
-        sized.tiling = self.spec.tiling(sizes)
+        sized.tiling = tiling = self.spec.tiling(sizes)
+        sized.cost = self.spec.cost(tiling.tile_sizes if tiling is not None else sizes)
+        sized.cost *= sized.num_tiles
         sized.image = next(filter(is_picture, sized.spec.outputs), None)
         sized.values_per_sample = self._values(sized.spec)
         sized.max_batch = self.spec.max_batch(sizes, self.max_batch)

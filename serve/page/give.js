@@ -1,4 +1,5 @@
-// What people give a model: something drawn, typed or said, each only if there is something.
+// What people give a model: something drawn, typed or said, or numbers, each only if there is
+// something.
 "use strict";
 import {base64, player, wav} from "./media.js";
 
@@ -8,22 +9,62 @@ const pen = at("drawing").getContext("2d", {willReadFrequently: true});
 let drawn = false;
 let picture = null; // bytes of a file in place of a drawing
 let said = null; // bytes of a WAV or FLAC
+let vectors = {}; // numbers by the names of their inputs
 let changed = () => {};
 let failed = () => {};
 
-export const KINDS = ["image", "text", "audio"];
+export const KINDS = ["image", "text", "audio"]; // that are shown, too
+export const TAKEN = [...KINDS, "vector"];
 
 export const takes = (signature) =>
-  KINDS.filter((kind) => signature.inputs.some((input) => input.kind === kind));
+  TAKEN.filter((kind) => signature.inputs.some((input) => input.kind === kind));
 
 // Show what a signature takes; `then` is called whenever something is given, `otherwise` with the
 // error where it cannot be.
 export function offer(signature, then, otherwise) {
   const kinds = takes(signature);
   at("give").hidden = !kinds.length;
-  for (const kind of KINDS) at(`give-${kind}`).hidden = !kinds.includes(kind);
+  for (const kind of TAKEN) at(`give-${kind}`).hidden = !kinds.includes(kind);
+  vectors = {};
+  at("give-vector").replaceChildren(...signature.inputs.filter((i) => i.kind === "vector").map(field));
   changed = then;
   failed = otherwise;
+}
+
+// A field for the numbers of an input.
+function field(spec) {
+  const label = document.createElement("label");
+  label.textContent = `${spec.name}: ${spec.shape.join(" × ") || 1} numbers`;
+  const text = document.createElement("textarea");
+  Object.assign(text, {name: spec.name, rows: 4, spellcheck: false, placeholder: "0.5 1 -2, or JSON"});
+  text.addEventListener("change", () => {
+    delete vectors[spec.name];
+    try {
+      if (text.value.trim()) vectors[spec.name] = numbers(text.value, spec);
+    } catch (error) {
+      failed(error);
+      return;
+    }
+    changed();
+  });
+  label.append(text);
+  return label;
+}
+
+// Lists of JSON as they are, or numbers between blanks or commas, in the order of the shape.
+function numbers(text, {name, shape}) {
+  try {
+    const parsed = JSON.parse(text);
+    if (Array.isArray(parsed)) return parsed;
+  } catch { /* numbers, then */ }
+  const flat = text.trim().split(/[\s,;]+/).map(Number);
+  if (!flat.every(Number.isFinite)) throw new Error(`${name} takes numbers between blanks or commas, or JSON`);
+  if (!shape.length && flat.length === 1) return flat[0];
+  if (shape.length > 1 && flat.length !== shape.reduce((a, b) => a * b, 1)) {
+    throw new Error(`${name} takes ${shape.join(" × ")} numbers, got ${flat.length}; other sizes as JSON`);
+  }
+  return shape.slice(1).reduceRight((values, size) => Array.from(
+    {length: values.length / size}, (_, i) => values.slice(i * size, (i + 1) * size)), flat);
 }
 
 // The inputs that are given, by name; files as base64.
@@ -33,9 +74,10 @@ export function given(signature) {
     text: at("text").value || null,
     audio: said ? base64(said) : null,
   };
-  return Object.fromEntries(signature.inputs
+  const files = signature.inputs
     .filter((input) => KINDS.includes(input.kind) && values[input.kind] !== null)
-    .map((input) => [input.name, values[input.kind]]));
+    .map((input) => [input.name, values[input.kind]]);
+  return {...Object.fromEntries(files), ...vectors};
 }
 
 function clear() {

@@ -5,7 +5,7 @@ import {bytes, layout, tile} from "./media.js";
 
 const at = (id) => document.getElementById(id);
 const base = new URL(".", location.href).href.replace(/\/$/, "");
-const GIVEN = [...give.KINDS, "presence"];
+const GIVEN = [...give.TAKEN, "presence"];
 const DRAWN = ["latent", "uniform", "label", "setting"];
 const usable = (signature) => signature.inputs.every((i) => DRAWN.includes(i.kind) || GIVEN.includes(i.kind))
   && signature.outputs.some((o) => give.KINDS.includes(o.kind));
@@ -43,7 +43,7 @@ function showModel() {
   showSettings(signature?.inputs.filter((i) => i.kind === "setting") ?? []);
   // Given inputs keep their own sizes.
   const free = signature && !give.takes(signature).length ? Object.entries(signature.axes ?? {}) : [];
-  showSizes(free);
+  showSizes(free, {...signature?.tile?.overlap, ...(signature?.chunk && {[signature.chunk.axis]: true})});
   if (signature) give.offer(signature, generate, showError);
 }
 
@@ -62,14 +62,16 @@ function showSettings(settings) {
   }));
 }
 
-// Sizes of free axes, as numbers beside the settings.
-function showSizes(axes) {
+// Sizes of free axes, as numbers beside the settings. Along those that have tiles or chunks the
+// server says how large is too large.
+function showSizes(axes, divided) {
   at("sizes").hidden = !axes.length;
   at("sizes").replaceChildren(...axes.map(([name, axis]) => {
     const label = document.createElement("label");
     label.textContent = `size ${name}`;
     const input = document.createElement("input");
-    Object.assign(input, {type: "number", min: axis.min, max: axis.max, step: axis.multiple, value: axis.default});
+    const max = name in divided ? "" : axis.max;
+    Object.assign(input, {type: "number", min: axis.min, max, step: axis.multiple, value: axis.default});
     input.name = name;
     input.addEventListener("change", generate);
     label.append(input);
@@ -148,8 +150,10 @@ function showCommands(body) {
   const key = sessionStorage.getItem(KEY) ? ` -H "Authorization: Bearer $AIGC_KEY"` : "";
   const kind = shown[0].image !== undefined ? "png" : "json";
   const url = word(`${base}/v1/samples`);
-  if (body.inputs) {
-    const {signature} = chosen();
+  const {signature} = chosen();
+  // A form holds files and texts; numbers are JSON.
+  const isForm = body.inputs && signature.inputs.every((i) => i.kind !== "vector" || !(i.name in body.inputs));
+  if (isForm) {
     // A text may begin with what -F takes for a file, or hold what it takes for a media type.
     const field = (name, value) => ` --form-string ${word(name)}=${quoted(value)}`;
     const fields = Object.entries({...body, format: "json", inputs: undefined})

@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from aigc.artifact import Artifact, Signature
+from aigc.artifact import Artifact, ArtifactError, Signature
 from aigc.artifact.axes import Axis
 from aigc.artifact.tiling import Tile, Tiling
 from aigc.commands import import_onnx
@@ -79,6 +79,25 @@ def test_tiles_equal_the_whole_bit_for_bit_and_not_with_less_overlap(
     if size != (26, 21):  # whose last tiles are moved back, and overlap by more
         apart = [np.abs(with_overlap(places, 3) - whole).max() for places in (2, 4)]
         assert apart[0] > apart[1] > 0
+
+
+def test_references_of_tiles_are_replayed_beyond_the_bound_of_each_axis(
+    tiled: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tiled.reference_sizes("enlarge")
+    for sizes in ({"height": 26, "width": 3}, {"height": 4, "width": 21}):
+        assert sizes in found
+        inputs, outputs = tiled.references("enlarge", sizes)
+        whole = tiled._sessions[tiled.signature("enlarge").graph].run(None, inputs)[0]
+        assert np.array_equal(outputs["hr"], whole)
+    put = Tiling.assemble
+
+    def shifted(self: Tiling, whole: Any, tiles: Any, shapes: Any, places: Any) -> None:
+        put(self, whole, {k: np.roll(v, 1, -1) for k, v in tiles.items()}, shapes, places)
+
+    monkeypatch.setattr(Tiling, "assemble", shifted)
+    with pytest.raises(ArtifactError, match="'enlarge', height=26,width=3 is off by"):
+        tiled.verify()
 
 
 @pytest.mark.parametrize("why", GLOBAL)

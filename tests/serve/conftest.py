@@ -10,6 +10,7 @@ import pytest
 
 from aigc.artifact import Artifact, Store
 from serve.settings import Limits, Settings
+from tests.free_sizes import seal_tiled
 from tests.serve.artifacts import (
     publish,
     publish_colours,
@@ -52,6 +53,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def artifact(store: Path) -> Artifact:
     """tiny@1, opened beside the server."""
     return Artifact.open(f"{store}/tiny@1")
+
+
+@pytest.fixture(scope="session")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """up@1, upscalers by two whose signatures `enlarge`, of images, and `sample` have tiles."""
+    return seal_tiled(tmp_path_factory.mktemp("tiled"))
 
 
 @pytest.fixture

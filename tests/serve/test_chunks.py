@@ -21,6 +21,7 @@ from aigc.sealing import seal
 from serve.settings import Limits, Settings
 from tests.sealing.test_free_axes import spec
 from tests.sealing.vocoders import HOP, SPEAK, codec, vocoder
+from tests.serve.client import code_of, limited, serving
 from tests.serve.hosting.test_pool_client import Both, compare
 from tests.serve.listening import Gate, Listening, listening, settled
 
@@ -249,6 +250,31 @@ def test_limits_hold_before_anything_is_made(
     error = post(served, drawn(**fields)).json()["error"]
     assert error["code"] == code
     assert reason in error["message"]
+
+
+def test_memory_of_a_sound_is_counted_and_of_one_sent_as_it_is_made_its_inputs(
+    chunked: str, tmp_path: Path
+) -> None:
+    limits = {"max_body_bytes": 1 << 15, "max_tensor_bytes": 1 << 15, "max_inflight_bytes": 1 << 17}
+    speak = {"model": "codec", "signature": "speak", "inputs": {"mel": [[0] * 1500] * 4}}
+    long = {"model": "codec", "sizes": {"t": 1500}}
+    with serving(limited(tmp_path, **limits), chunked) as client:
+        for body in (long, speak):
+            for form in ("wav", "pcm", "wav"):  # it is given back
+                answer = client.request("POST", "/v1/samples", json=body | {"format": form})
+                assert len(answer.content) >= 2 * HOP * 1500
+            answer = client.request("POST", "/v1/samples", json=body | {"format": "json"})
+            assert code_of(answer) == (400, "size_out_of_range")
+            assert "samples made of chunks, 1 of t=1500, take" in answer.text
+        longer = long | {"sizes": {"t": 9000}, "format": "wav"}
+        answer = client.request("POST", "/v1/samples", json=longer)
+        assert code_of(answer) == (400, "size_out_of_range")
+        assert "take 72,000 bytes of memory" in answer.text
+
+
+def test_references_of_chunks_are_replayed(artifact: Artifact) -> None:
+    for name in ("sample", "speak", "encode"):
+        assert {"t": 25} in artifact.reference_sizes(name)
 
 
 def test_a_sound_that_is_too_long_is_refused_before_it_is_decoded(served: Listening) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aigc.artifact import Artifact
+from aigc.artifact import Artifact, audio_files
 from aigc.artifact.image_files import png, read_png
 from aigc.artifact.recreate import read_file
+from aigc.sealing import seal
+from tests.sealing.foreign import Tensor, node, write
 from tests.serve.client import Client, code_of, limited, serving
 
 SMALL, LARGE = {"h": 2, "w": 3}, {"h": 12, "w": 11}
@@ -174,6 +176,53 @@ def test_openai_takes_a_size(client: Client, opened: Artifact) -> None:
         assert answer.json()["size"] == ("22x24" if size != "auto" else "12x8")
     refused = post(client, "/v1/images/generations", prompt="five", size="512x512")
     assert code_of(refused) == (400, "unsupported_value")
+
+
+def test_speech_has_words_of_the_length_asked_for(tmp_path: Path) -> None:
+    nodes = [
+        node("Gather", "table label", "voice"),
+        node("Add", "z voice", "a"),
+        node("ConvTranspose", "a w", "b", kernel_shape=[24], strides=[16]),
+        node("Tanh", "b", "sound"),
+    ]
+    random = np.random.default_rng(0)
+    weights = {"table": random.random((3, 2, 1)), "w": random.normal(0, 0.4, (2, 1, 24))}
+    inputs: list[Tensor] = [("z", "float32", ["N", 2, "t"]), ("label", "int64", ["N"])]
+    path = write(
+        tmp_path / "say.onnx",
+        inputs,
+        [("sound", "float32", ["N", 1, None])],
+        nodes,
+        {name: array.astype(np.float32) for name, array in weights.items()},
+    )
+    uri = seal(
+        path,
+        name="say",
+        store=tmp_path / "store",
+        classes=("one", "two", "three"),
+        axis={"t": "20..80:20:40"},
+        kind={"sound": "audio"},
+        sample_rate=8000,
+    )
+    artifact = Artifact.open(uri, verify=False)
+    with serving(limited(tmp_path), uri) as client:
+        body = {"model": "say", "input": "two three one two two one", "seed": 4}
+        for sizes in ({"t": 80}, {"t": 20}, {}):
+            answer = post(client, "/v1/audio/speech", **body, **({"sizes": sizes} if sizes else {}))
+            assert answer.status_code == 200, answer.text
+            labels = [1, 2, 0, 1, 1, 0]
+            words = artifact.sample(seed=4, n=6, label=labels, sizes=sizes)["sound"]
+            expected = np.concatenate([*audio_files.to_pcm16(words)])
+            found = audio_files.read_sound(answer.content)
+            assert np.array_equal(audio_files.to_pcm16(found.samples), expected)
+            assert found.provenance is not None
+            assert found.provenance.sizes == {"t": 40} | sizes
+            verdict = client.request("POST", "/v1/verify", content=answer.content).json()
+            assert verdict["made_here"], verdict
+        refused = post(client, "/v1/audio/speech", **body, sizes={"t": 100})
+        assert code_of(refused) == (400, "size_out_of_range")
+        refused = post(client, "/v1/audio/speech", **body, sizes={"h": 20})
+        assert code_of(refused) == (400, "unknown_axis")
 
 
 def test_oip_names_free_axes_and_takes_them_as_parameters(client: Client, opened: Artifact) -> None:

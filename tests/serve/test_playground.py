@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from aigc.artifact import audio_files, image_files
+from aigc.sealing import seal
 from serve.access.api_keys import CreateKey, key_entry
 from serve.access.rate_ledger import Ledger
 from serve.access.rate_limiter import in_process
 from serve.settings import Settings
+from tests.sealing.foreign import vocoder
 from tests.serve.browser import ALICE, CHROMIUM, METRICS
 from tests.serve.listening import Listening, listening, settled
 
@@ -130,8 +133,7 @@ def test_sounds_are_seen_played_and_saved(
     browser_page.select_option("#n", "4")
     tiles = browser_page.locator("#grid .play")
     browser_page.get_by_label("play sample 3 class Two").wait_for()
-    browser_page.wait_for_function("document.querySelectorAll('#grid .play').length === 4")
-    assert tiles.count() == 4
+    settled(lambda: tiles.count() == 4)
     assert browser_page.locator("#grid img").count() == 0
     drawn = "b => b.firstChild.getContext('2d').getImageData(0, 0, 240, 240).data.some(v => v)"
     assert tiles.first.evaluate(drawn)
@@ -310,8 +312,54 @@ def test_commands_hold_names_of_strangers_as_they_are(
     assert given[given.index(f"signature=translate{HOSTILE}") - 1] == "--form-string"
 
 
-def test_page_offers_the_sizes_of_free_axes(free: Path, metrics_dir: Path, browser: Any) -> None:
-    with listening(Settings(metrics_dir=str(metrics_dir)), str(free)) as served:
+def test_page_takes_numbers_of_an_input_or_json(
+    metrics_dir: Path, browser: Any, tmp_path: Path
+) -> None:
+    uri = seal(
+        vocoder(tmp_path / "v.onnx"), name="voice", store=tmp_path / "store", sample_rate=16000
+    )
+    with listening(Settings(metrics_dir=str(metrics_dir)), uri) as served:
+        page = browser.new_page()
+        wrong: list[str] = []
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        sent: list[Any] = []
+        page.on("request", lambda r: sent.append(r.post_data_json) if r.post_data else None)
+        page.goto(served.url)
+        field = page.locator('#give-vector textarea[name="mel"]')
+        field.wait_for()
+        assert "mel: 4 × 8 numbers" in page.locator("#give-vector").inner_text()
+        assert not page.locator("#drawing").is_visible()
+        page.select_option("#n", "1")
+        mel = np.arange(32).reshape(4, 8) / 8
+        error = page.locator("#error")
+        for text in (" ".join(map(str, mel.ravel())), json.dumps(mel.tolist())):
+            field.fill(text)
+            field.press("Tab")
+            page.locator("#grid .play").wait_for()
+            page.locator("#curl").get_by_text("3.875").wait_for()
+            assert sent[-1]["inputs"] == {"mel": mel.tolist()}
+            words = words_of(page.text_content("#curl"), tmp_path)
+            assert json.loads(words[words.index("-d") + 1])["inputs"] == {"mel": mel.tolist()}
+            field.fill("1, 2")
+            field.press("Tab")
+            error.get_by_text("mel takes 4 × 8 numbers, got 2; other sizes as JSON").wait_for()
+            field.fill("")
+            field.press("Tab")
+            error.wait_for(state="hidden")
+            assert page.locator("#grid li").count() == 0
+        field.fill("many")
+        field.press("Tab")
+        error.get_by_text("mel takes numbers between blanks or commas, or JSON").wait_for()
+        field.fill("[1, 2]")
+        field.press("Tab")
+        error.get_by_text("finite numbers of shape (4, 8) are wanted").wait_for()
+        assert wrong == []
+
+
+def test_page_offers_the_sizes_of_free_axes(
+    free: Path, tiled: str, metrics_dir: Path, browser: Any
+) -> None:
+    with listening(Settings(metrics_dir=str(metrics_dir)), str(free), tiled) as served:
         page = browser.new_page()
         page.goto(served.url)
         page.locator("#said-seed").get_by_text("0", exact=True).wait_for()
@@ -322,4 +370,16 @@ def test_page_offers_the_sizes_of_free_axes(free: Path, metrics_dir: Path, brows
         page.fill('#sizes input[name="h"]', "11")
         page.press('#sizes input[name="h"]', "Enter")
         page.locator("#aigc").get_by_text("--sizes h 11").wait_for()
-        page.wait_for_function(f"{natural}.every((height) => height === 22)")
+        settled(lambda: page.evaluate(natural) == [22])
+        page.fill('#sizes input[name="h"]', "13")
+        assert not page.locator('#sizes input[name="h"]').evaluate("(i) => i.checkValidity()")
+
+        page.select_option("#model", "up@1")
+        page.select_option("#signature", "sample")
+        page.fill('#sizes input[name="height"]', "30")  # is made of tiles
+        assert page.locator('#sizes input[name="height"]').evaluate("(i) => i.checkValidity()")
+        page.click("#go")
+        settled(lambda: page.evaluate(natural) == [60])
+        page.fill('#sizes input[name="height"]', "70000")
+        page.click("#go")
+        page.locator("#error").get_by_text("a multiple of 2 in [4, 65536], got 70000").wait_for()

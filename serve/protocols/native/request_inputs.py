@@ -25,7 +25,7 @@ from python_multipart.multipart import Field, File, parse_form
 
 from aigc.artifact import TensorSpec, user_inputs
 from aigc.artifact.axes import Axis
-from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact.sampling_inputs import Arrays, channels
 from aigc.artifact.user_inputs import MAX_PIXELS
 from serve.errors import HTTPError
 from serve.hosting.models import HostedModel
@@ -128,17 +128,22 @@ async def read_inputs(
         for name, spec in accepted_inputs(request.runner).items()
     )
 
+    def measure() -> int:
+        context.access.keep()  # reading is work, even of a malformed file
+        return _file_bytes(sampler, request, inputs)
+
     def read() -> list[Part]:
         if files:
-            context.access.keep()  # reading is work, even of a malformed file
-        _check_files(sampler, request, inputs)
+            context.access.keep()
         return _read_inputs(request, inputs)
 
+    if files and request.runner.spec.parts:
+        size = await sampler.read(request.n, request.runner, context, MAX_PIXELS, measure)
+        context.hold_parts(size, "the files that were given")
     parts = await sampler.read(request.n, request.runner, context, MAX_PIXELS, read)
     for part, _ in parts:  # all of them, before the first runs
         sampler.check_n(part.n, part.runner)
-    tiles = sum(part.n * part.runner.num_tiles for part, _ in parts)
-    await sampler.charge(tiles, request.runner, context)
+    await sampler.charge_sizes([(part.n, part.runner) for part, _ in parts], context, whole=False)
     return parts
 
 
@@ -147,6 +152,7 @@ async def transform(sampler: Sampler, parts: list[Part], context: RequestContext
 
     Raises HTTPError 400, 429 or 503.
     """
+    sampler.hold_parts([(part.n, part.runner) for part, _ in parts], context)
     if len(parts) > 1:
         context = context.unwatched()
 
@@ -206,21 +212,26 @@ def _read_inputs(request: SamplingRequest, inputs: Inputs) -> list[Part]:
     return parts
 
 
-def _check_files(sampler: Sampler, request: SamplingRequest, inputs: Inputs) -> None:
-    """Raise HTTPError 400 for files too large to be taken in parts, before any is decoded."""
-    takes = accepted_inputs(request.runner)
+def _file_bytes(sampler: Sampler, request: SamplingRequest, inputs: Inputs) -> int:
+    """Bytes of all given images and sounds of free sizes as inputs, before any is decoded.
+
+    Raises HTTPError 400 for files too large to be taken in parts.
+    """
+    takes, total = accepted_inputs(request.runner), 0
     for name, value in inputs.items():
         spec = takes[name]
-        if spec.kind not in _FILES or not (spec.is_free and request.runner.spec.parts):
+        if spec.kind not in _FILES or not spec.is_free:
             continue
         each: list[Any] = value if isinstance(value, list) else [value]
         limits = request.runner.limits or sampler.limits
         most = max_places(limits, request.runner, spec) // max(1, len(each))
         try:
             for one in each:
-                user_inputs.check_size(spec, _file(name, one), most)
+                places = user_inputs.num_places(spec, _file(name, one), most)
+                total += 4 * channels(spec) * places
         except ValueError as error:
             raise HTTPError(400, "malformed_input", f"{error}", param="inputs") from None
+    return total
 
 
 def _runs_of_one_size(rows: dict[str, list[NDArray[Any]]], n: int) -> Iterator[tuple[int, int]]:

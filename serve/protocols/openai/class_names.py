@@ -1,40 +1,36 @@
 """Classes in texts: by name ("seven", "a seven"), or by number ("7", "label: 7").
 
-Names are matched in any case; a name that is a number may be written in digits or in words. A
-number that is both the name of one class and the index of another is refused, and the message names
-both. `label: 7` always is the class of index 7.
+Names are matched exactly, else in any case (aigc.artifact.class_names); a name that is a number may
+be written in digits or in words. A number that is both the name of one class and the index of
+another is refused, and the message names both. `label: 7` always is the class of index 7.
 """
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from aigc.suggest import did_you_mean
+from aigc.artifact.class_names import MAX_NAMED, MAX_SHOWN, got, named
 from serve.errors import HTTPError
 from serve.hosting.runner import SignatureRunner
 from serve.protocols.openai.number_words import value
-
-MAX_NAMED = 20
-"""Maximum number of classes listed in a message."""
-
-Label = int | list[int] | None
+from serve.sampling_request import Label, resolve_label
 
 
-def resolve(prompt: str, label: Label, runner: SignatureRunner) -> Label:
+def resolve(prompt: str, label: Label, runner: SignatureRunner) -> int | list[int] | None:
     """The classes selected by a prompt and a label; None leaves them to the seed.
 
-    Raises HTTPError 400 for a prompt that names no class or is ambiguous, and for a label that
-    contradicts the prompt.
+    Raises HTTPError 400 for a prompt or a label that names no class or is ambiguous, and for a
+    label that contradicts the prompt.
     """
+    label = resolve_label(label, runner)
     manifest = runner.artifact.manifest
     prompt = prompt.strip()
     bare = _ARTICLE.sub("", prompt)
-    named = prompt if _candidates(prompt, runner) else bare if _candidates(bare, runner) else prompt
-    asked = parse_class_name(named, runner)
+    text = prompt if _candidates(prompt, runner) else bare if _candidates(bare, runner) else prompt
+    asked = parse_class_name(text, runner)
     anything = prompt.casefold() in ("", manifest.name, manifest.id)
     if asked is None and not anything:
-        raise HTTPError(400, "unknown_prompt", unknown_class_error(named, runner), param="prompt")
+        raise HTTPError(400, "unknown_prompt", unknown_class_error(text, runner), param="prompt")
     if label is None:
         return asked
     if asked is not None and any(
@@ -59,36 +55,33 @@ def _candidates(text: str, runner: SignatureRunner) -> tuple[int, ...]:
     spec = runner.spec.label
     if spec is None or not runner.num_classes:
         return ()
-    names = _names(spec.classes)
-    for spelled in (text, text.casefold()):
-        if spelled in names.by_name:
-            return (names.by_name[spelled],)
+    if equal := named(text, spec.classes):
+        return equal
+    numbers = _numbers(spec.classes)
     index = _INDEX.fullmatch(text)
     if index is not None:
         return tuple(each for each in (int(index[1]),) if each < runner.num_classes)
     number = value(text)
     if number is None:
         return ()
-    named = names.by_value.get(number, ())
+    equal = numbers.by_value.get(number, ())
     in_digits = text.isdigit()
-    if any(spec.classes[one].isdigit() == in_digits for one in named):
-        return named  # 07 is 7: not ambiguous
+    if any(spec.classes[one].isdigit() == in_digits for one in equal):
+        return equal  # 07 is 7: not ambiguous
     # Where classes have names, a number in words is a name only; in digits it is an index, too.
     is_index = number < runner.num_classes and (in_digits or not spec.classes)
-    if not is_index or names.are_in_digits:
-        return named
-    return tuple(sorted({*named, number}))
+    if not is_index or numbers.are_in_digits:
+        return equal
+    return tuple(sorted({*equal, number}))
 
 
 _INDEX = re.compile(r"label\s*[:=]?\s*(\d{1,9})", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Names:
-    """Lookup tables of class names."""
+class _Numbers:
+    """Classes whose names are numbers."""
 
-    by_name: dict[str, int]
-    """Exact and casefolded names; ambiguous ones are left out."""
     by_value: dict[int, tuple[int, ...]]
     """Classes whose name is this number."""
     are_in_digits: bool
@@ -96,25 +89,21 @@ class _Names:
 
 
 @lru_cache(maxsize=256)
-def _names(classes: tuple[str, ...]) -> _Names:
-    by_name: dict[str, int] = {}
-    for spelled in ([name.casefold() for name in classes], list(classes)):
-        times = Counter(spelled)
-        by_name |= {name: i for i, name in enumerate(spelled) if times[name] == 1}
+def _numbers(classes: tuple[str, ...]) -> _Numbers:
     by_value: dict[int, tuple[int, ...]] = {}
     for i, name in enumerate(classes):
         number = value(name)
         if number is not None:
             by_value[number] = (*by_value.get(number, ()), i)
     are_in_digits = bool(classes) and all(name.isdigit() for name in classes)
-    return _Names(by_name=by_name, by_value=by_value, are_in_digits=are_in_digits)
+    return _Numbers(by_value=by_value, are_in_digits=are_in_digits)
 
 
 def unknown_class_error(text: str, runner: SignatureRunner, what: str = "prompt") -> str:
     """Message for a text, in the field `what`, that names no class or several."""
     manifest = runner.artifact.manifest
     candidates = _candidates(text, runner)
-    text = text[:60]
+    text = text[:MAX_SHOWN]
     if runner.spec.label is None or not runner.num_classes:
         return (
             f"{manifest.id} has no classes to choose from: {what} must be empty or"
@@ -122,15 +111,13 @@ def unknown_class_error(text: str, runner: SignatureRunner, what: str = "prompt"
         )
     classes = runner.spec.label.classes or tuple(str(i) for i in range(runner.num_classes))
     if candidates:
-        may_be = " or ".join(f"'label: {i}' ({classes[i][:60]!r})" for i in candidates[:MAX_NAMED])
+        may_be = " or ".join(
+            f"'label: {i}' ({classes[i][:MAX_SHOWN]!r})" for i in candidates[:MAX_NAMED]
+        )
         return f"{what} {text!r} may mean several classes of {manifest.id}; say {may_be}"
     anything = f", or {manifest.name!r} for any" if what == "prompt" else ""
-    nameable = (classes[index] for index in _names(classes).by_name.values())
-    hint = did_you_mean(text, nameable, most=3, ignore_case=True) or ";"
-    more = f" and {len(classes) - MAX_NAMED} more" if len(classes) > MAX_NAMED else ""
-    there_are = f"there are {', '.join(classes[:MAX_NAMED])}{more}"
     must = f"{what} must be a class of {manifest.id}, by name or number{anything}"
-    return f"{must}, got {text!r}{hint} {there_are}"
+    return f"{must}, {got(text, classes)}"
 
 
 def format_choices(names: tuple[str, ...] | list[str]) -> str:

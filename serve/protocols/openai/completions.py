@@ -85,9 +85,10 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         int,
         seed_field("Index of the first text within the seed."),
     ] = 0
-    label: Annotated[int | list[int] | None, field("Class numbers: one, or one for each text.")] = (
-        None
-    )
+    label: Annotated[
+        int | str | list[int | str] | None,
+        field("Classes by number or name: one, or one for each text."),
+    ] = None
     signature: Annotated[
         str | None,
         field("A signature that draws texts from a seed; by default the model's own."),

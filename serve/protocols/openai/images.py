@@ -95,7 +95,8 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = None
     first_index: Annotated[int, seed_field("Index of the first image within the seed.")] = 0
     label: Annotated[
-        int | list[int] | None, field("Class numbers in place of a prompt: one, or n of them.")
+        int | str | list[int | str] | None,
+        field("Classes in place of a prompt, by number or name: one, or n of them."),
     ] = None
     signature: Annotated[
         str | None,

@@ -6,8 +6,9 @@
         answer.stream_to_file("seven-three.wav")
 
 The input consists of names of the model's classes. Each is one sample: word i is sample
-first_index + i of the seed. A longer input is sent while it is generated. WAV and FLAC carry their
-provenance, so that `aigc verify` can recreate them.
+first_index + i of the seed; `sizes` in extra_body is the length of each, where it is free. A longer
+input is sent while it is generated. WAV and FLAC carry their provenance, so that `aigc verify` can
+recreate them.
 """
 
 import contextlib
@@ -63,6 +64,13 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         seed_field("Seed of the speech; drawn by the server and returned if absent."),
     ] = None
     first_index: Annotated[int, seed_field("Index of the first word within the seed.")] = 0
+    sizes: Annotated[
+        dict[str, int] | None,
+        field(
+            "Sizes of the signature's free axes by name, for every word; others have the model's"
+            " defaults."
+        ),
+    ] = None
     signature: Annotated[
         str | None,
         field("A signature that draws sounds of a class; by default the model's own."),
@@ -159,6 +167,7 @@ def parse_request(
         seed=context.seed(request.seed),
         first_index=request.first_index,
         label=labels,
+        sizes=request.sizes,
     )
     return sampling, audio_responses.audio_output(sampling.runner) or spec
 

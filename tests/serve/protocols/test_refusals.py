@@ -126,7 +126,10 @@ PROTOCOLS = {
     ),
     "images": http("/v1/images/generations", DRAWN, fixed={"prompt": ""}),
     "speech": http(
-        "/v1/audio/speech", ALWAYS, model="voices@1", fixed={"input": "one", "voice": "default"}
+        "/v1/audio/speech",
+        ALWAYS | SIZES,
+        model="voices@1",
+        fixed={"input": "one", "voice": "default"},
     ),
     "completions": http("/v1/completions", SAMPLES | {"prefix": "prompt"}, **COMPLETIONS),
     "completions-stream": http(

@@ -70,6 +70,8 @@ def test_a_name_comes_before_a_number(classes: tuple[str, ...], text: str, label
         (WORDS[1:], "7", "say 'label: 6' ('seven') or 'label: 7' ('eight')"),
         (WORDS[1:], "a 7", "say 'label: 6' ('seven') or 'label: 7' ('eight')"),
         (("7", "07"), "seven", "say 'label: 0' ('7') or 'label: 1' ('07')"),
+        (("cat", "Cat"), "CAT", "say 'label: 0' ('cat') or 'label: 1' ('Cat')"),
+        (("cat", "cat"), "cat", "say 'label: 0' ('cat') or 'label: 1' ('cat')"),
         (("7", "07"), "007", "say 'label: 0' ('7') or 'label: 1' ('07')"),
         (DIGITS[1:], "0", "must be a class of model@1"),
         (("cat", "dog"), "one", "must be a class of model@1"),

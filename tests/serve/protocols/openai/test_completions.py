@@ -219,6 +219,8 @@ def test_a_class_is_chosen_by_its_label(client: openai.OpenAI, moods: str) -> No
     answer = complete(client, model="moods", n=4, seed=2, extra_body={"label": 1})
     assert texts(answer) == artifact.texts("sample", artifact.sample(seed=2, n=4, label=1))
     assert answer.model_extra["aigc"]["labels"] == [1] * 4
+    named = complete(client, model="moods", n=4, seed=2, extra_body={"label": "sad"})
+    assert texts(named) == texts(answer)
     drawn = complete(client, model="moods", n=4, seed=2).model_extra["aigc"]["labels"]
     assert set(drawn) == {0, 1}
 

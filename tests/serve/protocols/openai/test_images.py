@@ -112,6 +112,8 @@ def test_the_answer_says_what_made_it(client: openai.OpenAI, artifact: Artifact)
         ("tiny", {"label": 3}, 3),
         ("three", {"label": 3}, 3),
         ("three", {"label": [3, 3]}, 3),
+        ("", {"label": "Three"}, 3),
+        ("three", {"label": ["three", "index:3"]}, 3),
         ("", {"label": [1, 2]}, [1, 2]),
         ("", {}, None),
         ("tiny", {}, None),
@@ -146,7 +148,7 @@ def test_names_that_look_alike_are_told_apart(
 
 
 def test_what_a_name_of_two_classes_means_is_not_guessed(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="must be a class of letters@1"):
+    with pytest.raises(openai.BadRequestError, match="may mean several classes of letters@1"):
         generate(client, "twin", model="letters")
 
 
@@ -242,6 +244,12 @@ BAD = [
         "prompt_contradicts_label",
         "prompt",
         "prompt 'seven' is class 7, label says 3",
+    ),
+    (
+        {"prompt": "", "extra_body": {"label": "tree"}},
+        "unknown_label",
+        "label",
+        "did you mean 'three'?",
     ),
     (
         {"prompt": "seven", "n": 2, "extra_body": {"label": [7, 3]}},
