@@ -117,8 +117,8 @@ LOSS_SUMS = """    def loss_sums(self, phase, batch, noise, shared):
     def averaged"""
 DRAWN = "label: Tensor | None, noise: BatchRNG"
 SUMMED_LOSS = {
-    "_discriminator_loss(batch[self.config.modality], fake.detach(), label, noise)": (
-        "_discriminator_loss(batch[self.config.modality], fake.detach(), label, noise, batch)"
+    "_discriminator_loss(real, fake.detach(), label, noise)": (
+        "_discriminator_loss(real, fake.detach(), label, noise, batch)"
     ),
     f"{DRAWN}\n": f"{DRAWN}, batch: Batch\n",
     OBJECTIVE: COUPLED,
