@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aigc.artifact.manifest import Signature
 from aigc.config import ModelConfig, OptimizerConfig, require, require_values
-from aigc.config.schedule import Scheduled
+from aigc.config.schedule import Scheduled, values
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn import losses
 from aigc.nn.augmentations import Augmentation, augmented
@@ -19,6 +19,8 @@ from aigc.rng import BatchRNG
 
 CERTAIN = 6.9
 """Logit of probability 0.999."""
+WATCH_EVERY = 4
+"""Batches from one look at the discriminator's logits to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,15 @@ class GANConfig(ModelConfig):
     aigc/nn/augmentations.py."""
     augmentation_probability: Scheduled = 1.0
     """Probability of each change of each picture; may change during the run."""
+    augmentation_target: float = 0.0
+    """Adapt the probability, from 0 on, so that the mean sign of the logits of real pictures is
+    this (Karras et al. 2020, arXiv:2006.06676, section 3: 0.6): it rises while the discriminator
+    overfits. 0 leaves it as it is given."""
+    augmentation_ramp: int = 500_000
+    """Samples over which an adapted probability goes from 0 to 1 at most."""
+    lecam: Scheduled = 0.0
+    """Weight of the distances between the logits of real and the running mean of those of fake, and
+    the other way round (Tseng et al. 2021, arXiv:2104.03310, eq. 4); for little data."""
     auxiliary: float = 0.0
     """Weight of an auxiliary classifier in the discriminator; needs num_classes."""
     discriminator_steps: int = 1
@@ -76,6 +87,29 @@ class GANConfig(ModelConfig):
             f"augmentation changes pictures; leave it out for a model of {self.modality}",
         )
         require_values("augmentation_probability", self.augmentation_probability, 0, 1 + 1e-9)
+        require(
+            0 <= self.augmentation_target < 1,
+            f"augmentation_target must be in [0, 1), got {self.augmentation_target}",
+        )
+        require(
+            not self.augmentation_target or bool(self.augmentation),
+            "augmentation_target adapts the probability of augmentation, which has no kinds",
+        )
+        require(
+            self.augmentation_ramp > 0,
+            f"augmentation_ramp must be > 0 samples, got {self.augmentation_ramp}",
+        )
+        require_values("lecam", self.lecam, 0)
+        require(
+            self.objective != "relativistic" or not self.watches_logits,
+            "augmentation_target and lecam look at logits by themselves, of which objective"
+            " relativistic determines differences only; take another objective, or leave them out",
+        )
+
+    @property
+    def watches_logits(self) -> bool:
+        """True if running means of the discriminator's logits are needed."""
+        return self.augmentation_target > 0 or max(values(self.lecam)) > 0
 
 
 class GAN(GenerativeModel):
@@ -91,6 +125,12 @@ class GAN(GenerativeModel):
         super().__init__()
         self.config: GANConfig = config
         self.generator, self.discriminator = generator, discriminator
+        if config.augmentation_target:
+            self.register_buffer("probability", torch.zeros(()))
+        if config.watches_logits:
+            self.register_buffer("mean_logits", torch.zeros(2))  # of real and fake
+        self.probability: Tensor
+        self.mean_logits: Tensor
 
     def phases(self) -> tuple[Phase, ...]:
         """Discriminator, then generator; both use the same fakes of a batch."""
@@ -148,7 +188,9 @@ class GAN(GenerativeModel):
         config = self.config
         if not config.augmentation:
             return x
-        probability = noise.at(config.augmentation_probability)
+        adapted = config.augmentation_target > 0
+        given = noise.at(config.augmentation_probability)
+        probability = self.probability * given if adapted else given
         return augmented(x, config.augmentation, probability, noise, f"augmentation/{purpose}")
 
     def _discriminator_loss(
@@ -175,6 +217,13 @@ class GAN(GenerativeModel):
             size = self._penalty(penalty, (real, fake), (on_real, on_fake), label, noise)
             loss = loss + noise.at(config.penalty_weight) * config.penalty_every * size
             metrics["penalty"] = size.detach()
+        if max(values(config.lecam)) > 0:
+            means = self.mean_logits.to(on_real.dtype)
+            distance = (on_real - means[1]).square().mean() + (on_fake - means[0]).square().mean()
+            loss = loss + noise.at(config.lecam) * distance
+            metrics["lecam"] = distance.detach()
+        if config.augmentation_target:
+            metrics["augmentation"] = self.probability.clone()
         return self._classify(
             loss, None if classes is None else classes.chunk(2)[0], label
         ), metrics
@@ -196,6 +245,38 @@ class GAN(GenerativeModel):
         at = 1 if kind == "r1" else 2
         sizes = [losses.r1_penalty(on, of) for on, of in zip(logits[:at], x[:at], strict=True)]
         return sum(sizes[1:], sizes[0])
+
+    def batch_sums(
+        self, batch: Batch, noise: BatchRNG, shared: tuple[Tensor, Tensor | None]
+    ) -> dict[str, Tensor]:
+        """Sums of the logits of real and fake, and of the signs of the former, by another pass of
+        the discriminator on every WATCH_EVERY-th batch."""
+        if not self.config.watches_logits:
+            return {}
+        fake, label = shared
+        real = batch[self.config.modality]
+        sums = real.new_zeros(4)
+        if noise.batches % WATCH_EVERY == 0:
+            seen = self._augment(real, noise, "real"), self._augment(fake, noise, "fake")
+            labels = None if label is None else torch.cat([label, label])
+            on_real, on_fake = self.discriminator(torch.cat(seen), labels)[0].chunk(2)
+            rows = on_real.new_tensor(len(real))
+            sums = torch.stack([on_real.sum(), on_fake.sum(), on_real.sign().sum(), rows])
+        return {"logits": sums}
+
+    def update(self, sums: dict[str, Tensor]) -> None:
+        """Running means of the logits (decay 0.99 per batch that was watched), and the adapted
+        probability."""
+        if "logits" not in sums:
+            return
+        *totals, signs, rows = sums["logits"]
+        watched = (rows > 0).to(rows.dtype)
+        means = torch.stack(totals) / rows.clamp_min(1)
+        self.mean_logits.lerp_(means.to(self.mean_logits.dtype), 0.01 * watched)
+        if self.config.augmentation_target:
+            above = signs / rows.clamp_min(1) - self.config.augmentation_target
+            step = WATCH_EVERY * rows / self.config.augmentation_ramp
+            self.probability.add_(watched * above.sign() * step).clamp_(0, 1)
 
     def _classify(self, loss: Tensor, classes: Tensor | None, label: Tensor | None) -> Tensor:
         if classes is None or label is None:

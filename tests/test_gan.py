@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aigc import models
 from aigc.config import OptimizerConfig, TrainConfig
-from aigc.gan import GAN, GANConfig
+from aigc.gan import GAN, WATCH_EVERY, GANConfig
 from aigc.rng import BatchRNG
 from tests.training.small_runs import differing, finish, resumed, small, worst
 
@@ -84,6 +84,72 @@ def test_relativistic_losses_depend_on_differences_of_pairs_alone() -> None:
     assert first - second == pytest.approx(metrics["fake"] - metrics["real"], abs=1e-5)
 
 
+def watched(model: GAN, samples: int) -> dict[str, Tensor]:
+    noise = BatchRNG(0, samples, ROWS, 0, ROWS, REAL, total=1000)
+    batch = {"vector": REAL}
+    return model.batch_sums(batch, noise, model.prepare(batch, noise, {"discriminator"}))
+
+
+def test_running_means_of_logits_move_on_every_fourth_batch() -> None:
+    model = gan(lecam=0.5)
+    for batch in range(WATCH_EVERY + 1):
+        model.update(watched(model, batch * ROWS))
+    on_real = (REAL @ torch.tensor([3.0, -4.0])).mean().item()
+    assert model.mean_logits[0].item() == pytest.approx(on_real * (1 - 0.99**2), rel=1e-5)
+
+
+def test_lecam_is_the_distance_to_the_other_side() -> None:
+    model = gan(lecam=0.5)
+    model.mean_logits.copy_(torch.tensor([2.0, -1.0]))
+    value, metrics = loss(model, "discriminator", 0)
+    noise = BatchRNG(0, 0, ROWS, 0, ROWS, REAL)
+    fake, _ = model.prepare({"vector": REAL}, noise, ())
+    on_real, on_fake = (model.discriminator(x, None)[0] for x in (REAL, fake))
+    expected = (on_real + 1).square().mean() + (on_fake - 2).square().mean()
+    assert metrics["lecam"] == pytest.approx(expected.item())
+    assert value - loss(gan(), "discriminator", 0)[0] == pytest.approx(expected.item() / 2)
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(100.0, 1), (-100.0, -1)])
+def test_probability_rises_while_real_logits_are_positive_and_falls_else(
+    bias: float, expected: int
+) -> None:
+    config = models.preset("dcgan:digits").model
+    model = models.load("dcgan").Model(
+        replace(
+            config,
+            augmentation=("flip",),
+            augmentation_target=0.6,
+            augmentation_ramp=ROWS * 1000,
+        )
+    )
+    model.probability.fill_(0.5)
+    sums = torch.tensor([bias * ROWS, 0.0, expected * ROWS, ROWS])
+    for _ in range(3):
+        model.update({"logits": sums})
+    assert model.probability.item() == pytest.approx(0.5 + expected * 3 * WATCH_EVERY / 1000)
+    model.update({"logits": torch.zeros(4)})
+    assert model.probability.item() == pytest.approx(0.5 + expected * 3 * WATCH_EVERY / 1000)
+
+
+def test_models_that_watch_nothing_have_no_more_state() -> None:
+    assert not [name for name, _ in gan(penalty="r1").named_buffers()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lecam": 0.1, "objective": "relativistic"}, "determines differences only"),
+        ({"augmentation_target": 0.6}, "which has no kinds"),
+        ({"lecam": -1.0}, "lecam must be >= 0, got -1"),
+        ({"augmentation_ramp": 0}, "augmentation_ramp must be > 0 samples, got 0"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(changes: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        gan(**changes)
+
+
 def test_augmentation_is_for_pictures() -> None:
     with pytest.raises(ValueError, match="augmentation changes pictures; leave it out for a model"):
         gan(augmentation=("flip",))
@@ -115,12 +181,28 @@ def recipe(**changes: Any) -> TrainConfig:
     return replace(config, model=model)
 
 
-def test_resumed_recipe_equals_uninterrupted(tmp_path: Any) -> None:
-    assert differing(finish(recipe()), resumed(recipe(), tmp_path, at=3)) == []
+def adapted(**changes: Any) -> TrainConfig:
+    """A recipe for little data."""
+    config = recipe(**changes)
+    model = replace(
+        config.model,
+        objective="hinge",
+        spectral_norm=True,
+        augmentation_target=0.6,
+        augmentation_ramp=200,
+        lecam="0:0 50%:0.3",
+    )
+    return replace(config, model=model)
 
 
-def test_micro_batches_of_a_recipe_equal_the_whole() -> None:
-    config = recipe(precision="float64")
+@pytest.mark.parametrize("make", [recipe, adapted])
+def test_resumed_recipe_equals_uninterrupted(make: Any, tmp_path: Any) -> None:
+    assert differing(finish(make()), resumed(make(), tmp_path, at=3)) == []
+
+
+@pytest.mark.parametrize("make", [recipe, adapted])
+def test_micro_batches_of_a_recipe_equal_the_whole(make: Any) -> None:
+    config = make(precision="float64")
     assert worst(finish(config), finish(replace(config, micro_batch=5))) < 1e-9
 
 

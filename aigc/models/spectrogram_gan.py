@@ -158,6 +158,11 @@ class Model(GAN):
         seen, fakes = shared
         return super().loss(phase, seen, noise, fakes)
 
+    def batch_sums(self, batch: Batch, noise: BatchRNG, shared: Any) -> dict[str, Tensor]:
+        """See GAN.batch_sums."""
+        seen, fakes = shared
+        return super().batch_sums(seen, noise, fakes)
+
     def distributions(self, batch: Batch, noise: BatchRNG) -> dict[str, Tensor]:
         """Logits of the discriminator on real and fake."""
         seen, (fake, label) = self.prepare(batch, noise, ())

@@ -150,6 +150,11 @@ class Model(GAN):
         with self.discriminator.shuffled(noise):
             return super().loss(phase, batch, noise, shared)
 
+    def batch_sums(self, batch: Batch, noise: BatchRNG, shared: Any) -> dict[str, Tensor]:
+        """See GAN.batch_sums."""
+        with self.discriminator.shuffled(noise):
+            return super().batch_sums(batch, noise, shared)
+
 
 def spoken_digits() -> TrainConfig:
     """Ten spoken digits: for a GPU, where it wants hours."""

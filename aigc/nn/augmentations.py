@@ -24,16 +24,21 @@ CUTOUT = 1 / 2
 
 
 def augmented(
-    x: Tensor, kinds: Sequence[Augmentation], probability: float, noise: BatchRNG, purpose: str
+    x: Tensor,
+    kinds: Sequence[Augmentation],
+    probability: float | Tensor,
+    noise: BatchRNG,
+    purpose: str,
 ) -> Tensor:
-    """Pictures, each changed by every one of `kinds` in order, each with a probability.
+    """Pictures, each changed by every one of `kinds` in order, each with a probability, () if it is
+    a tensor.
 
     `purpose`: key of the draws; pictures that are to be changed alike need the same.
     """
     for kind in kinds:
         key = f"{purpose}/{kind}"
         changed = KINDS[kind](x, noise, key)
-        if probability < 1:
+        if isinstance(probability, Tensor) or probability < 1:
             drawn = noise.uniform(f"{key}/probability", 1, 1, 1) < probability
             changed = torch.where(drawn, changed, x)
         x = changed

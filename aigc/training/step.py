@@ -218,7 +218,7 @@ class Step:
             buffer.copy_(torch.where(self.bad > 0, old, buffer))
 
     def _add_sums(self, sums: dict[str, Tensor], batch: Batch, number: int, shared: Any) -> None:
-        with torch.no_grad(), self.autocast():
+        with torch.no_grad(), self.autocast(), self._frozen():
             own = self.state.model.batch_sums(
                 self._part(batch, number), self._noise(number), shared
             )
