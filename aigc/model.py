@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from aigc.artifact.manifest import Signature
-from aigc.config import ModelConfig, OptimizerConfig
+from aigc.config import ModelConfig, OptimizerConfig, require
 from aigc.rng import BatchRNG
 
 Batch = dict[str, Tensor]
@@ -20,7 +20,10 @@ def with_sums(batch: Batch, sums: dict[str, Tensor]) -> Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """An optimizer step: the parameters of `module` descend `loss(name, ...)`."""
+    """An optimizer step: the parameters of `module` descend `loss(name, ...)`.
+
+    Raises ValueError if the name is `quality`.
+    """
 
     name: str
     module: nn.Module
@@ -31,6 +34,13 @@ class Phase:
     """Samples seen after which the phase is no longer due; 0 for no end."""
     decay: int = 0
     """Samples before `until` over which the learning rate falls linearly to 0."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.name != "quality",
+            "a phase must not be called 'quality': metrics.jsonl has `quality/NAME` for the quality"
+            " during training; give it another name",
+        )
 
     def due(self, batches: int, samples: int) -> bool:
         """True if the phase is due on the batch after `batches` batches, `samples` in total."""

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from textwrap import wrap
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -148,7 +148,16 @@ def _choices(kind: Any, path: tuple[str, ...]) -> tuple[str, ...]:
     """Values that the field at a path may have."""
     for name in path:
         kind = get_type_hints(kind)[name]
-    return tuple(map(str, get_args(kind)))
+    return tuple(map(str, _literals(kind)))
+
+
+def _literals(kind: Any) -> Iterator[Any]:
+    """Values of the Literal types in a type: in a tuple of choices, or beside other types."""
+    if get_origin(kind) is Literal:
+        yield from get_args(kind)
+    else:
+        for inner in get_args(kind):
+            yield from _literals(inner)
 
 
 def _located(config: TrainConfig, folder: Path) -> TrainConfig:

@@ -290,7 +290,7 @@ def _threads(run: Run, options: Options, source: data.Source) -> int:
         # On a cluster the share of a machine would depend on the number of workers on it.
         most = max(1, most // high) if low == high and not options.address else 1
     if run.exists:
-        return min(run.config().threads or most, most)
+        return min(run.config(installed=False).threads or most, most)
     if torch.cuda.is_available() and options.device != "cpu":
         return most
     share = replace(options.config, batch=max(2, options.config.batch // max(1, high)))

@@ -1,5 +1,7 @@
 """When a phase is due, and at which learning rate."""
 
+from dataclasses import replace
+
 import pytest
 from torch import nn
 
@@ -17,6 +19,11 @@ def test_phase_is_due_every_nth_batch_until_its_end() -> None:
     assert [always.due(n, 10 * n) for n in range(6)] == [True] * 6
     assert [third.due(n, 10 * n) for n in range(6)] == [False, False, True] * 2
     assert [ends.due(n, 10 * n) for n in range(6)] == [True] * 4 + [False] * 2
+
+
+def test_phase_is_not_called_as_the_measured_quality_is() -> None:
+    with pytest.raises(ValueError, match=r"must not be called 'quality'.*give it another name"):
+        replace(phase(), name="quality")
 
 
 def test_learning_rate_falls_to_zero_at_the_end() -> None:

@@ -54,6 +54,10 @@ def test_file_gives_only_what_differs_from_the_preset(tmp_path: Path) -> None:
         ("preset: dcgan\n\nsamples: -3", "line 3: samples must be > 0, got -3"),
         ("preset: dcgan\nprecision: half", "line 2: precision must be one of float32, bfloat16"),
         (
+            "preset: dcgan:digits\nmodel: {augmentation: [flp]}",
+            "line 2: model.augmentation must be one of flip, colour, translation, cutout",
+        ),
+        (
             "preset: dcgan\nmodel:\n  generator_optimizer:\n    learning_rate: -1",
             "line 4: learning_rate must be > 0, got -1.0",
         ),

@@ -7,10 +7,11 @@ run along half a cosine. A field of type Scheduled takes such a text or a plain 
 
     --model.generator-optimizer.learning-rate "0:0 2000:1e-3 100%:0:cosine"
 
-Each point is POSITION:VALUE[:CURVE]. POSITION is in samples seen (with k or M for thousands or
-millions), or in percent of the run's length. CURVE leads to the point from the one before: linear
-(the default), cosine, exponential (a straight line of the logarithm), or step (the old value until
-the position). Before the first point and after the last the value is theirs.
+Each point is POSITION:VALUE[:CURVE]. POSITION is in samples seen, or in percent of the run's
+length; k and M after it, or after VALUE, are thousands and millions. CURVE leads to the point from
+the one before: linear (the default), cosine, exponential (a straight line of the logarithm), or
+step (the old value until the position). Before the first point and after the last the value is
+theirs.
 """
 
 import math
@@ -33,8 +34,8 @@ CURVES: dict[str, Callable[[float, float, float], float]] = {
 
 FORM = (
     "a number, or points POSITION:VALUE[:CURVE] separated by spaces, such as"
-    " '0:0 2000:1e-3 100%:0:cosine', with positions in samples (k and M are thousands and millions)"
-    f" or percent of the run, and curves {', '.join(CURVES)}"
+    " '0:0 2k:1e-3 100%:0:cosine', with positions in samples or percent of the run (k and M are"
+    f" thousands and millions), and curves {', '.join(CURVES)}"
 )
 _POSITION = re.compile(r"(\d+(?:\.\d+)?)([kM%]?)")
 _UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "%": 0.01}
@@ -65,10 +66,12 @@ def value_at(number: Scheduled, samples: int, total: int) -> float:
         return float(number)
     points = parse(number)
     before, reached = points[0], points[0].samples(total)
+    if samples < reached:
+        return before.value
     for point in points[1:]:
         position = max(reached, point.samples(total))
         if samples < position:
-            share = max(0.0, (samples - reached) / (position - reached))
+            share = (samples - reached) / (position - reached)
             return CURVES[point.curve](before.value, point.value, share)
         before, reached = point, position
     return before.value
@@ -99,9 +102,10 @@ def _point(word: str) -> Point:
     position, *rest = word.split(":")
     match = _POSITION.fullmatch(position)
     curve = rest[1] if len(rest) > 1 else "linear"
+    digits, unit = re.fullmatch(r"(.*?)([kM]?)", rest[0] if rest else "").groups()  # type: ignore[union-attr]
     try:
-        value = float(rest[0])
-    except (IndexError, ValueError):
+        value = float(digits) * _UNITS[unit]
+    except ValueError:
         value = math.nan
     if match is None or not math.isfinite(value) or len(rest) > 2 or curve not in CURVES:
         raise ValueError(f"{word!r} is no point; give {FORM}")

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
 from aigc.config import require
@@ -285,10 +286,7 @@ class DiscriminatorHead(nn.Module):
 
 @contextmanager
 def frozen_power_iteration(model: nn.Module, frozen: bool) -> Iterator[None]:
-    """Keep the vectors of spectral norms: a batch in parts iterates once, like a whole one.
-
-    A no-op unless `frozen`.
-    """
+    """Keep the vectors of spectral norms. A no-op unless `frozen`."""
     norms = [m for m in model.modules() if isinstance(m, _SpectralNorm)] if frozen else []
     for norm in norms:
         norm.eval()
@@ -297,6 +295,31 @@ def frozen_power_iteration(model: nn.Module, frozen: bool) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.train()
+
+
+Buffers = list[tuple[Tensor, Tensor]]
+"""Buffers of a model, each with a copy."""
+
+
+def spectral_vectors(model: nn.Module) -> Buffers:
+    """The vectors of the spectral norms, and copies of what they are now."""
+    return [(each, each.clone()) for m in model.modules() for each in _of(m, _SpectralNorm)]
+
+
+def running_statistics(model: nn.Module) -> Buffers:
+    """The running statistics of BatchNorm and the like, and copies of what they are now."""
+    return [(each, each.clone()) for m in model.modules() for each in _of(m, _NormBase)]
+
+
+def _of(module: nn.Module, kind: type[nn.Module]) -> list[Tensor]:
+    return list(module.buffers(recurse=False)) if isinstance(module, kind) else []
+
+
+@torch.no_grad()
+def restore_buffers(buffers: Buffers) -> None:
+    """Set buffers to their copies, in place: no graph holds these."""
+    for buffer, copy in buffers:
+        buffer.copy_(copy)
 
 
 @torch.no_grad()

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from aigc.model import GenerativeModel
+from aigc.nn.layers import frozen_power_iteration
 from aigc.rng import BatchRNG
 from aigc.testing.contract import Note
 from aigc.testing.model_under_test import TRAINED_ROWS, ModelUnderTest, model_batch
@@ -22,14 +24,20 @@ def sums_add_up(subject: ModelUnderTest) -> Iterator[str]:
         yield Note("the model has no sums over the batch")
         return
     model = subject.copied().double().train()
-    before = _state(model)
-    whole = _sums(subject, model, 0, TRAINED_ROWS)
-    parts = [_sums(subject, model, 0, PART), _sums(subject, model, PART, TRAINED_ROWS)]
-    changed = [
-        name for name, value in _state(model).items() if not torch.equal(value, before[name])
-    ]
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            module.eval()  # its statistics are those of the rows at hand
+    (whole, changed), *others = (
+        _sums(subject, model, start, stop)
+        for start, stop in ((0, TRAINED_ROWS), (0, PART), (PART, TRAINED_ROWS))
+    )
+    if not whole:
+        yield Note("the model has no sums over the batch")
+        return
+    parts = [part for part, _ in others]
     if changed:
         yield f"batch_sums() changed {changed[0]}; change buffers in update()"
+    before = _state(model)
     for name, total in whole.items():
         if any(name not in part or part[name].shape != total.shape for part in parts):
             yield (
@@ -46,8 +54,7 @@ def sums_add_up(subject: ModelUnderTest) -> Iterator[str]:
             )
     with torch.no_grad():
         model.update(whole)
-    after, parameters = _state(model), dict(model.named_parameters())
-    changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
+    changed, parameters = _changed(model, before), dict(model.named_parameters())
     for name in changed:
         if name in parameters:
             yield f"update() changed the parameter {name}; only the loop's optimizers may"
@@ -59,16 +66,23 @@ def sums_add_up(subject: ModelUnderTest) -> Iterator[str]:
 
 def _sums(
     subject: ModelUnderTest, model: GenerativeModel, start: int, stop: int
-) -> dict[str, Tensor]:
-    """Sums over some rows of a batch, as the loop asks for them."""
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Sums over some rows of a batch, as the loop asks for them, and what that changed."""
     rows = subject.dataset
     batch = model_batch(subject.run, rows.samples[start:stop], rows.labels[start:stop], model)
     like = next(model.parameters())
     noise = BatchRNG(3, 0, TRAINED_ROWS, start, stop, like)
     with torch.no_grad():
         shared = model.prepare(batch, noise, set(subject.due[0]))
-        found = model.batch_sums(batch, noise, shared)
-    return {name: value.to(like.dtype) for name, value in found.items()}
+        before = _state(model)
+        with frozen_power_iteration(model, True):
+            found = model.batch_sums(batch, noise, shared)
+    return {name: value.to(like.dtype) for name, value in found.items()}, _changed(model, before)
+
+
+def _changed(model: nn.Module, before: dict[str, Tensor]) -> list[str]:
+    """Names of the parameters and buffers that are not as before."""
+    return [name for name, value in _state(model).items() if not torch.equal(value, before[name])]
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ An optimizer gets no step whose gradients are not finite, and the host does not 
 `bad` is a tensor () on the device, 1 where the step must change nothing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,12 +57,13 @@ def set_numbers(
 
 
 @torch.no_grad()
-def clip(gradients: list[Tensor], norm: Tensor, largest: float) -> None:
-    """Scale gradients of a norm () above `largest` down to it, in place.
+def clip(gradients: Sequence[Tensor], norm: Tensor, largest: float) -> Sequence[Tensor]:
+    """Gradients, those of a norm () above `largest` scaled down to it.
 
-    Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; the host does not read the norm.
+    Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; the host does not read the norm. Two
+    parameters may share one tensor, so nothing is changed in place.
     """
-    torch._foreach_mul_(gradients, (largest / norm).clamp(max=1.0))
+    return torch._foreach_mul(list(gradients), (largest / norm).clamp(max=1.0))
 
 
 @torch.no_grad()
@@ -72,8 +74,10 @@ def step(optimizer: Optimizer, bad: Tensor) -> None:
         optimizer.step()
         return
     changed = [p for group in optimizer.param_groups for p in group["params"]]
-    changed += [v for p in changed for v in optimizer.state[p].values()]
+    # The number of steps stays on the host, and no formula here uses it.
+    moments = (v for p in changed for v in optimizer.state[p].values())
+    changed += [value for value in moments if value.device == bad.device]
     before = [value.clone() for value in changed]
     optimizer.step()
     for value, old in zip(changed, before, strict=True):
-        value.copy_(torch.where(bad.to(value.device) > 0, old, value))
+        value.copy_(torch.where(bad > 0, old, value))

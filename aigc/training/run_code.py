@@ -39,14 +39,14 @@ def read(folder: Path, document: dict[str, Any], *, installed: bool = True) -> N
 
 def changed(old: dict[str, Any], config: TrainConfig) -> dict[str, list[Any]]:
     """Changes of the code for history.jsonl, by name: SHA-256 before and now."""
-    before: dict[str, Any] = {}
-    now: dict[str, Any] = {}
-    former = _entries(old)
-    for name, entry in former.items():
-        before |= _hashes(name, entry)
-    for name, entry in _entries(own_code.record(config)).items():
-        now |= _hashes(name, _comparable(former.get(name, {"imports": {}}), entry))
-    names = sorted(name for name in before | now if before.get(name) != now.get(name))
+    former, latest = _entries(old), _entries(own_code.record(config))
+    before, now = (
+        {module: sha256 for each in of.items() for module, sha256 in _hashes(*each).items()}
+        for of in (former, latest)
+    )
+    # What the config names counts when it is new or gone; what that imports does not.
+    compared = former.keys() | latest.keys() | (before.keys() & now.keys())
+    names = sorted(name for name in compared if before.get(name) != now.get(name))
     return {f"code.{name}": [before.get(name), now.get(name)] for name in names}
 
 
@@ -79,19 +79,18 @@ def _hashes(name: str, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _difference(name: str, old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str, str] | None:
-    """The first module whose hash differs, and digits of both hashes; None if there is none."""
-    before, now = _hashes(name, old), _hashes(name, _comparable(old, new))
-    for module in sorted(before | now, key=lambda module: module != name):
-        was, found = before.get(module, "none"), now.get(module, "none")
+    """The first module whose hash differs, and digits of both hashes; None if there is none.
+
+    A module that only one of the entries has is not compared: which ones are found depends on how
+    the package is installed.
+    """
+    before, now = _hashes(name, old), _hashes(name, new)
+    for module, was in before.items():
+        found = now.get(module, was)
         if was != found:
             what = f"module {module}" + (f", which {name} imports," if module != name else "")
             return what, str(was)[: code_files.DIGITS], str(found)[: code_files.DIGITS]
     return None
-
-
-def _comparable(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The new entry without what the old one does not say."""
-    return new if "imports" in old else new | {"imports": {}}
 
 
 def _packages(entry: dict[str, Any]) -> str:

@@ -11,7 +11,14 @@ from torch.func import functional_call
 from aigc.config import TrainConfig
 from aigc.data import share
 from aigc.model import Batch, GenerativeModel, with_sums
-from aigc.nn.layers import advance_power_iteration, frozen_power_iteration
+from aigc.nn.layers import (
+    Buffers,
+    advance_power_iteration,
+    frozen_power_iteration,
+    restore_buffers,
+    running_statistics,
+    spectral_vectors,
+)
 from aigc.rng import BatchRNG, reseed
 from aigc.training import optimizers
 from aigc.training.gradient_buckets import GradientBuckets
@@ -103,6 +110,8 @@ class Step:
         self.first = first
         self.before: dict[str, Tensor] = {}
         """Weights from before the batch's steps, of the phases that have stepped."""
+        self.vectors: Buffers = []
+        """Vectors of spectral norms from before the batch, if its rows pass in several spans."""
         self.sums_in_loss = type(state.model).loss_sums is not GenerativeModel.loss_sums
         self.parameters = [list(phase.module.parameters()) for phase in state.phases]
         self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -139,6 +148,8 @@ class Step:
         # short, so each phase prepares its own, span by span, with the weights of the first time.
         if self.sums_in_loss:
             advance_power_iteration(state.model)  # once: rows may pass several times
+        elif not self.single:
+            self.vectors = spectral_vectors(state.model)
         whole = self._prepare(batch, 0, phases) if self.single else None
         report = []
         sums: dict[str, Tensor] = {}
@@ -152,7 +163,7 @@ class Step:
             sums |= own
             torch.maximum(self.bad, (~values.isfinite().all()).float(), out=self.bad)
             if phase.optimizer.clip_norm:
-                optimizers.clip(list(gradients), values[-1], phase.optimizer.clip_norm)
+                gradients = optimizers.clip(gradients, values[-1], phase.optimizer.clip_norm)
             for parameter, gradient in zip(self.parameters[i], gradients, strict=True):
                 parameter.grad = like_in_memory(gradient, parameter)
             if not self.single and i != due[-1]:
@@ -175,15 +186,15 @@ class Step:
         """Seed key for draws that cannot be indexed by sample, such as Dropout's masks."""
         return f"{self.config.seed}/{self.state.samples}/{purpose}/{self.group.rank}"
 
-    def _frozen(self, again: bool = True) -> AbstractContextManager[None]:
-        """Keeps the vectors of spectral norms where rows pass `again` in one batch."""
-        return frozen_power_iteration(self.state.model, again or self.sums_in_loss)
+    def _frozen(self, frozen: bool = True) -> AbstractContextManager[None]:
+        """Keeps the vectors of spectral norms where a pass is not to iterate them."""
+        return frozen_power_iteration(self.state.model, frozen)
 
     def _noise(self, number: int) -> BatchRNG:
         span = self.spans[number]
-        config = self.config
+        config, state = self.config, self.state
         return BatchRNG(
-            config.seed, self.state.samples, config.batch, *span, self.like, config.samples
+            config.seed, state.samples, config.batch, *span, self.like, state.run_samples
         )
 
     def _part(self, batch: Batch, number: int) -> Batch:
@@ -196,7 +207,8 @@ class Step:
         """Result of prepare() for a span, with the weights from before the batch's steps."""
         reseed(self.rank_key(f"prepare/{number}" if number else "prepare"), self.like.device)
         model, inputs = self.state.model, (self._part(batch, number), self._noise(number), due)
-        with self.autocast(), self._frozen(number > 0 or bool(self.before)):
+        restore_buffers(self.vectors)
+        with self.autocast(), self._frozen(self.sums_in_loss):
             if not self.before:
                 return model.prepare(*inputs)
             return functional_call(_Preparation(model), self.before, inputs)
@@ -206,7 +218,8 @@ class Step:
         own = {id(parameter) for parameter in self.parameters[i]}
         for name, parameter in self.state.model.named_parameters():
             if id(parameter) in own:
-                self.before[f"model.{name}"] = parameter.detach().clone()
+                # Two phases may share a parameter: what counts is its value before the first.
+                self.before.setdefault(f"model.{name}", parameter.detach().clone())
 
     @torch.no_grad()
     def _update(self, sums: dict[str, Tensor]) -> None:
@@ -236,8 +249,13 @@ class Step:
         total: Sequence[Tensor] = ()
         sums: dict[str, Tensor] = {}
         loss_sums, slopes = self._loss_sums(batch, i, whole)
+        # Every span iterates the vectors of spectral norms from where the whole batch would: for
+        # prepare() from before the batch, for the loss of a later phase from after the earlier.
+        later = self.vectors and batch_sums is None
+        reached = spectral_vectors(self.state.model) if later else []
         for number, shared in self._prepared(batch, i, whole):
-            with self._frozen(number > 0):
+            restore_buffers(reached)
+            with self._frozen(self.sums_in_loss):
                 loss, metrics = self._loss(batch, i, number, shared, loss_sums)
                 weight = self._weight(number)
                 descended = loss if weight == 1 else loss * weight
@@ -254,7 +272,9 @@ class Step:
             if number:
                 torch._foreach_add_(list(total), own)
             else:
-                total = [g.contiguous() for g in own] if not self.single else own
+                # Two parameters may have got one tensor for both, or an expanded one.
+                dense = torch.contiguous_format
+                total = own if self.single else [g.clone(memory_format=dense) for g in own]
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0) + value * weight
         return total, sums
@@ -326,10 +346,12 @@ class Step:
     ) -> dict[str, Tensor]:
         """Sums by name over the batch of what `own` makes of each span."""
         total: dict[str, Tensor] = {}
+        statistics = running_statistics(self.state.model)
         for number, shared in self._prepared(batch, i, whole):
             with self._frozen():
                 for name, value in own(number, shared).items():
                     total[name] = total[name] + value if name in total else value
+        restore_buffers(statistics)  # the pass for the gradients counts, as on one worker
         if not total:
             return {}
         flat = torch.cat([value.flatten() for value in total.values()])

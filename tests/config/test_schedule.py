@@ -44,6 +44,15 @@ def test_curves_lead_from_point_to_point(text: str, expected: list[float]) -> No
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("text", ["2k:1e-3 100%:0", "10k:1e-3 100%:0:cosine", "50%:1e-3 1:2"])
+def test_before_the_first_point_the_value_is_that_of_the_first(text: str) -> None:
+    assert value_at(text, 1, 1000) == 1e-3
+
+
+def test_values_may_be_thousands_and_millions_too() -> None:
+    assert values("0:2k 1M:3M 2M:0.5k") == (2000, 3e6, 500)
+
+
 def test_points_that_a_short_run_overtakes_keep_their_order() -> None:
     # The warm-up is longer than the run: the fall to 0 has no time left, and comes after it.
     assert value_at(WARM_UP_AND_COSINE, 500, 1000) == pytest.approx(0.25e-3)

@@ -99,22 +99,22 @@ SUMS = """    def batch_sums(self, batch, noise, shared):
     def update(self, sums):
         self.mean.lerp_(sums["total"] / sums["count"], 0.1)
 
-    def averaged"""
+    def collapsed"""
 SUMMED = {
     STORED: f"{STORED}; self.register_buffer('mean', torch.zeros(config.shape))",
-    "    def averaged": SUMS,
+    "    def collapsed": SUMS,
 }
 
 
 def with_sums(old: str, new: str) -> dict[str, str]:
-    return {**SUMMED, "    def averaged": SUMS.replace(old, new)}
+    return {**SUMMED, "    def collapsed": SUMS.replace(old, new)}
 
 
 COUPLED = f"{OBJECTIVE} + on_real.exp().mean() * batch['sum/real'].sin().sum()"
 LOSS_SUMS = """    def loss_sums(self, phase, batch, noise, shared):
         return {"real": self.discriminator(batch[self.config.modality], shared[1])[0].sum(0)}
 
-    def averaged"""
+    def collapsed"""
 DRAWN = "label: Tensor | None, noise: BatchRNG"
 SUMMED_LOSS = {
     "_discriminator_loss(real, fake.detach(), label, noise)": (
@@ -122,7 +122,7 @@ SUMMED_LOSS = {
     ),
     f"{DRAWN}\n": f"{DRAWN}, batch: Batch\n",
     OBJECTIVE: COUPLED,
-    "    def averaged": LOSS_SUMS,
+    "    def collapsed": LOSS_SUMS,
 }
 
 

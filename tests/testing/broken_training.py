@@ -139,7 +139,7 @@ OF_LOSSES = [
         "a mean in place of the sum in a loss",
         "mean_over_rows",
         GAN,
-        {**SUMMED_LOSS, "    def averaged": LOSS_SUMS.replace(".sum(0)", ".mean(0)")},
+        {**SUMMED_LOSS, "    def collapsed": LOSS_SUMS.replace(".sum(0)", ".mean(0)")},
         r"'discriminator' .*loss_sums\(\), which must be sums over rows",
     ),
     Break(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aigc import data
 from aigc.config import OptimizerConfig, TrainConfig
+from aigc.testing import PretendedAccelerator
 from aigc.training import optimizers
 from aigc.training.loop import train
 from aigc.training.state import TrainState
@@ -87,16 +88,24 @@ def test_a_bad_step_changes_nothing_be_it_the_first_or_a_later_one(name: str) ->
     assert module.weight.item() == pytest.approx(by_hand(name, 2.0, [1.0, -0.5]), rel=1e-6)
 
 
+def clipped(gradients: list[Tensor], norm: float, largest: float) -> list[Any]:
+    return [g.tolist() for g in optimizers.clip(gradients, torch.tensor(norm), largest)]
+
+
 def test_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
     gradients = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
-    optimizers.clip(gradients, torch.tensor(5.0), 10.0)
-    assert gradients[0].tolist() == [3.0, 0.0]
-    optimizers.clip(gradients, torch.tensor(5.0), 1.0)
-    assert gradients[0].tolist() == pytest.approx([0.6, 0.0])
-    assert gradients[1].item() == pytest.approx(0.8)
-    zero = [torch.zeros(2)]
-    optimizers.clip(zero, torch.tensor(0.0), 1.0)
-    assert zero[0].tolist() == [0.0, 0.0]
+    assert clipped(gradients, 5.0, 10.0) == [[3.0, 0.0], [[4.0]]]
+    (first, second) = clipped(gradients, 5.0, 1.0)
+    assert first == pytest.approx([0.6, 0.0])
+    assert second[0] == pytest.approx([0.8])
+    assert clipped([torch.zeros(2)], 0.0, 1.0) == [[0.0, 0.0]]
+
+
+def test_one_gradient_of_two_parameters_is_clipped_once() -> None:
+    shared = torch.full((2,), 4.0)
+    assert clipped([shared, shared], 8.0, 4.0) == [[2.0, 2.0]] * 2
+    expanded = torch.tensor(4.0).expand(3)
+    assert clipped([expanded], 8.0, 4.0) == [[2.0] * 3]
 
 
 def recipe(name: str, **changes: Any) -> TrainConfig:
@@ -118,6 +127,15 @@ def test_resumed_equals_uninterrupted(name: str, tmp_path: Any) -> None:
 def test_micro_batches_equal_the_whole(name: str) -> None:
     config = recipe(name, precision="float64")
     assert worst(finish(config), finish(replace(config, micro_batch=5))) < 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_optimizer_has_the_host_read_the_device(name: str) -> None:
+    config = recipe(name)
+    with PretendedAccelerator() as device:
+        state = TrainState(config, device.device)
+        train(config, state, data.load(config.data, config.model))
+    assert not [read for read in device.reads if "optimizers.py" in str(read)]
 
 
 def test_every_step_has_the_numbers_of_its_samples() -> None:

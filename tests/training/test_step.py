@@ -39,14 +39,55 @@ def test_micro_batches_equal_the_whole_batch(config: TrainConfig) -> None:
         assert 0 < worst(whole, parts) < 1e-9
 
 
-def test_micro_batches_freeze_power_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
-    from contextlib import nullcontext
+def spectral(**changes: Any) -> TrainConfig:
+    """Spectral norms in both networks, that of the discriminator applied several times a batch."""
+    config = float64("fc_gan:mlp", samples=16 * 6)
+    return replace(config, model=replace(config.model, **changes))
 
+
+@pytest.fixture
+def spectral_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn.utils.parametrizations import spectral_norm
+
+    from aigc.models import fc_gan
+
+    class Model(fc_gan.Model):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            for module in self.modules():
+                if isinstance(module, torch.nn.Linear):
+                    spectral_norm(module)
+
+    monkeypatch.setattr(fc_gan, "Model", Model)
+
+
+@pytest.mark.usefixtures("spectral_generator")
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "hinge"},
+        {"objective": "relativistic", "penalty": "r1_r2"},
+        {"objective": "wasserstein", "penalty": "gradient", "discriminator_steps": 2},
+    ],
+    ids=lambda changes: changes["objective"],
+)
+def test_spans_iterate_spectral_norms_as_the_whole_batch_does(
+    changes: Any, checkpointed: bool
+) -> None:
+    whole = finish(spectral(**changes))
+    parts = replace(spectral(**changes), micro_batch=5, activation_checkpointing=checkpointed)
+    assert 0 < worst(whole, finish(parts)) < 1e-9
+
+
+@pytest.mark.usefixtures("spectral_generator")
+@pytest.mark.parametrize("kept", ["spectral_vectors", "restore_buffers"])
+def test_without_it_they_would_differ(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from aigc.training import step
 
-    config = without_batch_norm(float64("dcgan:digits"))
+    config = spectral(objective="relativistic")
     whole = finish(config)
-    monkeypatch.setattr(step, "frozen_power_iteration", lambda model, frozen: nullcontext())
+    monkeypatch.setattr(step, kept, lambda *_: [])
     assert worst(whole, finish(replace(config, micro_batch=5))) > 1e-9
 
 
