@@ -201,7 +201,10 @@ class IngressReplica(ModelReplica):
     async def tend(self) -> None:
         """Periodic work; also reload a keys file that changed."""
         await super().tend()
+        await self._reload_keys()
         await asyncio.gather(*(pool.learn_provider() for pool in self._pools.values()))
+
+    async def _reload_keys(self) -> None:
         if self._key_file is None:
             return
         try:

@@ -10,18 +10,19 @@ sent as it is made are jobs of their own.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from math import prod
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from aigc.artifact import TensorSpec, user_inputs
+from aigc.artifact import Signature, TensorSpec, user_inputs
 from aigc.artifact.axes import Shape, shape_at
-from aigc.artifact.sampling_inputs import Arrays
+from aigc.artifact.sampling_inputs import Arrays, is_picture
 from aigc.artifact.tiling import Place, Shapes
-from serve.batching.jobs import OverloadedError
+from serve.batching.jobs import DeadlineError, OverloadedError
 from serve.batching.one_ahead import one_ahead
 from serve.batching.progress import ProgressCallback
 from serve.hosting.runner import PIXELS, SignatureRunner
@@ -101,19 +102,29 @@ async def run_chunks(
 ) -> AsyncGenerator[Arrays, None]:
     """Outputs of one sample, chunk by chunk, each run while the previous one is used.
 
-    `runner` is at its sizes; `run` calls what submits a chunk. `deadline_s`: by which the first one
-    must have started. Raises what submit() raises.
+    `runner` is at its sizes; `run` calls what submits a chunk, and the first time what draws the
+    sample. `deadline_s`: by which the first chunk must have started. Raises what submit() raises.
     """
     tiling = runner.tiling
     assert tiling is not None
     places = tiling.places()
     taken, given = runner.artifact.signature(runner.name).shapes
     values = runner.spec.num_values
-    row = await offload(values, partial(_row, runner, params, inputs, 0))
-    whole = {name: array[0] for name, array in row.items()}
+    whole: Arrays = {}
+
+    async def draw() -> None:
+        left_s = None if deadline_s is None else deadline_s - time.monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                row = await offload(values, partial(_row, runner, params, inputs, 0))
+        except TimeoutError:
+            raise DeadlineError(1) from None
+        whole.update({name: array[0] for name, array in row.items()})
 
     async def submit(place: Place) -> Arrays:
         is_first = place is places[0]
+        if is_first:
+            await draw()
         chunk = tiling.cut(whole, taken, [place])
         while True:
             try:
@@ -154,15 +165,29 @@ def num_bytes(runner: SignatureRunner, n: int, whole: bool) -> int:
     tiling = runner.tiling
     if tiling is None:
         return 0
-    image = runner.image.num_values if runner.image is not None else 0
-    outputs = 4 * (runner.values_per_sample - image) + image  # images are uint8 pixels
-    inputs = 4 * sum(spec.num_values for spec in runner.spec.inputs)
+    inputs, outputs = _tensor_bytes(runner.spec.inputs), _output_bytes(runner, runner.spec)
     if not whole:
         return n * inputs
-    # A tile has as many inputs and outputs for each place as the whole.
-    places = prod(tiling.tile_sizes.values()) / prod(tiling.sizes.values())
+    tile = runner.artifact.signature(runner.name).at(tiling.tile_sizes)
+    parts = len(tiling) * (_tensor_bytes(tile.inputs) + _output_bytes(runner, tile))
     copies = 2 if n > 1 else 1  # samples of several are put together
-    return n * int((inputs + outputs) * (1 + len(tiling) * places) + (copies - 1) * outputs)
+    return n * (inputs + copies * outputs + parts)
+
+
+def _output_bytes(runner: SignatureRunner, spec: Signature) -> int:
+    """Bytes of what a runner gives of a sample of fixed shapes: the image as uint8 pixels, and as
+    numbers too if the runner keeps them."""
+    total = _tensor_bytes(spec.outputs)
+    image = next(filter(is_picture, spec.outputs), None)
+    if image is None:
+        return total
+    keeps = runner.values_per_sample > sum(one.num_values for one in runner.spec.outputs)
+    return total + image.num_values - (0 if keeps else _tensor_bytes([image]))
+
+
+def _tensor_bytes(specs: Iterable[TensorSpec]) -> int:
+    """Bytes of one row of tensors of fixed shapes."""
+    return sum(spec.num_values * np.dtype(spec.dtype).itemsize for spec in specs)
 
 
 def with_pixels(runner: SignatureRunner, shapes: Shapes) -> dict[str, Shape]:

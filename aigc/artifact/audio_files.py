@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact.image_files import Provenance
-from aigc.artifact.manifest import Level
 from aigc.artifact.preprocessing import AUDIO
 
 MAX_SAMPLES = 192_000 * 600
@@ -102,17 +101,12 @@ def is_sound(head: bytes) -> bool:
     return head[:4] == b"fLaC" or (head[:4] == b"RIFF" and head[8:12] == b"WAVE")
 
 
-def difference(samples: NDArray[np.int16], other: NDArray[np.int16]) -> int | None:
-    """Largest difference of two (n, channels) int16 arrays; None if their shapes differ."""
+def differences(samples: NDArray[np.int16], other: NDArray[np.int16]) -> NDArray[np.int32] | None:
+    """Differences of two (n, channels) int16 arrays in levels; None if their shapes differ."""
     if samples.shape != other.shape:
         return None
-    return int(np.abs(samples.astype(np.int32) - other).max(initial=0))
-
-
-def allowed_difference(level: Level, tolerance: float) -> int:
-    """Largest difference in levels of a sound recreated on another machine: 0 at levels `bit` and
-    `uint8`, else twice the tolerance of replayed references, plus rounding."""
-    return 0 if level == "bit" else int(2 * tolerance * FULL_SCALE) + 1
+    found: NDArray[np.int32] = np.abs(samples.astype(np.int32) - other)
+    return found
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

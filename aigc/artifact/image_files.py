@@ -220,8 +220,13 @@ def tile(images: NDArray[np.uint8], provenance: Provenance) -> NDArray[np.uint8]
 
 
 def difference(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> int | None:
-    """Largest difference of two (H, W, C) uint8 images in levels, 0 to 255; None if the sizes
-    differ.
+    """Largest of differences(); None if the sizes differ."""
+    found = differences(image, other)
+    return None if found is None else int(found.max())
+
+
+def differences(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.int16] | None:
+    """Differences of two (H, W, C) uint8 images in levels, 0 to 255; None if the sizes differ.
 
     Grey equals RGB of three equal channels, and no alpha an opaque one: WebP has no grey.
     """
@@ -229,7 +234,8 @@ def difference(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> int | None
         return None
     if has_alpha(image.shape[-1]) or has_alpha(other.shape[-1]):
         image, other = _as_rgba(image), _as_rgba(other)
-    return int(np.abs(image.astype(np.int16) - other).max())
+    found: NDArray[np.int16] = np.abs(image.astype(np.int16) - other)
+    return found
 
 
 def has_alpha(channels: int) -> bool:

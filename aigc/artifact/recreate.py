@@ -3,7 +3,7 @@
     file = read_file(data)                                  # ValueError for neither image nor sound
     output = file.output(artifact.signature("sample"))
     samples = recreate(artifact, file.provenance, output)
-    file.compare(samples, artifact.manifest, "bit").equal
+    file.compare(samples, artifact.manifest, artifact.reproducibility["sample"]).matches
 
 The provenance is a claim that anybody can write into a file; equal samples prove it.
 """
@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 
 from aigc.artifact import audio_files, image_files
 from aigc.artifact.image_files import Provenance
-from aigc.artifact.manifest import Level, Manifest, Signature, TensorSpec
+from aigc.artifact.manifest import Manifest, Reproducibility, Signature, TensorSpec
 from aigc.artifact.sampling_inputs import is_picture
 from aigc.artifact.session import Artifact, replay_loss, tolerance
 
+MEASURED = 2
+"""Most that a file may differ, in differences that this machine measured when it replayed the
+references: two machines may be off them."""
+MAX_LEVELS = 3
+"""Most levels, of 255, that a pixel of a file may differ, whatever was measured."""
+MAX_DIFFERENCE = 1 / 64
+"""Most that other values may differ, as a share of the largest one, whatever was measured."""
+MEAN_SHARE = 1 / 4
+"""Largest mean difference, as a share of the largest difference that is allowed."""
 MAX_VALUES = 4 * image_files.MAX_PIXELS
 """Most values of the samples of a file whose sizes are claimed by its provenance."""
 
@@ -30,17 +39,34 @@ class Comparison:
 
     difference: int | None
     """Largest difference of two values, in levels; None if the sizes differ."""
+    mean: float
+    """Mean difference, in levels; 0 if the sizes differ."""
     allowed: int
-    """Largest difference of an equal file, in levels."""
+    """Largest difference of a file that the artifact made, in levels."""
     unit: str
     """Name of one value: pixel or sample."""
     levels: int
     """Largest difference that two values can have."""
 
+    @classmethod
+    def of(
+        cls, differences: NDArray[Any] | None, *, allowed: int, unit: str, levels: int
+    ) -> "Comparison":
+        """The comparison with these differences of values; None for other sizes."""
+        return cls(
+            difference=None if differences is None else int(differences.max(initial=0)),
+            mean=0.0 if differences is None or not differences.size else float(differences.mean()),
+            allowed=allowed,
+            unit=unit,
+            levels=levels,
+        )
+
     @property
-    def equal(self) -> bool:
-        """The artifact made the file."""
-        return self.difference is not None and self.difference <= self.allowed
+    def matches(self) -> bool:
+        """The artifact made the file: it is equal, or within the tolerance of this machine."""
+        if self.difference is None or self.difference > self.allowed:
+            return False
+        return self.mean <= MEAN_SHARE * self.allowed
 
     def describe(self) -> str:
         """The comparison in a few words, such as `every pixel is equal`."""
@@ -48,8 +74,16 @@ class Comparison:
             return "its size differs"
         if self.difference == 0:
             return f"every {self.unit} is equal"
-        if self.equal:
-            return f"every {self.unit} is within {self.difference} of {self.levels} levels"
+        if self.matches:
+            return (
+                f"every {self.unit} is within {self.difference} of {self.levels} levels, and the"
+                f" tolerance here is {self.allowed}"
+            )
+        if self.difference <= self.allowed:
+            return (
+                f"{self.unit}s differ by {self.mean:.2g} of {self.levels} levels on average, and at"
+                f" most {MEAN_SHARE * self.allowed:.2g} is within the tolerance here"
+            )
         return f"a {self.unit} differs by {self.difference} of {self.levels} levels"
 
 
@@ -73,22 +107,26 @@ class ImageFile:
             raise ValueError("gives no image")
         return spec
 
-    def compare(self, samples: NDArray[Any], manifest: Manifest, level: Level) -> Comparison:
+    def compare(
+        self, samples: NDArray[Any], manifest: Manifest, measured: Reproducibility
+    ) -> Comparison:
         """Compare with (n, H, W, C) uint8, of the provenance's signature.
 
-        Pixels must be equal, whatever the level; but another machine may differ by what reduced
-        precision adds to the tolerance of its references, where this one's level is not `bit`.
+        Pixels must be equal; but those of reduced arithmetic may differ where this machine, as
+        `measured`, makes other pixels of the references: by MEASURED times as much, and at most
+        MAX_LEVELS.
         """
         assert self.provenance is not None
         name = self.provenance.signature
         low, high = self.output(manifest.signatures[name]).range or (-1.0, 1.0)
-        loss = 0.0 if level == "bit" else replay_loss(manifest, name) / (high - low)
-        allowed = int(2 * loss * self.levels) + 1 if loss else 0
+        allowed = 0
+        if measured.level == "tolerance" and replay_loss(manifest, name):
+            # max_abs is relative to 1 + the value
+            share = MEASURED * measured.max_abs * (1 + max(abs(low), abs(high))) / (high - low)
+            allowed = int(min(MAX_LEVELS, share * self.levels + 1))
         pixels, _ = image_files.read_image(self._data, self._max_pixels)
-        difference = image_files.difference(image_files.tile(samples, self.provenance), pixels)
-        return Comparison(
-            difference=difference, allowed=allowed, unit=self.unit, levels=self.levels
-        )
+        differences = image_files.differences(image_files.tile(samples, self.provenance), pixels)
+        return Comparison.of(differences, allowed=allowed, unit=self.unit, levels=self.levels)
 
 
 class AudioFile:
@@ -109,25 +147,27 @@ class AudioFile:
             raise ValueError("gives no sound" + (f" of {self._rate_hz} Hz" if spec else ""))
         return spec
 
-    def compare(self, samples: NDArray[Any], manifest: Manifest, level: Level) -> Comparison:
+    def compare(
+        self, samples: NDArray[Any], manifest: Manifest, measured: Reproducibility
+    ) -> Comparison:
         """Compare with (n, samples, channels) int16, of the provenance's signature, one clip after
         the other.
 
-        Another machine may differ by the tolerance of the artifact's references, where this one's
-        level is not `bit`.
+        Where this machine, as `measured`, is not equal to the references, samples may differ by
+        MEASURED times as much, or times the tolerance of float32 if that is more; at most by
+        MAX_DIFFERENCE.
         """
         assert self.provenance is not None
         name = self.provenance.signature
-        replayed = tolerance(manifest.signatures[name]) + replay_loss(manifest, name)
+        allowed = 0
+        if measured.level != "bit":
+            most = max(tolerance(manifest.signatures[name]), measured.max_abs)
+            allowed = int(min(MEASURED * most, MAX_DIFFERENCE) * audio_files.FULL_SCALE) + 1
         sound = audio_files.read_sound(self._data, self._max_samples)
-        return Comparison(
-            difference=audio_files.difference(
-                np.concatenate([*samples]), audio_files.to_pcm16(sound.samples)
-            ),
-            allowed=audio_files.allowed_difference(level, replayed),
-            unit=self.unit,
-            levels=self.levels,
+        differences = audio_files.differences(
+            np.concatenate([*samples]), audio_files.to_pcm16(sound.samples)
         )
+        return Comparison.of(differences, allowed=allowed, unit=self.unit, levels=self.levels)
 
 
 def read_file(

@@ -21,6 +21,8 @@ MAX_ROWS = 1024
 """Most rows of references; export writes 16."""
 MAX_FILES = 16
 """Most sizes beside the default ones of which a signature has references."""
+MAX_PARTS = 64
+"""Most tiles or chunks of the samples of references; a replay would take as many runs."""
 _COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 MAX_HEADER_BYTES = 4096
 """Most bytes of the header of an array in the archive."""
@@ -36,7 +38,8 @@ def reference_sizes(
 ) -> dict[str, dict[str, int]]:
     """Sizes of the references among `files` of a signature, by file: first the default ones.
 
-    Raises ArtifactError for a file of sizes that the axes do not allow, and for too many.
+    Raises ArtifactError for a file of sizes that the axes do not allow or of which a sample has too
+    many parts, and for too many files.
     """
     found = {}
     names = set(files)
@@ -56,6 +59,12 @@ def reference_sizes(
             raise ArtifactError(
                 f"references {file[:200]!r} of {name!r} must name every axis, in the order of the"
                 f" manifest: {reference_file(name, sizes)!r}"
+            )
+        tiling = signature.tiling(sizes)
+        if tiling is not None and len(tiling) > MAX_PARTS:
+            raise ArtifactError(
+                f"references {file[:200]!r} of {name!r} are of {len(tiling):,} tiles or chunks; at"
+                f" most {MAX_PARTS} are replayed"
             )
         found[file] = sizes
     if len(found) > MAX_FILES + 1:

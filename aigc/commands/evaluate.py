@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from aigc import files
@@ -235,8 +236,8 @@ def with_metrics(manifest: Manifest, metrics: Sequence[Metric]) -> Manifest:
     values |= {f"{m.name}/real": round(m.floor, 6) for m in metrics if m.floor is not None}
     float32 = {m.name: round(m.float32, 6) for m in metrics if m.float32 is not None}
     precision = manifest.precision
-    if float32 and isinstance(precision, Precision):
-        precision = replace(precision, float32_metrics=float32)
+    if isinstance(precision, Precision):  # those of other metrics go
+        precision = replace(precision, float32_metrics=float32 or UNSET)
     return replace(manifest, metrics=values, precision=precision)
 
 

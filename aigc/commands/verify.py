@@ -107,9 +107,9 @@ def _file(path: Path, options: Options, trust: signing.Trust | None) -> int:
         raise ValueError(f"{path}: signature {name!r} of {artifact.id} {error}") from None
     if artifact.manifest.precision is not UNSET:
         artifact.verify()  # measures the level of this machine
-    level = artifact.reproducibility[name].level
-    comparison = file.compare(recreate(artifact, provenance, output), artifact.manifest, level)
-    if not comparison.equal:
+    measured = artifact.reproducibility[name]
+    comparison = file.compare(recreate(artifact, provenance, output), artifact.manifest, measured)
+    if not comparison.matches:
         raise ValueError(
             f"{path} differs from what {artifact.id} makes of its seed and index:"
             f" {comparison.describe()}"

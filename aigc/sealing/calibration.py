@@ -40,10 +40,16 @@ class RealInputs:
 
 
 def recorded(arrays: Mapping[str, NDArray[Any]]) -> RealInputs:
-    """Real inputs by name, (n, *shape) each."""
+    """Real inputs by name, (n, *shape) each; read() raises ValueError for one without rows."""
 
     def read(signature: Signature, rows: int) -> Arrays:
         names = [spec.name for spec in signature.inputs if spec.name in arrays]
+        for name in names:
+            if not np.ndim(arrays[name]):
+                raise ValueError(
+                    f"calibration of {name!r} must be an array of rows, got the single value"
+                    f" {arrays[name]}; give it a first axis of rows"
+                )
         return {name: np.asarray(arrays[name])[:rows] for name in names}
 
     return RealInputs(origin="recorded", read=read)

@@ -11,9 +11,9 @@ PoolRefusal comes back. No Ray in here: `serve.app` puts a deployment's handle b
 
 import asyncio
 import copy
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
@@ -37,6 +37,8 @@ from serve.sampling_params import SamplingParams
 from serve.settings import Limits
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """Most replicas tried in turn while none was reached, or each closed before it began."""
@@ -179,12 +181,19 @@ class PoolClient:
         )
 
     async def learn_provider(self) -> None:
-        """Ask a replica for its provider if that is not known, and if asking wakes none."""
+        """Ask a replica for its provider if that is not known, and if asking wakes none.
+
+        An error of the other pool is logged: it is asked again.
+        """
         if self.provider != "unknown" or self._may_sleep:
             return
-        with suppress(UnreachedError, ReplicaLostError, TimeoutError):
+        try:
             async with asyncio.timeout(LEARN_S):
                 self.provider = await self._transport.provider()
+        except (UnreachedError, ReplicaLostError, TimeoutError):
+            pass
+        except Exception:
+            logger.exception("a replica of pool %s did not tell its provider", self.name)
 
     async def prove(self, uri: str) -> None:
         """Let a replica load a candidate; this wakes a pool without replicas.

@@ -129,6 +129,9 @@ class ModelReplica:
             except Exception:
                 self._metrics.refused_loads.inc()
                 logger.exception("new artifacts were refused; the old ones stay")
+            else:
+                continue
+            self._free()  # what was opened before the one that was refused
 
     async def _prepare(self, target: DesiredModels) -> None:
         """Prepare for new artifacts; raises to refuse them."""
@@ -152,6 +155,7 @@ class ModelReplica:
         if hosted is None:
             hosted = await asyncio.to_thread(self._loader.open, uri)
             self._proven = [hosted]
+            self._free_if_idle()  # the candidate before it
         return hosted
 
     async def refusal(self, uri: str) -> str:
@@ -186,10 +190,15 @@ class ModelReplica:
 
         def free() -> None:
             self._leaving = [one for one in self._leaving if one not in gone]
-            self._free()
+            self._free_if_idle()
 
         asyncio.get_running_loop().call_later(LEAVING_S, free)
         self._free()
+
+    def _free_if_idle(self) -> None:
+        """_free() unless artifacts are being loaded, which are not known yet; their end frees."""
+        if self._loading is None or self._loading.done():
+            self._free()
 
     def _free(self) -> None:
         """Collect garbage now: Serve freezes the collector, and graphs are large."""
@@ -268,7 +277,10 @@ class ModelReplica:
     async def _tend_forever(self) -> None:
         while True:
             await asyncio.sleep(TEND_S)
-            await self.tend()
+            try:
+                await self.tend()
+            except Exception:
+                logger.exception("periodic work failed; it is tried again")
 
     async def tend(self) -> None:
         """Periodic work: count the cost, retry metrics that could not be written."""

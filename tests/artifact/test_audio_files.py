@@ -224,7 +224,9 @@ def test_missing_flac_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         audio_files.flac(noise(), 8000)
 
 
-def test_difference_is_in_levels_or_none_for_another_size() -> None:
+def test_differences_are_in_levels_or_none_for_another_size() -> None:
     a = np.array([[-32767], [5]], np.int16)
-    assert audio_files.difference(a, np.array([[32767], [5]], np.int16)) == 65534
-    assert audio_files.difference(a, a[:1]) is None
+    found = audio_files.differences(a, np.array([[32767], [5]], np.int16))
+    assert found is not None
+    assert found.tolist() == [[65534], [0]]
+    assert audio_files.differences(a, a[:1]) is None

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigc.artifact import Artifact, ArtifactError
+from aigc.artifact import Artifact, ArtifactError, Signature, TensorSpec
 from aigc.artifact.axes import Axis
 from aigc.artifact.manifest import parse
+from aigc.artifact.references import MAX_PARTS, reference_sizes
 from aigc.artifact.sampling_inputs import InputError
-from aigc.artifact.tiling import Tile, Tiling, spans
+from aigc.artifact.tiling import Chunk, Tile, Tiling, spans
 from tests.artifact.test_manifest import Document, resealed
 
 CHUNK = {"axis": "t", "context": 2, "max_abs": 0.0, "sizes": []}
@@ -183,3 +184,19 @@ def test_samples_of_other_signatures_have_no_tiles(signed_for: Artifact) -> None
         signed_for.run("enlarge", {"image": np.zeros((1, 1, 18, 8), np.float32)})
     whole = signed_for.sample(seed=1, label=3, sizes={"h": 30, "w": 13})["image"]
     assert whole.shape == (1, 1, 60, 26)
+
+
+def test_references_of_more_parts_than_are_replayed_are_refused() -> None:
+    signature = Signature(
+        graph="a.onnx",
+        inputs=(TensorSpec(name="x", kind="vector", dtype="float32", shape=(1, "t")),),
+        outputs=(TensorSpec(name="y", kind="vector", dtype="float32", shape=(1, "t")),),
+        axes={"t": Axis(min=1, max=8, default=4)},
+        chunk=Chunk(axis="t", context=2, max_abs=0.0, sizes=()),
+    )
+    most = 8 + 4 * (MAX_PARTS - 1)
+    found = reference_sizes("s", signature, [f"references/s@t={most}.npz"])
+    assert [*found.values()] == [{"t": most}]
+    for size, parts in ((most + 1, "65"), (100_000_000, "24,999,999")):
+        with pytest.raises(ArtifactError, match=f"are of {parts} tiles or chunks; at most 64"):
+            reference_sizes("s", signature, [f"references/s@t={size}.npz"])

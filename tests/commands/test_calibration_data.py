@@ -11,6 +11,7 @@ from aigc.artifact import Artifact, Signature, TensorSpec
 from aigc.artifact.axes import Axis
 from aigc.commands.calibration_data import data_inputs
 from aigc.config import DataConfig
+from aigc.sealing.calibration import calibration_inputs, recorded
 from aigc.training.run import Run
 from tests.fixtures.make import config
 
@@ -61,3 +62,10 @@ def test_data_that_are_not_there_are_named_with_what_to_do(tmp_path: Path) -> No
     there = replace(config(), data=DataConfig(source="folder", path=str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match=r"cannot be read: .*nowhere.*take --precision int8"):
         data_inputs(there).read(of(PIXEL), 1)
+
+
+def test_a_recorded_value_without_rows_is_refused() -> None:
+    x = TensorSpec(name="x", kind="vector", dtype="float32", shape=(2,))
+    signature = Signature(graph="a.onnx", inputs=(x,), outputs=(replace(x, name="y"),))
+    with pytest.raises(ValueError, match=r"calibration of 'x' must be an array of rows, got"):
+        calibration_inputs("s", signature, recorded({"x": np.array(1.0, np.float32)}), 4)

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from aigc import data
-from aigc.artifact import Artifact, Store
+from aigc.artifact import Artifact, Manifest, Signature, Store, TensorSpec
 from aigc.artifact.image_files import png, read_png, to_uint8
+from aigc.artifact.precision import Precision, PrecisionLoss
 from aigc.commands.evaluate import (
     Options,
     command,
     draw,
     evaluate,
     evaluate_on,
+    with_metrics,
     write_metrics,
 )
 from aigc.commands.export import export
@@ -278,6 +280,31 @@ def test_evaluate_omits_metrics_that_need_test_rows(
     figures = evaluate_on(artifact, real, 20, 0)
     assert [m.name.partition("/")[0] for m in figures] == ["frechet", "precision"]
     assert [o.name.partition("/")[0] for o in figures.omitted] == ["judge", "recall"]
+
+
+def test_metrics_of_float32_go_with_those_beside_which_they_were_measured() -> None:
+    loss = PrecisionLoss(max_abs=0.01, mean_loss=0, uint8_mismatch=0, uint8_max=1, samples=1)
+    precision = Precision(name="float16", loss={"sample": loss})
+    image = TensorSpec(name="image", kind="image", dtype="float32", shape=(1, 4, 4), range=(-1, 1))
+    manifest = Manifest(
+        name="tiny",
+        version="1",
+        family="gan",
+        model="fc_gan",
+        preset="mlp",
+        created="2026-01-01T00:00:00+00:00",
+        licence="MIT",
+        signatures={"sample": Signature(graph="sample.onnx", inputs=(), outputs=(image,))},
+        reproducibility={},
+        parity={},
+        precision=precision,
+    )
+    metrics = [Metric("frechet/x", 2.2, None, "lower", float32=2.0)]
+    both = with_metrics(manifest, metrics)
+    assert both.precision == replace(precision, float32_metrics={"frechet/x": 2.0})
+    again = with_metrics(both, [replace(metrics[0], value=3.0, float32=None)])
+    assert again.metrics == {"frechet/x": 3.0}
+    assert again.precision == precision
 
 
 def test_table_leaves_a_missing_floor_empty() -> None:

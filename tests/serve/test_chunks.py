@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,10 @@ from aigc.artifact import Artifact, audio_files
 from aigc.artifact.preprocessing import AudioPreprocessing
 from aigc.commands import sample, verify
 from aigc.sealing import seal
+from serve.batching.jobs import DeadlineError
+from serve.sampling_params import SamplingParams
 from serve.settings import Limits, Settings
+from serve.tiled_samples import run_chunks
 from tests.sealing.test_free_axes import spec
 from tests.sealing.vocoders import HOP, SPEAK, codec, vocoder
 from tests.serve.client import code_of, limited, serving
@@ -170,6 +174,32 @@ def test_the_first_chunk_comes_before_the_last_is_made(
     assert gate.runs == 8
     made = artifact.sample(seed=4, sizes={"t": LONG})["sound"]
     assert first + rest == audio_files.pcm(audio_files.to_pcm16(made)[0])
+
+
+def test_a_sound_is_drawn_within_the_deadline_and_the_watch_of_its_first_chunk(
+    served: Listening,
+) -> None:
+    runner = served.probe.runner().at({"t": LONG})
+    params = SamplingParams(seed=4, sizes={"t": LONG})
+    watched: list[bool] = []
+
+    async def hangs(values: int, function: Any) -> Any:
+        assert watched == [True]
+        await asyncio.Event().wait()
+
+    async def run(work: Any) -> Any:
+        watched.append(True)
+        return await work()
+
+    async def first() -> None:
+        soon = time.monotonic() + 0.05
+        async with contextlib.aclosing(
+            run_chunks(runner, params, hangs, run, deadline_s=soon)
+        ) as chunks:
+            await anext(chunks)
+
+    with pytest.raises(DeadlineError):
+        asyncio.run(first())
 
 
 def test_a_failed_chunk_breaks_the_sound_off(served: Listening, gate: Gate) -> None:

@@ -7,16 +7,18 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from aigc.artifact import Artifact, user_inputs
+from aigc.artifact import Artifact, Signature, TensorSpec, user_inputs
+from aigc.artifact.axes import Axis
 from aigc.artifact.image_files import png, read_png, tile
-from aigc.artifact.tiling import Tiling
+from aigc.artifact.tiling import Chunk, Tiling
 from aigc.commands import sample
 from serve.access.api_keys import CreateKey, key_entry
 from serve.access.rate_ledger import Ledger
@@ -25,6 +27,7 @@ from serve.hosting.desired_models import DesiredModels
 from serve.hosting.pool_worker import ModelReplica
 from serve.ingress import IngressReplica
 from serve.settings import Limits, PoolSettings, Settings
+from serve.tiled_samples import num_bytes
 from tests.serve.client import Client, code_of, limited, running, serving
 from tests.serve.hosting.pools import Beside
 from tests.serve.listening import Listening, listening
@@ -271,6 +274,30 @@ def test_memory_of_whole_images_and_tiles_is_counted_before_it_is_taken(
         answer = post(client, enlarge(flat(190)))
         assert code_of(answer) == (400, "size_out_of_range")
         assert "the files that were given take 144,400 bytes" in answer.text
+
+
+def test_memory_of_tiles_counts_what_each_has_of_fixed_shape_and_by_type() -> None:
+    def tensor(name: str, dtype: Literal["float32", "int64"], *shape: int | str) -> TensorSpec:
+        return TensorSpec(name=name, kind="vector", dtype=dtype, shape=shape)
+
+    signature = Signature(
+        graph="a.onnx",
+        inputs=(tensor("x", "float32", 1, "t"), tensor("style", "float32", 1000)),
+        outputs=(tensor("y", "int64", 1, "t"),),
+        axes={"t": Axis(min=1, max=8, default=4)},
+        chunk=Chunk(axis="t", context=2, max_abs=0.0, sizes=()),
+    )
+    runner: Any = SimpleNamespace(
+        name="s",
+        artifact=SimpleNamespace(signature=lambda name: signature),
+        spec=signature.at({"t": 20}),
+        tiling=signature.tiling({"t": 20}),
+        values_per_sample=20,
+    )
+    inputs, outputs, tile = 4 * 20 + 4 * 1000, 8 * 20, 4 * 8 + 4 * 1000 + 8 * 8
+    assert num_bytes(runner, 1, whole=True) == inputs + outputs + 4 * tile
+    assert num_bytes(runner, 3, whole=True) == 3 * (inputs + 2 * outputs + 4 * tile)
+    assert num_bytes(runner, 3, whole=False) == 3 * inputs
 
 
 def test_a_key_pays_for_each_tile_and_by_size(tiled: str, tmp_path: Path) -> None:

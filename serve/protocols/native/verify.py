@@ -39,6 +39,7 @@ MAX_SAMPLES = 1 << 24
 
 Reason = Literal[
     "equal",
+    "within_tolerance",
     "pixels_differ",
     "samples_differ",
     "no_provenance",
@@ -52,8 +53,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Result of a verification. Fields of the file's provenance are null where it has none."""
 
     made_here: bool
-    """True if the recreated file is equal: every pixel, or every sample of a sound within the
-    tolerance of the artifact. Pixels of reduced precision may differ as its references may."""
+    """True if the recreated file is equal, or within the tolerance of the replica that recreated
+    it: for sounds, and for pixels of reduced precision."""
     reason: Reason
     """Stable, for programs."""
     message: str
@@ -145,7 +146,8 @@ class VerificationApi:
         def compare() -> Comparison:
             image = output.kind == "image"
             samples = outputs[PIXELS] if image else audio_responses.clips(output, outputs)
-            return file.compare(samples, runner.artifact.manifest, runner.level)
+            measured = runner.artifact.reproducibility[runner.name]
+            return file.compare(samples, runner.artifact.manifest, measured)
 
         values = max(provenance.n * runner.values_per_sample, MAX_PIXELS)
         return _compared(file, provenance, await self._sampler.encode(context, values, compare))
@@ -201,11 +203,13 @@ def _compared(
     file: ImageFile | AudioFile, provenance: Provenance, comparison: Comparison
 ) -> Verdict:
     difference, message = comparison.difference, f"recreated here: {comparison.describe()}"
-    if comparison.equal:
+    reason: Reason
+    if comparison.matches:
+        reason = "equal" if difference == 0 else "within_tolerance"
         return _verdict(
-            provenance, True, "equal", message, equal=difference == 0, max_abs_difference=difference
+            provenance, True, reason, message, equal=difference == 0, max_abs_difference=difference
         )
-    reason: Reason = "pixels_differ" if file.kind == "image" else "samples_differ"
+    reason = "pixels_differ" if file.kind == "image" else "samples_differ"
     message += "; it was altered, or stored with loss"
     return _verdict(provenance, False, reason, message, equal=False, max_abs_difference=difference)
 

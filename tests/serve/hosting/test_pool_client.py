@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2
 
 from aigc.artifact import Artifact, ArtifactError, Store
 from serve.hosting.desired_models import DesiredModels, DesiredModelsStore
+from serve.hosting.models import HostedModel, ModelLoader
 from serve.hosting.pool_client import (
     ATTEMPTS,
     PoolClient,
@@ -347,6 +348,36 @@ def test_provider_of_another_pool_is_unknown_until_a_replica_reports_it(both: Bo
     assert pool.provider == "cpu"  # every answer says it
 
 
+def test_an_error_of_another_pool_does_not_end_periodic_work(
+    both: Both, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails() -> Any:
+        raise RuntimeError("broken pool")
+
+    pool = Probe(both.remote.replica).pool("large")
+    pool.provider = "unknown"
+    monkeypatch.setattr(both.beside, "provider", fails)
+    both.run(both.remote.replica.tend())
+    assert "a replica of pool large did not tell its provider" in caplog.text
+    assert pool.provider == "unknown"
+
+    async def two_turns() -> None:
+        again, turns = asyncio.Event(), []
+
+        async def tend() -> None:
+            turns.append(1)
+            if len(turns) == 1:
+                raise RuntimeError("a bad turn")
+            again.set()
+
+        monkeypatch.setattr(both.worker, "tend", tend)
+        await asyncio.wait_for(again.wait(), 30)
+
+    monkeypatch.setattr("serve.hosting.pool_worker.TEND_S", 0.001)
+    both.run(two_turns())
+    assert "periodic work failed; it is tried again" in caplog.text
+
+
 def test_sleeping_pool_is_not_woken_to_tell_its_provider(both: Both) -> None:
     pool = PoolClient("large", both.beside, limits=LIMITS, max_outstanding=9, may_sleep=True)
     both.run(pool.learn_provider())
@@ -637,3 +668,24 @@ def test_a_pool_worker_proves_a_candidate_and_keeps_it(both: Both, store: Path) 
     assert hosted.artifact.id == "other@1"
     with pytest.raises(ArtifactError, match="no artifact"):
         both.run(both.worker.prove(f"{store}/none"))
+
+
+def test_memory_of_a_replaced_candidate_and_of_a_refused_load_is_given_back(
+    both: Both, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Probe(both.worker).memory
+    for name in ("tiny@2", "other@1"):
+        both.run(both.worker.prove(f"{store}/{name}"))
+        assert counted.allocations.keys() == {"tiny@1", name}
+    opened, real = [], ModelLoader.open
+
+    def opens_and_fails(loader: ModelLoader, uri: str) -> HostedModel:
+        opened.append(real(loader, uri).id)
+        raise ArtifactError("another artifact does not fit")
+
+    monkeypatch.setattr(ModelLoader, "open", opens_and_fails)
+    target = DesiredModels(artifacts=(f"{store}/tiny@1", f"{store}/tiny@2"))
+    both.run(both.worker.configure(target.document()))
+    both.settle()
+    assert opened == ["tiny@2"]
+    assert counted.allocations.keys() == {"tiny@1", "other@1"}

@@ -93,7 +93,7 @@ def test_settings_are_part_of_what_made_it(
     plain = post(client, path, model="gains", **fields, **SEEDED.get(path, {}))
     fields = {**fields, "settings": {"gain": 0.25}}
     data = post(client, path, model="gains", **fields, **SEEDED.get(path, {}))
-    assert image_files.difference(image_files.read_png(data)[0], image_files.read_png(plain)[0])
+    assert not np.array_equal(image_files.read_png(data)[0], image_files.read_png(plain)[0])
     assert verdict(client, data)["made_here"]
     (tmp_path / "faint.png").write_bytes(data)
     assert verify.command([str(tmp_path / "faint.png"), "--artifact", gains]) == 0
@@ -113,13 +113,13 @@ def test_many_pixels_are_compared_beside_the_event_loop(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
-    difference = image_files.difference
+    differences = image_files.differences
 
-    def noted(image: np.ndarray, other: np.ndarray) -> int | None:
+    def noted(image: np.ndarray, other: np.ndarray) -> np.ndarray | None:
         threads.append(threading.current_thread().name)
-        return difference(image, other)
+        return differences(image, other)
 
-    monkeypatch.setattr(image_files, "difference", noted)
+    monkeypatch.setattr(image_files, "differences", noted)
     monkeypatch.setattr(sampler.Sampler.encode, "__defaults__", (1,))
     assert verdict(client, post(client, "/v1/samples", format="grid", n=20))["made_here"]
     assert [name.split("_")[0] for name in threads] == ["encoder"]
