@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -150,7 +151,7 @@ class Manifest:
         """`model:preset` of a run, `imported:NAME` of a class or file of another project."""
         return f"{self.model}:{self.preset}" if self.training else f"{IMPORTED}:{self.model}"
 
-    @property
+    @cached_property
     def offered(self) -> tuple[str, ...]:
         """Signatures that can be called: all that are not a step of another."""
         steps = {signature.step for signature in self.signatures.values()}

@@ -88,7 +88,7 @@ class ArtifactSpec:
         inputs: Arrays = {}
         first_latent = True
         for tensor, named in zip(spec.inputs, whole_spec.inputs, strict=True):
-            shape, free = tensor.fixed_shape, free_positions(named.shape)
+            shape, free = tensor.fixed_shape, free_positions(named.shape) if whole_spec.axes else ()
             if tensor.kind == "latent":
                 # A second latent of equal shape must not be the same numbers.
                 purpose = "latent" if first_latent else f"latent/{tensor.name}"

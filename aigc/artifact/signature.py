@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -88,12 +89,12 @@ class TensorSpec:
         """True if a caller need not give it: it comes from a seed or has a default."""
         return self.kind in DRAWN
 
-    @property
+    @cached_property
     def is_free(self) -> bool:
         """True if its shape has free axes."""
         return any(isinstance(size, str) for size in self.shape)
 
-    @property
+    @cached_property
     def fixed_shape(self) -> tuple[int, ...]:
         """The shape of a tensor without free axes, as all are in Signature.at()."""
         assert not self.is_free, f"{self.name} has the free shape {self.shape}"

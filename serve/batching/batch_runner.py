@@ -6,6 +6,7 @@ An error is the outcome of the slice that caused it.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -206,8 +207,7 @@ def _run_together(runner: Runner, sizes: Sequence[int], whole: Arrays) -> list[O
 
 def _split(arrays: Arrays, sizes: Sequence[int]) -> list[Arrays]:
     """Consecutive rows of the arrays, `sizes` of them at a time."""
-    ends = np.cumsum(sizes)
     return [
         {name: array[end - size : end] for name, array in arrays.items()}
-        for size, end in zip(sizes, ends, strict=True)
+        for size, end in zip(sizes, accumulate(sizes), strict=True)
     ]
