@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 MIB = 1 << 20
 BODY_BYTES = 17_000_000
 HELD_BYTES = MIN_INFLIGHT_BYTES // 2 + 36 * (1 << 20)
-"""What one key may hold, and what it takes to hold it."""
+"""Memory that one key may hold, and some that holding it takes."""
 SLACK_S = 2.0
 """For a machine that does other things as well."""
 
