@@ -1,8 +1,8 @@
 """The GAN family: two phases from an objective and a penalty."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +109,12 @@ class GANConfig(ModelConfig):
     @property
     def watches_logits(self) -> bool:
         """True if running means of the discriminator's logits are needed."""
-        return self.augmentation_target > 0 or max(values(self.lecam)) > 0
+        return self.augmentation_target > 0 or self.has_lecam
+
+    @property
+    def has_lecam(self) -> bool:
+        """True if LeCam's term is part of the loss, at least for a time."""
+        return max(values(self.lecam)) > 0
 
 
 class GAN(GenerativeModel):
@@ -207,17 +212,14 @@ class GAN(GenerativeModel):
             real = real.detach().requires_grad_()
         if penalty == "r1_r2":
             fake = fake.detach().requires_grad_()
-        # One forward for both: two would break BatchNorm under data parallelism, and take longer.
-        labels = None if label is None else torch.cat([label, label])
-        logits, classes = discriminate(torch.cat([real, fake]), labels)
-        on_real, on_fake = logits.to(real.dtype).chunk(2)
+        on_real, on_fake, classes = _on_both(discriminate, real, fake, label)
         loss = losses.OBJECTIVES[config.objective].discriminator(on_real, on_fake)
         metrics = {"real": on_real.mean().detach(), "fake": on_fake.mean().detach()}
         if penalty != "none":
             size = self._penalty(penalty, (real, fake), (on_real, on_fake), label, noise)
             loss = loss + noise.at(config.penalty_weight) * config.penalty_every * size
             metrics["penalty"] = size.detach()
-        if max(values(config.lecam)) > 0:
+        if config.has_lecam:
             means = self.mean_logits.to(on_real.dtype)
             distance = (on_real - means[1]).square().mean() + (on_fake - means[0]).square().mean()
             loss = loss + noise.at(config.lecam) * distance
@@ -258,8 +260,7 @@ class GAN(GenerativeModel):
         sums = real.new_zeros(4)
         if noise.batches % WATCH_EVERY == 0:
             seen = self._augment(real, noise, "real"), self._augment(fake, noise, "fake")
-            labels = None if label is None else torch.cat([label, label])
-            on_real, on_fake = self.discriminator(torch.cat(seen), labels)[0].chunk(2)
+            on_real, on_fake, _ = _on_both(self.discriminator, *seen, label)
             rows = on_real.new_tensor(len(real))
             sums = torch.stack([on_real.sum(), on_fake.sum(), on_real.sign().sum(), rows])
         return {"logits": sums}
@@ -314,6 +315,20 @@ class GAN(GenerativeModel):
             graph="generator.onnx", inputs=inputs, outputs=(sample_spec(self.config),)
         )
         return {"sample": Export(module=_Sample(self.generator), signature=signature)}
+
+
+def _on_both(
+    discriminate: Callable[..., Any], real: Tensor, fake: Tensor, label: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits of real and of fake, each (N,), and the class logits of both.
+
+    One forward for both: two would break BatchNorm under data parallelism, and take longer. Losses
+    are computed in the precision of the data, also under autocast.
+    """
+    labels = None if label is None else torch.cat([label, label])
+    logits, classes = discriminate(torch.cat([real, fake]), labels)
+    on_real, on_fake = logits.to(real.dtype).chunk(2)
+    return on_real, on_fake, classes
 
 
 class _Sample(nn.Module):

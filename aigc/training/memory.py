@@ -66,7 +66,6 @@ def estimate_memory(config: TrainConfig, source: Source, rows: int) -> MemoryEst
 def rows_at_once(config: TrainConfig, workers: int = 1) -> int:
     """Rows in the largest forward pass of a worker."""
     first, last = share(config.batch, workers - 1, workers)  # the last has one more, if any
-    first, last = share(config.batch, workers - 1, workers)  # the last has one more, if any
     return min(config.micro_batch or last - first, last - first)
 
 
