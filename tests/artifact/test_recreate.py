@@ -11,6 +11,7 @@ from aigc.artifact.image_files import Provenance
 from aigc.artifact.manifest import Level, Reproducibility
 from aigc.artifact.precision import Precision, PrecisionLoss, ReducedPrecision
 from aigc.artifact.recreate import check_columns, read_file
+from tests import manifests
 
 PROVENANCE = Provenance(artifact="tiny@1", digest="ab", signature="sample", seed=7, index=0)
 IMAGE = TensorSpec(name="image", kind="image", dtype="float32", shape=(1, 4, 4), range=(-1, 1))
@@ -33,19 +34,7 @@ def manifest(output: TensorSpec, precision: ReducedPrecision | None = None) -> M
     """A manifest, with a loss of 0.01 if it is of reduced precision."""
     loss = PrecisionLoss(max_abs=0.01, mean_loss=0, uint8_mismatch=0, uint8_max=1, samples=1)
     reduced = UNSET if precision is None else Precision(name=precision, loss={"sample": loss})
-    return Manifest(
-        name="tiny",
-        version="1",
-        family="gan",
-        model="fc_gan",
-        preset="mlp",
-        created="2026-01-01T00:00:00+00:00",
-        licence="MIT",
-        signatures={"sample": signature(output)},
-        reproducibility={},
-        parity={},
-        precision=reduced,
-    )
+    return manifests.manifest({"sample": signature(output)}, precision=reduced)
 
 
 def test_pixels_must_be_equal_whatever_the_level() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aigc import data
-from aigc.artifact import Artifact, Manifest, Signature, Store, TensorSpec
+from aigc.artifact import Artifact, Signature, Store, TensorSpec
 from aigc.artifact.image_files import png, read_png, to_uint8
 from aigc.artifact.precision import Precision, PrecisionLoss
 from aigc.commands.evaluate import (
@@ -29,6 +29,7 @@ from aigc.commands.real_data import real_data
 from aigc.metrics import Metric, Omitted
 from aigc.models import fc_vae
 from aigc.training.run import Run
+from tests import manifests
 from tests.channels import OfChannels
 from tests.fixtures.make import config, write_run
 from tests.training.small_runs import small
@@ -286,19 +287,8 @@ def test_metrics_of_float32_go_with_those_beside_which_they_were_measured() -> N
     loss = PrecisionLoss(max_abs=0.01, mean_loss=0, uint8_mismatch=0, uint8_max=1, samples=1)
     precision = Precision(name="float16", loss={"sample": loss})
     image = TensorSpec(name="image", kind="image", dtype="float32", shape=(1, 4, 4), range=(-1, 1))
-    manifest = Manifest(
-        name="tiny",
-        version="1",
-        family="gan",
-        model="fc_gan",
-        preset="mlp",
-        created="2026-01-01T00:00:00+00:00",
-        licence="MIT",
-        signatures={"sample": Signature(graph="sample.onnx", inputs=(), outputs=(image,))},
-        reproducibility={},
-        parity={},
-        precision=precision,
-    )
+    sample = Signature(graph="sample.onnx", inputs=(), outputs=(image,))
+    manifest = manifests.manifest({"sample": sample}, precision=precision)
     metrics = [Metric("frechet/x", 2.2, None, "lower", float32=2.0)]
     both = with_metrics(manifest, metrics)
     assert both.precision == replace(precision, float32_metrics={"frechet/x": 2.0})

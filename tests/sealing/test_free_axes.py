@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc.artifact import Artifact, Manifest, Signature, TensorSpec
+from aigc.artifact import Artifact, Signature, TensorSpec
 from aigc.artifact.axes import Axis
 from aigc.model import Export
 from aigc.sealing.artifact_folder import seal_graphs
 from aigc.sealing.example_inputs import example, proved_sizes
 from aigc.sealing.onnx_export import run_module, to_onnx, write_graphs
+from tests import manifests
 
 AXES = {"h": Axis(min=2, max=10, default=4), "w": Axis(min=2, max=9, default=4)}
 BY_8 = {name: Axis(min=8, max=40, multiple=8, default=16) for name in ("h", "w")}
@@ -89,18 +90,7 @@ def exports() -> dict[str, Export]:
     }
 
 
-MANIFEST = Manifest(
-    name="free",
-    version="1",
-    family="gan",
-    model="tiny",
-    preset="",
-    created="2026-01-01T00:00:00+00:00",
-    licence="Apache-2.0",
-    signatures={},
-    reproducibility={},
-    parity={},
-)
+MANIFEST = manifests.manifest({}, name="free", model="tiny", preset="", licence="Apache-2.0")
 
 
 @pytest.fixture(scope="module")
