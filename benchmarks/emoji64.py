@@ -20,7 +20,7 @@ from PIL import Image
 SOURCE = Path(__file__).parents[2] / "shared/data/emoji64"
 """Pictures by category, and names.csv with file, name, category and subcategory."""
 PEOPLE = ("person", "person-role")
-TEST_SHARE = {"all": 0.12, "people": 0.2}
+TEST_SHARE, TEST_SHARE_OF_PEOPLE = 0.12, 0.2
 """Share of the groups that are test pictures; of people more, since they are few."""
 _TONE = re.compile(r"-(1f3f[b-f]|fe0f)")
 _VARIANT = re.compile(r"\b(wo)?m[ae]n\b|\bperson\b|\bfacing right\b")
@@ -33,12 +33,14 @@ def write(folder: Path, source: Path = SOURCE) -> None:
         rows = list(csv.DictReader(names))
     pictures = {row["file"]: on_white(source / row["file"]) for row in rows}
     group = groups(rows, pictures)
+    people = {group[row["file"]] for row in rows if row["subcategory"] in PEOPLE}
     for row in rows:
         picture, name = pictures[row["file"]], Path(row["file"]).name
-        _save(picture, folder / "all" / _split(group[row["file"]], "all"), row["category"], name)
+        own = group[row["file"]]
+        split = _split(own, TEST_SHARE_OF_PEOPLE if own in people else TEST_SHARE)
+        _save(picture, folder / "all" / split, row["category"], name)
         if row["subcategory"] in PEOPLE:
-            part = folder / "people" / _split(group[row["file"]], "people")
-            _save(picture, part, row["subcategory"], name)
+            _save(picture, folder / "people" / split, row["subcategory"], name)
 
 
 def on_white(file: Path) -> Image.Image:
@@ -71,9 +73,9 @@ def groups(rows: list[dict[str, str]], pictures: dict[str, Image.Image]) -> dict
     return {file: min(files) for files in members.values() for file in files}
 
 
-def _split(group: str, which: str) -> str:
+def _split(group: str, share: float) -> str:
     place = int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32
-    return "test" if place < TEST_SHARE[which] else "train"
+    return "test" if place < share else "train"
 
 
 def _save(picture: Image.Image, split: Path, label: str, name: str) -> None:
