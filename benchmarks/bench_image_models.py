@@ -120,7 +120,7 @@ def manifest(trial: Trial, seed: int) -> dict[str, Any]:
 def main() -> None:
     """Make what is missing, then write the table of all that is there."""
     bench = tyro.cli(Bench, description=Bench.__doc__)
-    if not EMOJI.exists() and emoji64.SOURCE.exists():
+    if not EMOJI.exists():
         emoji64.write(EMOJI)
     wanted = [
         (trial, seed)
