@@ -16,7 +16,8 @@ from aigc.artifact import Artifact
 from aigc.artifact.axes import SizeError, solved
 from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.data import Dataset, scaled
-from aigc.metrics import Evaluation, TooFewRows
+from aigc.metrics import Evaluation
+from aigc.metrics.similarity import psnr
 
 BATCH = 16
 
@@ -56,17 +57,6 @@ def _sized(signature: Signature, shape: tuple[int, ...]) -> Signature:
     except SizeError:
         sizes = {}
     return signature.at(signature.sizes(sizes))
-
-
-def psnr(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Mean over images of 10 log10(2^2 / mean((a - b)^2)), images (N, C, H, W) in [-1, 1], clipped.
-
-    Equal images count as 100 dB. Raises TooFewRows if there are none.
-    """
-    if not len(b):
-        raise TooFewRows("there are no test images")
-    error = np.square(a.clip(-1, 1) - b).mean((1, 2, 3))
-    return float(np.minimum(100, 10 * np.log10(4 / np.maximum(error, 1e-30))).mean())
 
 
 def resized(images: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:

@@ -90,7 +90,10 @@ METRICS = Kind(
         "side_by_side": "side_by_side(artifact, test, seed) for `aigc evaluate --picture`",
     },
     any_of=True,
-    also=("classifier", "frechet", "neighbours", "ngram", "rotation", "sound"),
+    also=(
+        *("classifier", "frechet", "neighbours", "ngram", "restoration", "rotation"),
+        *("similarity", "sound"),
+    ),
 )
 KINDS = (MODELS, DATA, METRICS)
 
