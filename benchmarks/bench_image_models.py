@@ -81,7 +81,7 @@ class Bench:
     """Rows that are made at once; as many cores should be idle."""
     only: str = ""
     """Make the rows whose preset begins with this alone; the table has all that are there."""
-    out: Path = Path("docs/models.md")
+    out: Path = Path("docs/image-models.md")
     """File whose section is rewritten."""
 
 
