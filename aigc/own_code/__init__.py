@@ -90,7 +90,10 @@ METRICS = Kind(
         "side_by_side": "side_by_side(artifact, test, seed) for `aigc evaluate --picture`",
     },
     any_of=True,
-    also=("classifier", "frechet", "neighbours", "ngram", "rotation", "sound"),
+    also=(
+        *("classes", "classifier", "estimate", "feature_sets", "frechet", "kernel", "measures"),
+        *("moments", "neighbours", "ngram", "perceptual", "rotation", "sound", "vendi"),
+    ),
 )
 KINDS = (MODELS, DATA, METRICS)
 
