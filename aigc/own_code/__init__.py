@@ -91,8 +91,8 @@ METRICS = Kind(
     },
     any_of=True,
     also=(
-        *("classifier", "frechet", "neighbours", "ngram", "restoration", "rotation"),
-        *("similarity", "sound"),
+        *("classic_fill", "classifier", "degradation", "frechet", "neighbours", "ngram"),
+        *("non_local_means", "restoration", "rotation", "similarity", "sound"),
     ),
 )
 KINDS = (MODELS, DATA, METRICS)
