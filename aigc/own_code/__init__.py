@@ -90,7 +90,11 @@ METRICS = Kind(
         "side_by_side": "side_by_side(artifact, test, seed) for `aigc evaluate --picture`",
     },
     any_of=True,
-    also=("classifier", "frechet", "neighbours", "ngram", "rotation", "sound"),
+    also=(
+        *("classes", "classic_fill", "classifier", "degradation", "estimate", "feature_sets"),
+        *("frechet", "kernel", "measures", "moments", "neighbours", "ngram", "non_local_means"),
+        *("perceptual", "restoration", "rotation", "similarity", "sound", "vendi"),
+    ),
 )
 KINDS = (MODELS, DATA, METRICS)
 
