@@ -32,6 +32,7 @@ from aigc.metrics import (
     drawing_of,
     draws,
     evaluator_of,
+    reconstruction,
     restoration,
 )
 from aigc.metrics.degradation import restores
@@ -149,10 +150,10 @@ def evaluate_on(
 ) -> Evaluation:
     """Metrics of an artifact's first n samples of a seed beside those of real data.
 
-    aigc/metrics/<modality>.py measures samples; VAEs with a likelihood also get their test ELBO in
-    nats. `metrics` are references to others in place of these. A metric that needs more rows than
-    there are is left out, with the reason. Raises ValueError if there is no metric for such
-    samples.
+    aigc/metrics/<modality>.py measures samples; autoencoders of images also get the metrics of
+    aigc/metrics/reconstruction.py, VAEs with a likelihood their test ELBO in nats. `metrics` are
+    references to others in place of these. A metric that needs more rows than there are is left
+    out, with the reason. Raises ValueError if there is no metric for such samples.
     """
     n, seed = whole(n, "n"), whole(seed, "seed")
     require(n > 0, f"n must be > 0, got {n}")
@@ -175,6 +176,8 @@ def evaluate_on(
     )
     if evaluate_samples is not None:
         evaluation.extend(evaluate_samples(artifact, real.train, real.test, n, seed))
+    if reconstruction.reconstructs(artifact):
+        evaluation.extend(reconstruction.evaluate(artifact, real.train, real.test, n))
     if has_elbo:
         evaluation.add("elbo/test", lambda: _elbo(artifact, config, real.test), None, "higher")
     return evaluation

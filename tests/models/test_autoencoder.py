@@ -11,6 +11,9 @@ import torch
 from aigc.artifact import Artifact
 from aigc.artifact.input_values import InputError
 from aigc.commands.export import write_artifact
+from aigc.data import Dataset
+from aigc.metrics import reconstruction
+from aigc.metrics.similarity import psnr
 from aigc.models import autoencoder
 from aigc.models.autoencoder import Config, Model
 from tests.manifests import manifest
@@ -107,3 +110,17 @@ def test_sizes_between_multiples_are_refused_with_the_nearest(artifact: Artifact
 def test_tokens_outside_of_the_codebook_are_refused(artifact: Artifact) -> None:
     with pytest.raises(ValueError, match=r"tokens must be in \[0, 1000\), got 1000"):
         artifact.run("decode", {"tokens": np.full((1, 4, 4), 1000)})
+
+
+def test_evaluation_compares_reconstructions_with_a_baseline(artifact: Artifact) -> None:
+    random = np.random.default_rng(2)
+    samples = random.uniform(-1, 1, (20, 3, 16, 16)).astype(np.float32)
+    rows = Dataset(name="", samples=samples, labels=np.zeros(20, np.int64), classes=())
+    assert reconstruction.reconstructs(artifact)
+    found = {one.name: one.value for one in reconstruction.evaluate(artifact, rows, rows, 18)}
+    made = artifact.run("reconstruct", {"image": samples[:18]})
+    assert found["reconstruction/psnr"] == pytest.approx(psnr(made["reconstruction"], samples[:18]))
+    baseline = psnr(reconstruction.mean_colours(samples[:18], 8), samples[:18])
+    assert found["reconstruction/psnr/mean_colours"] == pytest.approx(baseline)
+    assert found["codes_used"] == len(np.unique(made["tokens"])) / 1000
+    assert 1 <= found["perplexity"] <= 18 * 4
