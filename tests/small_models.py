@@ -21,8 +21,9 @@ SMALLER: dict[str, dict[str, Any]] = {
     | {"samples": 512, "audio_widths": (16, 16), "image_widths": (8, 16), "components": 10}
     | {"flow_layers": 2, "flow_width": 16},
     "wavegan": {"shape": (1, 256), "widths": (16, 8), "latent": 16},
-    "autoencoder": {"shape": (3, 16, 16), "widths": (4, 4, 8), "latent": 4, "largest": 16},
-    "autoencoder:kl4": {"widths": (4, 8)},
+    "autoencoder": {"shape": (3, 16, 16), "widths": (4, 8), "latent": 4},
+    "autoencoder:kl4": {"widths": (8,)},
+    "autoencoder:vq8": {"codes": 16},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""

@@ -32,8 +32,10 @@ from aigc.metrics import (
     drawing_of,
     draws,
     evaluator_of,
+    reconstruction,
     restoration,
 )
+from aigc.metrics.degradation import restores
 from aigc.nn.losses import bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood
 
 
@@ -148,10 +150,10 @@ def evaluate_on(
 ) -> Evaluation:
     """Metrics of an artifact's first n samples of a seed beside those of real data.
 
-    aigc/metrics/<modality>.py measures samples; VAEs with a likelihood also get their test ELBO in
-    nats. `metrics` are references to others in place of these. A metric that needs more rows than
-    there are is left out, with the reason. Raises ValueError if there is no metric for such
-    samples.
+    aigc/metrics/<modality>.py measures samples; autoencoders of images also get the metrics of
+    aigc/metrics/reconstruction.py, VAEs with a likelihood their test ELBO in nats. `metrics` are
+    references to others in place of these. A metric that needs more rows than there are is left
+    out, with the reason. Raises ValueError if there is no metric for such samples.
     """
     n, seed = whole(n, "n"), whole(seed, "seed")
     require(n > 0, f"n must be > 0, got {n}")
@@ -174,6 +176,8 @@ def evaluate_on(
     )
     if evaluate_samples is not None:
         evaluation.extend(evaluate_samples(artifact, real.train, real.test, n, seed))
+    if reconstruction.reconstructs(artifact):
+        evaluation.extend(reconstruction.evaluate(artifact, real.train, real.test, n))
     if has_elbo:
         evaluation.add("elbo/test", lambda: _elbo(artifact, config, real.test), None, "higher")
     return evaluation
@@ -205,7 +209,13 @@ def _drawing(
     drawing = drawing_of(config.model.modality, next(filter(draws, metrics), ""))
     signature = artifact.signature(evaluated(artifact))
     images = [s for s in signature.outputs if s.kind == "image"]
-    if drawing is None or not signature.drawable or not all(map(is_picture, images)):
+    if restores(signature) and not metrics:
+        name = evaluated(artifact)
+
+        def drawing(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
+            return restoration.side_by_side(artifact, name, test)
+
+    elif drawing is None or not signature.drawable or not all(map(is_picture, images)):
         raise ValueError(f"{artifact.id}: there is no picture of its samples; leave out --picture")
     require(
         file.absolute().parent.is_dir(),

@@ -220,13 +220,18 @@ def _of_model(model: GenerativeModel, stem: str, reference: str) -> FrozenNetwor
         f"{reference} has no features: it needs a signature {SIGNATURE!r} and a method"
         " `feature_maps`, as the model `classifier` has",
     )
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    sha256 = digest.hexdigest()
+    sha256 = weights_sha256(model)
     pictures = with_signature(exports[SIGNATURE].signature, reference)
     return FrozenNetwork(model, _named(stem, sha256), sha256, pictures)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of the names and bytes of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _run_model(folder: Path) -> GenerativeModel:

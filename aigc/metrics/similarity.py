@@ -19,13 +19,18 @@ EQUAL_DB = 100.0
 Images = NDArray[np.float32]
 
 
-def psnr(a: Images, b: Images) -> float:
+def psnr(a: Images, b: Images, mask: Images | None = None) -> float:
     """Mean over images of 10 log10(2^2 / mean((a - b)^2)), images (N, C, H, W) in [-1, 1], clipped.
 
-    Equal images count as 100 dB. Raises TooFewRows if there are none.
+    The inner mean is over all pixels, or those where `mask` (N, 1, H, W) is 1. Equal images count
+    as 100 dB. Raises TooFewRows if there are none.
     """
     _check(b)
-    error = np.square(a.clip(-1, 1) - b).mean((1, 2, 3))
+    error = np.square(a.clip(-1, 1) - b).mean(1, keepdims=True)
+    if mask is None:
+        error = error.mean((1, 2, 3))
+    else:
+        error = (error * mask).sum((1, 2, 3)) / np.maximum(mask.sum((1, 2, 3)), 1)
     return float(np.minimum(EQUAL_DB, 10 * np.log10(4 / np.maximum(error, 1e-30))).mean())
 
 

@@ -14,11 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from aigc.artifact import image_files
-from aigc.artifact.sampling_inputs import is_picture
 from aigc.config import TrainConfig
 from aigc.data import Source
 from aigc.files import append_line, write
@@ -27,7 +25,8 @@ from aigc.training import checkpoint, tensorboard
 from aigc.training.dataloader import batch_of
 from aigc.training.loop import PeriodicAction
 from aigc.training.metric_buffer import Values
-from aigc.training.quality import Quality, generate
+from aigc.training.pictures import picture
+from aigc.training.quality import Quality, quality_name
 from aigc.training.quality_log import append_quality, is_quality, last_note
 from aigc.training.run_context import RunContext, RunReport
 from aigc.training.run_folder import CHECKPOINTS, GRIDS, METRICS
@@ -103,7 +102,7 @@ class Reporter:
             log.warning("after %d samples: %s", state.samples, reason)
         self.collapsed = bool(reason)
         if self.quality is not None:
-            name = self.config.quality.partition("@")[0] or "frechet"
+            name = quality_name(self.config, state.model)
             values[f"quality/{name}"] = self.quality
         report = RunReport(
             state.samples,
@@ -144,12 +143,12 @@ class Reporter:
     def grid(self, state: TrainState, values: Values) -> None:
         """Write a picture of samples, and histograms of the model's outputs on real rows."""
         with self._continue_without("the grid of samples"):
-            if is_picture(state.model.exports()["sample"].signature.outputs[0]):
+            shown = picture(state.ema_model(), self.evaluator.held_out.images)
+            if shown is not None:
                 folder = self.folder / GRIDS
                 folder.mkdir(exist_ok=True)
-                picture = sample_grid(state)
-                write(folder / f"{state.samples:012d}.png", image_files.png(picture))
-                self.event_file.add(state.samples, [tensorboard.picture("samples", picture)])
+                write(folder / f"{state.samples:012d}.png", image_files.png(shown))
+                self.event_file.add(state.samples, [tensorboard.picture("samples", shown)])
         with self._continue_without("the histograms"):
             outputs = distributions(self.config, state, self.source)
             if outputs:
@@ -309,10 +308,3 @@ def distributions(config: TrainConfig, state: TrainState, source: Source) -> dic
     finally:
         state.model.train()
     return {name: value.float().cpu().numpy() for name, value in outputs.items()}
-
-
-def sample_grid(state: TrainState, columns: int = 10, per_row: int = 8) -> np.ndarray:
-    """Samples of the averaged model, a column per class: (H, W, C) uint8."""
-    n = columns * per_row
-    images, *_ = generate(state.ema_model(), range(n), torch.arange(n) % columns).values()
-    return image_files.grid(image_files.to_uint8(images, -1, 1), columns)

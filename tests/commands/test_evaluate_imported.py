@@ -49,8 +49,8 @@ def test_generator_is_judged_on_given_data(tmp_path: Path) -> None:
 def test_upscaler_is_compared_with_bicubic_interpolation(tmp_path: Path) -> None:
     uri = seal(upscaler(tmp_path / "u.onnx"), name="u", store=tmp_path / "s", range="0..1")
     data = pictures(tmp_path / "data", ("",), 16, "RGB")
-    psnr, bicubic = evaluate(Artifact.open(uri), path=data, n=8)
-    assert (psnr.name, bicubic.name) == ("psnr", "psnr/bicubic")
+    psnr, _, bicubic, _ = found = [*evaluate(Artifact.open(uri), path=data, n=8)]
+    assert [each.name for each in found] == ["psnr", "ssim", "psnr/bicubic", "ssim/bicubic"]
     assert 0 < psnr.value < 40
     assert abs(psnr.value - bicubic.value) < 6  # repetition of pixels is a poor upscaler
 

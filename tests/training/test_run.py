@@ -102,7 +102,7 @@ def test_state_is_saved_before_its_quality_is_measured(
             RuntimeError("no memory"),
         ),
         ("aigc.gan.GAN.distributions", "the histograms", KeyError(5)),
-        ("aigc.training.reporter.sample_grid", "the grid of samples", OSError(28, "full")),
+        ("aigc.training.reporter.picture", "the grid of samples", OSError(28, "full")),
     ],
 )
 def test_failing_report_parts_are_left_out_with_one_warning(
