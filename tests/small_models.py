@@ -23,6 +23,15 @@ SMALLER: dict[str, dict[str, Any]] = {
     "wavegan": {"shape": (1, 256), "widths": (16, 8), "latent": 16},
     "autoencoder": {"shape": (3, 16, 16), "widths": (4, 4, 8), "latent": 4, "largest": 16},
     "autoencoder:kl4": {"widths": (4, 8)},
+    "resnet_gan": {
+        "shape": (3, 16, 16),
+        "generator_width": 4,
+        "discriminator_width": 4,
+        "widest": 8,
+    }
+    | {"latent": 4},
+    "style_gan": {"shape": (3, 16, 16), "generator_width": 4, "discriminator_width": 4, "widest": 8}
+    | {"latent": 4, "mapping_layers": 2},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""
