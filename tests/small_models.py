@@ -24,6 +24,15 @@ SMALLER: dict[str, dict[str, Any]] = {
     "autoencoder": {"shape": (3, 16, 16), "widths": (4, 8), "latent": 4},
     "autoencoder:kl4": {"widths": (8,)},
     "autoencoder:vq8": {"codes": 16},
+    "resnet_gan": {
+        "shape": (3, 16, 16),
+        "generator_width": 4,
+        "discriminator_width": 4,
+        "widest": 8,
+    }
+    | {"latent": 4},
+    "style_gan": {"shape": (3, 16, 16), "generator_width": 4, "discriminator_width": 4, "widest": 8}
+    | {"latent": 4, "mapping_layers": 2},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""
