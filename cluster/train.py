@@ -232,7 +232,8 @@ def _train(run: Run, options: Options, store: RunStore, lease: Lease) -> Outcome
     config = options.config
     _check_begin(run, options)
     newest = run_folder.newest(run.checkpoints)
-    if newest is not None and int(newest.name) >= config.samples:
+    trained = newest is not None and int(newest.name) >= config.samples
+    if trained and not (config.evaluate_interval and run_folder.unmeasured(run.checkpoints)):
         print(
             f"all {config.samples:,} samples are trained on; --samples adds more", file=sys.stderr
         )

@@ -198,7 +198,8 @@ class TrainConfig:
     """Compute parts of the networks again in the backward pass: less memory, more time, the same
     results."""
     evaluate_interval: int = 0
-    """Samples between two measurements of quality during training; 0 measures nothing."""
+    """Samples between two measurements of quality, by a process beside the run; 0 measures
+    nothing."""
     quality: str = ""
     """Metric of that quality, by its `distance`: a file or module of your own, or a modality; by
     default that of the samples' modality."""

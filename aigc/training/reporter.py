@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from aigc.files import append_line, write
 from aigc.rng import BatchRNG
 from aigc.training import checkpoint, tensorboard
 from aigc.training.dataloader import batch_of
-from aigc.training.loop import PeriodicAction
+from aigc.training.evaluator import Measurement
+from aigc.training.loop import Outcome, PeriodicAction
 from aigc.training.metric_buffer import Values
-from aigc.training.quality import Quality, generate
+from aigc.training.quality import generate
 from aigc.training.quality_log import append_quality, is_quality, last_note
+from aigc.training.ratings import Ratings
 from aigc.training.run_context import RunContext, RunReport
 from aigc.training.run_folder import CHECKPOINTS, GRIDS, METRICS
 from aigc.training.state import TrainState
@@ -66,13 +68,15 @@ class Reporter:
         """Set unless a report of the last snapshot's samples is still to come."""
         self.fingerprint = source.fingerprint()
         self.event_file = tensorboard.EventFile(self.folder, clock.samples)
-        self.evaluator = Quality(config, source)
+        self.last_report: RunReport | None = None
+        self.ratings = Ratings(self.folder, config, self._rate)
         self.writer = checkpoint.Writer(
             self.folder / CHECKPOINTS, config.keep_checkpoints, self._publish
         )
 
     def _publish(self, path: Path) -> None:
         """Publish a checkpoint that is whole on the disk, with the report of its samples."""
+        self.ratings.written(path)
         self.reported.wait(WAIT_S)
         self.context.publish(path)
         self.clock.saved = time.monotonic()  # a checkpoint that could not be published is not saved
@@ -102,18 +106,16 @@ class Reporter:
         if reason and not self.collapsed:
             log.warning("after %d samples: %s", state.samples, reason)
         self.collapsed = bool(reason)
-        if self.quality is not None:
-            name = self.config.quality.partition("@")[0] or "frechet"
-            values[f"quality/{name}"] = self.quality
-        report = RunReport(
-            state.samples,
-            round((state.samples - samples) / elapsed, 2),
-            round(self.clock.wall_seconds(), 3),
-            values,
-            self._host(waited / elapsed),
-            self.quality_samples,
-            self.quality_note,
+        report = self._with_quality(
+            RunReport(
+                state.samples,
+                round((state.samples - samples) / elapsed, 2),
+                round(self.clock.wall_seconds(), 3),
+                values,
+                self._host(waited / elapsed),
+            )
         )
+        self.last_report = report
         with self._continue_without("the report in metrics.jsonl"):
             append_line(self.folder / METRICS, asdict(report))
         with self._continue_without("TensorBoard's report"):
@@ -121,6 +123,21 @@ class Reporter:
         self.reported.set()
         with self._continue_without("the report to whoever watches"):
             self.context.on_report(report)
+
+    def _with_quality(self, report: RunReport) -> RunReport:
+        """The report with the last quality measured, if there is one."""
+        if self.quality is None:
+            return report
+        return replace(
+            report,
+            values=report.values | {self._quality_key: self.quality},
+            quality_samples=self.quality_samples,
+            quality_note=self.quality_note,
+        )
+
+    @property
+    def _quality_key(self) -> str:
+        return f"quality/{self.config.quality.partition('@')[0] or 'frechet'}"
 
     def _host(self, waited: float) -> dict[str, float]:
         host = {
@@ -157,21 +174,38 @@ class Reporter:
                 self.event_file.add(state.samples, summaries)
 
     def evaluate(self, state: TrainState, values: Values) -> None:
-        """Measure the quality of the averaged weights.
-
-        The state is saved first: a measurement takes long and may end the process.
-        """
+        """Save the state: the quality of its averaged weights is measured beside the run."""
         self.checkpoint(state, values)
-        self.writer.wait()
-        with self._continue_without("the measurement of quality"):
-            quality = self.evaluator.measure(state.ema_model())
-            if quality is None:
-                return
-            if not is_quality(quality):
-                raise ArithmeticError(f"it is {quality} of the state after {state.samples} samples")
-            self.quality, self.quality_samples = quality, state.samples
-            self.quality_note = self.evaluator.note
-            append_quality(self.folder, state.samples, quality, self.quality_note)
+
+    def _rate(self, found: Measurement) -> None:
+        """Record a measurement, with the samples that it belongs to."""
+        with self._continue_without("the record of quality"):
+            append_quality(self.folder, found.samples, found.quality, found.note)
+        if found.quality is None:
+            return
+        self.quality, self.quality_samples = found.quality, found.samples
+        self.quality_note = found.note
+        with self._continue_without("TensorBoard's quality"):
+            scalars = tensorboard.scalars({self._quality_key: found.quality})
+            self.event_file.add(found.samples, scalars)
+
+    def stop(self, samples: int) -> bool:
+        """True if the run is to stop after the next batch; called before each of them."""
+        self.ratings.poll()
+        return self.context.stop(samples)
+
+    def finish(self, outcome: Outcome, samples: int) -> Outcome:
+        """Wait for the last measurements of a run that is done; the wait is bounded."""
+        self.reported.set()
+        self.writer.finish()
+        if outcome == "done":
+            self.ratings.finish(lambda: self.context.stop(samples))
+            with self._continue_without("pruning"):
+                checkpoint.prune(self.folder / CHECKPOINTS, self.config.keep_checkpoints)
+            if self.last_report and self.quality_samples != self.last_report.quality_samples:
+                with self._continue_without("the report to whoever watches"):
+                    self.context.on_report(self._with_quality(self.last_report))
+        return outcome
 
     def checkpoint(self, state: TrainState, values: Values) -> None:
         """Take a snapshot, unless there is one of these samples already; a thread writes it."""
@@ -193,6 +227,8 @@ class Reporter:
             "workers": self.clock.workers,
             "rollbacks": self.clock.rollbacks,
         }
+        if self.ratings.due(state.samples):
+            facts["measure"] = True
         if self.quality is not None:
             facts |= {"quality": self.quality, "quality_samples": self.quality_samples}
         if self.config.price_per_worker_hour:
@@ -210,6 +246,7 @@ class Reporter:
     def close(self) -> None:
         """Wait for the writer. Raises OSError if the last checkpoint could not be written."""
         self.reported.set()
+        self.ratings.close()
         self.writer.close()
 
 
@@ -224,6 +261,14 @@ class NullReporter:
 
     def report(self, state: TrainState, values: Values) -> None:
         """Do nothing."""
+
+    def stop(self, samples: int) -> bool:
+        """False: rank 0 decides."""
+        return False
+
+    def finish(self, outcome: Outcome, samples: int) -> Outcome:
+        """The outcome, as it is."""
+        return outcome
 
     def grid(self, state: TrainState, values: Values) -> None:
         """Do nothing."""

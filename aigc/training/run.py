@@ -259,7 +259,8 @@ def train_run(
             reporter = Reporter(context, config, source, clock)
         try:
             actions = periodic_actions(config, reporter)
-            return train(config, state, source, actions, group, context.stop, stream)
+            outcome = train(config, state, source, actions, group, reporter.stop, stream)
+            return reporter.finish(outcome, state.samples)
         except Diverged as error:
             if config.on_divergence == "stop" or rollbacks >= MAX_ROLLBACKS:
                 reporter.close()

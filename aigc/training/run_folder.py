@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc.files import read_json, sha256, write
-from aigc.training.quality_log import QUALITY, own_quality, read_quality
+from aigc.training.quality_log import QUALITY, answered, own_quality, read_quality
 
 CONFIG, HISTORY, METRICS = "config.json", "history.jsonl", "metrics.jsonl"
 CHECKPOINTS, GRIDS, LEASE = "checkpoints", "grids", "lease.json"
@@ -171,3 +171,13 @@ def rated(checkpoints: Path) -> list[tuple[float, Path]]:
         if quality is not None:
             qualities.append((quality, path))
     return sorted(qualities, key=lambda each: (each[0], int(each[1].name)))
+
+
+def unmeasured(checkpoints: Path) -> list[Path]:
+    """Checkpoints whose quality is still to be measured, the oldest first."""
+    done = answered(checkpoints.parent)
+    return [
+        path
+        for path in reversed(checkpoint_folders(checkpoints))
+        if int(path.name) not in done and (read_json(path / TRAINER) or {}).get("measure") is True
+    ]
