@@ -68,9 +68,10 @@ class Export:
 
 
 class GenerativeModel(nn.Module):
-    """A GAN, a VAE or a mixture of both. Single-device code: no ranks, no devices, no logging."""
+    """A GAN, a VAE, or another network. Single-device code: no ranks, no devices, no logging."""
 
     family: ClassVar[str]
+    """`gan`, `vae`, `restoration` or another word in lower case."""
     config: ModelConfig
     batch_statistics: ClassVar[bool] = False
     """True if a loss depends on statistics of the batch, BatchNorm's apart, that are not made of
@@ -152,5 +153,9 @@ class GenerativeModel(nn.Module):
         return self
 
     def exports(self) -> dict[str, Export]:
-        """Signatures by name; `sample` must be one of them."""
+        """Signatures by name: `sample` if any is drawn from a seed.
+
+        A model may have others only, such as `upscale`, which makes an image of an image, or
+        `encode`. See aigc/metrics/restoration.py for how images of images are judged.
+        """
         raise TypeError(f"{type(self).__name__} must define exports()")

@@ -201,7 +201,7 @@ def test_files_of_the_page_are_checked_by_an_installed_wheel(installed: Installe
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("name", ["resgan", "codebook", "decorrelated"])
+@pytest.mark.parametrize("name", ["resgan", "codebook", "decorrelated", "doubler"])
 def test_models_of_the_page_keep_the_contract(name: str, tmp_path: Path) -> None:
     names = {function.__name__ for function in CONTRACT} - {"parity"}  # the road exports them
     check_model(f"{shown(tmp_path)}/{name}.py", names)

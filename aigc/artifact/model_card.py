@@ -65,8 +65,9 @@ def _origin(m: Manifest) -> str:
     if m.training is None:
         return f"An imported model (`{m.model}`); how it was trained is not recorded here."
     data = m.training.data
+    family = m.family.upper() if len(m.family) <= 3 else f"model for {m.family}"
     return (
-        f"A {m.family.upper()} (`{m.source}`) trained on {m.training.samples:,} samples"
+        f"A {family} (`{m.source}`) trained on {m.training.samples:,} samples"
         f" of {data.get('name', 'unknown')} ({data.get('samples', '?')} training samples,"
         f" {len(data.get('classes', []))} classes) in {m.training.wall_seconds:.0f} s on"
         f" {m.training.workers or 1} worker(s)."

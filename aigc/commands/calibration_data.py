@@ -11,7 +11,7 @@ from aigc.artifact import Signature, TensorSpec
 from aigc.artifact.axes import SizeError, solved
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.config import TrainConfig
-from aigc.metrics.restoration import resized, to_range
+from aigc.metrics.degradation import resized, to_range
 from aigc.sealing.calibration import NOISE, RealInputs
 
 SEED = 0

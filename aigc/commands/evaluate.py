@@ -34,6 +34,7 @@ from aigc.metrics import (
     evaluator_of,
     restoration,
 )
+from aigc.metrics.degradation import restores
 from aigc.nn.losses import bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood
 
 
@@ -205,7 +206,13 @@ def _drawing(
     drawing = drawing_of(config.model.modality, next(filter(draws, metrics), ""))
     signature = artifact.signature(evaluated(artifact))
     images = [s for s in signature.outputs if s.kind == "image"]
-    if drawing is None or not signature.drawable or not all(map(is_picture, images)):
+    if restores(signature) and not metrics:
+        name = evaluated(artifact)
+
+        def drawing(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
+            return restoration.side_by_side(artifact, name, test)
+
+    elif drawing is None or not signature.drawable or not all(map(is_picture, images)):
         raise ValueError(f"{artifact.id}: there is no picture of its samples; leave out --picture")
     require(
         file.absolute().parent.is_dir(),

@@ -44,14 +44,10 @@ def evaluated(artifact: Artifact) -> str:
 
     Raises ValueError if there is none.
     """
-    manifest = artifact.manifest
-    drawn = manifest.default_signature()
-    if drawn in manifest.offered and manifest.signatures[drawn].drawable:
-        return drawn
-    for name in manifest.offered:
-        if restoration.restores(manifest.signatures[name]):
-            return name
-    raise ValueError(
+    name = restoration.judged(artifact.manifest.signatures)
+    require(
+        bool(name),
         f"{artifact.id}: no signature is drawn from a seed or makes images of images, so nothing"
-        " judges it"
+        " judges it",
     )
+    return name

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from aigc import models, own_code
 from aigc.artifact import Artifact
+from aigc.commands.imported_data import evaluated
 from aigc.config import Modality, ModelConfig, TrainConfig
 from aigc.display import printable
 from aigc.own_code import DATA, MODELS
@@ -75,8 +76,8 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _facts(artifact: Artifact, recorded: dict[str, Any]) -> dict[str, Any]:
     """Fields of RecordedModel, by the signatures."""
-    signature = artifact.signature("sample")
-    parts = {spec.kind: spec.shape for spec in signature.outputs}
+    signature = artifact.signature(evaluated(artifact))
+    parts = {spec.kind: spec.shape for spec in signature.at(signature.sizes({})).outputs}
     tokens = [len(spec.vocabulary) for spec in signature.outputs if spec.kind == "text"]
     label = signature.label
     facts = {

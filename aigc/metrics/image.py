@@ -5,7 +5,7 @@ rotations (metrics/rotation.py); the names of the metrics say which.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -90,8 +90,12 @@ def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: in
 
 
 def _labelled(dataset: Dataset) -> bool:
-    """True if there are at least two classes."""
-    return len(dataset.classes) > 1
+    return judge_name(dataset.classes) == NAME
+
+
+def judge_name(classes: Sequence[str]) -> str:
+    """Name of the network for data of these classes: a classifier if there are at least two."""
+    return NAME if len(classes) > 1 else rotation.NAME
 
 
 def _add_distances(

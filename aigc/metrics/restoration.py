@@ -1,55 +1,119 @@
-"""Metrics of signatures that make images of images: real ones, reduced, and made whole again.
+"""Metrics of signatures that make images of images: real ones, degraded, and made whole again.
 
-An upscaler gets each test image at the size of its input. Its peak signal-to-noise ratio stands
-beside that of bicubic interpolation, which every upscaler has to beat. At equal sizes the image is
-given as it is.
+The degradations are those of aigc/metrics/degradation.py. The peak signal-to-noise ratio and the
+structural similarity stand beside those of a classic method, which a network has to beat.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from aigc.artifact import Artifact
 from aigc.artifact.axes import SizeError, solved
-from aigc.artifact.manifest import Signature, TensorSpec
+from aigc.artifact.image_files import grid, to_uint8
+from aigc.artifact.manifest import Signature
+from aigc.artifact.sampling_inputs import Arrays
 from aigc.data import Dataset, scaled
-from aigc.metrics import Evaluation, TooFewRows
+from aigc.metrics import Evaluation
+from aigc.metrics.degradation import Images, Trial, from_range, resized, restores, trials
+from aigc.metrics.similarity import psnr, ssim
 
 BATCH = 16
+COLUMNS = 10
+"""Images of a picture."""
 
 
-def restores(signature: Signature) -> bool:
-    """True if a signature makes one image of one image of as many channels, and takes no more."""
-    given, made = signature.inputs, signature.outputs
-    return (
-        (len(given), len(made)) == (1, 1)
-        and given[0].kind == made[0].kind == "image"
-        and given[0].shape[0] == made[0].shape[0]
-    )
+@dataclass(frozen=True)
+class Restored:
+    """Degraded images, and what a signature made of them, in [-1, 1]."""
+
+    trial: Trial
+    images: Images
+
+    def psnr(self, real: Images) -> float:
+        """PSNR in dB where the trial judges."""
+        return psnr(self.images, real, self.trial.mask)
+
+
+def restored(
+    name: str, signature: Signature, real: Images, run: Callable[[Arrays], Arrays], most: int = 0
+) -> list[Restored]:
+    """Results of a signature on its degradations of real images (N, C, H, W) in [-1, 1].
+
+    `run` takes and returns its tensors by name; `most` bounds the number of degradations.
+    """
+    sized = sized_for(signature, real.shape[1:])
+    made = sized.outputs[0]
+    found = []
+    for trial in trials(name, sized, real)[: most or None]:
+        parts = [
+            run({key: rows[i : i + BATCH] for key, rows in trial.given.items()})[made.name]
+            for i in range(0, len(real), BATCH)
+        ]
+        images = from_range(np.concatenate(parts), made) if parts else real
+        found.append(Restored(trial, images))
+    return found
 
 
 def evaluate(artifact: Artifact, name: str, test: Dataset, n: int) -> Evaluation:
-    """PSNR in dB of the first n test images, given at the input's size, and of bicubic resizing."""
+    """PSNR in dB and SSIM of the first n test images, degraded, and of a classic method.
+
+    Masked images are compared in their holes by PSNR, and whole by SSIM.
+    """
     real = scaled(test.samples[:n])
-    signature = _sized(artifact.signature(name), real.shape[1:])
-    given, made = signature.inputs[0], signature.outputs[0]
-    small = resized(real, given.fixed_shape[1:])
-    parts = [
-        artifact.run(name, {given.name: to_range(small[i : i + BATCH], given)})[made.name]
-        for i in range(0, len(small), BATCH)
-    ]
     evaluation = Evaluation()
-    large = from_range(np.concatenate(parts), made) if parts else real
-    evaluation.add("psnr", partial(psnr, large, real), None, "higher")
-    bicubic = resized(small, made.fixed_shape[1:])
-    evaluation.add("psnr/bicubic", partial(psnr, bicubic, real), None, "")
+    for each in restored(name, artifact.signature(name), real, _runner(artifact, name)):
+        trial = each.trial
+        at = f"/{trial.name}" if trial.name else ""
+        evaluation.add(f"psnr{at}", partial(each.psnr, real), None, "higher")
+        evaluation.add(f"ssim{at}", partial(ssim, each.images, real), None, "higher")
+        if trial.baseline is None:
+            continue
+        classic, called = trial.baseline() if len(real) else real, f"{at}/{trial.baseline_name}"
+        evaluation.add(f"psnr{called}", partial(psnr, classic, real, trial.mask), None, "")
+        evaluation.add(f"ssim{called}", partial(ssim, classic, real), None, "")
     return evaluation
 
 
-def _sized(signature: Signature, shape: tuple[int, ...]) -> Signature:
+def side_by_side(artifact: Artifact, name: str, test: Dataset) -> NDArray[np.uint8]:
+    """Rows of degraded test images, what a signature and a classic method make of them, and the
+    images themselves; four rows for each degradation, three without a classic method."""
+    real = scaled(test.samples[:COLUMNS])
+    return picture(restored(name, artifact.signature(name), real, _runner(artifact, name)), real)
+
+
+def picture(results: list[Restored], real: Images, *, classic: bool = True) -> NDArray[np.uint8]:
+    """A picture of results: (H, W, C) uint8. See side_by_side()."""
+    rows = []
+    for each in results:
+        baseline = each.trial.baseline if classic else None
+        middle = [each.images] if baseline is None else [each.images, baseline()]
+        # Degraded images of another size are shown pixel by pixel, as far as they are smaller.
+        rows += [_shown(each.trial.shown, real.shape[2:]), *middle, real]
+    return grid(to_uint8(np.concatenate(rows), -1, 1), max(1, len(real)))
+
+
+def _shown(images: Images, size: tuple[int, ...]) -> Images:
+    factor, rest = divmod(size[0], images.shape[2])
+    if factor >= 1 and not rest and images.shape[3] * factor == size[1]:
+        return images.repeat(factor, 2).repeat(factor, 3)
+    return resized(images, size)
+
+
+def _runner(artifact: Artifact, name: str) -> Callable[[Arrays], Arrays]:
+    """Function from the inputs that are given to the outputs; what is drawn is of seed 0."""
+
+    def run(given: Arrays) -> Arrays:
+        indices = range(len(next(iter(given.values()))))
+        return artifact.run(name, artifact.draw(name, 0, indices, given=given))
+
+    return run
+
+
+def sized_for(signature: Signature, shape: tuple[int, ...]) -> Signature:
     """The signature at the sizes that give images of a shape; the default ones if none do."""
     try:
         sizes = solved(signature.reach, signature.outputs[0].shape, shape)
@@ -58,36 +122,17 @@ def _sized(signature: Signature, shape: tuple[int, ...]) -> Signature:
     return signature.at(signature.sizes(sizes))
 
 
-def psnr(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Mean over images of 10 log10(2^2 / mean((a - b)^2)), images (N, C, H, W) in [-1, 1], clipped.
+def judged(signatures: Mapping[str, Signature]) -> str:
+    """Name of the signature whose outputs are judged, in training and evaluation; "" for none.
 
-    Equal images count as 100 dB. Raises TooFewRows if there are none.
+    It is `sample`, else the only one that is drawn from a seed, else the first that makes an image
+    of an image.
     """
-    if not len(b):
-        raise TooFewRows("there are no test images")
-    error = np.square(a.clip(-1, 1) - b).mean((1, 2, 3))
-    return float(np.minimum(100, 10 * np.log10(4 / np.maximum(error, 1e-30))).mean())
-
-
-def resized(images: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
-    """(N, C, H, W) -> (N, C, height, width), bicubic and without aliases."""
-    height, width = size
-    if images.shape[2:] == (height, width) or not len(images):
-        return images
-    made = np.empty((*images.shape[:2], height, width), np.float32)
-    for index in np.ndindex(images.shape[:2]):
-        picture = Image.fromarray(images[index])
-        made[index] = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-    return made.clip(-1, 1)
-
-
-def to_range(images: NDArray[np.float32], spec: TensorSpec) -> NDArray[np.float32]:
-    """Values in [-1, 1] -> the range of a tensor."""
-    low, high = spec.range or (-1.0, 1.0)
-    return ((images + 1) * np.float32((high - low) / 2) + np.float32(low)).astype(np.float32)
-
-
-def from_range(images: NDArray[np.float32], spec: TensorSpec) -> NDArray[np.float32]:
-    """The inverse of to_range()."""
-    low, high = spec.range or (-1.0, 1.0)
-    return ((images - np.float32(low)) * np.float32(2 / (high - low)) - 1).astype(np.float32)
+    steps = {signature.step for signature in signatures.values()}
+    offered = {name: one for name, one in signatures.items() if name not in steps}
+    drawn = [name for name, one in offered.items() if one.drawable]
+    if "sample" in drawn:
+        return "sample"
+    if len(drawn) == 1:
+        return drawn[0]
+    return next((name for name, one in offered.items() if restores(one)), "")

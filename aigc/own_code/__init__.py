@@ -90,7 +90,10 @@ METRICS = Kind(
         "side_by_side": "side_by_side(artifact, test, seed) for `aigc evaluate --picture`",
     },
     any_of=True,
-    also=("classifier", "frechet", "neighbours", "ngram", "rotation", "sound"),
+    also=(
+        *("classic_fill", "classifier", "degradation", "frechet", "neighbours", "ngram"),
+        *("non_local_means", "restoration", "rotation", "similarity", "sound"),
+    ),
 )
 KINDS = (MODELS, DATA, METRICS)
 

@@ -21,7 +21,7 @@ from aigc.sealing.onnx_export import run_module, write_graphs
 from aigc.sealing.parity import PARITY_BATCHES, budget, prove_at_sizes
 from aigc.testing.contract import Note
 from aigc.testing.model_under_test import ROWS, ModelUnderTest
-from aigc.training.quality import generate
+from aigc.training.quality import generate, main_export, run_export
 
 PARITY_ROWS = 64
 """Rows that torch and onnxruntime are compared on, as far as the largest batch goes."""
@@ -35,10 +35,12 @@ def signatures(subject: ModelUnderTest) -> Iterator[str]:
     exports = subject.exports
     sample = exports.get("sample")
     if sample is None:
-        yield (
-            f"exports() has no 'sample', only {', '.join(exports) or 'nothing'}; add the signature"
-            " that turns a latent into a sample"
-        )
+        drawn = any(part.signature.drawable for part in exports.values())
+        if drawn or not exports:
+            yield (
+                f"exports() has no 'sample', only {', '.join(exports) or 'nothing'}; add the"
+                " signature that turns a latent into a sample"
+            )
     elif not sample.signature.drawable:
         needed = [spec.name for spec in sample.signature.given]
         yield (
@@ -193,7 +195,8 @@ def graphs_shared(subject: ModelUnderTest) -> Iterator[str]:
 
 def seeds_kept(subject: ModelUnderTest) -> Iterator[str]:
     """A seed gives the same samples again, and others at other indices."""
-    part, model = subject.exports["sample"], subject.copied().eval()
+    model = subject.copied().eval()
+    _, part = main_export(model)
     once, again = samples(model, range(ROWS)), samples(model, range(ROWS))
     for name in once:
         if not torch.equal(once[name], again[name]):
@@ -219,7 +222,7 @@ def state_is_whole(subject: ModelUnderTest) -> Iterator[str]:
         yield "a deep copy of the model shares parameters with it; do not override __deepcopy__"
     outputs = []
     for m in (model, copied, fresh):
-        part = m.eval().exports()["sample"]
+        _, part = main_export(m.eval())
         outputs.append(call(part, _inputs(part, ROWS)))
     for i, text in ((1, "a deep copy of the model computes something else"), (2, _LOST)):
         if not all(map(torch.equal, outputs[0], outputs[i])):
@@ -251,8 +254,17 @@ def parity(subject: ModelUnderTest) -> Iterator[str]:
 
 
 def samples(model: GenerativeModel, indices: range) -> dict[str, Tensor]:
-    """Samples of seed 0 of a model in eval mode, by output; each index has a class of its own."""
-    made = generate(model, indices, torch.arange(len(indices)))
+    """Samples of seed 0 of a model in eval mode, by output; each index has a class of its own.
+
+    Of a model without samples, the outputs of random inputs.
+    """
+    _, part = main_export(model)
+    if part.signature.drawable:
+        made = generate(model, indices, torch.arange(len(indices)))
+    else:
+        drawn = example(part.signature, indices.stop)
+        rows = {name: value[indices.start :] for name, value in drawn.items()}
+        made = run_export(part, next(model.parameters()), rows)
     return {name: torch.from_numpy(value) for name, value in made.items()}
 
 

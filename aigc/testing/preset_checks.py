@@ -1,6 +1,7 @@
 """Checks of a preset: its config, the model that it builds, the phases, and its data."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ def builds(subject: ModelUnderTest) -> Iterator[str]:
         yield f"Model makes a {type(model).__name__}; inherit aigc.model.GenerativeModel"
     if getattr(model, "config", None) != subject.config.model:
         yield "the model does not keep its config; set self.config to what __init__ is given"
-    if getattr(model, "family", None) not in ("gan", "vae"):
-        yield 'the class names no family; set family = "gan" or family = "vae"'
+    if not re.fullmatch("[a-z][a-z0-9_-]*", str(getattr(model, "family", ""))):
+        yield 'the class names no family; set family = "gan", "vae" or another word in lower case'
 
 
 def config_survives_json(subject: ModelUnderTest) -> Iterator[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aigc.artifact.sampling_inputs import is_picture
 from aigc.rng import BatchRNG
 from aigc.testing.accelerator import HostRead, PretendedAccelerator
 from aigc.testing.contract import Note
@@ -24,8 +23,8 @@ from aigc.testing.place import place_of
 from aigc.training import checkpoint
 from aigc.training.loop import PeriodicAction, train
 from aigc.training.metric_buffer import Values
-from aigc.training.quality import generate
-from aigc.training.reporter import distributions, sample_grid
+from aigc.training.pictures import picture
+from aigc.training.reporter import distributions
 from aigc.training.state import TrainState
 
 READ_BY_LOOP = {
@@ -154,9 +153,9 @@ def accelerator(subject: ModelUnderTest) -> Iterator[str]:
     def between_batches(state: TrainState, values: Values) -> None:
         """Everything that a run does beside training."""
         before = len(device.reads)
-        if is_picture(state.model.exports()["sample"].signature.outputs[0]):
-            sample_grid(state, columns=2, per_row=2)
-        generate(state.ema_model(), range(ROWS), torch.arange(ROWS))
+        images = subject.dataset.samples
+        picture(state.ema_model(), lambda n: images[:n], columns=2, per_row=2)
+        samples(state.ema_model(), range(ROWS))
         distributions(config, state, subject.dataset)
         checkpoint.restore(state, checkpoint.snapshot(state, {}).tensors)
         del device.reads[before:]  # nothing is computed that they would wait for

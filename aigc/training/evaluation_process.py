@@ -29,7 +29,7 @@ def measurements(folder: Path, requests: Iterable[int]) -> Iterator[Message]:
     """Measure the checkpoints of `requests`; the first one prepares judge and data."""
     from aigc import data
     from aigc.training import checkpoint
-    from aigc.training.quality import Quality
+    from aigc.training.quality import Quality, metric_name
     from aigc.training.quality_log import is_quality
     from aigc.training.run import Run
     from aigc.training.state import TrainState
@@ -45,11 +45,18 @@ def measurements(folder: Path, requests: Iterable[int]) -> Iterator[Message]:
                 source = data.load(replace(config.data, memory_mb=0), config.model)
                 _check_same(facts["data"], source.fingerprint())
                 quality = Quality(config, source)
-            value = quality.measure(state.ema_model())
+            model = state.ema_model()
+            value = quality.measure(model)
             if value is None:
                 yield {"samples": samples, "nothing": True}
             elif is_quality(value):
-                yield {"samples": samples, "quality": value, "note": quality.note}
+                metric = metric_name(config, model, source.classes)
+                yield {
+                    "samples": samples,
+                    "quality": value,
+                    "note": quality.note,
+                    "metric": metric,
+                }
             else:
                 yield {"samples": samples, "failed": f"it is {value}"}
         except Exception as error:

@@ -39,6 +39,8 @@ class Measurement:
     """None if it could not be measured."""
     note: str = ""
     """Reason to doubt the quality, or for which there is none."""
+    metric: str = ""
+    """Name of the quality, such as frechet/cnn64."""
 
 
 class Process:
@@ -214,7 +216,8 @@ class Evaluator:
             self._warn(samples, message["failed"])
             return [Measurement(samples, None, message["failed"])]
         self._failing = False
-        return [Measurement(samples, message["quality"], message["note"])]
+        quality, note, metric = (message[key] for key in ("quality", "note", "metric"))
+        return [Measurement(samples, quality, note, metric)]
 
     def _died(self, reason: str) -> list[Measurement]:
         assert self._process is not None

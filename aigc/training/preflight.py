@@ -19,13 +19,15 @@ from aigc.artifact.sampling_inputs import is_picture
 from aigc.config import TrainConfig
 from aigc.data import PATHLESS, Source
 from aigc.metrics import distance_to, evaluator_of
+from aigc.metrics.degradation import restores
 from aigc.model import GenerativeModel
 from aigc.own_code import code_files
 from aigc.rng import BatchRNG
-from aigc.training import checkpoint
+from aigc.training import checkpoint, stopping
 from aigc.training.dataloader import batch_of
 from aigc.training.loop import TrainState
-from aigc.training.quality import generate
+from aigc.training.pictures import picture
+from aigc.training.quality import generate, main_export, metric_name
 from aigc.training.run import load_initial_weights
 
 ROWS = 2
@@ -47,12 +49,22 @@ def rehearse(config: TrainConfig, source: Source) -> list[str]:
             checkpoint.snapshot(state, {})
         model = state.ema_model()
         with _prefix_errors("no samples can be drawn from this model"):
-            _draw_samples(model)
+            _draw_samples(model, source)
     return [
         *_channel_warnings(config),
-        *_quality_warnings(config),
+        *_quality_warnings(config, model),
         *_evaluation_warnings(config, source),
     ]
+
+
+def check_rules(config: TrainConfig, source: Source) -> None:
+    """Raise ValueError if --until or --patience can never end this run."""
+    if not config.until and not config.patience:
+        return
+    with torch.random.fork_rng(devices=[]), _one_thread():
+        model = TrainState(config, "cpu").ema_model()
+    nothing = config.evaluate_interval and [*_quality_warnings(config, model)]
+    stopping.check(config, "" if nothing else metric_name(config, model, source.classes))
 
 
 @contextmanager
@@ -97,10 +109,16 @@ def _losses(config: TrainConfig, state: TrainState, source: Source) -> None:
             state.model.update(sums)
 
 
-def _draw_samples(model: GenerativeModel) -> None:
-    """Draw samples, and encode images as PNG, alone and as a grid."""
+def _draw_samples(model: GenerativeModel, source: Source) -> None:
+    """Draw samples, and encode images as PNG, alone and as a grid; make images of images."""
+    signature = main_export(model)[1].signature
+    if not signature.drawable:
+        if restores(signature):
+            rows, _ = data.gather(source, range(min(ROWS, len(source))), "skip")
+            picture(model, lambda n: data.scaled(rows)[:n])
+        return
     samples = generate(model, range(ROWS), torch.arange(ROWS))
-    for spec in model.exports()["sample"].signature.outputs:
+    for spec in signature.outputs:
         if is_picture(spec):
             low, high = spec.range or (-1.0, 1.0)
             images = image_files.to_uint8(samples[spec.name], low, high)
@@ -118,11 +136,19 @@ def _channel_warnings(config: TrainConfig) -> Iterator[str]:
             )
 
 
-def _quality_warnings(config: TrainConfig) -> Iterator[str]:
-    modality = config.model.modality
+def _quality_warnings(config: TrainConfig, model: GenerativeModel) -> Iterator[str]:
+    modality, signature = config.model.modality, main_export(model)[1].signature
     if config.quality and not config.evaluate_interval:
         yield "--quality has no effect without --evaluate-interval"
-    if config.evaluate_interval and distance_to(modality, config.quality) is None:
+    if not config.evaluate_interval:
+        return
+    if not signature.drawable:
+        if not restores(signature):
+            yield (
+                "--evaluate-interval has no effect: no signature is drawn from a seed or makes"
+                " images of images"
+            )
+    elif distance_to(modality, config.quality) is None:
         yield f"--evaluate-interval has no effect: nothing measures the quality of {modality}"
 
 

@@ -16,19 +16,29 @@ from aigc.files import append_line, read_lines
 QUALITY = "quality.jsonl"
 
 
-def append_quality(run: Path, samples: int, quality: float | None, note: str = "") -> None:
+def append_quality(
+    run: Path, samples: int, quality: float | None, note: str = "", *, metric: str = ""
+) -> None:
     """Append the quality of the state after `samples`, and the reason to doubt it if there is one.
 
-    None with the reason if it was not measured. Raises OSError, and then appends nothing.
+    None with the reason if it was not measured. `metric` is its name. Raises OSError, and then
+    appends nothing.
     """
     entry: dict[str, Any] = {"samples": samples, "quality": quality}
-    append_line(run / QUALITY, entry | ({"note": note} if note else {}))
+    texts = {"metric": metric, "note": note}
+    append_line(run / QUALITY, entry | {key: text for key, text in texts.items() if text})
 
 
 def last_note(run: Path) -> str:
     """Reason to doubt the last quality measured; empty if there is none."""
     notes = [entry.get("note", "") for entry in _entries(run) if is_quality(entry.get("quality"))]
     return str(notes[-1]) if notes else ""
+
+
+def last_metric(run: Path) -> str:
+    """Name of the last quality measured; empty if there is none, or an earlier version wrote it."""
+    names = [entry["metric"] for entry in _entries(run) if entry.get("metric")]
+    return str(names[-1]) if names else ""
 
 
 def read_quality(run: Path) -> dict[int, float]:

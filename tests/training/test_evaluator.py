@@ -23,7 +23,8 @@ import json, os, sys, time
 for line in sys.stdin:
     samples = int(line)
     if samples == 2: {second}
-    print(json.dumps({{"samples": samples, "quality": 1 / samples, "note": ""}}), flush=True)
+    answer = {{"samples": samples, "quality": 1 / samples, "note": "", "metric": ""}}
+    print(json.dumps(answer), flush=True)
 """
 """A process that answers at once, but for the second request."""
 METRIC = """

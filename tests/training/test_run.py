@@ -20,8 +20,9 @@ from aigc.training import checkpoint, run_folder
 from aigc.training.loop import TrainState
 from aigc.training.object_store import NullStore
 from aigc.training.quality import Quality
-from aigc.training.reporter import RunClock, distributions
+from aigc.training.reporter import distributions
 from aigc.training.run import Run, train_run
+from aigc.training.run_clock import RunClock
 from aigc.training.run_context import RunContext, RunReport
 from tests.data.rows import run as rows
 from tests.data.sounds import recordings, run_of
@@ -89,7 +90,7 @@ def test_stop_saves_and_reports_without_measuring(tmp_path: Path) -> None:
             RuntimeError("no memory"),
         ),
         ("aigc.gan.GAN.distributions", "the histograms", KeyError(5)),
-        ("aigc.training.reporter.sample_grid", "the grid of samples", OSError(28, "full")),
+        ("aigc.training.reporter.picture", "the grid of samples", OSError(28, "full")),
     ],
 )
 def test_failing_report_parts_are_left_out_with_one_warning(
