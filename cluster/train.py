@@ -22,10 +22,12 @@ from aigc.training.dry_run import describe
 from aigc.training.lease import Claim, Lease
 from aigc.training.loop import Outcome, SingleProcess
 from aigc.training.object_store import RunStore, filesystem, is_remote, open_store
-from aigc.training.preflight import rehearse
+from aigc.training.preflight import check_rules, rehearse
 from aigc.training.progress_bar import Progress
+from aigc.training.quality_log import read_quality
 from aigc.training.run import Run, train_run
 from aigc.training.run_context import RunContext, RunReport
+from aigc.training.stopping import decide
 from aigc.training.thread_count import choose_threads
 from cluster.base_config import base_config
 from cluster.driver import one_driver, signals
@@ -232,14 +234,24 @@ def _train(run: Run, options: Options, store: RunStore, lease: Lease) -> Outcome
     config = options.config
     _check_begin(run, options)
     newest = run_folder.newest(run.checkpoints)
-    if newest is not None and int(newest.name) >= config.samples:
+    trained = newest is not None and int(newest.name) >= config.samples
+    if trained and not (config.evaluate_interval and run_folder.unmeasured(run.checkpoints)):
         print(
             f"all {config.samples:,} samples are trained on; --samples adds more", file=sys.stderr
+        )
+        return "done"
+    rule = run_folder.ended_by_rule(run.folder)
+    if rule is not None and decide(config, read_quality(run.folder)) is not None:
+        print(
+            f"{rule['rule']} has ended the run: {rule['reason']}; another --until or --patience"
+            " goes on",
+            file=sys.stderr,
         )
         return "done"
     # Errors of source and shape show here, before processes start. Ray's workers read on their own.
     held = replace(config.data, memory_mb=0) if options.world[1] else config.data
     source = data.load(held, config.model)
+    check_rules(config, source)
     if newest is None:
         for warning in rehearse(config, source):
             print(warning, file=sys.stderr)

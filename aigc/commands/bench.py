@@ -27,7 +27,14 @@ from aigc.training.thread_count import choose_threads
 
 UNUSED = (
     *("samples", "report_interval", "grid_interval", "checkpoint_interval", "evaluate_interval"),
-    *("keep_checkpoints", "on_divergence", "init_from", "price_per_worker_hour"),
+    *(
+        "keep_checkpoints",
+        "until",
+        "patience",
+        "on_divergence",
+        "init_from",
+        "price_per_worker_hour",
+    ),
 )
 """Fields of a run that have no effect on a benchmark."""
 

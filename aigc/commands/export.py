@@ -5,6 +5,7 @@ reproducible the graphs are, stores reference samples and seals the folder.
 """
 
 import datetime
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,7 @@ from aigc.model import GenerativeModel
 from aigc.sealing.artifact_folder import seal_graphs
 from aigc.sealing.onnx_export import run_module, write_graphs
 from aigc.sealing.precision import Reduction
+from aigc.training import run_folder
 from aigc.training.run import Run
 
 
@@ -64,8 +66,15 @@ class Options:
 def command(argv: list[str]) -> int:
     """Seal a run as an ONNX artifact that was checked against torch."""
     options = tyro.cli(Options, args=argv, prog="aigc export", description=Options.__doc__)
+    run = Run.open(options.run)
+    if rule := run_folder.ended_by_rule(run.folder):
+        print(
+            f"{rule['rule']} ended the run: its best checkpoint is exported, of"
+            f" {rule['best']:,} samples",
+            file=sys.stderr,
+        )
     uri = export(
-        Run.open(options.run),
+        run,
         name=options.name,
         version=options.version,
         store=Store(options.out),
@@ -92,7 +101,8 @@ def export(
     weights: bool = False,
     sign: str = "",
 ) -> str:
-    """Export a run's newest checkpoint into a store. Returns the URI of the artifact.
+    """Export a run's newest checkpoint, or the best one if a rule ended it, into a store. Returns
+    the URI of the artifact.
 
     `sign` is a private key. Raises ValueError if the run has no checkpoint, the version exists
     already, a graph exceeds the parity budget or cannot be reduced, reduced graphs lose more
@@ -104,8 +114,9 @@ def export(
     check_name(name)
     version = version or store.next_version(name)
     store.check_free(name, version)
-    config, facts = run.config(), run.facts()
-    model = run.load_state().ema_model().float()
+    config, checkpoint = run.config(), run.result()
+    facts = run.facts(checkpoint)
+    model = run.load_state(checkpoint).ema_model().float()
     manifest = Manifest(
         name=name,
         version=version,

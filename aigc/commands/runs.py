@@ -74,8 +74,11 @@ class Summary:
     preset: str
     """MODEL:PRESET that it started from."""
     state: State
-    """`training` while a driver holds it; `done` once a checkpoint has all its samples; `stopped`
-    if the newest checkpoint holds all that was reported; `failed` if work was lost since."""
+    """`training` while a driver holds it; `done` once a checkpoint has all its samples, or a rule
+    ended it; `stopped` if the newest checkpoint holds all that was reported; `failed` if work was
+    lost since."""
+    rule: str
+    """Rule that ended it, such as `until quality<=5`; empty if none did."""
     samples: int
     """Samples seen: at the last report while it trains, in the newest checkpoint otherwise."""
     total: int
@@ -83,7 +86,7 @@ class Summary:
     samples_per_second: float | None
     """Speed at the last report."""
     best_quality: float | None
-    """Lowest Fréchet distance measured of a checkpoint that still exists."""
+    """Best (lowest) quality measured of a checkpoint that still exists."""
     quality_samples: int | None
     """Samples seen in that checkpoint."""
     quality_note: str
@@ -152,9 +155,10 @@ def summarise(folder: Path) -> Summary | None:
         ((quality, int(path.name)) for quality, path in rated if path in checkpoints), (None, None)
     )
     training = being_trained(folder)
+    rule = run_folder.ended_by_rule(folder)
     if training:
         state: State = "training"
-    elif saved >= config["samples"]:
+    elif saved >= config["samples"] or rule is not None:
         state = "done"
     else:
         state = "stopped" if checkpoints and saved >= reported else "failed"
@@ -164,6 +168,7 @@ def summarise(folder: Path) -> Summary | None:
         name=folder.name,
         preset=str(config["preset"]),
         state=state,
+        rule="" if training or rule is None else str(rule["rule"]),
         samples=max(saved, reported) if training else saved,
         total=int(config["samples"]),
         samples_per_second=report.get("samples_per_second"),
@@ -207,7 +212,7 @@ def table(runs: list[Summary]) -> str:
         (
             summary.name,
             summary.preset,
-            summary.state,
+            f"{summary.state}: {summary.rule}" if summary.rule else summary.state,
             f"{summary.samples:,} of {summary.total:,}",
             _number(summary.samples_per_second, ",.0f"),
             _quality(summary),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from aigc.config.schedule import Scheduled, values
+from aigc.config.until import Until
 
 Modality = Literal["image", "audio", "vector", "text", "paired"]
 _MODALITIES: dict[int, Modality] = {1: "vector", 2: "audio", 3: "image"}
@@ -203,10 +204,15 @@ class TrainConfig:
     """Compute parts of the networks again in the backward pass: less memory, more time, the same
     results."""
     evaluate_interval: int = 0
-    """Samples between two measurements of quality during training; 0 measures nothing."""
+    """Samples between two measurements of quality, by a process beside the run; 0 measures
+    nothing."""
     quality: str = ""
     """Metric of that quality, by its `distance`: a file or module of your own, or a modality; by
     default that of the samples' modality."""
+    until: str = ""
+    """Bound on that quality that ends the run, such as 'frechet/cnn64<=5' or 'quality<=5'."""
+    patience: int = 0
+    """Measurements without an improvement of that quality that end the run; 0 never does."""
     on_divergence: Literal["stop", "rollback"] = "stop"
     """Reaction to divergence: end the run, or go back to the last good checkpoint with the
     learning rates halved."""
@@ -231,6 +237,9 @@ class TrainConfig:
         for name in _INTERVALS:
             value = getattr(self, name)
             require(value >= 0, f"{name} must be >= 0 samples, got {value}")
+        if self.until:
+            Until.parse(self.until)
+        require(self.patience >= 0, f"patience must be >= 0 measurements, got {self.patience}")
         require(self.micro_batch >= 0, f"micro_batch must be >= 0, got {self.micro_batch}")
         require(self.price_per_worker_hour >= 0, "price_per_worker_hour must be >= 0")
         require(
@@ -277,7 +286,7 @@ _INTERVALS = ("report_interval", "grid_interval", "checkpoint_interval", "evalua
 _FREE = {
     *_INTERVALS,
     *("samples", "keep_checkpoints", "threads", "compile", "on_divergence", "init_from"),
-    *("micro_batch", "price_per_worker_hour", "activation_checkpointing"),
+    *("until", "patience", "micro_batch", "price_per_worker_hour", "activation_checkpointing"),
     *("data.path", "data.on_error", "data.memory_mb", "data.loaders"),
     *("data.column", "data.member", "data.range"),
 }

@@ -191,8 +191,12 @@ def _generated(
 
 
 def _labelled(dataset: Dataset) -> bool:
-    """True if there are at least two classes."""
-    return len(dataset.classes) > 1
+    return judge_name(dataset.classes) == NAME
+
+
+def judge_name(classes: Sequence[str]) -> str:
+    """Name of the network for data of these classes: a classifier if there are at least two."""
+    return NAME if len(classes) > 1 else rotation.NAME
 
 
 def distance(real: Dataset) -> Distance | None:

@@ -30,6 +30,7 @@ from aigc.training.run_folder import (
     is_left_over,
     rated,
     trainer,
+    unmeasured,
 )
 from aigc.training.state import TrainState
 from aigc.training.step import like_in_memory
@@ -153,9 +154,10 @@ def fingerprints(named: dict[str, Tensor]) -> dict[str, str]:
 
 
 def prune(folder: Path, keep: int) -> list[Path]:
-    """Delete all but the newest `keep` and the one of the best quality; returns those deleted."""
+    """Delete all but the newest `keep`, the one of the best quality, and those whose quality is
+    still to be measured; returns those deleted."""
     there = checkpoint_folders(folder)
-    kept = {*there[:keep], *(path for _, path in rated(folder)[:1])}
+    kept = {*there[:keep], *(path for _, path in rated(folder)[:1]), *unmeasured(folder)}
     gone = [path for path in there if path not in kept and not path.is_symlink()]
     for path in gone:
         shutil.rmtree(path)

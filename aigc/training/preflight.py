@@ -23,11 +23,11 @@ from aigc.metrics.degradation import restores
 from aigc.model import GenerativeModel
 from aigc.own_code import code_files
 from aigc.rng import BatchRNG
-from aigc.training import checkpoint
+from aigc.training import checkpoint, stopping
 from aigc.training.dataloader import batch_of
 from aigc.training.loop import TrainState
 from aigc.training.pictures import picture
-from aigc.training.quality import generate, main_export
+from aigc.training.quality import generate, main_export, metric_name
 from aigc.training.run import load_initial_weights
 
 ROWS = 2
@@ -55,6 +55,16 @@ def rehearse(config: TrainConfig, source: Source) -> list[str]:
         *_quality_warnings(config, model),
         *_evaluation_warnings(config, source),
     ]
+
+
+def check_rules(config: TrainConfig, source: Source) -> None:
+    """Raise ValueError if --until or --patience can never end this run."""
+    if not config.until and not config.patience:
+        return
+    with torch.random.fork_rng(devices=[]), _one_thread():
+        model = TrainState(config, "cpu").ema_model()
+    nothing = config.evaluate_interval and [*_quality_warnings(config, model)]
+    stopping.check(config, "" if nothing else metric_name(config, model, source.classes))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Models that make images of images are judged by these, see aigc/metrics/restorat
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from aigc.config import TrainConfig
 from aigc.data import Dataset, Source
 from aigc.metrics import Distance, distance_to, restoration
 from aigc.metrics.degradation import Images, restores
+from aigc.metrics.image import judge_name
 from aigc.metrics.restoration import Restored
 from aigc.model import Export, GenerativeModel
 from aigc.training.held_out import HeldOut
@@ -126,6 +127,13 @@ def quality_name(config: TrainConfig, model: GenerativeModel) -> str:
     signature = main_export(model)[1].signature
     usual = NEGATIVE_PSNR if not signature.drawable else "frechet"
     return config.quality.partition("@")[0] or usual
+
+
+def metric_name(config: TrainConfig, model: GenerativeModel, classes: Sequence[str]) -> str:
+    """Full name of that quality, as `--until` takes it: with the judge of images, by `classes`."""
+    name = quality_name(config, model)
+    judged = (config.quality or config.model.modality) == "image" and name != NEGATIVE_PSNR
+    return f"frechet/{judge_name(classes)}" if judged else name
 
 
 def main_export(model: GenerativeModel) -> tuple[str, Export]:

@@ -1,8 +1,9 @@
 """Quality measured during training: quality.jsonl of a run, a line per measurement.
 
 A checkpoint is written before its quality is measured, and never changes afterwards: its rating is
-the line with its samples. `quality` in its trainer.json is the last measurement before it, of the
-state after `quality_samples` samples.
+the line with its samples, null with a note if it could not be measured. `measure` in its
+trainer.json says that it is to be measured. `quality` there is the last measurement that had
+arrived before it, of the state after `quality_samples` samples.
 """
 
 import math
@@ -15,19 +16,29 @@ from aigc.files import append_line, read_lines
 QUALITY = "quality.jsonl"
 
 
-def append_quality(run: Path, samples: int, quality: float, note: str = "") -> None:
+def append_quality(
+    run: Path, samples: int, quality: float | None, note: str = "", *, metric: str = ""
+) -> None:
     """Append the quality of the state after `samples`, and the reason to doubt it if there is one.
 
-    Raises OSError, and then appends nothing.
+    None with the reason if it was not measured. `metric` is its name. Raises OSError, and then
+    appends nothing.
     """
     entry: dict[str, Any] = {"samples": samples, "quality": quality}
-    append_line(run / QUALITY, entry | ({"note": note} if note else {}))
+    texts = {"metric": metric, "note": note}
+    append_line(run / QUALITY, entry | {key: text for key, text in texts.items() if text})
 
 
 def last_note(run: Path) -> str:
     """Reason to doubt the last quality measured; empty if there is none."""
-    entries = _entries(run)
-    return str(entries[-1].get("note", "")) if entries else ""
+    notes = [entry.get("note", "") for entry in _entries(run) if is_quality(entry.get("quality"))]
+    return str(notes[-1]) if notes else ""
+
+
+def last_metric(run: Path) -> str:
+    """Name of the last quality measured; empty if there is none, or an earlier version wrote it."""
+    names = [entry["metric"] for entry in _entries(run) if entry.get("metric")]
+    return str(names[-1]) if names else ""
 
 
 def read_quality(run: Path) -> dict[int, float]:
@@ -37,6 +48,11 @@ def read_quality(run: Path) -> dict[int, float]:
         for entry in _entries(run)
         if isinstance(entry.get("samples"), int) and is_quality(entry.get("quality"))
     }
+
+
+def answered(run: Path) -> set[int]:
+    """Samples of the states that were measured or could not be."""
+    return {entry["samples"] for entry in _entries(run) if isinstance(entry.get("samples"), int)}
 
 
 def _entries(run: Path) -> list[dict[str, Any]]:

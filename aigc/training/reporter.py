@@ -4,13 +4,12 @@ Nothing here changes what is trained, and nothing here ends a run: what cannot b
 written is left out with a warning.
 """
 
-import datetime
 import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,28 @@ from aigc.files import append_line, write
 from aigc.rng import BatchRNG
 from aigc.training import checkpoint, tensorboard
 from aigc.training.dataloader import batch_of
-from aigc.training.loop import PeriodicAction
+from aigc.training.evaluator import Measurement
+from aigc.training.held_out import HeldOut
+from aigc.training.loop import Outcome, PeriodicAction
 from aigc.training.metric_buffer import Values
 from aigc.training.pictures import picture
-from aigc.training.quality import Quality, quality_name
-from aigc.training.quality_log import append_quality, is_quality, last_note
+from aigc.training.quality_log import (
+    append_quality,
+    last_metric,
+    last_note,
+    read_quality,
+)
+from aigc.training.ratings import Ratings
+from aigc.training.run_clock import RunClock, now
 from aigc.training.run_context import RunContext, RunReport
-from aigc.training.run_folder import CHECKPOINTS, GRIDS, METRICS
+from aigc.training.run_folder import CHECKPOINTS, GRIDS, HISTORY, METRICS, RULE, unmeasured
 from aigc.training.state import TrainState
+from aigc.training.stopping import Decision, decide
 
 log = logging.getLogger(__name__)
 
 HISTOGRAM_ROWS = 64
+AFTER = "a rule had ended the run"
 WAIT_S = 5.0
 """Maximum time that a checkpoint waits for the report of its samples to be published with it."""
 
@@ -48,7 +57,7 @@ class Reporter:
     """
 
     def __init__(
-        self, context: RunContext, config: TrainConfig, source: Source, clock: "RunClock"
+        self, context: RunContext, config: TrainConfig, source: Source, clock: RunClock
     ) -> None:
         self.context, self.config, self.source, self.clock = context, config, source, clock
         self.folder = context.folder
@@ -56,6 +65,8 @@ class Reporter:
         """Time and samples of the last report."""
         self.quality, self.quality_samples = clock.quality, clock.quality_samples
         self.quality_note = last_note(self.folder)
+        self.quality_metric = last_metric(self.folder) or config.quality.partition("@")[0]
+        self.quality_metric = self.quality_metric or "frechet"  # as earlier versions had it
         self.skipped = 0.0
         self.collapsed = False
         self.failing: set[str] = set()
@@ -65,13 +76,19 @@ class Reporter:
         """Set unless a report of the last snapshot's samples is still to come."""
         self.fingerprint = source.fingerprint()
         self.event_file = tensorboard.EventFile(self.folder, clock.samples)
-        self.evaluator = Quality(config, source)
+        self.measured = read_quality(self.folder)
+        self.decision = decide(config, self.measured, self.quality_metric)
+        """The end of the run by a rule; None until there is one."""
+        self.held_out = HeldOut(config, source)
+        self.last_report: RunReport | None = None
+        self.ratings = Ratings(self.folder, config, self._rate)
         self.writer = checkpoint.Writer(
             self.folder / CHECKPOINTS, config.keep_checkpoints, self._publish
         )
 
     def _publish(self, path: Path) -> None:
         """Publish a checkpoint that is whole on the disk, with the report of its samples."""
+        self.ratings.written(path)
         self.reported.wait(WAIT_S)
         self.context.publish(path)
         self.clock.saved = time.monotonic()  # a checkpoint that could not be published is not saved
@@ -91,9 +108,9 @@ class Reporter:
 
     def report(self, state: TrainState, values: Values) -> None:
         """Write a line of metrics.jsonl and TensorBoard scalars, and pass the report on."""
-        now, (then, samples) = time.monotonic(), self.mark
-        self.mark = now, state.samples
-        elapsed = max(now - then, 1e-9)
+        at, (then, samples) = time.monotonic(), self.mark
+        self.mark = at, state.samples
+        elapsed = max(at - then, 1e-9)
         batches = (state.samples - samples) / self.config.batch
         self.skipped += values.pop("data/skipped") * batches
         waited = values.pop("data/wait_s") * batches
@@ -101,18 +118,16 @@ class Reporter:
         if reason and not self.collapsed:
             log.warning("after %d samples: %s", state.samples, reason)
         self.collapsed = bool(reason)
-        if self.quality is not None:
-            name = quality_name(self.config, state.model)
-            values[f"quality/{name}"] = self.quality
-        report = RunReport(
-            state.samples,
-            round((state.samples - samples) / elapsed, 2),
-            round(self.clock.wall_seconds(), 3),
-            values,
-            self._host(waited / elapsed),
-            self.quality_samples,
-            self.quality_note,
+        report = self._with_quality(
+            RunReport(
+                state.samples,
+                round((state.samples - samples) / elapsed, 2),
+                round(self.clock.wall_seconds(), 3),
+                values,
+                self._host(waited / elapsed),
+            )
         )
+        self.last_report = report
         with self._continue_without("the report in metrics.jsonl"):
             append_line(self.folder / METRICS, asdict(report))
         with self._continue_without("TensorBoard's report"):
@@ -120,6 +135,21 @@ class Reporter:
         self.reported.set()
         with self._continue_without("the report to whoever watches"):
             self.context.on_report(report)
+
+    def _with_quality(self, report: RunReport) -> RunReport:
+        """The report with the last quality measured, if there is one."""
+        if self.quality is None:
+            return report
+        return replace(
+            report,
+            values=report.values | {self._quality_key: self.quality},
+            quality_samples=self.quality_samples,
+            quality_note=self.quality_note,
+        )
+
+    @property
+    def _quality_key(self) -> str:
+        return f"quality/{self.quality_metric.partition('/')[0]}"
 
     def _host(self, waited: float) -> dict[str, float]:
         host = {
@@ -143,7 +173,7 @@ class Reporter:
     def grid(self, state: TrainState, values: Values) -> None:
         """Write a picture of samples, and histograms of the model's outputs on real rows."""
         with self._continue_without("the grid of samples"):
-            shown = picture(state.ema_model(), self.evaluator.held_out.images)
+            shown = picture(state.ema_model(), self.held_out.images)
             if shown is not None:
                 folder = self.folder / GRIDS
                 folder.mkdir(exist_ok=True)
@@ -156,21 +186,69 @@ class Reporter:
                 self.event_file.add(state.samples, summaries)
 
     def evaluate(self, state: TrainState, values: Values) -> None:
-        """Measure the quality of the averaged weights.
-
-        The state is saved first: a measurement takes long and may end the process.
-        """
+        """Save the state: the quality of its averaged weights is measured beside the run."""
         self.checkpoint(state, values)
-        self.writer.wait()
-        with self._continue_without("the measurement of quality"):
-            quality = self.evaluator.measure(state.ema_model())
-            if quality is None:
-                return
-            if not is_quality(quality):
-                raise ArithmeticError(f"it is {quality} of the state after {state.samples} samples")
-            self.quality, self.quality_samples = quality, state.samples
-            self.quality_note = self.evaluator.note
-            append_quality(self.folder, state.samples, quality, self.quality_note)
+
+    def _rate(self, found: Measurement) -> None:
+        """Record a measurement, with the samples that it belongs to.
+
+        Those after the decision of a rule would not be there if it had come at once.
+        """
+        if self.decision is not None:
+            return
+        with self._continue_without("the record of quality"):
+            append_quality(
+                self.folder, found.samples, found.quality, found.note, metric=found.metric
+            )
+        if found.quality is None:
+            return
+        self.quality, self.quality_samples = found.quality, found.samples
+        self.quality_note, self.quality_metric = found.note, found.metric
+        with self._continue_without("TensorBoard's quality"):
+            scalars = tensorboard.scalars({self._quality_key: found.quality})
+            self.event_file.add(found.samples, scalars)
+        self.measured[found.samples] = found.quality
+        self.decision = decide(self.config, self.measured, found.metric)
+
+    def stop(self, samples: int) -> bool:
+        """True if the run is to stop after the next batch; called before each of them."""
+        self.ratings.poll()
+        return self.decision is not None or self.context.stop(samples)
+
+    def finish(self, outcome: Outcome, samples: int) -> Outcome:
+        """Wait for the last measurements of a run that is done; the wait is bounded.
+
+        Returns `done` for a run that a rule ends.
+        """
+        self.reported.set()
+        self.writer.finish()
+        if outcome == "done":
+            self.ratings.finish(lambda: self.decision is not None or self.context.stop(samples))
+        if self.decision is not None:
+            self._end_by_rule(self.decision, samples)
+            outcome = "done"
+        if outcome == "done":
+            with self._continue_without("pruning"):
+                checkpoint.prune(self.folder / CHECKPOINTS, self.config.keep_checkpoints)
+            if self.last_report and self.quality_samples != self.last_report.quality_samples:
+                with self._continue_without("the report to whoever watches"):
+                    self.context.on_report(self._with_quality(self.last_report))
+        return outcome
+
+    def _end_by_rule(self, decision: Decision, samples: int) -> None:
+        log.warning(
+            "stopped by %s: %s; the best checkpoint is of %d samples, the run trained on to %d"
+            " meanwhile",
+            decision.rule,
+            decision.reason,
+            decision.best,
+            samples,
+        )
+        with self._continue_without("the record of the rule"):
+            note = {"event": RULE, "trained": samples}
+            append_line(self.folder / HISTORY, {"time": now()} | note | asdict(decision))
+            for path in unmeasured(self.folder / CHECKPOINTS):
+                append_quality(self.folder, int(path.name), None, AFTER)
 
     def checkpoint(self, state: TrainState, values: Values) -> None:
         """Take a snapshot, unless there is one of these samples already; a thread writes it."""
@@ -192,6 +270,8 @@ class Reporter:
             "workers": self.clock.workers,
             "rollbacks": self.clock.rollbacks,
         }
+        if self.ratings.due(state.samples):
+            facts["measure"] = True
         if self.quality is not None:
             facts |= {"quality": self.quality, "quality_samples": self.quality_samples}
         if self.config.price_per_worker_hour:
@@ -209,6 +289,7 @@ class Reporter:
     def close(self) -> None:
         """Wait for the writer. Raises OSError if the last checkpoint could not be written."""
         self.reported.set()
+        self.ratings.close()
         self.writer.close()
 
 
@@ -223,6 +304,14 @@ class NullReporter:
 
     def report(self, state: TrainState, values: Values) -> None:
         """Do nothing."""
+
+    def stop(self, samples: int) -> bool:
+        """False: rank 0 decides."""
+        return False
+
+    def finish(self, outcome: Outcome, samples: int) -> Outcome:
+        """The outcome, as it is."""
+        return outcome
 
     def grid(self, state: TrainState, values: Values) -> None:
         """Do nothing."""
@@ -250,49 +339,6 @@ def periodic_actions(
         PeriodicAction(c.report_interval, reporter.report, at_end=c.report_interval > 0),
         PeriodicAction(c.grid_interval, reporter.grid, at_end=c.grid_interval > 0),
     ]
-
-
-class RunClock:
-    """Time, quality and restarts of a run, counted over all starts of the workers."""
-
-    def __init__(self, facts: dict[str, Any], workers: int) -> None:
-        """`facts` is trainer.json of the checkpoint resumed from, {} for a new run."""
-        self.workers = workers
-        self.samples: int = facts.get("samples", 0)
-        self.quality: float | None = None
-        self.quality_samples: int | None = None
-        if is_quality(facts.get("quality")):
-            self.quality = facts["quality"]
-            self.quality_samples = facts.get("quality_samples", self.samples)
-        self.restarts = self.rollbacks = self.lost_samples = 0
-        self.saved = time.monotonic()
-        self._begun = time.monotonic()
-        self._wall: float = facts.get("wall_seconds", 0.0)
-        self._worker: float = facts.get("worker_seconds", self._wall * facts.get("workers", 1))
-
-    def take_up(self, measured: dict[int, float]) -> None:
-        """Take over the last quality measured, which may be that of the checkpoint itself."""
-        if measured:
-            self.quality_samples, self.quality = list(measured.items())[-1]
-
-    def wall_seconds(self) -> float:
-        """Duration of training, over all restarts."""
-        return self._wall + time.monotonic() - self._begun
-
-    def worker_seconds(self) -> float:
-        """Wall seconds times workers, over all restarts."""
-        return self._worker + (time.monotonic() - self._begun) * self.workers
-
-
-def start_record(samples: int, workers: int, lost_samples: int) -> dict[str, Any]:
-    """Entry of history.jsonl for a start of the workers."""
-    return {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "samples": samples,
-        "workers": workers,
-        "work_lost_samples": lost_samples,
-        "environment": checkpoint.environment(),
-    }
 
 
 def distributions(config: TrainConfig, state: TrainState, source: Source) -> dict[str, Any]:

@@ -39,10 +39,9 @@ from aigc.training.quality_log import QUALITY, read_quality
 from aigc.training.reporter import (
     NullReporter,
     Reporter,
-    RunClock,
     periodic_actions,
-    start_record,
 )
+from aigc.training.run_clock import RunClock, start_record
 from aigc.training.run_context import RunContext
 from aigc.training.run_folder import CHECKPOINTS, CONFIG, HISTORY, METRICS
 from aigc.training.step import barrier
@@ -188,16 +187,25 @@ class Run:
                 " give the old values or another --name"
             )
 
-    def facts(self) -> dict[str, Any]:
-        """Samples, data, environment and cost, by trainer.json of the newest checkpoint.
+    def facts(self, path: Path | None = None) -> dict[str, Any]:
+        """Samples, data, environment and cost, by trainer.json of a checkpoint, the newest by
+        default. Raises ValueError without a checkpoint."""
+        return run_folder.trainer(path or self._newest())
 
-        Raises ValueError without a checkpoint.
-        """
-        return run_folder.trainer(self._newest())
+    def result(self) -> Path:
+        """Checkpoint that is the result of the run: the best one if a rule ended it, else the
+        newest. Raises ValueError without a checkpoint."""
+        rule = run_folder.ended_by_rule(self.folder)
+        if rule is not None:
+            path = self.checkpoints / f"{rule['best']:012d}"
+            reason = run_folder.invalid(path)
+            require(reason is None, f"{path}, the best checkpoint of the run, is broken: {reason}")
+            return path
+        return self._newest()
 
-    def load_state(self) -> TrainState:
-        """State of the newest checkpoint. Raises ValueError without a checkpoint."""
-        path = self._newest()
+    def load_state(self, path: Path | None = None) -> TrainState:
+        """State of a checkpoint, the newest by default. Raises ValueError without a checkpoint."""
+        path = path or self._newest()
         state = TrainState(self.config(), "cpu")
         checkpoint.load(path, state)
         return state
@@ -259,7 +267,8 @@ def train_run(
             reporter = Reporter(context, config, source, clock)
         try:
             actions = periodic_actions(config, reporter)
-            return train(config, state, source, actions, group, context.stop, stream)
+            outcome = train(config, state, source, actions, group, reporter.stop, stream)
+            return reporter.finish(outcome, state.samples)
         except Diverged as error:
             if config.on_divergence == "stop" or rollbacks >= MAX_ROLLBACKS:
                 reporter.close()
@@ -323,7 +332,8 @@ def load_initial_weights(state: TrainState, reference: str) -> None:
 
 
 def _run_weights(reference: str) -> dict[str, Tensor]:
-    return dict(Run.open(reference).load_state().ema_model().state_dict())
+    run = Run.open(reference)
+    return dict(run.load_state(run.result()).ema_model().state_dict())
 
 
 def _artifact_weights(reference: str) -> dict[str, Tensor]:

@@ -5,7 +5,8 @@
     code/            files of a user's code, see aigc/training/run_code.py
     data.json        splits of the data, classes with counts, rows that were left out
     history.jsonl    every start of the workers: time, samples seen, number of workers,
-                     environment; changes of the config on resume; rollbacks
+                     environment; changes of the config on resume; rollbacks; the rule
+                     that ended the run
     metrics.jsonl    losses and metrics by samples seen
     quality.jsonl    quality by samples seen, see aigc/training/quality_log.py
     grids/           pictures by samples seen, a column per class
@@ -27,8 +28,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from aigc.files import read_json, sha256, write
-from aigc.training.quality_log import QUALITY, own_quality, read_quality
+from aigc.files import read_json, read_lines, sha256, write
+from aigc.training.quality_log import QUALITY, answered, own_quality, read_quality
 
 CONFIG, HISTORY, METRICS = "config.json", "history.jsonl", "metrics.jsonl"
 CHECKPOINTS, GRIDS, LEASE = "checkpoints", "grids", "lease.json"
@@ -171,3 +172,33 @@ def rated(checkpoints: Path) -> list[tuple[float, Path]]:
         if quality is not None:
             qualities.append((quality, path))
     return sorted(qualities, key=lambda each: (each[0], int(each[1].name)))
+
+
+def unmeasured(checkpoints: Path) -> list[Path]:
+    """Checkpoints whose quality is still to be measured, the oldest first."""
+    done = answered(checkpoints.parent)
+    return [
+        path
+        for path in reversed(checkpoint_folders(checkpoints))
+        if int(path.name) not in done and (read_json(path / TRAINER) or {}).get("measure") is True
+    ]
+
+
+RULE = "rule"
+"""Event of history.jsonl: a run that ended by a rule, see aigc/training/stopping.py."""
+
+
+def ended_by_rule(folder: Path) -> dict[str, Any] | None:
+    """Entry of history.jsonl of the rule that ended a run; None if none did, or it went on since.
+
+    It has `samples` of the deciding measurement, `best` of the best state up to it, `rule` and
+    `reason`.
+    """
+    try:
+        entries = read_lines(folder / HISTORY)
+    except OSError:
+        return None
+    relevant = [entry for entry in entries if entry.get("event", RULE) == RULE]
+    last = relevant[-1] if relevant else {}
+    whole = last.get("event") == RULE and isinstance(last.get("best"), int)
+    return last if whole else None

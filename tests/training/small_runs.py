@@ -1,10 +1,12 @@
 """Small runs for tests, their states compared, and stand-ins for a worker and a data set."""
 
+import queue
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,6 +16,7 @@ from aigc.config import TrainConfig
 from aigc.data import CorruptRow, Dataset, Source
 from aigc.models import text_vae
 from aigc.training import checkpoint
+from aigc.training.evaluation_process import measurements
 from aigc.training.loop import TrainState, train
 from aigc.training.object_store import NullStore
 from aigc.training.run import Run, train_run
@@ -90,6 +93,30 @@ def write_checkpoint(folder: Path, samples: int, keep: int = 3, **facts: Any) ->
     state = TrainState(small("fc_gan:ring"))
     state.samples = samples
     return checkpoint.save(folder, checkpoint.snapshot(state, facts), keep)
+
+
+class Inline:
+    """An evaluator's process that is this one: what is requested is measured at once."""
+
+    pid, ended, last_sign = 0, "", float("inf")
+
+    def __init__(self, run: Path) -> None:
+        self.answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._requests: list[int] = []
+        self._messages = measurements(run, iter(self._requests.pop, None))
+
+    def send(self, samples: int) -> None:
+        self._requests.append(samples)
+        self.answers.put(next(self._messages))
+
+    def kill(self) -> None:
+        pass
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure quality in this process, where a test may replace Quality.measure."""
+    monkeypatch.setattr("aigc.training.evaluator.start", Inline)
 
 
 class Half:

@@ -14,20 +14,23 @@ from aigc import data
 from aigc.artifact import Store
 from aigc.commands.export import export
 from aigc.commands.runs import summaries, table
+from aigc.files import read_lines
 from aigc.models import text_vae
 from aigc.training import checkpoint, run_folder
 from aigc.training.loop import TrainState
 from aigc.training.object_store import NullStore
 from aigc.training.quality import Quality
-from aigc.training.reporter import RunClock, distributions
+from aigc.training.reporter import distributions
 from aigc.training.run import Run, train_run
-from aigc.training.run_context import RunContext
+from aigc.training.run_clock import RunClock
+from aigc.training.run_context import RunContext, RunReport
 from tests.data.rows import run as rows
 from tests.data.sounds import recordings, run_of
 from tests.fixtures.make import write_run
-from tests.training.small_runs import begin_run, continue_run, differing, finish, small
+from tests.training.small_runs import begin_run, continue_run, differing, finish, inline, small
 
-pytestmark = pytest.mark.process
+__all__ = ["inline"]
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("inline")]
 
 
 def reports(run: Run) -> list[dict[str, Any]]:
@@ -38,10 +41,13 @@ def test_run_measures_quality_and_keeps_the_best_checkpoint(tmp_path: Path) -> N
     intervals = {"evaluate_interval": 32, "report_interval": 32, "checkpoint_interval": 32}
     config = small("dcgan:digits", samples=128, keep_checkpoints=1, **intervals)
     run = write_run(tmp_path / "run", config)
-    qualities = [report["values"]["quality/frechet"] for report in reports(run)]
+    samples, qualities = (values.tolist() for values in run.quality())
+    assert samples == [32, 64, 96, 128]
     assert len(set(qualities)) == 4
     best = run_folder.best(run.checkpoints)
     assert int(best.name) == 32 * (1 + qualities.index(min(qualities)))
+    kept = {path.name for path in run_folder.checkpoint_folders(run.checkpoints)}
+    assert kept == {best.name, f"{128:012d}"}
     unmeasured = write_run(tmp_path / "off", replace(config, evaluate_interval=0))
     states = [checkpoint.tensors(r.load_state()) for r in (run, unmeasured)]
     assert differing(*states) == []
@@ -54,7 +60,7 @@ def test_every_figure_of_a_doubtful_judge_says_so(
     intervals = {"evaluate_interval": 32, "report_interval": 16, "checkpoint_interval": 32}
     config = small("dcgan:digits", samples=48, **intervals)
     run = write_run(tmp_path / "run", config)
-    assert [r["quality_note"] for r in reports(run)] == ["", *["weak judge: by chance"] * 2]
+    assert run.quality()[0].tolist() == [32, 48]
     (summary,) = summaries(tmp_path)
     assert "(weak judge)" in table([summary])
     # A resume reports the quality measured before, with its note.
@@ -73,24 +79,6 @@ def test_stop_saves_and_reports_without_measuring(tmp_path: Path) -> None:
     assert [report["samples"] for report in reports(run)] == [16]
     assert (run.folder / "grids" / f"{16:012d}.png").exists()
     assert not (run.folder / "quality.jsonl").exists()
-
-
-def test_state_is_saved_before_its_quality_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = Run(tmp_path / "run")
-    found: list[int] = []
-
-    def measure(self: Quality, model: Any) -> float:
-        newest = run_folder.newest(run.checkpoints)
-        found.append(int(newest.name) if newest else -1)
-        return 1.0
-
-    monkeypatch.setattr(Quality, "measure", measure)
-    config = small("fc_gan:mlp", evaluate_interval=32, checkpoint_interval=64, samples=128)
-    run.create(config)
-    continue_run(run, config)
-    assert found == [32, 64, 96, 128]
 
 
 @pytest.mark.parametrize(
@@ -176,15 +164,24 @@ def test_reports_name_the_state_of_the_quality(
     monkeypatch.setattr(Quality, "measure", lambda self, model: next(found))
     intervals = {"evaluate_interval": 32, "report_interval": 16, "checkpoint_interval": 48}
     config = small("fc_gan:ring", samples=96, **intervals)
-    run = write_run(tmp_path / "run", config)
-    said = [(r["values"].get("quality/frechet"), r["quality_samples"]) for r in reports(run)]
-    assert said == [(None, None), (5.0, 32), (5.0, 32), (5.0, 32), (5.0, 32), (7.0, 96)]
+    run = begin_run(tmp_path / "run", config)
+    watched: list[RunReport] = []
+    continue_run(run, config, on_report=watched.append)
+    # The last one arrives after the last report, which whoever watches then gets again.
+    assert (watched[-1].values["quality/frechet"], watched[-1].quality_samples) == (7.0, 96)
+    for report in watched[:-1]:
+        known = report.values.get("quality/frechet")
+        assert (known, report.quality_samples) in [(None, None), (5.0, 32)]
+        assert known is None or report.samples > 32
     assert run_folder.best(run.checkpoints) == run.checkpoints / f"{32:012d}"
     (summary,) = summaries(tmp_path)
     assert (summary.best_quality, summary.quality_samples) == (5.0, 32)
     assert "5 at 32" in table([summary])
-    facts = run_folder.trainer(run.checkpoints / f"{48:012d}")
-    assert (facts["quality"], facts["quality_samples"]) == (5.0, 32)
+    assert read_lines(run.folder / "quality.jsonl")[1] == {
+        "samples": 64,
+        "quality": None,
+        "note": "it is nan",
+    }
     # A resume goes on with the last one, which was measured after its checkpoint was written.
     longer = replace(config, samples=112, evaluate_interval=0)
     continue_run(run, longer)
@@ -225,10 +222,7 @@ def test_quality_of_texts_is_measured_too(tmp_path: Path) -> None:
     model = text_vae.Config(latent=4, width=48, encoder_widths=(16, 16), blur=0.8)
     intervals = {"evaluate_interval": 1600, "report_interval": 1600}
     config = small("text_vae:numbers", model=model, batch=64, samples=4800, **intervals)
-    qualities = [
-        report["values"]["quality/frechet"]
-        for report in reports(write_run(tmp_path / "run", config))
-    ]
+    qualities = write_run(tmp_path / "run", config).quality()[1]
     assert len(qualities) == 3
     assert qualities[0] > 2 * qualities[-1]  # it learns
 
@@ -237,16 +231,16 @@ def test_quality_of_sounds_is_measured_too(tmp_path: Path) -> None:
     config = replace(
         run_of(recordings(tmp_path / "data")), evaluate_interval=32, report_interval=32
     )
-    values = [report["values"] for report in reports(write_run(tmp_path / "run", config))]
-    assert len({found["quality/frechet"] for found in values}) == 2
-    assert all(found["quality/frechet"] > 0 for found in values)
+    values = write_run(tmp_path / "run", config).quality()[1].tolist()
+    assert len(set(values)) == 2
+    assert min(values) > 0
 
 
 def test_quality_of_rows_of_several_things_is_measured_too(tmp_path: Path) -> None:
     config = rows(tmp_path / "data", missing="text", evaluate_interval=32, report_interval=32)
-    values = [report["values"] for report in reports(write_run(tmp_path / "run", config))]
-    assert len({found["quality/frechet"] for found in values}) == 2
-    assert all(found["quality/frechet"] > 0 for found in values)
+    values = write_run(tmp_path / "run", config).quality()[1].tolist()
+    assert len(set(values)) == 2
+    assert min(values) > 0
 
 
 def test_run_warns_if_nothing_measures_its_quality(
