@@ -24,6 +24,9 @@ SMALLER: dict[str, dict[str, Any]] = {
     "autoencoder": {"shape": (3, 16, 16), "widths": (4, 8), "latent": 4},
     "autoencoder:kl4": {"widths": (8,)},
     "autoencoder:vq8": {"codes": 16},
+    "autoencoder:kl8_gan": {"adversarial_weight": 0.5, "discriminator_widths": (4, 8)},
+    "autoencoder:kl8_256": {"patch": 4, "blocks": 1, "largest": 32, "adversarial_weight": 0.5}
+    | {"discriminator_widths": (4, 8)},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""
