@@ -33,6 +33,9 @@ SMALLER: dict[str, dict[str, Any]] = {
     | {"latent": 4},
     "style_gan": {"shape": (3, 16, 16), "generator_width": 4, "discriminator_width": 4, "widest": 8}
     | {"latent": 4, "mapping_layers": 2},
+    "autoencoder:kl8_gan": {"adversarial_weight": 0.5, "discriminator_widths": (4, 8)},
+    "autoencoder:kl8_256": {"patch": 4, "blocks": 1, "largest": 32, "adversarial_weight": 0.5}
+    | {"discriminator_widths": (4, 8)},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""

@@ -6,16 +6,12 @@ mixes distant places or normalises over them, so pictures beyond the bounds of i
 made of tiles that equal the whole.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from aigc.artifact.axes import Axis
-from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.config import (
     DataConfig,
     ModelConfig,
@@ -24,18 +20,21 @@ from aigc.config import (
     require,
     require_values,
 )
-from aigc.config.schedule import Scheduled
+from aigc.config.schedule import Scheduled, values
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn.codebooks import Codebook, ScalarCodebook, VectorCodebook
+from aigc.nn.image_codec import ImageCodec, Moments
 from aigc.nn.layers import check_image, check_positive
 from aigc.nn.losses import gaussian_kl
 from aigc.nn.patch_coder import Decoder, Encoder
+from aigc.nn.patch_discriminator import PatchJudge
+from aigc.perceptual import PerceptualLoss
 from aigc.rng import BatchRNG
 
 SMALLEST = 2
 """Smallest height and width of the latent in an artifact."""
-COLLAPSED = 0.01
-"""Share of the codes that a perplexity below means a collapse."""
+BALANCE_EVERY = 4
+"""Batches from one comparison of the gradients of the losses of pictures to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +61,17 @@ class Config(ModelConfig):
     kl_weight: Scheduled = 1e-4
     """Weight of the KL divergence per number of the latent, beside the mean absolute error, in
     bottleneck kl."""
+    adversarial_weight: Scheduled = 0.0
+    """Weight of a discriminator's judgement of patches beside the error of the pixels, such as
+    '0:0 50%:0.5:step' for the second half of the run (Esser et al. 2021, arXiv:2012.09841, eq. 6
+    and 7): at 1 both change the last convolution alike much. 0 all the time builds none."""
+    discriminator_widths: tuple[int, ...] = (32, 64, 128)
+    """Channels of the discriminator's convolutions, the last without a stride."""
+    perceptual: str = ""
+    """Network whose feature maps are compared beside the pixels: a reference as in
+    aigc/feature_network, such as the run of a classifier; empty for none."""
+    perceptual_weight: Scheduled = 1.0
+    """Weight of that comparison."""
     largest: int = 32
     """Largest height and width of the latent in one run of an artifact's graph; larger pictures are
     made of tiles of that size."""
@@ -72,6 +82,9 @@ class Config(ModelConfig):
             betas=(0.9, 0.99),
             clip_norm=1.0,
         )
+    )
+    discriminator_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=4e-4, betas=(0.5, 0.9))
     )
 
     def __post_init__(self) -> None:
@@ -96,6 +109,9 @@ class Config(ModelConfig):
         )
         require(self.blocks >= 0, f"blocks must be >= 0, got {self.blocks}")
         require_values("kl_weight", self.kl_weight, 0)
+        require_values("adversarial_weight", self.adversarial_weight, 0)
+        require_values("perceptual_weight", self.perceptual_weight, 0)
+        check_positive("discriminator_widths", self.discriminator_widths)
         require(self.num_classes == 0, "an autoencoder has no use for labels; set num_classes 0")
         require(self.codes > 1, f"codes must be > 1, got {self.codes}")
         require(self.commitment > 0, f"commitment must be > 0, got {self.commitment}")
@@ -115,14 +131,9 @@ class Config(ModelConfig):
         return self.patch << (len(self.widths) - 1)
 
     @property
-    def is_discrete(self) -> bool:
-        """True if latents are tokens."""
-        return self.bottleneck in ("vq", "fsq")
-
-    @property
-    def num_codes(self) -> int:
-        """Number of codes of a discrete bottleneck."""
-        return self.codes if self.bottleneck == "vq" else math.prod(self.levels)
+    def is_adversarial(self) -> bool:
+        """True if there is a discriminator, at least for a part of the run."""
+        return max(values(self.adversarial_weight)) > 0
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,10 @@ class Latent:
     """Log variance of bottleneck kl."""
     tokens: Tensor | None = None
     """(N, h, w) of a discrete bottleneck."""
+    features: Tensor | None = None
+    """What comes before the decoder's last convolution, while there is a discriminator's turn."""
+    made: Tensor | None = None
+    """(N, C, H, W): the pictures made of `features`."""
 
 
 class Model(GenerativeModel):
@@ -153,32 +168,48 @@ class Model(GenerativeModel):
         self.encoder = Encoder(*size, moments * config.latent)
         self.decoder = Decoder(*size, config.latent)
         self.codebook: Codebook | None = None
+        self.moments: Moments | None = None
         if config.bottleneck == "vq":
             self.codebook = VectorCodebook(config.codes, config.latent, config.commitment)
         elif config.bottleneck == "fsq":
             self.codebook = ScalarCodebook(config.levels)
         else:
-            # Moments of the latent, which `sample` draws.
-            self.register_buffer("mean", torch.zeros(config.latent))
-            self.register_buffer("square", torch.ones(config.latent))
-        self.mean: Tensor
-        self.square: Tensor
+            self.moments = Moments(config.latent)
+        self.judge: PatchJudge | None = None
+        if config.is_adversarial:
+            self.judge = PatchJudge(config.shape[0], config.discriminator_widths)
+        self.perceptual = PerceptualLoss(config.perceptual) if config.perceptual else None
 
     def phases(self) -> tuple[Phase, ...]:
-        """One phase: encoder and decoder together."""
-        return (Phase(name="reconstruction", module=self, optimizer=self.config.optimizer),)
+        """The discriminator, if there is one, then encoder and decoder together."""
+        c = self.config
+        coder = nn.ModuleList([self.encoder, self.decoder])
+        own = Phase(name="reconstruction", module=coder, optimizer=c.optimizer)
+        if self.judge is None:
+            return (own,)
+        network, optimizer = self.judge.discriminator, c.discriminator_optimizer
+        return Phase(name="discriminator", module=network, optimizer=optimizer), own
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """x: (N, C, H, W) in [-1, 1] -> the encoder's values and, of bottleneck kl, the log
         variance of the posterior, each (N, latent, h, w)."""
-        values: Tensor = self.encoder(x)
+        found: Tensor = self.encoder(x)
         if self.config.bottleneck != "kl":
-            return values, None
-        mu, logvar = values.chunk(2, 1)
+            return found, None
+        mu, logvar = found.chunk(2, 1)
         return mu, logvar.clamp(-30, 20)
 
     def prepare(self, batch: Batch, noise: BatchRNG, due: Collection[str]) -> Latent:
-        """Latents in the precision of the data: a sample of the posterior, or codes."""
+        """Latents in the precision of the data, and while a discriminator judges them, pictures."""
+        latent = self._latent(batch, noise)
+        if self.judge is None or noise.at(self.config.adversarial_weight) == 0:
+            return latent
+        features = self.decoder.network(latent.z)
+        made = self.decoder.pixels(features).to(batch["image"].dtype)
+        return replace(latent, features=features.detach(), made=made)
+
+    def _latent(self, batch: Batch, noise: BatchRNG) -> Latent:
+        """A sample of the posterior, or codes."""
         x = batch["image"]
         mean, logvar = self.encode(x)
         mean = mean.to(x.dtype)
@@ -194,12 +225,16 @@ class Model(GenerativeModel):
     def loss(
         self, phase: str, batch: Batch, noise: BatchRNG, shared: Latent
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean absolute error of the pixels, in [-1, 1], and the bottleneck's weighted loss."""
+        """Mean absolute error of the pixels, in [-1, 1], the bottleneck's weighted loss, and those
+        of the networks that judge pictures; or the hinge loss of the discriminator."""
         x = batch["image"]
-        error = self.decoder(shared.z).to(x.dtype) - x
-        loss = error.abs().mean()
+        if phase == "discriminator":
+            assert self.judge is not None
+            return self.judge.loss(x, shared.made)
+        made = self.decoder(shared.z).to(x.dtype) if shared.made is None else shared.made
         # The error of a mean over pixels is that of values 0 to 1 after division by 4.
-        metrics = {"square_error": error.square().mean().detach() / 4}
+        metrics = {"square_error": (made - x).square().mean().detach() / 4}
+        loss = self._pixel_loss(made, x, noise, metrics)
         if shared.logvar is not None:
             mu, logvar = shared.mean, shared.logvar
             kl = gaussian_kl(mu.flatten(1), logvar.flatten(1)).mean() / mu[0].numel()
@@ -212,36 +247,61 @@ class Model(GenerativeModel):
             metrics["commitment"] = commitment.detach()
         if self.codebook is not None:
             metrics |= self.codebook.metrics()
+        if self.judge is not None and shared.made is not None:
+            judgement, balance = self.judge.judgement(made), self.judge.balance
+            loss = loss + noise.at(self.config.adversarial_weight) * balance * judgement
+            metrics |= {"adversarial": judgement.detach(), "balance": balance.clone()}
         return loss, metrics
+
+    def _pixel_loss(
+        self, made: Tensor, real: Tensor, noise: BatchRNG, metrics: dict[str, Tensor]
+    ) -> Tensor:
+        """Mean absolute error, and the weighted perceptual distance, which joins `metrics`."""
+        loss = (made - real).abs().mean()
+        if self.perceptual is not None:
+            distance = self.perceptual(made, real)
+            loss = loss + noise.at(self.config.perceptual_weight) * distance
+            metrics["perceptual"] = distance.detach()
+        return loss
 
     def batch_sums(self, batch: Batch, noise: BatchRNG, shared: Latent) -> dict[str, Tensor]:
         """Sums of the codebook, else of the latents' values and of their squares, by channel, and
-        their number."""
+        their number; with a discriminator gradients by the last convolution."""
+        sums = self._latent_sums(noise, shared)
+        if self.judge is None:
+            return sums
+        x = batch["image"]
+        due = shared.features is not None and noise.batches % BALANCE_EVERY == 0
+
+        def compared(features: Tensor) -> tuple[Tensor, Tensor]:
+            made = self.decoder.pixels(features).to(x.dtype)
+            return made, self._pixel_loss(made, x, noise, {})
+
+        weight = self.decoder.last.weight
+        return sums | self.judge.sums(shared.features if due else None, compared, weight)
+
+    def _latent_sums(self, noise: BatchRNG, shared: Latent) -> dict[str, Tensor]:
         if self.codebook is not None:
             assert shared.tokens is not None
             return self.codebook.sums(shared.mean.detach(), shared.tokens, noise)
-        z = shared.z.detach()
-        sums = {"values": z.sum((0, 2, 3)), "squares": z.square().sum((0, 2, 3))}
-        return {**sums, "places": z.new_full((), z[:, 0].numel())}
+        assert self.moments is not None
+        return self.moments.sums(shared.z.detach())
 
     def update(self, sums: dict[str, Tensor]) -> None:
-        """The codebook; else running means for `sample`."""
-        if self.codebook is not None:
-            self.codebook.update(sums)
-            return
-        self.mean.lerp_(sums["values"] / sums["places"], 0.01)
-        self.square.lerp_(sums["squares"] / sums["places"], 0.01)
+        """The codebook, else running means for `sample`; the balance of the losses of pictures, for
+        the batches that follow."""
+        if self.judge is not None:
+            self.judge.update(sums)
+        kept = self.moments if self.codebook is None else self.codebook
+        assert kept is not None
+        kept.update(sums)
 
     def collapsed(self, values: dict[str, float]) -> str:
         """Message if hardly any code is taken."""
         perplexity = values.get("reconstruction/perplexity")
-        if perplexity is None or perplexity >= max(1.5, COLLAPSED * self.config.num_codes):
+        if self.codebook is None or perplexity is None:
             return ""
-        return (
-            f"the codebook has collapsed: as if {perplexity:.3g} of {self.config.num_codes} codes"
-            " were taken alike often; lower the learning rate, take fewer codes or a smaller"
-            " --model.latent, or take --model.bottleneck fsq, which has no codes to learn"
-        )
+        return self.codebook.collapsed(perplexity)
 
     def exports(self) -> dict[str, Export]:
         """`reconstruct`, `encode`, `decode` and `sample`, at any multiple of the factor.
@@ -250,99 +310,9 @@ class Model(GenerativeModel):
         the decoder at work and is no generator of pictures.
         """
         config = self.config
-        factor, (channels, height, width) = config.factor, config.shape
-        axes = {
-            name: Axis(min=SMALLEST, max=config.largest, default=size // factor)
-            for name, size in (("h", height), ("w", width))
-        }
-        image = TensorSpec(
-            name="image",
-            kind="image",
-            dtype="float32",
-            shape=(channels, f"{factor}*h", f"{factor}*w"),
-            range=(-1.0, 1.0),
-        )
-        latent = TensorSpec(
-            name="latent", kind="vector", dtype="float32", shape=(config.latent, "h", "w")
-        )
-        drawn = replace(latent, kind="latent")
-        again: tuple[TensorSpec, ...] = (replace(image, name="reconstruction"),)
-        if config.is_discrete:
-            bounds = (0.0, config.num_codes - 1.0)
-            latent = TensorSpec(
-                name="tokens", kind="vector", dtype="int64", shape=("h", "w"), range=bounds
-            )
-            drawn = TensorSpec(name="drawn", kind="uniform", dtype="float32", shape=("h", "w"))
-            again = (*again, latent)
-
-        def export(module: nn.Module, graph: str, given: TensorSpec, *made: TensorSpec) -> Export:
-            signature = Signature(graph=graph, inputs=(given,), outputs=made, axes=axes)
-            tile = all(spec.kind == "image" or spec.is_codes for spec in made)
-            return Export(module=module, signature=signature, tile=tile)
-
-        return {
-            "sample": export(_Sample(self), "sampler.onnx", drawn, image),
-            "reconstruct": export(_Reconstruct(self), "autoencoder.onnx", image, *again),
-            "encode": export(_Encode(self), "encoder.onnx", image, latent),
-            "decode": export(_Decode(self), "decoder.onnx", latent, image),
-        }
-
-
-class _Encode(nn.Module):
-    """(N, C, H, W) -> tokens (N, h, w), or the posterior's mean (N, latent, h, w)."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        values, codebook = self.model.encode(x)[0], self.model.codebook
-        return values if codebook is None else codebook.tokens(values)
-
-
-class _Decode(nn.Module):
-    """Tokens (N, h, w) or latent (N, C, h, w) -> (N, C, H, W) in [-1, 1]."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.decoder, self.codebook = model.decoder, model.codebook
-
-    def forward(self, latent: Tensor) -> Tensor:
-        z = latent if self.codebook is None else self.codebook.vectors_of(latent)
-        return self.decoder(z).clamp(-1, 1)  # type: ignore[no-any-return]
-
-
-class _Reconstruct(nn.Module):
-    """(N, C, H, W) -> (N, C, H, W) in [-1, 1], with the tokens between, if there are some."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.encode, self.decode = _Encode(model), _Decode(model)
-        self.is_discrete = model.config.is_discrete
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        latent = self.encode(x)
-        made: Tensor = self.decode(latent)
-        return (made, latent) if self.is_discrete else made
-
-
-class _Sample(nn.Module):
-    """A latent whose places are drawn apart, decoded."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.decode, self.codebook = _Decode(model), model.codebook
-        if self.codebook is None:
-            deviation = (model.square - model.mean.square()).clamp_min(0).sqrt()
-            self.register_buffer("mean", model.mean[:, None, None])
-            self.register_buffer("deviation", deviation[:, None, None])
-        self.mean: Tensor
-        self.deviation: Tensor
-
-    def forward(self, drawn: Tensor) -> Tensor:
-        if self.codebook is not None:
-            return self.decode(self.codebook.draw(drawn))  # type: ignore[no-any-return]
-        return self.decode(self.mean + self.deviation * drawn)  # type: ignore[no-any-return]
+        parts = self.codebook, self.moments
+        codec = ImageCodec(self.encoder, self.decoder, config.latent, *parts)
+        return codec.exports(config.shape, config.factor, (SMALLEST, config.largest))
 
 
 def kl8() -> TrainConfig:
@@ -378,4 +348,49 @@ def fsq8() -> TrainConfig:
     return replace(kl8(), preset="autoencoder:fsq8", model=model, samples=8_000)
 
 
-PRESETS = {"kl8": kl8, "kl4": kl4, "vq8": vq8, "fsq8": fsq8}
+def kl8_gan() -> TrainConfig:
+    """kl8 with a discriminator of patches in the second half of the run: sharper, less exact."""
+    model = Config(adversarial_weight="0:0 50%:0.5:step")
+    return replace(kl8(), preset="autoencoder:kl8_gan", model=model)
+
+
+def kl8_256() -> TrainConfig:
+    """Pictures of 256 x 256 on a GPU: 4 channels at an eighth of the size, 28 million weights."""
+    model = Config(
+        shape=(3, 256, 256),
+        latent=4,
+        patch=2,
+        widths=(128, 256, 512),
+        blocks=2,
+        kl_weight=1e-6,
+        adversarial_weight="0:0 25%:0.5:step",
+        discriminator_widths=(64, 128, 256, 512),
+        largest=64,
+        optimizer=OptimizerConfig(
+            name="adamw",
+            learning_rate="0:0 20k:3e-4 100%:0:cosine",
+            betas=(0.9, 0.99),
+            clip_norm=1.0,
+        ),
+    )
+    return replace(
+        kl8(),
+        preset="autoencoder:kl8_256",
+        model=model,
+        batch=32,
+        samples=4_000_000,
+        precision="bfloat16",
+        ema_half_life=20_000,
+        report_interval=3_200,
+        checkpoint_interval=100_000,
+    )
+
+
+PRESETS = {
+    "kl8": kl8,
+    "kl4": kl4,
+    "vq8": vq8,
+    "fsq8": fsq8,
+    "kl8_gan": kl8_gan,
+    "kl8_256": kl8_256,
+}

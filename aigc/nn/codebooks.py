@@ -23,8 +23,14 @@ DECAY = 0.99
 """Memory of the running means, per batch (van den Oord et al. 2017, appendix A.1)."""
 IN_USE = 0.01
 """Share of the mean usage from which on a code counts as in use."""
+COLLAPSED = 0.01
+"""Share of the codes; a perplexity below it means a collapse."""
 REVIVED_BELOW = 0.1
 """Share of the mean usage below which a code of a VectorCodebook is given a new place."""
+
+
+JITTER = 0.01
+"""Largest relative distance of a moved code to its vector, so that no two codes are alike."""
 
 
 class Codebook(nn.Module):
@@ -64,6 +70,16 @@ class Codebook(nn.Module):
         in_use = usage * self.codes >= IN_USE
         return {"perplexity": entropy.exp(), "codes_used": in_use.to(usage.dtype).mean()}
 
+    def collapsed(self, perplexity: float) -> str:
+        """Message for a perplexity at which hardly any code is taken; "" for a sound one."""
+        if perplexity >= max(1.5, COLLAPSED * self.codes):
+            return ""
+        return (
+            f"the codebook has collapsed: as if {perplexity:.3g} of {self.codes} codes were taken"
+            " alike often; lower the learning rate, take fewer codes or a smaller --model.latent,"
+            " or take --model.bottleneck fsq, which has no codes to learn"
+        )
+
     def draw(self, uniform: Tensor) -> Tensor:
         """Tokens by their usage: uniform: (N, h, w) in [0, 1) -> (N, h, w) int64."""
         total = self.usage.double().cumsum(0)
@@ -81,7 +97,7 @@ class VectorCodebook(Codebook):
     """Codes that follow the mean of what takes them (van den Oord et al. 2017, arXiv:1711.00937,
     appendix A.1; Razavi et al. 2019, arXiv:1906.00446).
 
-    A code that hardly anything takes is moved to a vector of the batch, drawn by its BatchRNG; at
+    A code that hardly anything takes is moved near a vector of the batch, drawn by its BatchRNG; at
     first all codes are.
     """
 
@@ -121,8 +137,10 @@ class VectorCodebook(Codebook):
         totals = torch.zeros_like(self.totals)
         totals.index_add_(0, tokens.flatten(), places.flatten(0, 1).to(totals.dtype))
         chosen = noise.one_row("revival/row", self.codes).to(z.dtype)  # (N, codes)
-        at = (noise.uniform("revival/place", self.codes) * places.shape[1]).long()
-        candidates = places.gather(1, at[..., None].expand(-1, -1, self.width))
+        at = noise.uniform("revival/place", self.codes).to(z.dtype) * places.shape[1]
+        candidates = places.gather(1, at.long()[..., None].expand(-1, -1, self.width))
+        # Two codes of one vector would be equally near for good, but for rounding.
+        candidates = candidates * (1 + JITTER * at.frac())[..., None]
         candidates = (chosen[..., None] * candidates).sum(0)
         return super().sums(z, tokens, noise) | {"totals": totals, "candidates": candidates}
 

@@ -73,4 +73,8 @@ class Decoder(nn.Module):
         self.to_pixels = nn.PixelShuffle(patch)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.to_pixels(self.last(self.network(z)))  # type: ignore[no-any-return]
+        return self.pixels(self.network(z))
+
+    def pixels(self, features: Tensor) -> Tensor:
+        """The picture of what comes before the last convolution."""
+        return self.to_pixels(self.last(features))  # type: ignore[no-any-return]

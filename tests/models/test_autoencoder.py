@@ -16,6 +16,9 @@ from aigc.metrics import reconstruction
 from aigc.metrics.similarity import psnr
 from aigc.models import autoencoder
 from aigc.models.autoencoder import Config, Model
+from aigc.testing.model_under_test import drawn, model_batch
+from aigc.training.state import TrainState
+from aigc.training.step import SingleProcess, Step
 from tests.manifests import manifest
 from tests.small_models import smaller
 
@@ -124,3 +127,24 @@ def test_evaluation_compares_reconstructions_with_a_baseline(artifact: Artifact)
     assert found["reconstruction/psnr/mean_colours"] == pytest.approx(baseline)
     assert found["codes_used"] == len(np.unique(made["tokens"])) / 1000
     assert 1 <= found["perplexity"] <= 18 * 4
+
+
+@pytest.mark.parametrize("preset", ["vq8", "kl8_gan"])
+def test_a_batch_in_parts_keeps_the_same_codes_and_balance(preset: str) -> None:
+    """Steps on parts of 2 and 3 rows, as of several workers, lead to the state of the whole."""
+    states = []
+    for micro_batch in (0, 3):
+        run = smaller(autoencoder.PRESETS[preset]())
+        config = replace(run, precision="float64", batch=5, micro_batch=micro_batch, samples=60)
+        state = TrainState(config)
+        rows = drawn(config.model, 60)
+        step = Step(config, state, SingleProcess())
+        for at in range(0, 60, 5):
+            taken = rows.samples[at : at + 5], rows.labels[at : at + 5]
+            step(model_batch(config, *taken, state.model), {})
+            state.samples, state.batches = at + 5, state.batches + 1
+        states.append(dict(state.model.state_dict()))
+    whole, parts = states
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.allclose(parts[name].double(), value.double(), rtol=1e-6, atol=1e-8), name
