@@ -24,6 +24,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "autoencoder": {"shape": (3, 16, 16), "widths": (4, 4, 8), "latent": 4, "largest": 16},
     "autoencoder:kl4": {"widths": (4, 8)},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
+    "classifier": {"shape": (1, 8, 8), "widths": (4, 8), "latent": 8},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""
 
