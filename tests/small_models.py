@@ -23,6 +23,9 @@ SMALLER: dict[str, dict[str, Any]] = {
     "wavegan": {"shape": (1, 256), "widths": (16, 8), "latent": 16},
     "autoencoder": {"shape": (3, 16, 16), "widths": (4, 4, 8), "latent": 4, "largest": 16},
     "autoencoder:kl4": {"widths": (4, 8)},
+    "upscaler": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24},
+    "denoiser": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 8, "largest": 24},
+    "inpainter": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 40},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""
