@@ -36,6 +36,9 @@ SMALLER: dict[str, dict[str, Any]] = {
     "autoencoder:kl8_gan": {"adversarial_weight": 0.5, "discriminator_widths": (4, 8)},
     "autoencoder:kl8_256": {"patch": 4, "blocks": 1, "largest": 32, "adversarial_weight": 0.5}
     | {"discriminator_widths": (4, 8)},
+    "upscaler": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24},
+    "denoiser": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 8, "largest": 24},
+    "inpainter": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 40},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
     "classifier": {"shape": (1, 8, 8), "widths": (4, 8), "latent": 8},
 }
