@@ -29,6 +29,9 @@ from benchmarks.report import header, write_section
 WORK = Path("build/image-models")
 EMOJI = Path("build/emoji64")
 SPEED = "samples_per_s.json"
+JUDGE = WORK / "judge"
+"""Run of a classifier of all emoji, through which generators of emoji are judged."""
+BESIDE = ("/real", "/low", "/high")
 QUALITY = ("accuracy/cnn64", "frechet/cnn64", "recall/cnn64", "precision/cnn64")
 DATA: dict[str, tuple[str, ...]] = {
     "digits": (),
@@ -49,6 +52,9 @@ class Trial:
     title: str = ""
     seeds: int | None = None
     """Number of seeds in place of the option's."""
+
+    judged: bool = False
+    """Judge by the features of JUDGE in place of a network of the data's own."""
 
     @property
     def shown(self) -> str:
@@ -107,7 +113,8 @@ def make(trial: Trial, seed: int) -> None:
     run("export", str(folder / "run"), "--name", "model", "--out", str(folder / "artifacts"))
     artifact = str(folder / "artifacts" / "model")
     files.write(folder / SPEED, json.dumps(samples_per_s(artifact)).encode())
-    run("evaluate", artifact, "--write", "--picture", str(folder / "samples.png"))
+    judge = ("--features", str(JUDGE)) if trial.judged else ()
+    run("evaluate", artifact, "--write", "--picture", str(folder / "samples.png"), *judge)
 
 
 def samples_per_s(artifact: str) -> float:
@@ -145,6 +152,8 @@ def main() -> None:
     bench = tyro.cli(Bench, description=Bench.__doc__)
     if not EMOJI.exists():
         emoji64.write(EMOJI)
+    place = ("--storage", str(WORK), "--name", JUDGE.name, "--resume", "--threads", "1")
+    run("train", "classifier", *DATA["emoji"], *place)
     wanted = [
         (trial, seed)
         for trial in TRIALS
@@ -168,7 +177,7 @@ def section(trials: Sequence[Trial]) -> str:
         known = [found for seed in range(100) if (found := manifest(trial, seed))]
         if not known:
             continue
-        names = tuple(name for name in known[0]["metrics"] if not name.endswith("/real"))
+        names = tuple(name for name in known[0]["metrics"] if not name.endswith(BESIDE))
         seconds = statistics.median(one["training"]["wall_seconds"] for one in known)
         cells = [trial.shown, trial.data, str(len(known)), f"{seconds:.0f}"]
         cells += [_cell([one["metrics"] for one in known], name) for name in names]
