@@ -28,6 +28,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "autoencoder:kl8_256": {"patch": 4, "blocks": 1, "largest": 32, "adversarial_weight": 0.5}
     | {"discriminator_widths": (4, 8)},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
+    "classifier": {"shape": (1, 8, 8), "widths": (4, 8), "latent": 8},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""
 

@@ -10,7 +10,8 @@ A reference is one of these; OPTION=VALUE may follow, separated by commas:
   metrics alone, since onnxruntime has no gradients;
 - FILE.py of a user's that defines `Network`, a torch module made without arguments, with its
   weights in FILE.safetensors beside it. `feature_maps(x)` returns a list of (N, D, h, w);
-  `features(x)` returns (N, D), by default the mean of the last map over places;
+  `features(x)` returns (N, D), by default the mean of the last map over places; `channels = 3`
+  has grey pictures repeated;
 - an artifact or the folder of a run whose model has the signature `features` and the method
   `feature_maps`, such as aigc/models/classifier.py. Losses need an artifact with --weights.
 
@@ -182,7 +183,6 @@ def _named(stem: str, sha256: str) -> str:
 
 def _of_file(path: Path, options: Mapping[str, str]) -> FrozenNetwork:
     """`Network` of a user's file, with the weights beside it."""
-    pictures = FeatureInput.of(options, str(path))
     file = code_files.read(path)
     network_class = getattr(code_files.load(file), CLASS, None)
     if network_class is None:
@@ -197,6 +197,8 @@ def _of_file(path: Path, options: Mapping[str, str]) -> FrozenNetwork:
         f"{path}: {CLASS} has no feature_maps; add feature_maps(x), which returns a list of tensors"
         " (N, D, h, w)",
     )
+    channels = int(getattr(network, "channels", 0))
+    pictures = FeatureInput.of(options, str(path), channels=channels)
     beside = path.with_suffix(".safetensors")
     try:
         weights = beside.read_bytes()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from aigc.metrics import Evaluation, TooFewRows
 from aigc.metrics.estimate import GROUPS, Estimate, jackknife, within
-from aigc.metrics.moments import GroupedMoments, Moments
+from aigc.metrics.moments import GroupedMoments, Moments, symmetric_root
 
 NEAR = 1.25
 """Multiple of the floor below which a distance does not distinguish samples from real rows."""
@@ -32,7 +32,8 @@ def moments_frechet(real: Moments, generated: Moments) -> float:
             f"a Fréchet distance needs two rows on each side, got {real.count} and"
             f" {generated.count}"
         )
-    return gaussian_frechet(real.mean, real.covariance, generated.mean, generated.covariance)
+    trace = float(np.trace(real.covariance))
+    return _distance(real.mean, trace, real.root, generated.mean, generated.covariance)
 
 
 def gaussian_frechet(
@@ -41,15 +42,25 @@ def gaussian_frechet(
     mu2: NDArray[np.float64],
     sigma2: NDArray[np.float64],
 ) -> float:
-    """Closed form for N(mu1, sigma1) and N(mu2, sigma2); mu: (D,), sigma: (D, D).
+    """Closed form for N(mu1, sigma1) and N(mu2, sigma2); mu: (D,), sigma: (D, D)."""
+    trace = float(np.trace(np.atleast_2d(sigma1)))
+    return _distance(mu1, trace, symmetric_root(sigma1), mu2, np.atleast_2d(sigma2))
+
+
+def _distance(
+    mu1: NDArray[np.float64],
+    trace1: float,
+    root1: NDArray[np.float64],
+    mu2: NDArray[np.float64],
+    sigma2: NDArray[np.float64],
+) -> float:
+    """Closed form by the trace and the root of Σ₁.
 
     tr((Σ₁Σ₂)^½) is the sum of the roots of the eigenvalues of Σ₁^½ Σ₂ Σ₁^½, which is symmetric:
     no matrix root of a product that rounding made indefinite.
     """
-    values, vectors = np.linalg.eigh(np.atleast_2d(sigma1))
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    cross = np.linalg.eigvalsh(root @ np.atleast_2d(sigma2) @ root).clip(0)
-    trace = np.trace(np.atleast_2d(sigma1)) + np.trace(np.atleast_2d(sigma2))
+    cross = np.linalg.eigvalsh(root1 @ sigma2 @ root1).clip(0)
+    trace = trace1 + float(np.trace(sigma2))
     return float(max(0.0, np.square(mu1 - mu2).sum() + trace - 2 * np.sqrt(cross).sum()))
 
 

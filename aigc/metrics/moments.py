@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from aigc.metrics.estimate import GROUPS
 
 Array = NDArray[np.float64]
+TOGETHER = 2048
+"""Rows that are taken in at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,17 @@ class Moments:
         """(D, D), unbiased; for a count > 1."""
         return self.scatter / (self.count - 1)
 
+    @cached_property
+    def root(self) -> Array:
+        """Symmetric root of the covariance, (D, D)."""
+        return symmetric_root(self.covariance)
+
+
+def symmetric_root(sigma: Array) -> Array:
+    """Root of a positive semidefinite matrix (D, D)."""
+    values, vectors = np.linalg.eigh(np.atleast_2d(sigma))
+    return np.asarray((vectors * np.sqrt(values.clip(0))) @ vectors.T)
+
 
 class GroupedMoments:
     """Moments of GROUPS interleaved groups of rows: row i is in group i modulo GROUPS.
@@ -51,15 +65,28 @@ class GroupedMoments:
 
     def __init__(self) -> None:
         self.groups: list[Moments | None] = [None] * GROUPS
+        self._pending: list[NDArray[np.floating]] = []
         self._count = 0
 
     def add(self, block: NDArray[np.floating]) -> None:
         """Add rows (N, D)."""
+        self._pending.append(block)
+        if sum(map(len, self._pending)) >= TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Take in the rows since the last time: a sum of matrices for many rows, not for each
+        block."""
+        if not self._pending:
+            return
+        rows, self._pending = np.concatenate(self._pending), []
         for group in range(GROUPS):
-            own = block[(group - self._count) % GROUPS :: GROUPS]
-            before, now = self.groups[group], Moments.of(own)
+            before, now = (
+                self.groups[group],
+                Moments.of(rows[(group - self._count) % GROUPS :: GROUPS]),
+            )
             self.groups[group] = now if before is None else before + now
-        self._count += len(block)
+        self._count += len(rows)
 
     @classmethod
     def of(cls, blocks: Iterable[NDArray[np.floating]]) -> "GroupedMoments":
@@ -71,6 +98,7 @@ class GroupedMoments:
 
     def merged(self, groups: Iterable[int] = range(GROUPS)) -> Moments:
         """Moments of the rows of some groups."""
+        self._flush()
         chosen = [one for group in groups if (one := self.groups[group]) is not None]
         merged = chosen[0]
         for other in chosen[1:]:

@@ -9,7 +9,7 @@ import pytest
 
 from aigc.data import Dataset
 from aigc.feature_network import FeatureNetwork
-from aigc.metrics import TooFewRows, feature_sets
+from aigc.metrics import TooFewRows, feature_sets, moments
 from aigc.metrics.estimate import GROUPS, Estimate, jackknife_of, of_mean, of_share
 from aigc.metrics.feature_sets import collect, of_real
 from aigc.metrics.frechet import frechet, frechet_estimate, frechet_infinity, moments_frechet
@@ -20,7 +20,11 @@ def blocks(x: np.ndarray, size: int = 37) -> Iterator[np.ndarray]:
     yield from (x[i : i + size] for i in range(0, len(x), size))
 
 
-def test_moments_of_blocks_are_those_of_all_rows() -> None:
+@pytest.mark.parametrize("together", [1, 64, 10_000])
+def test_moments_of_blocks_are_those_of_all_rows(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "TOGETHER", together)
     x = np.random.default_rng(0).normal(1000, 1, (500, 6))  # far from 0
     found = GroupedMoments.of(blocks(x))
     whole = found.merged()
@@ -82,7 +86,7 @@ def test_memory_does_not_grow_with_the_rows() -> None:
         assert found.rows.shape == (100, wide)
         return most
 
-    assert peak(60) < 1.1 * peak(6)
+    assert peak(80) < 1.1 * peak(16)
 
 
 @pytest.fixture
