@@ -183,10 +183,12 @@ def _distance(
 ) -> PrecisionLoss:
     """Distance of an output from that of float32. Raises ValueError beyond the bounds."""
     if spec.dtype == "int64":
-        differ = float((a != b).reshape(len(a), -1).any(1).mean())
+        other = a != b
+        differ = float((other if spec.is_codes else other.reshape(len(a), -1).any(1)).mean())
         if differ > MAX_TEXTS:
+            of = "codes" if spec.is_codes else "rows"
             raise ValueError(
-                f"signature {name!r} differs in {precision} for {differ:.0%} of rows of"
+                f"signature {name!r} differs in {precision} for {differ:.0%} of {of} of"
                 f" {spec.name!r} (allowed {MAX_TEXTS:.0%}); take another precision"
             )
         return PrecisionLoss(

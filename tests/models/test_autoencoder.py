@@ -1,14 +1,18 @@
 """The autoencoder: configs, codes end to end in an artifact, and the message of a collapse."""
 
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from aigc.artifact import Artifact
+from aigc.artifact.image_files import png, read_png
 from aigc.artifact.input_values import InputError
 from aigc.commands.export import write_artifact
 from aigc.data import Dataset
@@ -20,6 +24,7 @@ from aigc.testing.model_under_test import drawn, model_batch
 from aigc.training.state import TrainState
 from aigc.training.step import SingleProcess, Step
 from tests.manifests import manifest
+from tests.serve.client import Client, limited, serving
 from tests.small_models import smaller
 
 
@@ -148,3 +153,31 @@ def test_a_batch_in_parts_keeps_the_same_codes_and_balance(preset: str) -> None:
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert torch.allclose(parts[name].double(), value.double(), rtol=1e-6, atol=1e-8), name
+
+
+def test_tokens_go_round_over_a_server(artifact: Artifact, tmp_path: Path) -> None:
+    """Encoded, decoded and reconstructed by tensors over HTTP, and reconstructed as a file."""
+    x = np.random.default_rng(3).uniform(-1, 1, (2, 3, 16, 24)).astype(np.float32)
+    made = artifact.run("reconstruct", {"image": x})
+    levels = np.random.default_rng(4).integers(0, 256, (16, 24, 3), np.uint8)
+
+    def tensors(client: Client, signature: str, given: str, array: NDArray[Any]) -> dict[str, Any]:
+        kind = "INT64" if array.dtype == np.int64 else "FP32"
+        tensor = {"name": given, "datatype": kind, "shape": array.shape, "data": array.tolist()}
+        path = f"/v2/models/tiny:{signature}/infer"
+        answer = client.request("POST", path, json={"inputs": [tensor]})
+        assert answer.status_code == 200, answer.text
+        return {one["name"]: one for one in answer.json()["outputs"]}
+
+    with serving(limited(tmp_path), artifact.uri) as client:
+        tokens = tensors(client, "encode", "image", x)["tokens"]
+        assert tokens["datatype"] == "INT64"
+        assert np.array_equal(np.reshape(tokens["data"], (2, 2, 3)), made["tokens"])
+        decoded = tensors(client, "decode", "tokens", made["tokens"])["image"]
+        assert np.allclose(np.reshape(decoded["data"], x.shape), made["reconstruction"], atol=1e-5)
+        file = base64.b64encode(png(levels)).decode()
+        body = {"model": "tiny", "signature": "reconstruct", "inputs": {"image": [file]}}
+        answer = client.request("POST", "/v1/samples", json=body)
+        assert answer.status_code == 200, answer.text
+        (sample,) = answer.json()["samples"]
+        assert read_png(base64.b64decode(sample["image"]))[0].shape == levels.shape
