@@ -5,6 +5,9 @@ R2, bottlenecks of grouped convolutions, Adam without momentum, and schedules th
 strong penalties. `sngan` (Miyato et al. 2018, arXiv:1802.05957) and `hinge_projection` (Miyato &
 Koyama 2018, arXiv:1802.05637) are spectrally normalised with a hinge objective; their generators,
 unlike those of the papers, have no BatchNorm.
+
+All are for GPUs. On one core at 64 x 64 pixels and 8 channels, a training sample of `r3gan` takes
+68 ms and one of `sngan` 16 ms, where `dcgan:pictures64` takes 6 ms.
 """
 
 from dataclasses import dataclass, replace
@@ -33,9 +36,9 @@ class Config(GANConfig):
 
     shape: tuple[int, ...] = (3, 64, 64)
     latent: int = 64
-    generator_width: int = 24
+    generator_width: int = 16
     """Channels of the generator at the picture's size; they double with each halving."""
-    discriminator_width: int = 24
+    discriminator_width: int = 16
     """Channels of the discriminator at the picture's size; they double with each halving."""
     widest: int = 128
     """Most channels of either network."""
@@ -106,45 +109,49 @@ class Model(GAN):
 
 
 def r3gan() -> TrainConfig:
-    """Relativistic with R1 and R2; weights fall from ten times their final value in the first half
-    of the run, and beta2 rises (section 4 and appendix of the paper)."""
+    """Relativistic with R1 and R2, for GPUs; numbers as the authors' for faces of 64 x 64, with a
+    burn-in over the first half of the run and fewer channels."""
     adam = OptimizerConfig(
-        learning_rate="0:1e-3 50%:3e-4:cosine",
-        betas=(0.0, "0:0.9 50%:0.99"),
+        learning_rate="0:2e-4 50%:5e-5:cosine", betas=(0.0, "0:0.9 50%:0.99:cosine")
     )
     return TrainConfig(
         preset="resnet_gan:r3gan",
         model=Config(
             num_classes=10,
+            generator_width=48,
+            discriminator_width=48,
+            widest=384,
+            blocks=2,
             objective="relativistic",
             penalty="r1_r2",
-            penalty_weight="0:10 50%:1:cosine",
+            penalty_weight="0:2 50%:0.2:cosine",
             augmentation=("flip", "colour", "translation", "cutout"),
             augmentation_probability="0:0 50%:0.3:cosine",
             generator_optimizer=adam,
             discriminator_optimizer=adam,
         ),
         data=DataConfig(source="folder"),
-        batch=32,
-        samples=200_000,
+        batch=256,
+        samples=20_000_000,
+        ema_half_life="0:0 50%:500k:cosine",
     )
 
 
 def sngan() -> TrainConfig:
     """Hinge objective, spectral norm and plain blocks, without classes."""
-    adam = OptimizerConfig(learning_rate=5e-4, betas=(0.0, 0.9))
-    run = r3gan()
-    return replace(
-        run,
+    adam = OptimizerConfig(learning_rate=2e-4, betas=(0.0, 0.9))
+    return TrainConfig(
         preset="resnet_gan:sngan",
         model=Config(
             objective="hinge",
             block="plain",
             spectral_norm=True,
-            augmentation=("flip", "colour", "translation", "cutout"),
+            augmentation=("flip", "translation"),
             generator_optimizer=adam,
             discriminator_optimizer=adam,
         ),
+        data=DataConfig(source="folder"),
+        samples=500_000,
     )
 
 

@@ -261,7 +261,7 @@ class _Mixer(nn.Module):
 
 
 def pictures64() -> TrainConfig:
-    """64 x 64 pixels on one core, with differentiable augmentation for few pictures."""
+    """64 x 64 pixels on one core in an hour, with augmentation for few pictures."""
     return _preset("pictures64", Config(penalty_weight=2.0, **_RECIPE))
 
 
