@@ -36,6 +36,7 @@ from serve.protocols.oip.grpc import GrpcApi
 from serve.protocols.oip.rest import OipApi
 from serve.protocols.openai import images
 from serve.protocols.openai.completions import CompletionsApi
+from serve.protocols.openai.edits import EditsApi
 from serve.protocols.openai.images import ImagesApi
 from serve.protocols.openai.speech import SpeechApi
 from serve.protocols.openapi import document
@@ -120,6 +121,7 @@ class IngressReplica(ModelReplica):
         oip = OipApi(sampler, check_health=self.check_health, check_ready=self.check_ready)
         openai_routes = (
             *ImagesApi(sampler).routes(),
+            *EditsApi(sampler).routes(),
             *SpeechApi(sampler).routes(),
             *CompletionsApi(sampler).routes(),
         )

@@ -181,13 +181,7 @@ def parse_request(
     if request.stream:
         message = "stream must not be true: images are not streamed"
         raise HTTPError(400, "unsupported_value", message, param="stream")
-    for name, allowed in _ALLOWED.items():
-        value = getattr(request, name)
-        if value is not None and value not in allowed:
-            message = f"{name} must be {format_choices(allowed)}, got {value[:60]!r}"
-            message += _HINTS.get(name, "")
-            raise HTTPError(400, "unsupported_value", message, param=name)
-    _check_compression(request)
+    _check_choices(request)
     runner = sampler.runner(request.model, request.signature)
     if runner.image is None:
         message = f"{runner.no_image}; see /v1/models"
@@ -212,7 +206,25 @@ def parse_request(
     )
 
 
-def _check_alpha(request: ImageRequest, runner: SignatureRunner) -> None:
+def check_values(request: Any, runner: SignatureRunner) -> None:
+    """Raise HTTPError 400 for values of a request's fields that are not allowed, or not for the
+    images of a runner."""
+    _check_choices(request)
+    if runner.image is not None and image_files.has_alpha(channels(runner.image)):
+        _check_alpha(request, runner)
+
+
+def _check_choices(request: Any) -> None:
+    for name, allowed in _ALLOWED.items():
+        value = getattr(request, name, None)
+        if value is not None and value not in allowed:
+            message = f"{name} must be {format_choices(allowed)}, got {value[:60]!r}"
+            message += _HINTS.get(name, "")
+            raise HTTPError(400, "unsupported_value", message, param=name)
+    _check_compression(request)
+
+
+def _check_alpha(request: Any, runner: SignatureRunner) -> None:
     """Raise HTTPError 400 for options that exclude transparency."""
     for name, value, allowed in (
         ("output_format", request.output_format == "jpeg", "png or webp"),
@@ -225,7 +237,7 @@ def _check_alpha(request: ImageRequest, runner: SignatureRunner) -> None:
             raise HTTPError(400, "unsupported_value", message, param=name)
 
 
-def _check_compression(request: ImageRequest) -> None:
+def _check_compression(request: Any) -> None:
     quality = request.output_compression
     if quality is None:
         return
