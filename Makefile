@@ -14,13 +14,16 @@ RAY_TESTS = $(shell grep -o 'tests/[a-z0-9_/]*\.py' docs/ray.md | sort -u)
 # Set in some containers, it would have every process that tests start compile our modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-modalities monitor test unit check bench soak gpu format setup lock ray-upgrade clean
+.PHONY: demo demo-modalities demo-images bench-quality monitor test unit check bench soak gpu format setup lock ray-upgrade clean
 
 demo: $(READY)  ## data -> train -> artifact -> endpoint -> samples, a few minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
 
 demo-modalities: $(READY)  ## text, sound and one from another: trained, served together, a quarter of an hour
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo_modalities
+
+demo-images: $(READY)  ## autoencoder, generator, upscaler, inpainter of pictures: a quarter of an hour
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo_images
 
 monitor: $(READY)  ## Prometheus with our rules for what runs here, or TARGETS="HOST:PORT ..."
 	@$(BIN)/python -m k8s.monitor $(TARGETS)
@@ -53,6 +56,9 @@ bench: $(READY)  ## writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks.bench_autoscaling
 	$(BIN)/python -m benchmarks.bench_texts
 	$(BIN)/python -m benchmarks.bench_images
+
+bench-quality: $(READY)  ## tables of docs/image-models.md, two hours on two idle cores; continues where it stopped
+	$(BIN)/python -m benchmarks.bench_image_models --jobs 2
 
 soak: $(READY)  ## ten minutes of load while replicas, HAProxy and the disk fail; wants a quiet machine
 	$(BIN)/python -m benchmarks.soak

@@ -60,6 +60,8 @@ def evaluate(
     data: str | Path = "",
     source: str = "",
     metrics: Sequence[str] = (),
+    features: Sequence[str] = (),
+    neighbours: str | Path = "",
     float32: str | Path = "",
     n: int = 2000,
     seed: int = 0,
@@ -71,17 +73,20 @@ def evaluate(
 
     artifact: an Artifact, its folder, STORE/NAME or STORE/NAME@VERSION. data: place of the real
     data; by default that of the training run. source: data source in place of the training run's;
-    code of a user's is never run because an artifact names it, so it must be given. metrics: files
-    or modules of metrics, or modalities, in place of those of the samples' modality. float32: the
+    code of a user's is never run because an artifact names it, so it must be given. metrics: names
+    of metrics of pictures (docs/metrics.md) in place of the quick default ones, or files or modules
+    of metrics, or modalities, in place of those of the samples' modality. features: networks for
+    metrics of pictures: FILE.onnx, FILE.py, runs or artifacts. neighbours: PNG to write, of samples
+    beside the nearest training and test pictures. float32: the
     same weights in float32, for an artifact of reduced precision, of which the metrics get
     `float32` values and a `quality_loss`. picture: PNG to write, of real samples above generated
     ones. write: put the metrics into the manifest and the model card of a local artifact. sign:
     with write, the private key to sign it with again, if it was signed.
 
     The result is iterated over: each metric has name, value, floor (what real data score, None if
-    unknown), better (`higher`, `lower` or `real`) and note, a reason to doubt it. Raises
-    ValueError if the data cannot be read or do not fit the model, or if nothing judges such
-    samples.
+    unknown), better (`higher`, `lower` or `real`), interval (95 %, None if unknown) and note, a
+    reason to doubt it. Raises ValueError if the data cannot be read or do not fit the model, or if
+    nothing judges such samples.
     """
     if not isinstance(artifact, Artifact):
         artifact = Artifact.open(str(artifact), verify=False, trust=signing.wanted(""))
@@ -90,6 +95,8 @@ def evaluate(
         data=str(data),
         source=source,
         metrics=tuple(metrics),
+        features=tuple(features),
+        neighbours=str(neighbours),
         float32=str(float32),
         n=n,
         seed=seed,

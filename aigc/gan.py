@@ -14,6 +14,7 @@ from aigc.config.schedule import Scheduled, values
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn import losses
 from aigc.nn.augmentations import Augmentation, augmented
+from aigc.nn.layers import has_head, head_inputs
 from aigc.nn.tensor_specs import label_spec, latent_spec, sample_spec
 from aigc.rng import BatchRNG
 
@@ -53,6 +54,10 @@ class GANConfig(ModelConfig):
     lecam: Scheduled = 0.0
     """Weight of the distances between the logits of real and the running mean of those of fake, and
     the other way round (Tseng et al. 2021, arXiv:2104.03310, eq. 4); for little data."""
+    feature_matching: Scheduled = 0.0
+    """Weight of the generator's squared distance between the mean features of real and of fake, in
+    the discriminator's last layer (Salimans et al. 2016, arXiv:1606.03498, section 3.1); costs
+    another pass of the discriminator."""
     auxiliary: float = 0.0
     """Weight of an auxiliary classifier in the discriminator; needs num_classes."""
     discriminator_steps: int = 1
@@ -100,6 +105,7 @@ class GANConfig(ModelConfig):
             f"augmentation_ramp must be > 0 samples, got {self.augmentation_ramp}",
         )
         require_values("lecam", self.lecam, 0)
+        require_values("feature_matching", self.feature_matching, 0)
         require(
             self.objective != "relativistic" or not self.watches_logits,
             "augmentation_target and lecam look at logits by themselves, of which objective"
@@ -115,6 +121,11 @@ class GANConfig(ModelConfig):
     def has_lecam(self) -> bool:
         """True if LeCam's term is part of the loss, at least for a time."""
         return max(values(self.lecam)) > 0
+
+    @property
+    def matches_features(self) -> bool:
+        """True if feature matching is part of the loss, at least for a time."""
+        return max(values(self.feature_matching)) > 0
 
 
 class GAN(GenerativeModel):
@@ -134,6 +145,11 @@ class GAN(GenerativeModel):
             self.register_buffer("probability", torch.zeros(()))
         if config.watches_logits:
             self.register_buffer("mean_logits", torch.zeros(2))  # of real and fake
+        require(
+            not config.matches_features or has_head(discriminator),
+            "feature_matching compares what the DiscriminatorHead of a discriminator gets, and this"
+            " one has none; set feature_matching 0",
+        )
         self.probability: Tensor
         self.mean_logits: Tensor
 
@@ -154,6 +170,10 @@ class GAN(GenerativeModel):
             ),
         )
 
+    def generate(self, noise: BatchRNG, purpose: str, label: Tensor | None) -> Tensor:
+        """Fakes (N, *shape) of latents that are drawn for a purpose."""
+        return self.generator(noise.normal(purpose, self.config.latent), label)  # type: ignore[no-any-return]
+
     def averaged(self) -> nn.Module:
         """The generator."""
         return self.generator
@@ -165,7 +185,7 @@ class GAN(GenerativeModel):
         label = batch["label"] if self.config.num_classes else None
         reused = "generator" in due and not self.config.fresh_noise
         with torch.set_grad_enabled(reused):
-            fake = self.generator(noise.normal("latent", self.config.latent), label)
+            fake = self.generate(noise, "latent", label)
         return fake.to(batch[self.config.modality].dtype), label
 
     def loss(
@@ -177,7 +197,7 @@ class GAN(GenerativeModel):
         if phase != "generator":
             return self._discriminator_loss(real, fake.detach(), label, noise)
         if self.config.fresh_noise:
-            fake = self.generator(noise.normal("latent/generator", self.config.latent), label)
+            fake = self.generate(noise, "latent/generator", label)
         logits, classes = self.discriminator(self._augment(fake, noise, "generator"), label)
         # Losses are computed in full precision, also under autocast.
         each = [logits.to(real.dtype)]
@@ -186,7 +206,34 @@ class GAN(GenerativeModel):
             with torch.no_grad():
                 on_real, _ = self.discriminator(self._augment(real, noise, "real"), label)
             each.append(on_real.to(real.dtype))
-        return self._classify(objective.generator(*each), classes, label), {}
+        loss, metrics = self._classify(objective.generator(*each), classes, label), {}
+        if self.config.matches_features:
+            difference = batch["sum/features"] / batch["sum/rows"]
+            distance = difference.square().mean()
+            loss = loss + noise.at(self.config.feature_matching) * distance
+            metrics = {"feature_matching": distance.detach()}
+        return loss, metrics
+
+    @property
+    def has_loss_sums(self) -> bool:
+        """True with feature matching, or where a subclass has loss_sums() of its own."""
+        return self.config.matches_features or type(self).loss_sums is not GAN.loss_sums
+
+    def loss_sums(
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: tuple[Tensor, Tensor | None]
+    ) -> dict[str, Tensor]:
+        """Sums over the rows of the features of real minus those of fake, and the rows."""
+        if phase != "generator" or not self.config.matches_features:
+            return {}
+        fake, label = shared
+        real = batch[self.config.modality]
+        if self.config.fresh_noise:
+            fake = self.generate(noise, "latent/generator", label)
+        with torch.no_grad():
+            on_real = head_inputs(self.discriminator, self._augment(real, noise, "real"), label)
+        on_fake = head_inputs(self.discriminator, self._augment(fake, noise, "generator"), label)
+        difference = (on_real - on_fake).to(real.dtype).sum(0)
+        return {"features": difference, "rows": real.new_tensor(float(len(real)))}
 
     def _augment(self, x: Tensor, noise: BatchRNG, purpose: str) -> Tensor:
         """Samples as the discriminator sees them."""

@@ -116,6 +116,11 @@ class GenerativeModel(nn.Module):
         """
         return {}
 
+    @property
+    def has_loss_sums(self) -> bool:
+        """True if losses need loss_sums(); spectral norms then iterate once, before the batch."""
+        return type(self).loss_sums is not GenerativeModel.loss_sums
+
     def whole_loss(
         self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:

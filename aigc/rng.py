@@ -70,6 +70,17 @@ class BatchRNG:
             self._rows
         ]
 
+    def one_row(self, purpose: str, n: int) -> Tensor:
+        """(rows, n): 1 where a row is the one of the global batch that a draw chose, 0 elsewhere.
+
+        Each of the n draws chooses a row of its own: products with it, summed over the rows of all
+        workers, are values of single rows.
+        """
+        generator = self._seeded(purpose)
+        chosen = torch.randint(self._batch, (n,), generator=generator, device=self._device)
+        every = torch.arange(self._batch, device=self._device)
+        return (every[:, None] == chosen).to(self._dtype)[self._rows]
+
     def _seeded(self, purpose: str) -> torch.Generator:
         return self._generator.manual_seed(derive_seed(f"{self._key}/{purpose}"))
 

@@ -1,4 +1,4 @@
-"""The VAE family: one phase, the negative ELBO."""
+"""The VAE family: the negative ELBO, and optionally a flow that samples are drawn by."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -11,6 +11,8 @@ from aigc.config import ModelConfig, OptimizerConfig, require, require_values
 from aigc.config.schedule import Scheduled
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn import losses
+from aigc.nn.flows import Flow
+from aigc.nn.layers import one_hot
 from aigc.nn.tensor_specs import label_spec, latent_spec, sample_spec, vector_spec
 from aigc.rng import BatchRNG
 
@@ -25,6 +27,12 @@ class VAEConfig(ModelConfig):
     """Distribution of a pixel given the latent; bernoulli reads intensities as probabilities."""
     gaussian_std: float = 0.3
     """Standard deviation of the gaussian likelihood, in units of [-1, 1]."""
+    couplings: int = 0
+    """Couplings of a flow that is fitted to the posterior's latents beside the networks, and that
+    samples are drawn by; 0 samples the standard normal. A decoder knows only latents of data, which
+    leave most of the standard normal empty (Dai & Wipf 2019, arXiv:1903.05789, section 4)."""
+    flow_width: int = 128
+    """Width of the flow's layers."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.999))
     )
@@ -32,6 +40,8 @@ class VAEConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_values("beta", self.beta, 0)
+        require(self.couplings >= 0, f"couplings must be >= 0, got {self.couplings}")
+        require(self.flow_width > 0, f"flow_width must be > 0, got {self.flow_width}")
         require(self.gaussian_std > 0, f"gaussian_std must be > 0, got {self.gaussian_std}")
         require(
             self.likelihood == "gaussian" or self.modality == "image",
@@ -52,10 +62,26 @@ class VAE(GenerativeModel):
         super().__init__()
         self.config: VAEConfig = config
         self.encoder, self.decoder = encoder, decoder
+        self.flow: Flow | None = None
+        if config.couplings:
+            self.flow = Flow(
+                config.latent,
+                config.num_classes,
+                config.couplings,
+                config.flow_width,
+                mirrored=True,
+            )
 
     def phases(self) -> tuple[Phase, ...]:
-        """One phase: encoder and decoder together."""
-        return (Phase(name="elbo", module=self, optimizer=self.config.optimizer),)
+        """Encoder and decoder together; and the flow, if there is one."""
+        optimizer = self.config.optimizer
+        if self.flow is None:
+            return (Phase(name="elbo", module=self, optimizer=optimizer),)
+        networks = nn.ModuleList([self.encoder, self.decoder])
+        return (
+            Phase(name="elbo", module=networks, optimizer=optimizer),
+            Phase(name="flow", module=self.flow, optimizer=optimizer),
+        )
 
     def encode(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x: (N, *shape) in [-1, 1] -> mu, logvar of q(z | x), each (N, latent)."""
@@ -93,13 +119,24 @@ class VAE(GenerativeModel):
         """Negative ELBO with the KL weighted by beta, in nats per sample."""
         label = batch["label"] if self.config.num_classes else None
         eps = noise.normal("posterior", self.config.latent)
+        if phase == "flow":
+            return self._flow_loss(batch[self.config.modality], label, eps), {}
         log_likelihood, kl, _, _ = self.elbo(batch[self.config.modality], label, eps)
         loss = (noise.at(self.config.beta) * kl - log_likelihood).mean()
         metrics = {"elbo": (log_likelihood - kl).mean().detach(), "kl": kl.mean().detach()}
         return loss, metrics
 
+    def _flow_loss(self, x: Tensor, label: Tensor | None, eps: Tensor) -> Tensor:
+        """Negative log density () in nats of latents of the posterior, which are constants here."""
+        assert self.flow is not None
+        with torch.no_grad():
+            mu, logvar = (moment.to(x.dtype) for moment in self.encode(x, label))
+            z = mu + (0.5 * logvar).exp() * eps
+        classes = one_hot(label, self.config.num_classes, z.dtype)
+        return -self.flow.log_prob(z, classes).mean()
+
     def exports(self) -> dict[str, Export]:
-        """`sample`, `decode` (one graph), `encode` and `reconstruct`."""
+        """`sample`, `decode` (one graph without a flow), `encode` and `reconstruct`."""
         x, z, label = sample_spec(self.config), latent_spec(self.config), label_spec(self.config)
         size = self.config.latent
         latent = vector_spec("latent", size)
@@ -109,8 +146,11 @@ class VAE(GenerativeModel):
         def signature(graph: str, first: TensorSpec, *outputs: TensorSpec) -> Signature:
             return Signature(graph=graph, inputs=(first, *label), outputs=outputs)
 
+        sample = Export(module=decode, signature=signature("decoder.onnx", z, x))
+        if self.flow is not None:
+            sample = Export(module=_Sample(self), signature=signature("sampler.onnx", z, x))
         return {
-            "sample": Export(module=decode, signature=signature("decoder.onnx", z, x)),
+            "sample": sample,
             "decode": Export(module=decode, signature=signature("decoder.onnx", latent, x)),
             "encode": Export(
                 module=_Encode(self), signature=signature("encoder.onnx", x, *moments)
@@ -129,6 +169,17 @@ class _Decode(nn.Module):
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         return self.vae.decode(latent, label)
+
+
+class _Sample(nn.Module):
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        assert self.vae.flow is not None
+        classes = one_hot(label, self.vae.config.num_classes, latent.dtype)
+        return self.vae.decode(self.vae.flow.inverse(latent, classes)[0], label)
 
 
 class _Encode(nn.Module):

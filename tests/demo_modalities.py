@@ -42,7 +42,7 @@ def summary(port: int, took: float) -> str:
             f"  {name:<36} {metrics[name]:.4g}"
             + (f"  (real data {metrics[f'{name}/real']:.4g})" if f"{name}/real" in metrics else "")
             for name in metrics
-            if not name.endswith("/real")
+            if not name.endswith(("/real", "/low", "/high"))
         ]
     files = sorted(path for path in SAMPLES.rglob("*") if path.suffix in SHOWN)
     lines += ["", f"{len(files)} texts, sounds and pictures below {SAMPLES}/", f"took {took:.0f} s"]

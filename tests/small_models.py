@@ -21,9 +21,26 @@ SMALLER: dict[str, dict[str, Any]] = {
     | {"samples": 512, "audio_widths": (16, 16), "image_widths": (8, 16), "components": 10}
     | {"flow_layers": 2, "flow_width": 16},
     "wavegan": {"shape": (1, 256), "widths": (16, 8), "latent": 16},
-    "autoencoder": {"shape": (3, 16, 16), "widths": (4, 4, 8), "latent": 4, "largest": 16},
-    "autoencoder:kl4": {"widths": (4, 8)},
+    "autoencoder": {"shape": (3, 16, 16), "widths": (4, 8), "latent": 4},
+    "autoencoder:kl4": {"widths": (8,)},
+    "autoencoder:vq8": {"codes": 16},
+    "resnet_gan": {
+        "shape": (3, 16, 16),
+        "generator_width": 4,
+        "discriminator_width": 4,
+        "widest": 8,
+    }
+    | {"latent": 4},
+    "style_gan": {"shape": (3, 16, 16), "generator_width": 4, "discriminator_width": 4, "widest": 8}
+    | {"latent": 4, "mapping_layers": 2},
+    "autoencoder:kl8_gan": {"adversarial_weight": 0.5, "discriminator_widths": (4, 8)},
+    "autoencoder:kl8_256": {"patch": 4, "blocks": 1, "largest": 32, "adversarial_weight": 0.5}
+    | {"discriminator_widths": (4, 8)},
+    "upscaler": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24},
+    "denoiser": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 8, "largest": 24},
+    "inpainter": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 40},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
+    "classifier": {"shape": (1, 8, 8), "widths": (4, 8), "latent": 8},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""
 

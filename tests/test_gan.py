@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aigc import models
 from aigc.config import OptimizerConfig, TrainConfig
 from aigc.gan import GAN, WATCH_EVERY, GANConfig
+from aigc.nn.layers import frozen_power_iteration
 from aigc.rng import BatchRNG
 from tests.training.small_runs import differing, finish, resumed, small, worst
 
@@ -132,6 +133,31 @@ def test_probability_rises_while_real_logits_are_positive_and_falls_else(
     assert model.probability.item() == pytest.approx(0.5 + expected * 3 * WATCH_EVERY / 1000)
 
 
+def test_feature_matching_is_the_distance_of_mean_features() -> None:
+    config = small("dcgan:digits").model
+    model = models.load("dcgan").Model(replace(config, feature_matching=2.0)).double()
+    plain = models.load("dcgan").Model(config).double()
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(ROWS, *config.shape, dtype=torch.float64).clamp(-1, 1)
+    batch = {"image": x, "label": torch.arange(ROWS) % config.num_classes}
+    noise = BatchRNG(0, 0, ROWS, 0, ROWS, x)
+    with frozen_power_iteration(model, True), frozen_power_iteration(plain, True):
+        shared = model.prepare(batch, noise, {"generator"})
+        value, metrics = model.whole_loss("generator", batch, noise, shared)
+        without, _ = plain.whole_loss("generator", batch, noise, shared)
+        real, fake = (model.discriminator.layers(rows).mean(0) for rows in (x, shared[0]))
+    expected = (real - fake).square().mean()
+    assert metrics["feature_matching"].item() == pytest.approx(expected.item())
+    assert (value - without).item() == pytest.approx(2 * expected.item())
+    assert model.has_loss_sums
+    assert not plain.has_loss_sums
+
+
+def test_feature_matching_needs_a_head() -> None:
+    with pytest.raises(ValueError, match="this one has none; set feature_matching 0"):
+        gan(feature_matching=1.0)
+
+
 def test_models_that_watch_nothing_have_no_more_state() -> None:
     assert not [name for name, _ in gan(penalty="r1").named_buffers()]
 
@@ -195,12 +221,21 @@ def adapted(**changes: Any) -> TrainConfig:
     return replace(config, model=model)
 
 
-@pytest.mark.parametrize("make", [recipe, adapted])
+def matched(**changes: Any) -> TrainConfig:
+    """Feature matching with everything else."""
+    config = adapted(**changes)
+    model = replace(
+        config.model, feature_matching="0:0 50%:2", augmentation_target=0.0, fresh_noise=True
+    )
+    return replace(config, model=model)
+
+
+@pytest.mark.parametrize("make", [recipe, adapted, matched])
 def test_resumed_recipe_equals_uninterrupted(make: Any, tmp_path: Any) -> None:
     assert differing(finish(make()), resumed(make(), tmp_path, at=3)) == []
 
 
-@pytest.mark.parametrize("make", [recipe, adapted])
+@pytest.mark.parametrize("make", [recipe, adapted, matched])
 def test_micro_batches_of_a_recipe_equal_the_whole(make: Any) -> None:
     config = make(precision="float64")
     assert worst(finish(config), finish(replace(config, micro_batch=5))) < 1e-9

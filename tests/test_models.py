@@ -22,7 +22,9 @@ from aigc.models import (
     fc_gan,
     fc_vae,
     multimodal_vae,
+    resnet_gan,
     spectrogram_gan,
+    style_gan,
 )
 from aigc.rng import BatchRNG
 from aigc.training.dry_run import describe
@@ -63,12 +65,40 @@ def test_images_need_not_be_square(height: int, width: int) -> None:
     assert vae.decode(vae.encode(torch.zeros(2, *shape))[0]).shape[1:] == shape
 
 
+@pytest.mark.parametrize("side", [28, 32, 64, 128])
+@pytest.mark.parametrize("preset", ["dcgan:digits", "dcgan:pictures64", "conv_vae:digits"])
+def test_layers_fit_pictures_of_other_sizes(preset: str, side: int) -> None:
+    config, shape = models.preset(preset).model, (3, side, side)
+    sizes = config.sizes_for(shape)
+    assert bool(sizes) == (side not in ((32, 64) if preset.endswith("64") else (28,)))
+    fitted: Any = replace(config, shape=shape, **sizes)
+    widths = fitted.widths if preset.startswith("conv_vae") else fitted.generator_widths
+    assert side // 2 ** len(widths) in ((2, 4, 7) if not sizes else (4, 7))
+    model = models.build(replace(models.preset(preset), model=fitted))
+    assert max(p.numel() for p in model.parameters()) < 1_200_000
+
+
+def test_layers_that_fit_and_sides_that_no_layers_fit_are_left() -> None:
+    config = models.preset("dcgan:digits").model
+    assert not any(config.sizes_for((3, side, side)) for side in (8, 16, 28, 30, 50))
+    assert config.sizes_for((2,)) == {}
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: small(shape=(784,)), r"shape must be \(C, H, W\).*rank 2.*take for example"),
     (lambda: conv_vae.Config(shape=(2,)), r"shape must be|likelihood bernoulli"),
     (lambda: small(shape=(1, 30, 30)), r"shape \(1, 30, 30\) is not reached.*multiples of 4; take"),
     (lambda: conv_vae.Config(shape=(1, 28, 30)), "is not reached.*multiples of 4; take 28"),
     (lambda: small(generator_strides=(2,)), "one entry per transposed convolution, got 2 widths"),
+    (lambda: small(upsampling="resize"), "kernel 4 of a resize convolution .*take kernel 3"),
+    (lambda: conv_vae.Config(couplings=-1), "couplings must be >= 0, got -1"),
+    (lambda: conv_vae.Config(flow_width=0), "flow_width must be > 0, got 0"),
+    (lambda: conv_vae.Config(hidden=-1), "hidden must be >= 0, got -1"),
+    (lambda: small(feature_matching=-1.0), "feature_matching must be >= 0, got -1"),
+    (lambda: style_gan.Config(mixing=2.0), r"mixing must be in \[0, 1\), got 2"),
+    (lambda: style_gan.Config(mapping_layers=0), "mapping_layers must be > 0, got 0"),
+    (lambda: resnet_gan.Config(blocks=0), "blocks must be > 0, got 0"),
+    (lambda: resnet_gan.Config(shape=(3, 50, 50)), "halved to 25 x 25 only"),
     (lambda: small(generator_kernel=1), "kernel 1 with stride 2 .*take kernel 4"),
     (
         lambda: small(generator_kernel=4, generator_strides=(1, 2)),

@@ -1,5 +1,7 @@
 """The model card of an artifact, generated from its manifest."""
 
+from collections.abc import Mapping
+
 from aigc.artifact.manifest import Manifest, TensorSpec
 from aigc.artifact.precision import Precision
 from aigc.artifact.sampling_inputs import is_picture
@@ -54,6 +56,10 @@ def card(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
+BESIDE = ("/low", "/high", "/real")
+"""Ends of names in a manifest's metrics: the 95 % interval, and the value of real data."""
+
+
 def has_picture(manifest: Manifest) -> bool:
     """True if samples.png shows what the artifact draws: `sample` is there and gives pictures."""
     sample = manifest.signatures.get("sample")
@@ -102,18 +108,27 @@ def _precision(m: Manifest) -> list[str]:
 
 
 def _metrics(m: Manifest) -> list[str]:
-    """Table of metrics; of reduced precision beside those in float32 and of real data."""
-    if not isinstance(m.precision, Precision) or not m.precision.float32_metrics:
-        rows = [f"| {name} | {value:.4g} |" for name, value in m.metrics.items()]
-        return ["| metric | value |", "|---|---|", *rows]
-    float32 = m.precision.float32_metrics
-    rows = [
-        f"| {name} | {value:.4g} | {_number(float32.get(name))}"
-        f" | {_number(m.metrics.get(f'{name}/real'))} |"
-        for name, value in m.metrics.items()
-        if not name.endswith("/real")
+    """Table of metrics beside those of real data, with intervals if there are any; of reduced
+    precision beside those in float32, too."""
+    precision = m.precision if isinstance(m.precision, Precision) else None
+    of = precision.name if precision and precision.float32_metrics else "value"
+    columns: dict[str, Mapping[str, float | None]] = {of: m.metrics}
+    if precision and precision.float32_metrics:
+        columns["float32"] = precision.float32_metrics
+    columns["real data"] = {name: m.metrics.get(f"{name}/real") for name in m.metrics}
+    cells = {n: [_number(column.get(n)) for column in columns.values()] for n in m.metrics}
+    head = ["metric", *columns]
+    if any(f"{name}/low" in m.metrics for name in m.metrics):
+        head.append("95 %")
+        for name, row in cells.items():
+            ends = [m.metrics.get(f"{name}/{end}") for end in ("low", "high")]
+            row.append(" to ".join(_number(end) for end in ends if end is not None))
+    rows = [[name, *row] for name, row in cells.items() if not name.endswith(BESIDE)]
+    return [
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+        *(f"| {' | '.join(row)} |" for row in rows),
     ]
-    return [f"| metric | {m.precision.name} | float32 | real data |", "|---|---|---|---|", *rows]
 
 
 def _number(value: float | None) -> str:

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.artifact import audio_files, image_files
+from aigc.artifact.comparison import replay_loss, tolerance
 from aigc.artifact.image_files import Provenance
 from aigc.artifact.manifest import Manifest, Reproducibility, Signature, TensorSpec
 from aigc.artifact.sampling_inputs import is_picture
-from aigc.artifact.session import Artifact, replay_loss, tolerance
+from aigc.artifact.session import Artifact
 
 MEASURED = 2
 """Most that a file may differ, in differences that this machine measured when it replayed the

@@ -354,7 +354,7 @@ def _complete(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> Array
                 f"{spec.name} must have shape (N, {', '.join(map(str, spec.shape))}) with N >= 1,"
                 f" got {array.shape}"
             )
-        if spec.range is not None and spec.kind in _CHECKED:
+        if spec.range is not None and (spec.kind in _CHECKED or spec.is_codes):
             check_range(spec, array)
         complete[spec.name] = np.asarray(array, spec.dtype)
         sizes.add(len(array))

@@ -10,19 +10,18 @@ from numpy.typing import NDArray
 from aigc.artifact import autoregressive
 from aigc.artifact.axes import Shape, Sizes
 from aigc.artifact.axes import label as label_of
+from aigc.artifact.comparison import compare, replay_loss, tolerance
 from aigc.artifact.folder import Contents, SealedFolder
 from aigc.artifact.graph_session import open_session, provider_of
 from aigc.artifact.image_files import to_uint8
 from aigc.artifact.latents import Whole, is_one, whole
 from aigc.artifact.manifest import (
     ArtifactError,
-    Level,
     Manifest,
     Reproducibility,
     Signature,
 )
 from aigc.artifact.outputs import check_shapes
-from aigc.artifact.precision import Precision
 from aigc.artifact.providers import Provider, ProviderOptions, Taken
 from aigc.artifact.references import read_references, reference_file, reference_sizes
 from aigc.artifact.runtime import ort
@@ -31,11 +30,6 @@ from aigc.artifact.signing import Trust
 from aigc.artifact.store import locate
 from aigc.artifact.vocabulary import Vocabulary
 
-REPLAY_TOLERANCE = 1e-4
-"""Largest |output - reference| / (1 + |reference|) at which a machine may serve an artifact."""
-REPLAY_SOUND = 1e-3
-"""REPLAY_TOLERANCE of artifacts of sound, 60 dB below full scale. The search for phases amplifies
-rounding errors, for one sound in a thousand ten times more than for most."""
 TILES = 8
 """Most tiles of the default sizes in one run of the graph."""
 
@@ -310,40 +304,6 @@ class Artifact(ArtifactSpec):
             {s.name: arrays[f"in/{s.name}"] for s in spec.inputs},
             {s.name: arrays[f"out/{s.name}"] for s in spec.outputs},
         )
-
-
-def compare(signature: Signature, expected: Arrays, outputs: Arrays) -> Reproducibility:
-    """Compare two runs of a signature; max_abs is relative to 1 + |expected|."""
-    level: Level = "bit"
-    worst = 0.0
-    for tensor in signature.outputs:
-        a, b = expected[tensor.name], outputs[tensor.name]
-        if a.shape != b.shape:
-            return Reproducibility(level="tolerance", max_abs=float("inf"))
-        if a.tobytes() == b.tobytes():
-            continue
-        error = float(np.max(np.abs(a - b) / (1 + np.abs(a))))
-        worst = max(worst, error if np.isfinite(error) else float("inf"))
-        same_pixels = (
-            np.isfinite(error)
-            and tensor.kind == "image"
-            and tensor.range is not None
-            and np.array_equal(to_uint8(a, *tensor.range), to_uint8(b, *tensor.range))
-        )
-        level = "uint8" if same_pixels and level != "tolerance" else "tolerance"
-    return Reproducibility(level=level, max_abs=worst)
-
-
-def tolerance(signature: Signature) -> float:
-    """Largest max_abs of compare() at which references count as reproduced."""
-    sound = any(tensor.kind == "audio" for tensor in signature.outputs)
-    return REPLAY_SOUND if sound else REPLAY_TOLERANCE
-
-
-def replay_loss(manifest: Manifest, signature: str) -> float:
-    """Addition to tolerance() of an artifact of reduced precision; 0 for float32."""
-    precision = manifest.precision
-    return precision.replay_loss(signature) if isinstance(precision, Precision) else 0.0
 
 
 def _check_graph(name: str, signature: Signature, session: ort.InferenceSession) -> None:

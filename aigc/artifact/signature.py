@@ -47,6 +47,8 @@ Kind = Literal[
     "presence",
 ]
 
+TILED = ("image",)
+"""Kinds of outputs that can be made of tiles, beside codes."""
 CHUNKED = ("audio", "vector")
 """Kinds of outputs that can be made of chunks."""
 DRAWN = ("latent", "uniform", "label", "setting")
@@ -88,6 +90,12 @@ class TensorSpec:
     def drawn(self) -> bool:
         """True if a caller need not give it: it comes from a seed or has a default."""
         return self.kind in DRAWN
+
+    @property
+    def is_codes(self) -> bool:
+        """True of numbers of codes, such as the tokens of a picture: of two that are equally near,
+        another machine may take the other."""
+        return self.kind == "vector" and self.dtype == "int64"
 
     @cached_property
     def is_free(self) -> bool:
@@ -304,8 +312,10 @@ def _check_free(name: str, signature: Signature) -> None:
             check_chunk(signature.chunk, signature.axes, inputs, outputs)
     except ValueError as error:
         raise ValueError(f"signature {name!r}: {error}") from None
-    if signature.tile and any(spec.kind != "image" for spec in signature.outputs):
-        raise ValueError(f"signature {name!r} gives more than images, so it has no tiles")
+    if signature.tile and not all(
+        spec.kind in TILED or spec.is_codes for spec in signature.outputs
+    ):
+        raise ValueError(f"signature {name!r} gives more than images and codes: no tiles")
     if signature.chunk and any(spec.kind not in CHUNKED for spec in signature.outputs):
         raise ValueError(f"signature {name!r} gives more than sounds and vectors: no chunks")
     if signature.axes and signature.step:

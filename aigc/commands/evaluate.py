@@ -12,7 +12,7 @@ import tyro
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from aigc import files
+from aigc import feature_network, files
 from aigc.artifact import Artifact, image_files, latents, signing
 from aigc.artifact.latents import Whole, whole
 from aigc.artifact.manifest import SIGNATURE_FILE, Manifest, seal
@@ -24,6 +24,7 @@ from aigc.commands.metrics_table import table
 from aigc.commands.real_data import Real, config_of, real_data
 from aigc.config import TrainConfig, require
 from aigc.data import Dataset, scaled
+from aigc.feature_network import FeatureNetwork
 from aigc.metrics import (
     Draw,
     Evaluation,
@@ -32,9 +33,12 @@ from aigc.metrics import (
     drawing_of,
     draws,
     evaluator_of,
+    reconstruction,
     restoration,
 )
 from aigc.metrics.degradation import restores
+from aigc.metrics.image import measure, nearest_pictures
+from aigc.metrics.measures import is_measure
 from aigc.nn.losses import bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood
 
 
@@ -50,8 +54,17 @@ class Options:
     """Data source in place of the training run's, such as ./faces.py. Code of a user's is never run
     because an artifact names it, so a source that is such code must be given."""
     metrics: tuple[str, ...] = ()
-    """Files or modules of metrics, such as ./sharpness.py, or modalities, in place of those of the
-    samples' modality."""
+    """Metrics of pictures by name, in place of the quick default ones: accuracy, frechet (fid),
+    frechet_infinity, kid, prdc (precision, recall, density, coverage), vendi, class_share,
+    class_recall, neighbours, diversity, cas, path_length (ppl), or all. Or files or modules of
+    metrics, such as ./sharpness.py, or modalities, in place of those of the samples' modality."""
+    features: tuple[str, ...] = ()
+    """Networks for the metrics of pictures: an ONNX file, a FILE.py with its weights beside it, a
+    run or an artifact of `aigc train classifier`. By default a small one that is trained on the
+    training split; it stays beside them unless --metrics names metrics."""
+    neighbours: str = ""
+    """PNG to write, of samples beside the nearest training and test pictures, the most suspicious
+    first."""
     float32: str = ""
     """The same weights in float32, for an artifact of reduced precision: its metrics, of the same
     seed, judges and data, stand beside."""
@@ -70,6 +83,12 @@ class Options:
         require(self.n > 0, f"n must be > 0, got {self.n}")
         require(0 <= self.seed < 2**63, f"seed must be in [0, 2^63), got {self.seed}")
         require(self.write or not self.sign, "--sign has no effect without --write")
+        for reference in (*self.features, *(["--neighbours"] if self.neighbours else [])):
+            require(
+                not self.metrics or any(map(is_measure, self.metrics)),
+                f"{reference} is for metrics of pictures by name, and --metrics"
+                f" {' '.join(self.metrics)} names none; add one, such as frechet",
+            )
 
 
 def command(argv: list[str]) -> int:
@@ -93,19 +112,30 @@ def run(artifact: Artifact, options: Options) -> Evaluation:
         config = config_of(artifact, options.data, options.source)
         _drawing(artifact, config, Path(options.picture), options.metrics)
     for reference in options.metrics:  # mistakes show before data are read
-        evaluator_of("", reference)
+        if not is_measure(reference):
+            evaluator_of("", reference)
+    networks = [feature_network.load(reference) for reference in options.features]
+    if options.neighbours:
+        _check_folder(Path(options.neighbours))
     real = real_data(artifact, options.data, options.source)
     print("\n".join(real.description), file=sys.stderr)
-    evaluation = evaluate_on(artifact, real, options.n, options.seed, options.metrics)
+
+    def measured(one: Artifact) -> Evaluation:
+        return evaluate_on(one, real, options.n, options.seed, options.metrics, networks)
+
+    evaluation = measured(artifact)
     if float32 is not None:
-        others = evaluate_on(float32, real, options.n, options.seed, options.metrics)
-        evaluation = evaluation.beside(others)
+        evaluation = evaluation.beside(measured(float32))
     print(table(artifact.id, evaluation.metrics, evaluation.omitted), file=sys.stderr)
     if options.write:
         write_metrics(artifact, evaluation, options.sign)
     if options.picture:
         picture = Path(options.picture)
         draw(artifact, picture, seed=options.seed, real=real, metrics=options.metrics)
+    if options.neighbours:
+        network = networks[0] if networks else None
+        drawn = nearest_pictures(artifact, real.train, real.test, options.n, options.seed, network)
+        files.write(Path(options.neighbours), image_files.png(drawn))
     return evaluation
 
 
@@ -145,23 +175,39 @@ def evaluate(
 
 
 def evaluate_on(
-    artifact: Artifact, real: Real, n: Whole, seed: Whole, metrics: Sequence[str] = ()
+    artifact: Artifact,
+    real: Real,
+    n: Whole,
+    seed: Whole,
+    metrics: Sequence[str] = (),
+    networks: Sequence[FeatureNetwork] = (),
 ) -> Evaluation:
     """Metrics of an artifact's first n samples of a seed beside those of real data.
 
-    aigc/metrics/<modality>.py measures samples; VAEs with a likelihood also get their test ELBO in
-    nats. `metrics` are references to others in place of these. A metric that needs more rows than
-    there are is left out, with the reason. Raises ValueError if there is no metric for such
-    samples.
+    aigc/metrics/<modality>.py measures samples; autoencoders of images also get the metrics of
+    aigc/metrics/reconstruction.py, VAEs with a likelihood their test ELBO in nats. `metrics` are
+    names of metrics of pictures (metrics/measures.py) and references to others, in place of these;
+    `networks` are for metrics of pictures. A metric that needs more rows than there are is left
+    out, with the reason. Raises ValueError if there is no metric for such samples.
     """
     n, seed = whole(n, "n"), whole(seed, "seed")
     require(n > 0, f"n must be > 0, got {n}")
     config = real.config
     evaluation = Evaluation()
+    named = [reference for reference in metrics if is_measure(reference)]
+    pictures = config.model.modality == "image" and artifact.signature(evaluated(artifact)).drawable
+    require(
+        pictures or not (named or networks),
+        f"{artifact.id} draws no pictures, which {' '.join(named) or '--features'} measures; leave"
+        " it out",
+    )
+    if named:
+        evaluation.extend(measure(artifact, real.train, real.test, n, seed, named, networks))
     for reference in metrics:
-        own = evaluator_of(config.model.modality, reference)
-        assert own is not None
-        evaluation.extend(own(artifact, real.train, real.test, n, seed))
+        if reference not in named:
+            own = evaluator_of(config.model.modality, reference)
+            assert own is not None
+            evaluation.extend(own(artifact, real.train, real.test, n, seed))
     if metrics:
         return evaluation
     name = evaluated(artifact)
@@ -173,8 +219,12 @@ def evaluate_on(
         evaluate_samples is not None or has_elbo,
         f"{artifact.id}: nothing judges its samples, and it has no encoder",
     )
-    if evaluate_samples is not None:
+    if pictures:
+        evaluation.extend(measure(artifact, real.train, real.test, n, seed, (), networks))
+    elif evaluate_samples is not None:
         evaluation.extend(evaluate_samples(artifact, real.train, real.test, n, seed))
+    if reconstruction.reconstructs(artifact):
+        evaluation.extend(reconstruction.evaluate(artifact, real.train, real.test, n))
     if has_elbo:
         evaluation.add("elbo/test", lambda: _elbo(artifact, config, real.test), None, "higher")
     return evaluation
@@ -203,7 +253,9 @@ def _drawing(
     artifact: Artifact, config: TrainConfig, file: Path, metrics: Sequence[str] = ()
 ) -> Draw:
     """Function that draws an artifact's samples. Raises ValueError without one or the folder."""
-    drawing = drawing_of(config.model.modality, next(filter(draws, metrics), ""))
+    drawing = drawing_of(
+        config.model.modality, next(filter(draws, (m for m in metrics if not is_measure(m))), "")
+    )
     signature = artifact.signature(evaluated(artifact))
     images = [s for s in signature.outputs if s.kind == "image"]
     if restores(signature) and not metrics:
@@ -214,11 +266,15 @@ def _drawing(
 
     elif drawing is None or not signature.drawable or not all(map(is_picture, images)):
         raise ValueError(f"{artifact.id}: there is no picture of its samples; leave out --picture")
+    _check_folder(file)
+    return drawing
+
+
+def _check_folder(file: Path) -> None:
     require(
         file.absolute().parent.is_dir(),
         f"{file}: the folder {file.absolute().parent} is not there; create it first",
     )
-    return drawing
 
 
 def write_metrics(artifact: Artifact, metrics: Iterable[Metric], sign: str = "") -> None:
@@ -238,8 +294,13 @@ def write_metrics(artifact: Artifact, metrics: Iterable[Metric], sign: str = "")
 
 
 def with_metrics(manifest: Manifest, metrics: Sequence[Metric]) -> Manifest:
-    """A manifest with metrics: values, floors as NAME/real, and where they have one in float32."""
+    """A manifest with metrics: values, floors as NAME/real, 95 % intervals as NAME/low and
+    NAME/high, and where they have one in float32."""
     values = {m.name: round(m.value, 6) for m in metrics}
+    for m in metrics:
+        if m.interval is not None:
+            ends = zip(("low", "high"), m.interval, strict=True)
+            values |= {f"{m.name}/{end}": round(at, 6) for end, at in ends}
     values |= {f"{m.name}/real": round(m.floor, 6) for m in metrics if m.floor is not None}
     float32 = {m.name: round(m.float32, 6) for m in metrics if m.float32 is not None}
     precision = manifest.precision

@@ -17,10 +17,13 @@ def table(title: str, metrics: Iterable[Metric], omitted: Iterable[Omitted] = ()
     names = [m.name for m in plain] + [o.name for o in omitted]
     width = max([len(name) for name in names] or [len(title)])
     beside = f"{'float32':<9} {'loss':<8} " * compared
+    spans = [_interval(m) for m in plain]
+    wide = max(map(len, spans), default=0)
+    beside = f"{'95 %':<{wide}}   " * bool(wide) + beside
     lines = [f"{title:<{width}}   value     {beside}real vs real   better"]
-    for m in plain:
+    for m, span in zip(plain, spans, strict=True):
         floor = "" if m.floor is None else f"{m.floor:.4g}"
-        beside = _float32(m) * compared
+        beside = f"{span:<{wide}}   " * bool(wide) + _float32(m) * compared
         line = f"{m.name:<{width}}   {m.value:<9.4g} {beside}{floor:<14} {m.better:<6}   {m.note}"
         lines.append(line.rstrip())
     pairs = [m for m in metrics if m not in plain]
@@ -30,6 +33,11 @@ def table(title: str, metrics: Iterable[Metric], omitted: Iterable[Omitted] = ()
     lines += [line for kind in kinds for line in _matrix(kind, kinds[kind])]
     lines += [f"{m.name}: {m.note}" for m in pairs if m.note]
     return "\n".join([*lines, *(f"{o.name:<{width}}   left out: {o.reason}" for o in omitted)])
+
+
+def _interval(metric: Metric) -> str:
+    """`0.91 to 0.93`, empty for a value without an interval."""
+    return " to ".join(f"{end:.3g}" for end in metric.interval or ())
 
 
 def _float32(metric: Metric) -> str:

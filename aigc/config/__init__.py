@@ -150,6 +150,11 @@ class ModelConfig:
         and its modality is paired."""
         return {self.modality: self.shape}
 
+    def sizes_for(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Fields that have to change with the shape of the data, such as the number of layers, and
+        what to; nothing unless a model overrides it."""
+        return {}
+
     @property
     def num_tokens(self) -> int:
         """Size of the vocabulary of a model of token ids; 0 for all others."""

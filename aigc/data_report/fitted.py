@@ -2,8 +2,9 @@
 
     config, derived = fitted(config, before=preset.data, given={"model.latent"})
 
-The shape of pictures, sounds and vectors, the number of classes, the vocabulary, the source that
-reads the files and a sample rate below the preset's follow from the data, unless they are given.
+The shape of pictures, sounds and vectors, the layers that a larger picture needs, the number of
+classes, the vocabulary, the source that reads the files and a sample rate below the preset's follow
+from the data, unless they are given.
 """
 
 import shlex
@@ -23,7 +24,10 @@ from aigc.files import expanded
 
 ROWS = 1000
 """Rows whose headers are read."""
-_MODEL = ("shape", "num_classes", "auxiliary", "vocabulary", "tokens", "samples")
+_MODEL = (
+    *("shape", "num_classes", "auxiliary", "vocabulary", "tokens", "samples"),
+    *("widths", "generator_widths", "generator_strides", "discriminator_widths"),
+)
 """Fields of models that data can tell."""
 
 
@@ -99,9 +103,11 @@ def _fitted(config: TrainConfig, given: Collection[str]) -> tuple[TrainConfig, l
         num_classes=len(train.classes) if opened.conditional and config.model.num_classes else 0,
         num_tokens=len(getattr(train, "vocabulary", ())),
     )
-    model: ModelConfig = _with(
-        config.model, "model", dict(suggestion.changes(config.model, wanted)), given
-    )
+    wanting = dict(suggestion.changes(config.model, wanted))
+    sizes = config.model.sizes_for(wanting["shape"])
+    if not {f"model.{name}" for name in sizes} & set(given):  # some alone would not fit the rest
+        wanting |= sizes
+    model: ModelConfig = _with(config.model, "model", wanting, given)
     derived = replace(read, path=config.data.path)
     return replace(config, data=read, model=model), [
         *suggestion.flags("data", config.data, derived),

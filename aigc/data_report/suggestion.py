@@ -22,7 +22,7 @@ class Wanted:
 
 
 PRESETS = {
-    "image": ("dcgan:digits", "fc_gan:mlp"),
+    "image": ("dcgan:digits", "dcgan:pictures64", "fc_gan:mlp"),
     "audio": ("spectrogram_gan:spoken_digits",),
     "text": ("text_vae:numbers",),
     "vector": ("fc_gan:ring",),
@@ -44,7 +44,7 @@ def preset_of(data: DataConfig) -> TrainConfig | None:
 def suggested(data: DataConfig, wanted: Wanted) -> TrainConfig | None:
     """A run whose model fits the data; None if no model does."""
     modality = next(iter(wanted.shapes)) if len(wanted.shapes) == 1 else "paired"
-    for reference in PRESETS.get(modality, ()):
+    for reference in sorted(PRESETS.get(modality, ()), key=lambda name: _too_small(name, wanted)):
         preset = models.preset(reference)
         fit = dict(changes(preset.model, wanted))
         try:
@@ -52,6 +52,12 @@ def suggested(data: DataConfig, wanted: Wanted) -> TrainConfig | None:
         except ValueError:
             continue
     return None
+
+
+def _too_small(reference: str, wanted: Wanted) -> bool:
+    """True for a preset whose networks have too few layers for the data."""
+    model = models.preset(reference).model
+    return bool(model.sizes_for(wanted.shapes.get("image", ())))
 
 
 def changes(model: ModelConfig, wanted: Wanted) -> Iterator[tuple[str, Any]]:

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc import own_code
-from aigc.artifact import Artifact
+from aigc.artifact import Artifact, TensorSpec
 from aigc.data import Dataset
+from aigc.metrics.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Metric:
     """Reason to doubt the value."""
     float32: float | None = None
     """The value in float32, of an artifact of reduced precision that is compared with it."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the value; None if it is unknown."""
 
     @property
     def quality_loss(self) -> float | None:
@@ -88,22 +91,28 @@ class Evaluation:
     def add(
         self,
         name: str,
-        value: Callable[[], float],
-        floor: Callable[[], float] | None,
+        value: Callable[[], float | Estimate],
+        floor: Callable[[], float | Estimate] | None,
         better: str,
         note: str = "",
     ) -> None:
-        """Compute a metric. TooFewRows from `value` omits it, from `floor` only the floor."""
+        """Compute a metric, of an Estimate with its interval and note.
+
+        TooFewRows from `value` omits it, from `floor` only the floor.
+        """
         try:
             measured = _finite(value())
         except TooFewRows as error:
             self.omitted.append(Omitted(name, str(error)))
             return
+        notes, real = [note, measured.note], None
         try:
-            real = None if floor is None else _finite(floor())
+            real = None if floor is None else _finite(floor()).value
         except TooFewRows as error:
-            real, note = None, "; ".join(filter(None, (note, f"no floor: {error}")))
-        self.metrics.append(Metric(name, measured, real, better, note))
+            notes.append(f"no floor: {error}")
+        interval = measured.interval if _has_interval(measured) else None
+        said = "; ".join(filter(None, notes))
+        self.metrics.append(Metric(name, measured.value, real, better, said, interval=interval))
 
     def extend(self, other: "Evaluation") -> None:
         """Append everything in another evaluation."""
@@ -117,10 +126,15 @@ class Evaluation:
         return Evaluation(metrics, self.omitted)
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
+def _finite(value: float | Estimate) -> Estimate:
+    found = value if isinstance(value, Estimate) else Estimate(value)
+    if not math.isfinite(found.value):
         raise TooFewRows("it is not defined for these rows")
-    return value
+    return found
+
+
+def _has_interval(found: Estimate) -> bool:
+    return found.interval is not None and all(map(math.isfinite, found.interval))
 
 
 def mean(values: NDArray[Any], what: str = "test rows") -> float:
@@ -132,6 +146,9 @@ def mean(values: NDArray[Any], what: str = "test rows") -> float:
 
 MIN_ACCURACY = 0.8
 """Share of held-out real rows that a judge, the network behind a metric, must get right."""
+MIN_JUDGE = 0.9
+"""The same of a judge whose predictions are counted, as accuracies are; its features may be good
+with less."""
 MIN_TEST_ROWS = 30
 """Fewest held-out rows from which the accuracy of a judge is known."""
 
@@ -148,6 +165,13 @@ def reliability_note(correct: NDArray[np.bool_], min_accuracy: float = MIN_ACCUR
             f"weak judge: right of {share:.0%} of held-out real rows, {min_accuracy:.0%} is wanted"
         )
     return ""
+
+
+def judge_note(correct: NDArray[np.bool_]) -> str:
+    """Reason to doubt counts of a judge's predictions, from its correctness on held-out real rows
+    (N,)."""
+    weak = reliability_note(correct, MIN_JUDGE)
+    return weak.replace("weak judge", "judge unfit for accuracies")
 
 
 Evaluator = Callable[[Artifact, Dataset, Dataset, int, int], Evaluation]
@@ -230,7 +254,14 @@ def distance_to(modality: str, reference: str = "") -> Callable[[Dataset], Dista
 def first_samples(
     artifact: Artifact, n: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """The first n samples of a seed, classes in turn, and their labels; None without classes.
+    """The first n samples of a seed, classes in turn, and their labels; see samples_at()."""
+    return samples_at(artifact, range(n), seed)
+
+
+def samples_at(
+    artifact: Artifact, indices: range, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    """Samples of a seed, classes in turn, and their labels; None without classes.
 
     Images are float32 in [-1, 1], whatever the range of the artifact.
     """
@@ -240,10 +271,17 @@ def first_samples(
     labels = None
     if signature.label is not None:
         assert signature.label.range is not None
-        labels = np.arange(n) % (int(signature.label.range[1]) + 1)
+        labels = np.array(indices) % (int(signature.label.range[1]) + 1)
     given = None if labels is None else labels.tolist()
-    samples = artifact.sample(name, seed=seed, n=n, label=given)[spec.name]
-    if spec.kind == "image" and spec.range not in (None, (-1.0, 1.0)):
-        low, high = spec.range
-        samples = ((samples - low) * (2 / (high - low)) - 1).astype(np.float32)
-    return samples, labels
+    samples = artifact.sample(
+        name, seed=seed, n=len(indices), first_index=indices.start, label=given
+    )[spec.name]
+    return to_unit_range(samples, spec), labels
+
+
+def to_unit_range(samples: NDArray[np.float32], spec: TensorSpec) -> NDArray[np.float32]:
+    """Images of the range of an output in [-1, 1]; all else stays as it is."""
+    if spec.kind != "image" or spec.range in (None, (-1.0, 1.0)):
+        return samples
+    low, high = spec.range
+    return ((samples - low) * (2 / (high - low)) - 1).astype(np.float32)

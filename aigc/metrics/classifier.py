@@ -65,6 +65,30 @@ class Classifier:
             cached_network(NAME, facts, fresh, lambda network: _fit(network, dataset), folder)
         )
 
+    @classmethod
+    def fitted(cls, dataset: Dataset) -> "Classifier":
+        """Train from a fixed seed, and keep nothing. The state of torch's generator is kept."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(NAME))
+            network = network_of(dataset.samples.shape[1:], len(dataset.classes))
+            _fit(network, dataset)
+        return cls(network)
+
+    @property
+    def network(self) -> nn.Sequential:
+        """The network, in eval mode."""
+        return self._network
+
+    def correct(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """(N,) True for rows that are assigned their label."""
+        blocks = range(0, len(dataset), 512)
+        found = [
+            self.classify(scaled(dataset.samples[i : i + 512])).predicted
+            == dataset.labels[i : i + 512]
+            for i in blocks
+        ]
+        return np.concatenate(found) if found else np.zeros(0, bool)
+
     def classify(self, images: NDArray[np.float32]) -> Classification:
         """images: (N, C, H, W) float32 in [-1, 1]."""
         with torch.no_grad():

@@ -19,7 +19,8 @@ def denoised(images: Images, sigma: float) -> Images:
     A pixel becomes the mean of those up to six places away, each by the likeness of the 5x5 pixels
     around: weight exp(-max(d - 2 sigma^2, 0) / (0.8 sigma)^2), d the mean of their square
     differences under a Gaussian of standard deviation 1 (Buades, Coll & Morel 2005, A non-local
-    algorithm for image denoising). Images are mirrored beyond their edges.
+    algorithm for image denoising). Patches are mirrored beyond the edges of an image, and no
+    pixel is looked for there.
     """
     parts = [
         _denoised(torch.from_numpy(images[i : i + BATCH]), sigma).numpy()
@@ -33,8 +34,9 @@ def _denoised(x: Tensor, sigma: float) -> Tensor:
     half = PATCH // 2
     bell = (-torch.arange(-half, half + 1.0).square() / 2).exp()
     bell /= bell.sum()
-    wide = F.pad(x, [DISTANCE + half] * 4, mode="reflect")
-    own = wide[:, :, DISTANCE:-DISTANCE, DISTANCE:-DISTANCE]
+    own = F.pad(x, [half] * 4, mode="reflect")
+    wide = F.pad(own, [DISTANCE] * 4)
+    inside = F.pad(torch.ones_like(x[:1, :1]), [DISTANCE] * 4)
     total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
     for top in range(2 * DISTANCE + 1):
         for left in range(2 * DISTANCE + 1):
@@ -42,6 +44,7 @@ def _denoised(x: Tensor, sigma: float) -> Tensor:
             unlike = (own - other).square().mean(1, keepdim=True)
             unlike = F.conv2d(F.conv2d(unlike, bell.view(1, 1, -1, 1)), bell.view(1, 1, 1, -1))
             weight = (-(unlike - 2 * sigma**2).clamp_min(0) / (STRENGTH * sigma) ** 2).exp()
+            weight = weight * inside[:, :, top : top + height, left : left + width]
             total += weight * other[:, :, half:-half, half:-half]
             weights += weight
     return total / weights

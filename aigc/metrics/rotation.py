@@ -41,7 +41,8 @@ class Rotations:
     """
 
     def __init__(self, network: nn.Sequential) -> None:
-        self._classifier = Classifier(network)
+        self.classifier = Classifier(network)
+        """Classifier of square images by their rotation."""
 
     @classmethod
     def trained_on(cls, dataset: Dataset) -> "Rotations":
@@ -57,19 +58,19 @@ class Rotations:
 
     def features(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, C, H, W) float32 in [-1, 1] -> (N, 64)."""
-        return self._classifier.classify(_square(torch.from_numpy(images)).numpy()).features
+        return self.classifier.classify(square(torch.from_numpy(images)).numpy()).features
 
     def correct(self, images: NDArray[np.float32]) -> NDArray[np.bool_]:
         """(N,) True where the rotation of image i by i % 4 quarters is predicted."""
-        turned, turns = _turned(_square(torch.from_numpy(images)))
+        turned, turns = _turned(square(torch.from_numpy(images)))
         correct: NDArray[np.bool_] = (
-            self._classifier.classify(turned.numpy()).predicted == turns.numpy()
+            self.classifier.classify(turned.numpy()).predicted == turns.numpy()
         )
         return correct
 
 
 def _fit(network: nn.Sequential, dataset: Dataset) -> None:
-    samples = _square(torch.from_numpy(scaled(dataset.samples)))
+    samples = square(torch.from_numpy(scaled(dataset.samples)))
 
     def loss() -> Tensor:
         turned, turns = _turned(samples[torch.randint(len(samples), (BATCH,))])
@@ -78,7 +79,7 @@ def _fit(network: nn.Sequential, dataset: Dataset) -> None:
     minimise(network, loss, max(EPOCHS * -(-len(dataset) // BATCH), 600))
 
 
-def _square(images: Tensor) -> Tensor:
+def square(images: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, C, S, S) with S the shorter side: a rotation keeps the shape."""
     side = min(images.shape[2:])
     if images.shape[2:] == (side, side):

@@ -1,11 +1,19 @@
 """Convolutional VAE (Kingma & Welling 2014, arXiv:1312.6114, with the networks of a DCGAN)."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
-from aigc.config import TrainConfig
-from aigc.nn.layers import Downsampler, Upsampler, condition, upsampling_base
+from aigc.config import DataConfig, TrainConfig, require
+from aigc.nn.layers import (
+    Downsampler,
+    Upsampler,
+    Upsampling,
+    condition,
+    fitting_widths,
+    upsampling_base,
+)
 from aigc.vae import VAE, VAEConfig
 
 
@@ -16,11 +24,26 @@ class Config(VAEConfig):
     widths: tuple[int, ...] = (32, 64)
     """Channels that come out of each convolution of the encoder; the decoder mirrors them."""
     hidden: int = 128
-    """Width of the encoder's dense layer."""
+    """Width of the encoder's dense layer; 0 for none."""
+    upsampling: Upsampling = "transposed"
+    """Convolutions of the decoder: transposed with kernel 4, or resize with kernel 3, which
+    upsamples by nearest neighbours and then convolves, against checkerboards."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        upsampling_base(self.shape, self.widths, (2,) * len(self.widths), 4)
+        require(self.hidden >= 0, f"hidden must be >= 0, got {self.hidden}")
+        strides = (2,) * len(self.widths)
+        upsampling_base(self.shape, self.widths, strides, self.kernel, self.upsampling)
+
+    @property
+    def kernel(self) -> int:
+        """Kernel size of the decoder's convolutions."""
+        return 4 if self.upsampling == "transposed" else 3
+
+    def sizes_for(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """A layer per halving down to 4 to 7 pixels, where the layers do not fit the shape."""
+        widths = fitting_widths(shape, 2 ** len(self.widths))
+        return {"widths": widths} if widths else {}
 
 
 class Encoder(nn.Module):
@@ -48,9 +71,10 @@ class Decoder(nn.Module):
             config.shape,
             widths,
             (2,) * len(widths),
-            kernel=4,
+            kernel=config.kernel,
             act="relu",
             batch_norm=False,
+            upsampling=config.upsampling,
         )
 
     def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
@@ -71,10 +95,31 @@ def digits() -> TrainConfig:
     )
 
 
+def pictures64() -> TrainConfig:
+    """Colour pictures of 64 x 64 on one core, drawn by a flow."""
+    return TrainConfig(
+        preset="conv_vae:pictures64",
+        model=Config(
+            shape=(3, 64, 64),
+            latent=64,
+            widths=(32, 64, 128, 128),
+            hidden=0,
+            upsampling="resize",
+            couplings=6,
+        ),
+        data=DataConfig(source="folder"),
+        batch=32,
+        samples=30_000,
+        report_interval=1_600,
+        grid_interval=0,
+        checkpoint_interval=10_000,
+    )
+
+
 def beta4() -> TrainConfig:
     """The KL term weighted by 4: fewer, more independent latent dimensions in use."""
     run = digits()
     return replace(run, preset="conv_vae:beta4", model=replace(run.model, beta=4.0))  # type: ignore[call-arg]
 
 
-PRESETS = {"digits": digits, "beta4": beta4}
+PRESETS = {"digits": digits, "pictures64": pictures64, "beta4": beta4}

@@ -1,18 +1,22 @@
 """Convolutional GAN (Radford et al. 2016, arXiv:1511.06434), optionally class-conditional."""
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
-from aigc.config import OptimizerConfig, TrainConfig, require
+from aigc.config import DataConfig, OptimizerConfig, TrainConfig, require
 from aigc.gan import GAN, GANConfig
 from aigc.nn.layers import (
     Activation,
     DiscriminatorHead,
     Downsampler,
     Upsampler,
+    Upsampling,
     condition,
     downsampled,
+    fitting_widths,
     upsampling_base,
 )
 
@@ -22,11 +26,14 @@ class Config(GANConfig):
     """Both networks. The image's height and width must be multiples of the strides' product."""
 
     generator_widths: tuple[int, ...] = (64, 32)
-    """Channels that go into each transposed convolution."""
+    """Channels that go into each convolution of the generator."""
     generator_strides: tuple[int, ...] = (2, 2)
-    """Stride of each transposed convolution."""
+    """Factor by which each of these convolutions enlarges height and width."""
     generator_kernel: int = 4
-    """Kernel size of the transposed convolutions."""
+    """Kernel size of these convolutions."""
+    upsampling: Upsampling = "transposed"
+    """Convolutions of the generator: transposed, or resize, which upsamples by nearest neighbours
+    and then convolves, against checkerboards; its kernel size must be odd."""
     generator_activation: Activation = "relu"
     batch_norm: bool = True
     """BatchNorm in the generator."""
@@ -45,13 +52,28 @@ class Config(GANConfig):
         super().__post_init__()
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         upsampling_base(
-            self.shape, self.generator_widths, self.generator_strides, self.generator_kernel
+            self.shape,
+            self.generator_widths,
+            self.generator_strides,
+            self.generator_kernel,
+            self.upsampling,
         )
         downsampled(self.shape, self.discriminator_widths, self.discriminator_kernel)
         require(
             self.discriminator_hidden >= 0,
             f"discriminator_hidden must be >= 0, got {self.discriminator_hidden}",
         )
+
+    def sizes_for(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """A layer per halving down to 4 to 7 pixels, where the layers do not fit the shape."""
+        widths = fitting_widths(shape, math.prod(self.generator_strides))
+        if not widths:
+            return {}
+        return {
+            "generator_widths": widths[::-1],
+            "generator_strides": (2,) * len(widths),
+            "discriminator_widths": widths,
+        }
 
 
 class Generator(nn.Module):
@@ -68,6 +90,7 @@ class Generator(nn.Module):
             config.generator_kernel,
             config.generator_activation,
             config.batch_norm,
+            config.upsampling,
         )
 
     def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
@@ -108,6 +131,37 @@ def digits() -> TrainConfig:
         preset="dcgan:digits",
         model=Config(num_classes=10, auxiliary=1.0, spectral_norm=True),
         samples=192_000,
+    )
+
+
+def pictures64() -> TrainConfig:
+    """Colour pictures of 64 x 64 on one core: resize convolutions and augmentation, for few
+    pictures in few classes."""
+    shape = (3, 64, 64)
+    adam = OptimizerConfig(learning_rate=1e-3)
+    return TrainConfig(
+        preset="dcgan:pictures64",
+        model=Config(
+            shape=shape,
+            num_classes=2,
+            auxiliary=1.0,
+            generator_widths=(128, 64, 32, 16),
+            generator_strides=(2, 2, 2, 2),
+            generator_kernel=3,
+            upsampling="resize",
+            discriminator_widths=(16, 32, 64, 128),
+            discriminator_hidden=0,
+            spectral_norm=True,
+            augmentation=("flip", "colour", "translation", "cutout"),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+        ),
+        data=DataConfig(source="folder"),
+        batch=32,
+        samples=30_000,
+        report_interval=1_600,
+        grid_interval=0,
+        checkpoint_interval=10_000,
     )
 
 
@@ -169,6 +223,7 @@ def article() -> TrainConfig:
 
 PRESETS = {
     "digits": digits,
+    "pictures64": pictures64,
     "hinge": hinge,
     "least_squares": least_squares,
     "minimax": minimax,

@@ -158,6 +158,18 @@ class Model(GAN):
         seen, fakes = shared
         return super().loss(phase, seen, noise, fakes)
 
+    @property
+    def has_loss_sums(self) -> bool:
+        """See GAN.has_loss_sums."""
+        return self.config.matches_features
+
+    def loss_sums(
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
+    ) -> dict[str, Tensor]:
+        """See GAN.loss_sums."""
+        seen, fakes = shared
+        return super().loss_sums(phase, seen, noise, fakes)
+
     def batch_sums(self, batch: Batch, noise: BatchRNG, shared: Any) -> dict[str, Tensor]:
         """See GAN.batch_sums."""
         seen, fakes = shared

@@ -15,9 +15,9 @@ class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), without normalisation (Lim et al. 2017, EDSR,
     arXiv:1707.02921, 3.1)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dilation: int = 1) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.first = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

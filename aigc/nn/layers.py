@@ -13,8 +13,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
 from aigc.config import require
+from aigc.nn.resize import ResizeConv2d
 
 Activation = Literal["relu", "leaky_relu"]
+Upsampling = Literal["transposed", "resize"]
 
 
 class _KeepsLayout(nn.Module):
@@ -64,9 +66,13 @@ def one_hot(label: Tensor | None, num_classes: int, dtype: torch.dtype) -> Tenso
 
 
 def upsampling_base(
-    shape: tuple[int, ...], widths: tuple[int, ...], strides: tuple[int, ...], kernel: int
+    shape: tuple[int, ...],
+    widths: tuple[int, ...],
+    strides: tuple[int, ...],
+    kernel: int,
+    upsampling: Upsampling = "transposed",
 ) -> tuple[int, int]:
-    """Height and width at which transposed convolutions start in order to end at `shape`.
+    """Height and width at which an Upsampler starts in order to end at `shape`.
 
     Raises ValueError naming the field and a fix if no size does.
     """
@@ -76,7 +82,7 @@ def upsampling_base(
     factor = math.prod(strides)
     require(
         len(widths) == len(strides) > 0,
-        f"widths and strides must have one entry per transposed convolution, got {len(widths)}"
+        f"widths and strides must have one entry per {upsampling} convolution, got {len(widths)}"
         f" widths {widths} and {len(strides)} strides {strides}",
     )
     require(
@@ -84,7 +90,12 @@ def upsampling_base(
         f"shape {shape} is not reached: strides {strides} multiply by {factor}, so height and width"
         f" must be multiples of {factor}; take {factor * max(1, round(shape[1] / factor))}",
     )
-    for stride in strides:
+    require(
+        upsampling == "transposed" or kernel % 2 == 1,
+        f"kernel {kernel} of a resize convolution cannot keep the size exact; take kernel"
+        f" {kernel + 1 if kernel < 4 else kernel - 1}",
+    )
+    for stride in strides if upsampling == "transposed" else ():
         require(
             kernel >= stride and ((kernel - stride) % 2 == 0 or stride > 1),
             f"kernel {kernel} with stride {stride} cannot keep the size exact;"
@@ -129,10 +140,32 @@ def downsampled(
     return (*widths[-1:], height, width) if widths else shape  # type: ignore[return-value]
 
 
-class Upsampler(nn.Sequential):
-    """Dense layer to (widths[0], h, w), then one transposed convolution per stride, to logits.
+def fitting_widths(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
+    """Channels by halving, 32 at first, of a network that ends at 4 to 7 pixels.
 
-    (N, features) -> (N, *shape), with BatchNorm (optional) and activation between the layers.
+    Empty where networks that divide the sides by `factor` end there or below, and where no halvings
+    of the shape do.
+    """
+    if len(shape) != 3 or _ends_low(shape, factor):
+        return ()
+    widths = [32]
+    while not _ends_low(shape, 2 ** len(widths)):
+        if shape[1] % 2 ** len(widths) or shape[2] % 2 ** len(widths):
+            return ()
+        widths.append(min(256, 2 * widths[-1]))
+    return tuple(widths)
+
+
+def _ends_low(shape: tuple[int, ...], factor: int) -> bool:
+    sides = shape[1:]
+    return min(sides) < 8 * factor and all(side % factor == 0 for side in sides)
+
+
+class Upsampler(nn.Sequential):
+    """Dense layer to (widths[0], h, w), then one convolution per stride, to logits.
+
+    (N, features) -> (N, *shape), with BatchNorm (optional) and activation between the layers. The
+    convolutions are transposed ones, or ResizeConv2d.
     """
 
     def __init__(
@@ -144,8 +177,9 @@ class Upsampler(nn.Sequential):
         kernel: int,
         act: Activation,
         batch_norm: bool,
+        upsampling: Upsampling = "transposed",
     ) -> None:
-        height, width = upsampling_base(shape, widths, strides, kernel)
+        height, width = upsampling_base(shape, widths, strides, kernel, upsampling)
         layers: list[nn.Module] = [
             nn.Linear(features, widths[0] * height * width, bias=not batch_norm),
             _Pixels(1, (widths[0], height, width)),
@@ -155,8 +189,11 @@ class Upsampler(nn.Sequential):
             if batch_norm:
                 layers.append(nn.BatchNorm2d(c_in))
             layers.append(activation(act))
+            bias = i == len(strides) - 1 or not batch_norm
+            if upsampling == "resize":
+                layers.append(ResizeConv2d(c_in, c_out, kernel, stride, bias=bias))
+                continue
             spare = (kernel - stride) % 2
-            last = i == len(strides) - 1
             layers.append(
                 (_ToOneChannel if c_out == 1 else nn.ConvTranspose2d)(
                     c_in,
@@ -165,7 +202,7 @@ class Upsampler(nn.Sequential):
                     stride,
                     padding=(kernel - stride + spare) // 2,
                     output_padding=spare,
-                    bias=last or not batch_norm,
+                    bias=bias,
                 )
             )
         super().__init__(*layers)
@@ -282,6 +319,23 @@ class DiscriminatorHead(nn.Module):
             assert label is not None
             logits = logits + (self.projection(label) * h).sum(1)
         return logits, None if self.classes is None else self.classes(h)
+
+
+def has_head(discriminator: nn.Module) -> bool:
+    """True if a discriminator has one DiscriminatorHead."""
+    return sum(isinstance(module, DiscriminatorHead) for module in discriminator.modules()) == 1
+
+
+def head_inputs(discriminator: nn.Module, x: Tensor, label: Tensor | None) -> Tensor:
+    """The features (N, D) that the DiscriminatorHead of a discriminator gets, uncompiled."""
+    (head,) = (m for m in discriminator.modules() if isinstance(m, DiscriminatorHead))
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        discriminator.forward(x, label)
+    finally:
+        hook.remove()
+    return seen[0]
 
 
 @contextmanager

@@ -91,8 +91,9 @@ METRICS = Kind(
     },
     any_of=True,
     also=(
-        *("classic_fill", "classifier", "degradation", "frechet", "neighbours", "ngram"),
-        *("non_local_means", "restoration", "rotation", "similarity", "sound"),
+        *("classes", "classic_fill", "classifier", "degradation", "estimate", "feature_sets"),
+        *("frechet", "kernel", "measures", "moments", "neighbours", "ngram", "non_local_means"),
+        *("perceptual", "restoration", "rotation", "similarity", "sound", "vendi"),
     ),
 )
 KINDS = (MODELS, DATA, METRICS)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from aigc.artifact import Signature, TensorSpec, autoregressive
 from aigc.artifact.axes import label
+from aigc.artifact.comparison import CODES_DIFFERENT, equal_codes, tolerance
 from aigc.artifact.image_files import to_uint8
 from aigc.artifact.manifest import Parity
 from aigc.artifact.sampling_inputs import Arrays
-from aigc.artifact.session import tolerance
 from aigc.sealing.example_inputs import example, num_examples, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches
 
@@ -60,11 +60,15 @@ def prove_parity(
     name: str, signature: Signature, run: autoregressive.Run, inputs: Arrays, expected: Arrays
 ) -> Parity:
     """Compare torch and onnxruntime over batch sizes. Raises ValueError beyond the budget."""
-    usual, worst, pixels, texts = 0.0, 0.0, 0.0, 0.0  # the last two: shares that differ
+    usual, worst, pixels, texts, codes = 0.0, 0.0, 0.0, 0.0, 0.0  # the last three: shares
     for batch in batches(len(next(iter(inputs.values())))):
         actual = run_in_batches(run, inputs, batch)
+        share, same = equal_codes(signature, expected, actual)
+        codes = max(codes, share)
         for spec in signature.outputs:
-            a, b = expected[spec.name], actual[spec.name]
+            if spec.is_codes or not same.any():
+                continue
+            a, b = expected[spec.name][same], actual[spec.name][same]
             if spec.kind == "text" and a.shape == b.shape:
                 texts = max(texts, float((a != b).any(1).mean()))
                 continue
@@ -79,6 +83,11 @@ def prove_parity(
             f"signature {name!r} is not exported faithfully: {texts:.2g} of its texts differ"
             f" between torch and onnx (allowed {PARITY_DIFFERENT:g})"
         )
+    if codes > CODES_DIFFERENT:
+        raise ValueError(
+            f"signature {name!r} is not exported faithfully: {codes:.2g} of its codes differ"
+            f" between torch and onnx (allowed {CODES_DIFFERENT:g})"
+        )
     for_most, for_all = budget(signature)
     if not (usual <= for_most and worst <= for_all and pixels <= PARITY_UINT8):
         raise ValueError(
@@ -89,7 +98,7 @@ def prove_parity(
         )
     return Parity(
         max_abs=worst,
-        uint8_mismatch=max(pixels, texts),
+        uint8_mismatch=max(pixels, texts, codes),
         samples=len(next(iter(inputs.values()))),
         batch_sizes=PARITY_BATCHES,
     )

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from aigc.artifact import Signature, autoregressive
+from aigc.artifact.comparison import compare
 from aigc.artifact.manifest import Level, Reproducibility
 from aigc.artifact.sampling_inputs import Arrays
-from aigc.artifact.session import compare
 from aigc.sealing.example_inputs import example, num_examples, proved_sizes
 from aigc.sealing.graph_runner import run_in_batches
 from aigc.sealing.parity import batches

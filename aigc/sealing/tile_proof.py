@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from aigc.artifact import Signature, TensorSpec, autoregressive
 from aigc.artifact.axes import Axis, Shape, expression
+from aigc.artifact.comparison import compare
 from aigc.artifact.sampling_inputs import Arrays
-from aigc.artifact.session import compare
+from aigc.artifact.signature import TILED
 from aigc.artifact.tiling import Tile, Tiling, check_tile
 from aigc.sealing.example_inputs import example
 from aigc.sealing.parity import PARITY_MAX_ABS
@@ -42,8 +43,10 @@ def proven_tile(name: str, signature: Signature, run: autoregressive.Run) -> Til
     ]
     tile = Tile(overlap=dict.fromkeys(along, 0), max_abs=0.0, sizes=())
     try:
-        if not along or any(spec.kind != "image" for spec in signature.outputs):
-            raise ValueError("only images whose height or width is free can be made of tiles")
+        if not along or not all(spec.kind in TILED or spec.is_codes for spec in signature.outputs):
+            raise ValueError(
+                "only images and codes whose height or width is free can be made of tiles"
+            )
         _check(signature, tile)
         overlap = {axis: _overlap(signature, run, axis) for axis in along}
         tile = replace(tile, overlap=overlap)

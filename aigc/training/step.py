@@ -112,7 +112,7 @@ class Step:
         """Weights from before the batch's steps, of the phases that have stepped."""
         self.vectors: Buffers = []
         """Vectors of spectral norms from before the batch, if its rows pass in several spans."""
-        self.sums_in_loss = type(state.model).loss_sums is not GenerativeModel.loss_sums
+        self.sums_in_loss = state.model.has_loss_sums
         self.parameters = [list(phase.module.parameters()) for phase in state.phases]
         self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
         if config.precision == "bfloat16":

@@ -207,8 +207,10 @@ class Account:
         holding.offline_spent = request.offline_spent
         left = max(0, math.floor(self.tokens))
         granted = min(request.need, left)
-        # Half stays for the next request of another replica.
-        ahead = min(request.ahead, (left - granted) // 2)
+        # Half stays for the next request of another replica, however many of them hold a part.
+        held = sum(h.ahead for name, h in self.holdings.items() if name != replica)
+        most = max(0, self.policy.burst // 2 - held)
+        ahead = min(request.ahead, (left - granted) // 2, most)
         if granted + ahead < request.least:  # a smaller part would lie there unused
             granted = ahead = 0
         granted += ahead

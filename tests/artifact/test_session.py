@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 from aigc.artifact import Artifact, ArtifactError, latents
+from aigc.artifact.comparison import REPLAY_TOLERANCE, compare
 from aigc.artifact.manifest import digest, parse, seal
-from aigc.artifact.session import REPLAY_TOLERANCE, compare
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def with_tile(document: Document, signature: str = "sample", **changes: Any) -> 
                 d["signatures"]["hum"]["outputs"][0].update(shape=[1, "16*t"]),
                 with_tile(d, "hum", overlap={"t": 2}),
             ),
-            "gives more than images",
+            "gives more than images and codes",
         ),
     ],
 )

@@ -4,26 +4,30 @@ import numpy as np
 import pytest
 
 from aigc.metrics import TooFewRows, neighbours
-from aigc.metrics.neighbours import copied, coverage, nearest
+from aigc.metrics.neighbours import copied, in_manifold, nearest
+
+
+def share(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> float:
+    return float(in_manifold(points, manifold, k).mean())
 
 
 def test_set_covers_itself_and_nothing_far_away() -> None:
     points = np.random.default_rng(0).normal(size=(200, 3))
-    assert coverage(points, points) == 1
-    assert coverage(points + 100, points) == 0
+    assert share(points, points) == 1
+    assert share(points + 100, points) == 0
 
 
 def test_radius_is_the_distance_to_the_kth_neighbour() -> None:
     line = np.arange(4.0)[:, None]  # reaches with k = 1 are all 1
-    assert coverage(np.array([[3.9], [4.1], [-1.0]]), line, k=1) == pytest.approx(2 / 3)
+    assert share(np.array([[3.9], [4.1], [-1.0]]), line, k=1) == pytest.approx(2 / 3)
 
 
 def test_dropped_mode_lowers_recall_not_precision() -> None:
     generator = np.random.default_rng(1)
     real = np.concatenate([generator.normal(m, 0.1, (200, 2)) for m in (0, 5)])
     fake = generator.normal(0, 0.1, (400, 2))
-    assert coverage(real, fake) == pytest.approx(0.5, abs=0.05)
-    assert coverage(fake, real) > 0.95
+    assert share(real, fake) == pytest.approx(0.5, abs=0.05)
+    assert share(fake, real) > 0.95
 
 
 def test_too_few_rows_are_refused() -> None:
@@ -31,7 +35,7 @@ def test_too_few_rows_are_refused() -> None:
         with pytest.raises(
             TooFewRows, match=f"more than 3 to be near to; there are {points} and {rows}"
         ):
-            coverage(np.zeros((points, 2)), np.zeros((rows, 2)))
+            share(np.zeros((points, 2)), np.zeros((rows, 2)))
     none, some = np.zeros((0, 2)), np.zeros((3, 2))
     for call in (
         lambda: nearest(some, none),
@@ -44,9 +48,9 @@ def test_too_few_rows_are_refused() -> None:
 
 def test_chunked_search_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     points, manifold = (np.random.default_rng(n).normal(size=(n, 3)) for n in (70, 90))
-    whole = coverage(points, manifold)
+    whole = share(points, manifold)
     monkeypatch.setattr(neighbours, "PART", 32)
-    assert coverage(points, manifold) == whole
+    assert share(points, manifold) == whole
 
 
 def test_nearest_is_the_nearest() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from aigc import models
 from aigc.nn.layers import Upsampler
+from aigc.nn.resize import ResizeConv2d
 from aigc.sealing.onnx_export import to_onnx
 
 
@@ -32,6 +34,17 @@ def test_single_channel_convolution_equals_torchs(kernel: int, stride: int, widt
     theirs = torch.autograd.grad((expected * weights).sum(), [x, *plain.parameters()])
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("kernel", "scale"), [(3, 2), (5, 2), (1, 2), (3, 3), (3, 1)])
+def test_resize_convolution_repeats_pixels_and_convolves(kernel: int, scale: int) -> None:
+    torch.manual_seed(0)
+    layer = ResizeConv2d(4, 5, kernel, scale).double()
+    x = torch.randn(2, 4, 6, 3, dtype=torch.float64)
+    repeated = x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    mirrored = layer.weight.transpose(0, 1).flip((2, 3))
+    expected = F.conv2d(repeated, mirrored, layer.bias, padding=kernel // 2)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.process

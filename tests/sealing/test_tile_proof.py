@@ -213,5 +213,5 @@ def test_what_gives_no_images_has_no_tiles() -> None:
         outputs=(sound,),
         axes={"t": Axis(min=1, max=30, default=8)},
     )
-    with pytest.raises(ValueError, match="only images whose height or width is free"):
+    with pytest.raises(ValueError, match="only images and codes whose height or width is free"):
         proven_tile("speak", signature, lambda feeds: feeds)

@@ -1,0 +1,78 @@
+"""Mean and covariance of features that come in blocks, in memory that does not grow with them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc.metrics.estimate import GROUPS
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean (D,) and scatter (D, D), the sum of (x - mean)(x - mean)ᵀ, of rows."""
+
+    count: int
+    mean: Array
+    scatter: Array
+
+    @classmethod
+    def of(cls, rows: NDArray[np.floating]) -> "Moments":
+        """Moments of rows (N, D), all at once."""
+        x = np.asarray(rows, np.float64)
+        mean = x.mean(0) if len(x) else np.zeros(x.shape[1])
+        x = x - mean
+        return cls(len(x), mean, x.T @ x)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Moments of the rows of both (Chan et al. 1983, The American Statistician 37)."""
+        if not self.count or not other.count:
+            return self if self.count else other
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        scatter = self.scatter + other.scatter
+        scatter += np.outer(apart, apart) * (self.count * other.count / count)
+        return Moments(count, self.mean + apart * (other.count / count), scatter)
+
+    @property
+    def covariance(self) -> Array:
+        """(D, D), unbiased; for a count > 1."""
+        return self.scatter / (self.count - 1)
+
+
+class GroupedMoments:
+    """Moments of GROUPS interleaved groups of rows: row i is in group i modulo GROUPS.
+
+    Memory: GROUPS · 8 · D² bytes, 270 MB for 2,048 features.
+    """
+
+    def __init__(self) -> None:
+        self.groups: list[Moments | None] = [None] * GROUPS
+        self._count = 0
+
+    def add(self, block: NDArray[np.floating]) -> None:
+        """Add rows (N, D)."""
+        for group in range(GROUPS):
+            own = block[(group - self._count) % GROUPS :: GROUPS]
+            before, now = self.groups[group], Moments.of(own)
+            self.groups[group] = now if before is None else before + now
+        self._count += len(block)
+
+    @classmethod
+    def of(cls, blocks: Iterable[NDArray[np.floating]]) -> "GroupedMoments":
+        """Moments of the rows of blocks (N, D)."""
+        grouped = cls()
+        for block in blocks:
+            grouped.add(block)
+        return grouped
+
+    def merged(self, groups: Iterable[int] = range(GROUPS)) -> Moments:
+        """Moments of the rows of some groups."""
+        chosen = [one for group in groups if (one := self.groups[group]) is not None]
+        merged = chosen[0]
+        for other in chosen[1:]:
+            merged = merged + other
+        return merged

@@ -1,0 +1,104 @@
+"""Denoiser of unknown levels of noise, local and without normalisation.
+
+    aigc train denoiser:gaussian --data.path pictures --name denoiser
+
+The network works at half the size, on squares of four pixels as channels (FFDNet: Zhang et al.
+2018, arXiv:1710.04026, 3.1), and its output is what is taken away (DnCNN: Zhang et al. 2017,
+arXiv:1608.03981, 3). It is told no level of noise.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aigc.config import DataConfig, TrainConfig, require
+from aigc.model import Batch, Export
+from aigc.nn.image_to_image import ResidualBlock, crops
+from aigc.restoration import Restoration, RestorationConfig
+from aigc.rng import BatchRNG
+
+SQUARE = 2
+"""Side of the squares of pixels that are a place of the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RestorationConfig):
+    """The range of levels of noise that are trained on."""
+
+    crop: int = 48
+    """Side of the squares that are trained on."""
+    largest: int = 128
+    """Largest height and width in one run, in places of 2 x 2 pixels; larger pictures are made of
+    tiles of it."""
+    noise: tuple[float, float] = (0.0, 55.0)
+    """Smallest and largest standard deviation of the noise, of 255 levels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.noise
+        require(0 <= low <= high <= 255, f"noise must be 0 <= low <= high <= 255, got {self.noise}")
+
+    @property
+    def multiple(self) -> int:
+        """See RestorationConfig.multiple."""
+        return SQUARE
+
+
+class Network(nn.Module):
+    """(N, C, H, W) -> the same shape, without noise, unbounded."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        channels, width = SQUARE**2 * config.shape[0], config.width
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks)))
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(F.pixel_unshuffle(x, SQUARE))
+        return x - F.pixel_shuffle(self.last(first + self.blocks(first)), SQUARE)
+
+
+class Model(Restoration):
+    """Trained on squares of the pictures with Gaussian noise of random levels."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, Network(config))
+
+    def prepare(
+        self, batch: Batch, noise: BatchRNG, due: Collection[str]
+    ) -> tuple[Tensor, tuple[Tensor]]:
+        """Squares of the pictures, (N, C, crop, crop), and the same with noise, clipped."""
+        clear = crops(batch["image"], self.config.crop, noise)
+        low, high = self.config.noise
+        sigma = (low + (high - low) * noise.uniform("sigma", 1, 1, 1)) / 127.5
+        return clear, ((clear + sigma * noise.normal("noise", *clear.shape[1:])).clamp(-1, 1),)
+
+    def exports(self) -> dict[str, Export]:
+        """`denoise`, of pictures of any even height and width."""
+        return self.export("denoise", "denoised")
+
+
+def gaussian() -> TrainConfig:
+    """Gaussian noise of up to 55 of 255 levels, for pictures of 64 x 64, on one core in minutes."""
+    return TrainConfig(
+        preset="denoiser:gaussian",
+        model=Config(),
+        data=DataConfig(source="folder"),
+        batch=16,
+        samples=19_200,
+        ema_half_life=1_000,
+        report_interval=1_600,
+        grid_interval=9_600,
+        checkpoint_interval=9_600,
+    )
+
+
+PRESETS = {"gaussian": gaussian}
+"""Presets by the kind of noise."""

@@ -1,0 +1,140 @@
+"""Inpainter: holes of a picture are filled smoothly, and a network adds what is missing.
+
+    aigc train inpainter:holes --data.path pictures --name inpainter
+
+The smooth fill is in the graph: means of known pixels around (normalised convolution: Knutsson &
+Westin 1993, Normalized and differential convolution), from wide to narrow, and some steps of
+diffusion. The network works at a quarter of the size, on squares of pixels as channels, with
+dilated residual blocks (Yu & Koltun 2016, arXiv:1511.07122). Pixels that are not to be filled are
+those of the input.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aigc.config import DataConfig, TrainConfig
+from aigc.model import Batch, Export
+from aigc.nn.image_to_image import ResidualBlock, crops
+from aigc.nn.masks import NUMBERS, masks
+from aigc.restoration import Restoration, RestorationConfig
+from aigc.rng import BatchRNG
+
+SQUARE = 4
+"""Side of the squares of pixels that are a place of the network."""
+WINDOWS = (47, 31, 15, 7, 3)
+"""Sides of the windows of the smooth fill, in pixels."""
+DIFFUSION_STEPS = 16
+DILATIONS = (1, 2, 4)
+"""Dilations of the residual blocks, in turn."""
+TRUST = 1e-3
+"""Share of known pixels in a window at which it counts as much as the wider one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RestorationConfig):
+    """Sizes; masks are those of aigc/nn/masks.py."""
+
+    width: int = 64
+    """Channels between the layers."""
+    blocks: int = 6
+    """Residual blocks of two convolutions each."""
+    crop: int = 64
+    """Side of the squares that are trained on."""
+    largest: int = 96
+    """Largest height and width in one run, in places of 4 x 4 pixels; larger pictures are made of
+    tiles of it."""
+
+    @property
+    def multiple(self) -> int:
+        """See RestorationConfig.multiple."""
+        return SQUARE
+
+
+def smooth_fill(x: Tensor, holes: Tensor) -> Tensor:
+    """x: (N, C, H, W), holes: (N, 1, H, W), 1 in holes -> x with its holes filled smoothly."""
+    known = 1 - holes
+    shown = x * known
+    wide, share = _means(shown, WINDOWS[0]), _means(known, WINDOWS[0])
+    filled = wide / share.clamp_min(1e-6)
+    for side in WINDOWS[1:]:
+        filled = (_means(shown, side) + TRUST * filled) / (_means(known, side) + TRUST)
+    filled = shown + holes * filled
+    for _ in range(DIFFUSION_STEPS):
+        wide = F.pad(filled, (1, 1, 1, 1), mode="replicate")
+        down = wide[:, :, :-2, 1:-1] + wide[:, :, 2:, 1:-1]
+        across = wide[:, :, 1:-1, :-2] + wide[:, :, 1:-1, 2:]
+        filled = shown + holes * (down + across) / 4
+    return filled
+
+
+def _means(x: Tensor, side: int) -> Tensor:
+    """Means over squares around each pixel, of zeros beyond the edges: the same shape."""
+    half = side // 2
+    return F.avg_pool2d(F.avg_pool2d(x, (side, 1), 1, (half, 0)), (1, side), 1, (0, half))
+
+
+class Network(nn.Module):
+    """Picture (N, C, H, W) and mask (N, 1, H, W) -> the picture with its holes filled."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        channels, width = config.shape[0], config.width
+        self.first = nn.Conv2d(SQUARE**2 * (channels + 1), width, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(width, DILATIONS[at % len(DILATIONS)]) for at in range(config.blocks))
+        )
+        self.last = nn.Conv2d(width, SQUARE**2 * channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        is_hole = mask >= 0.5
+        holes = is_hole.to(x.dtype)
+        filled = smooth_fill(x, holes)
+        first = self.first(F.pixel_unshuffle(torch.cat([filled, holes], 1), SQUARE))
+        detail = F.pixel_shuffle(self.last(first + self.blocks(first)), SQUARE)
+        return torch.where(is_hole, filled + detail, x)
+
+
+class Model(Restoration):
+    """Trained on squares of the pictures with random holes."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, Network(config))
+
+    def prepare(
+        self, batch: Batch, noise: BatchRNG, due: Collection[str]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Squares of the pictures, (N, C, crop, crop), and the same with holes, and the masks."""
+        whole = crops(batch["image"], self.config.crop, noise)
+        holes = masks(noise.uniform("mask", NUMBERS), *whole.shape[2:])
+        return whole, (whole * (1 - holes), holes)
+
+    def exports(self) -> dict[str, Export]:
+        """`inpaint`, of pictures whose height and width are multiples of 4."""
+        return self.export("inpaint", "inpainted", mask=True)
+
+
+def holes() -> TrainConfig:
+    """Boxes and strokes of an eighth of the pixels, for pictures of 64 x 64, on one core."""
+    return TrainConfig(
+        preset="inpainter:holes",
+        model=Config(),
+        data=DataConfig(source="folder"),
+        batch=16,
+        samples=32_000,
+        ema_half_life=1_000,
+        report_interval=1_600,
+        grid_interval=16_000,
+        checkpoint_interval=16_000,
+    )
+
+
+PRESETS = {"holes": holes}
+"""Presets by what is to be filled."""

@@ -1,0 +1,250 @@
+"""Quality and cost of every image preset, by the commands that a user types.
+
+    python -m benchmarks.bench_image_models
+    python -m benchmarks.bench_image_models --only autoencoder --seeds 1
+
+Each row trains, exports and evaluates with one thread, and is kept below build/image-models; rows
+that are there are not trained again, so that the table can be made in several sittings.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from aigc import files
+from aigc.artifact import Artifact
+from benchmarks import emoji64
+from benchmarks.measure import environment
+from benchmarks.report import header, write_section
+
+WORK = Path("build/image-models")
+EMOJI = Path("build/emoji64")
+SPEED = "samples_per_s.json"
+JUDGE = WORK / "judge"
+"""Run of a classifier of all emoji, through which generators of emoji are judged."""
+BESIDE = ("/real", "/low", "/high")
+QUALITY = ("accuracy/cnn64", "frechet/cnn64", "recall/cnn64", "precision/cnn64")
+DATA: dict[str, tuple[str, ...]] = {
+    "digits": (),
+    "mnist10k": ("--data.source", "idx", "--data.path", "../shared/data/mnist10k"),
+    "people": ("--data.source", "folder", "--data.path", str(EMOJI / "people")),
+    "emoji": ("--data.source", "folder", "--data.path", str(EMOJI / "all")),
+}
+"""Flags of `aigc train` by the name of the data."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A preset on a data set; `flags` change the preset, and `title` says how."""
+
+    preset: str
+    data: str
+    flags: tuple[str, ...] = ()
+    title: str = ""
+    seeds: int | None = None
+    """Number of seeds in place of the option's."""
+
+    judged: bool = False
+    """Judge by the features of JUDGE in place of a network of the data's own."""
+
+    @property
+    def shown(self) -> str:
+        """Cell of the table."""
+        return f"`{self.preset}`{f', {self.title}' if self.title else ''}"
+
+    def folder(self, seed: int) -> Path:
+        """Folder of the run and the artifact of a seed."""
+        words = f"{self.preset}-{self.title}-{self.data}".replace(":", "-").replace(" ", "-")
+        return WORK / f"{words}-{seed}"
+
+
+UNLABELLED = ("--model.num-classes", "0", "--model.auxiliary", "0")
+GAN = Trial("dcgan:digits", "digits", seeds=10)
+VAE = Trial("conv_vae:digits", "digits", seeds=10)
+CLAIMS = (
+    GAN,
+    VAE,
+    replace(GAN, flags=UNLABELLED, title="no labels", seeds=None),
+    replace(VAE, flags=UNLABELLED[:2], title="no labels", seeds=None),
+)
+TRIALS = (
+    *CLAIMS,
+    *(Trial(f"dcgan:{name}", "digits") for name in ("hinge", "least_squares", "minimax")),
+    Trial("dcgan:wgan_gp", "digits"),
+    Trial("fc_gan:mlp", "digits"),
+    Trial("fc_vae:digits", "digits"),
+    Trial("dcgan:digits", "mnist10k"),
+    Trial("conv_vae:digits", "mnist10k"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Table of the image presets."""
+
+    seeds: int = 2
+    """Runs of each row, with seeds 0, 1, ..."""
+    jobs: int = 1
+    """Rows that are made at once; as many cores should be idle."""
+    only: str = ""
+    """Make the rows whose preset begins with this alone; the table has all that are there."""
+    out: Path = Path("docs/image-models.md")
+    """File whose section is rewritten."""
+
+
+def make(trial: Trial, seed: int) -> None:
+    """Train, export and evaluate, unless it is done. Raises CalledProcessError."""
+    folder = trial.folder(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    if manifest(trial, seed):
+        return
+    common = ("--seed", str(seed), "--threads", "1", "--grid-interval", "0")
+    place = ("--storage", str(folder), "--name", "run", "--resume")
+    run("train", trial.preset, *DATA[trial.data], *trial.flags, *common, *place)
+    run("export", str(folder / "run"), "--name", "model", "--out", str(folder / "artifacts"))
+    artifact = str(folder / "artifacts" / "model")
+    files.write(folder / SPEED, json.dumps(samples_per_s(artifact)).encode())
+    judge = ("--features", str(JUDGE)) if trial.judged else ()
+    run("evaluate", artifact, "--write", "--picture", str(folder / "samples.png"), *judge)
+
+
+def samples_per_s(artifact: str) -> float:
+    """Samples per second of a sealed artifact, one thread, in batches of 64; median of 5."""
+    opened = Artifact.open(artifact, verify=False, threads=1)
+    opened.sample(seed=0, n=64)
+    took = []
+    for turn in range(5):
+        begun = time.perf_counter()
+        opened.sample(seed=turn, n=64)
+        took.append(time.perf_counter() - begun)
+    return 64 / statistics.median(took)
+
+
+def run(*arguments: str) -> None:
+    """Run a command of `aigc`. Raises CalledProcessError with its output printed."""
+    environ = environment() | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "aigc.cli", *arguments], env=environ, capture_output=True, text=True
+    )
+    if done.returncode:
+        print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
+    done.check_returncode()
+
+
+def manifest(trial: Trial, seed: int) -> dict[str, Any]:
+    """Manifest of an evaluated artifact; empty if there is none."""
+    file = trial.folder(seed) / "artifacts" / "model" / "1" / "manifest.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found if found.get("metrics") else {}
+
+
+def main() -> None:
+    """Make what is missing, then write the table of all that is there."""
+    bench = tyro.cli(Bench, description=Bench.__doc__)
+    if not EMOJI.exists():
+        emoji64.write(EMOJI)
+    place = ("--storage", str(WORK), "--name", JUDGE.name, "--resume", "--threads", "1")
+    run("train", "classifier", *DATA["emoji"], *place)
+    wanted = [
+        (trial, seed)
+        for trial in TRIALS
+        if trial.preset.startswith(bench.only)
+        for seed in range(trial.seeds or bench.seeds)
+    ]
+    with ThreadPoolExecutor(bench.jobs) as pool:
+        jobs = [pool.submit(make, *row) for row in wanted]
+        for number, (job, (trial, seed)) in enumerate(zip(jobs, wanted, strict=True), 1):
+            job.result()
+            print(f"{number} of {len(jobs)}: {trial.shown} on {trial.data}, seed {seed}")
+    write_section(bench.out, "image-models", section(TRIALS))
+    if all(manifest(trial, 0) for trial in CLAIMS):
+        write_section(bench.out, "gan-vae", claims())
+
+
+def section(trials: Sequence[Trial]) -> str:
+    """Rows of all trials with at least one evaluated artifact, a table per kind of metrics."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for trial in trials:
+        known = [found for seed in range(100) if (found := manifest(trial, seed))]
+        if not known:
+            continue
+        names = tuple(name for name in known[0]["metrics"] if not name.endswith(BESIDE))
+        seconds = statistics.median(one["training"]["wall_seconds"] for one in known)
+        cells = [trial.shown, trial.data, str(len(known)), f"{seconds:.0f}"]
+        cells += [_cell([one["metrics"] for one in known], name) for name in names]
+        rows.setdefault(names, []).append(f"| {' | '.join(cells)} |")
+    tables = []
+    for names, lines in rows.items():
+        head = ["preset", "data", "seeds", "s", *names]
+        rule = ["---", "---", *["--:"] * (len(head) - 2)]
+        tables += ["", f"| {' | '.join(head)} |", f"| {' | '.join(rule)} |", *lines]
+    about = (
+        "Median over the seeds (smallest to largest where there are several), and the value that"
+        " real test data score in brackets. Seconds are those of training with one thread."
+    )
+    return "\n".join([f"{header('torch', 'onnxruntime')} {about}", *tables])
+
+
+def claims() -> str:
+    """What is said of GANs against VAEs, in figures of `digits`, a column for each."""
+    known = [[found for seed in range(100) if (found := manifest(trial, seed))] for trial in CLAIMS]
+    labelled = list(zip(CLAIMS, known, strict=True))[:2]
+    trained = [
+        statistics.median(
+            one["training"]["samples"] / one["training"]["wall_seconds"] for one in found
+        )
+        for found in known[:2]
+    ]
+    drawn = [
+        statistics.median(
+            json.loads((trial.folder(seed) / SPEED).read_text()) for seed in range(len(found))
+        )
+        for trial, found in labelled
+    ]
+    rows = [("quality and variety: " + name, name, known[:2]) for name in QUALITY]
+    rows += [("without labels: " + name, name, known[2:]) for name in QUALITY[1:3]]
+    lines = []
+    for title, name, pair in rows:
+        cells = [_cell([one["metrics"] for one in found], name) for found in pair]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    lines += [
+        f"| training, samples/s | {' | '.join(f'{value:,.0f}' for value in trained)} |",
+        f"| sampling, samples/s | {' | '.join(f'{value:,.0f}' for value in drawn)} |",
+        f"| stability: failed of ten seeds | {' | '.join(map(_failures, known[:2]))} |",
+    ]
+    head = f"| | {' | '.join(trial.shown for trial in CLAIMS[:2])} |\n|---|--:|--:|"
+    about = (
+        f"{header('torch', 'onnxruntime')} Ten seeds each, one thread, data `digits`: median"
+        " (smallest to largest) [real test data]. Failed: a Fréchet distance above twice the"
+        " median of the ten."
+    )
+    return "\n".join([about, "", head, *lines])
+
+
+def _failures(known: Sequence[dict[str, Any]]) -> str:
+    """Runs whose Fréchet distance is above twice the median."""
+    values = [one["metrics"][QUALITY[1]] for one in known]
+    return f"{sum(value > 2 * statistics.median(values) for value in values)} of {len(values)}"
+
+
+def _cell(metrics: Sequence[dict[str, float]], name: str) -> str:
+    """`median (low-high) [real]`."""
+    values = [one[name] for one in metrics if name in one]
+    text = f"{statistics.median(values):.3g}"
+    if len(values) > 1:
+        text += f" ({min(values):.3g}–{max(values):.3g})"
+    real = [one[f"{name}/real"] for one in metrics if f"{name}/real" in one]
+    return f"{text} [{statistics.median(real):.3g}]" if real else text
+
+
+if __name__ == "__main__":
+    main()

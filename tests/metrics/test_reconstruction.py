@@ -1,0 +1,30 @@
+"""Baselines of reconstructions: principal components and mean colours of patches."""
+
+import numpy as np
+
+from aigc.metrics.reconstruction import linear, mean_colours
+
+
+def test_components_hold_what_lies_in_their_space() -> None:
+    """Patches of two colours that are mixed: one component beside the mean is enough, none not."""
+    random = np.random.default_rng(0)
+    ends = random.uniform(-1, 1, (2, 3, 4, 4))
+    share = random.uniform(0, 1, (6, 1, 4, 1, 6, 1))
+    a, b = (np.tile(end[None, :, None, :, None, :], (6, 1, 4, 1, 6, 1)) for end in ends)
+    images = (share * a + (1 - share) * b).reshape(6, 3, 16, 24).astype(np.float32)
+    assert np.abs(linear(images[:4], images, 4, 1) - images).max() < 1e-5
+    assert np.abs(linear(images[:4], images, 8, 1) - images).max() > 0.1
+
+
+def test_more_components_are_nearer() -> None:
+    images = np.random.default_rng(1).uniform(-1, 1, (8, 3, 16, 16)).astype(np.float32)
+    errors = [np.square(linear(images, images, 4, k) - images).mean() for k in (1, 8, 24, 48)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-10
+
+
+def test_mean_colours_by_hand() -> None:
+    image = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
+    found = mean_colours(image, 2)[0, 0]
+    assert found[:2, :2].tolist() == [[2.5, 2.5], [2.5, 2.5]]
+    assert found[3, 3] == 12.5

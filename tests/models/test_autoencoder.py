@@ -1,0 +1,150 @@
+"""The autoencoder: configs, codes end to end in an artifact, and the message of a collapse."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aigc.artifact import Artifact
+from aigc.artifact.input_values import InputError
+from aigc.commands.export import write_artifact
+from aigc.data import Dataset
+from aigc.metrics import reconstruction
+from aigc.metrics.similarity import psnr
+from aigc.models import autoencoder
+from aigc.models.autoencoder import Config, Model
+from aigc.testing.model_under_test import drawn, model_batch
+from aigc.training.state import TrainState
+from aigc.training.step import SingleProcess, Step
+from tests.manifests import manifest
+from tests.small_models import smaller
+
+
+def built(preset: str, **changes: object) -> Model:
+    torch.manual_seed(0)
+    run = smaller(autoencoder.PRESETS[preset]())
+    return Model(replace(run.model, **changes)).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: Config(shape=(3, 60, 60)), "divide by 8, so the height must be a multiple of 8"),
+        (lambda: Config(patch=3), "patch must be 2, 4"),
+        (lambda: Config(bottleneck="fsq"), "a channel per level: set latent 4 .*got 16"),
+        (lambda: Config(bottleneck="fsq", latent=1, levels=(1,)), "levels must all be > 1"),
+        (lambda: Config(bottleneck="vq", codes=1), "codes must be > 1, got 1"),
+        (lambda: Config(num_classes=3), "set num_classes 0"),
+    ],
+)
+def test_rejects_configs_that_fit_no_picture(config: Callable[[], Config], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config()
+
+
+@pytest.mark.parametrize("preset", ["kl8", "kl4", "vq8", "fsq8"])
+def test_places_beyond_reach_do_not_matter(preset: str) -> None:
+    """No layer sees the whole: a picture far from a place leaves what is made of it as it is."""
+    model = autoencoder.Model(autoencoder.PRESETS[preset]().model).eval()
+    x = torch.rand(1, 3, 32, 256) * 2 - 1
+    other = x.clone()
+    other[..., 192:] = -other[..., 192:]
+    with torch.no_grad():
+        a, b = (model.exports()["encode"].module(one)[..., :8] for one in (x, other))
+        assert torch.equal(a, b)
+        decode = model.exports()["decode"].module
+        tokens = model.exports()["encode"].module(x)
+        moved = tokens.clone()
+        moved[..., -4:] = 0
+        assert torch.equal(decode(tokens)[..., :64], decode(moved)[..., :64])
+
+
+def test_collapse_names_the_perplexity_and_a_cure() -> None:
+    model = built("vq8", codes=200)
+    assert model.collapsed({"reconstruction/perplexity": 2.1}) == ""
+    said = model.collapsed({"reconstruction/perplexity": 1.9})
+    assert "as if 1.9 of 200 codes" in said
+    assert "--model.bottleneck fsq" in said
+    assert built("kl8").collapsed({"reconstruction/loss": 0.0}) == ""
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """An artifact of the preset fsq8."""
+    folder: Path = tmp_path_factory.mktemp("tokens")
+    write_artifact(built("fsq8"), (), manifest({}), folder)
+    return Artifact.open(folder)
+
+
+def test_decoded_tokens_are_the_reconstruction(artifact: Artifact) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 3, 24, 40)).astype(np.float32)
+    tokens = artifact.run("encode", {"image": x})["tokens"]
+    assert tokens.shape == (3, 3, 5)
+    assert tokens.dtype == np.int64
+    assert len(np.unique(tokens)) > 10
+    made = artifact.run("reconstruct", {"image": x})
+    assert np.array_equal(made["tokens"], tokens)
+    decoded = artifact.run("decode", {"tokens": tokens})["image"]
+    assert np.allclose(decoded, made["reconstruction"], atol=1e-5)
+
+
+def test_tokens_of_tiles_are_those_of_the_whole(artifact: Artifact) -> None:
+    signature = artifact.manifest.signatures["encode"]
+    assert signature.tile
+    x = np.random.default_rng(1).uniform(-1, 1, (1, 3, 16, 320)).astype(np.float32)
+    found = artifact.run("encode", {"image": x})["tokens"]
+    with torch.no_grad():
+        expected = built("fsq8").exports()["encode"].module(torch.from_numpy(x)).numpy()
+    assert (found != expected).mean() <= 1e-3
+
+
+def test_sizes_between_multiples_are_refused_with_the_nearest(artifact: Artifact) -> None:
+    x = np.zeros((1, 3, 60, 60), np.float32)
+    with pytest.raises(
+        InputError,
+        match=r"pad or resize it to \(N, 3, 56, 56\) or \(N, 3, 64, 64\)",
+    ):
+        artifact.run("encode", {"image": x})
+
+
+def test_tokens_outside_of_the_codebook_are_refused(artifact: Artifact) -> None:
+    with pytest.raises(ValueError, match=r"tokens must be in \[0, 1000\), got 1000"):
+        artifact.run("decode", {"tokens": np.full((1, 4, 4), 1000)})
+
+
+def test_evaluation_compares_reconstructions_with_a_baseline(artifact: Artifact) -> None:
+    random = np.random.default_rng(2)
+    samples = random.uniform(-1, 1, (20, 3, 16, 16)).astype(np.float32)
+    rows = Dataset(name="", samples=samples, labels=np.zeros(20, np.int64), classes=())
+    assert reconstruction.reconstructs(artifact)
+    found = {one.name: one.value for one in reconstruction.evaluate(artifact, rows, rows, 18)}
+    made = artifact.run("reconstruct", {"image": samples[:18]})
+    assert found["reconstruction/psnr"] == pytest.approx(psnr(made["reconstruction"], samples[:18]))
+    baseline = psnr(reconstruction.mean_colours(samples[:18], 8), samples[:18])
+    assert found["reconstruction/psnr/mean_colours"] == pytest.approx(baseline)
+    assert found["codes_used"] == len(np.unique(made["tokens"])) / 1000
+    assert 1 <= found["perplexity"] <= 18 * 4
+
+
+@pytest.mark.parametrize("preset", ["vq8", "kl8_gan"])
+def test_a_batch_in_parts_keeps_the_same_codes_and_balance(preset: str) -> None:
+    """Steps on parts of 2 and 3 rows, as of several workers, lead to the state of the whole."""
+    states = []
+    for micro_batch in (0, 3):
+        run = smaller(autoencoder.PRESETS[preset]())
+        config = replace(run, precision="float64", batch=5, micro_batch=micro_batch, samples=60)
+        state = TrainState(config)
+        rows = drawn(config.model, 60)
+        step = Step(config, state, SingleProcess())
+        for at in range(0, 60, 5):
+            taken = rows.samples[at : at + 5], rows.labels[at : at + 5]
+            step(model_batch(config, *taken, state.model), {})
+            state.samples, state.batches = at + 5, state.batches + 1
+        states.append(dict(state.model.state_dict()))
+    whole, parts = states
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.allclose(parts[name].double(), value.double(), rtol=1e-6, atol=1e-8), name

@@ -1,0 +1,138 @@
+"""Upscaler, inpainter and denoiser: what they are given, and that tiles of them equal the whole."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aigc import models
+from aigc.metrics import classic_fill, degradation, non_local_means
+from aigc.metrics.similarity import psnr
+from aigc.models import inpainter
+from aigc.nn.image_to_image import Bicubic, crops, reduced
+from aigc.nn.masks import NUMBERS, masks
+from aigc.restoration import Restoration
+from aigc.rng import BatchRNG
+from aigc.sealing.graph_runner import runner
+from aigc.sealing.onnx_export import write_graphs
+from aigc.sealing.tile_proof import proven_tile
+from tests.metrics.test_similarity import pictures
+from tests.small_models import smaller
+
+PRESETS = ["upscaler:x2", "upscaler:x4", "inpainter:holes", "denoiser:gaussian"]
+
+
+def rng(rows: int) -> BatchRNG:
+    return BatchRNG(0, 0, rows, 0, rows, torch.zeros(()))
+
+
+def drawn(preset: str) -> Restoration:
+    """A small model with weights that are drawn, those that begin as zeros included."""
+    torch.manual_seed(0)
+    model = models.build(smaller(models.preset(preset)))
+    assert isinstance(model, Restoration)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_tiles_equal_the_whole_bit_for_bit(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inpainter, "WINDOWS", (7, 3))  # the same operators, which see less
+    monkeypatch.setattr(inpainter, "DIFFUSION_STEPS", 2)
+    model = drawn(preset)
+    model.config = replace(model.config, largest=24)
+    ((name, part),) = model.exports().items()
+    write_graphs({name: part}, tmp_path)
+    run = runner((tmp_path / part.signature.graph).read_bytes(), part.signature, None)(1)
+    tile = proven_tile(name, part.signature, run)
+    assert tile.max_abs == 0
+    assert min(tile.overlap.values()) > 0
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_training_reduces_and_enlarges_as_evaluation(factor: int) -> None:
+    images = torch.rand(2, 3, 40, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    small = degradation.resized(images.numpy(), (40 // factor, 48 // factor))
+    np.testing.assert_allclose(reduced(images, factor).numpy(), small, atol=1e-6)
+    large = degradation.resized(small, (40, 48))
+    ours = Bicubic(3, factor)(torch.from_numpy(small)).clamp(-1, 1).numpy()
+    edge = 2 * factor  # Pillow leaves out what is beyond the image
+    inner = np.s_[:, :, edge:-edge, edge:-edge]
+    np.testing.assert_allclose(ours[inner], large[inner], atol=1e-5)
+
+
+def test_crops_are_squares_of_their_own_row() -> None:
+    images = torch.arange(6.0).view(6, 1, 1, 1) + torch.arange(64.0).view(8, 8) / 100
+    found = crops(images, 4, rng(6))
+    assert found.shape == (6, 1, 4, 4)
+    for row, image, crop in zip(range(6), images, found, strict=True):
+        assert set(crop.flatten().tolist()) <= set(image.flatten().tolist()), row
+        steps = sorted({round(abs(d), 2) for d in crop[0].diff(dim=1).flatten().tolist()})
+        assert steps in ([0.01], [0.08])  # neighbours stay neighbours
+    assert torch.equal(crops(images, 4, rng(6)), found)
+    assert crops(images, 64, rng(6)).shape == images.shape
+
+
+def test_masks_cover_an_eighth_in_the_mean_and_are_never_empty() -> None:
+    numbers = torch.rand(500, NUMBERS, generator=torch.Generator().manual_seed(0))
+    found = masks(numbers, 64, 64)
+    assert set(found.unique().tolist()) == {0.0, 1.0}
+    assert found.mean().item() == pytest.approx(0.12, abs=0.01)
+    assert found.amax((1, 2, 3)).min() == 1
+    assert masks(numbers, 8, 40).amax((1, 2, 3)).min() == 1
+
+
+def test_pixels_that_are_not_to_be_filled_stay_as_they_are() -> None:
+    part = drawn("inpainter:holes").exports()["inpaint"]
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    mask = masks(torch.rand(2, NUMBERS), 16, 16)
+    made: Tensor = part.module(image, mask)
+    kept = (mask < 0.5).expand_as(image)
+    assert torch.equal(made[kept], image[kept])
+    assert not torch.equal(made[~kept], image[~kept])
+    other = torch.where(kept, image, torch.ones(()))
+    assert torch.equal(part.module(other, mask), made)  # what lies in a hole has no effect
+
+
+def test_smooth_fill_of_a_constant_is_the_constant() -> None:
+    holes = masks(torch.rand(3, NUMBERS), 32, 32)
+    filled = inpainter.smooth_fill(torch.full((3, 3, 32, 32), 0.25), holes)
+    torch.testing.assert_close(filled, torch.full_like(filled, 0.25))
+
+
+# scikit-image 0.26.0 on the same arrays: inpaint_biharmonic((a + 1) / 2, mask), and
+# denoise_nl_means((a + 1) / 2, patch_size=5, patch_distance=6, h=0.8 * s, sigma=s,
+# fast_mode=False), as PSNR against the clear image.
+def test_classic_methods_are_those_of_scikit_image() -> None:
+    clear, noisy = pictures(0.2)
+    hole: NDArray[np.float32] = np.zeros((1, 1, 24, 32), np.float32)
+    hole[:, :, 5:13, 7:16] = hole[:, :, 18:, 28:] = 1
+    filled = classic_fill.biharmonic(clear * (1 - hole), hole)
+    assert psnr(filled, clear, hole) == pytest.approx(23.8903, abs=0.01)
+    np.testing.assert_array_equal(filled[hole.repeat(3, 1) == 0], clear[hole.repeat(3, 1) == 0])
+    made = non_local_means.denoised(noisy, 0.2)
+    assert psnr(made, clear) == pytest.approx(26.2224, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "message"),
+    [
+        ("upscaler:x2", {"crop": 5}, "crop: heights and widths must be multiples of 2 from 8 on"),
+        ("inpainter:holes", {"shape": (3, 30, 32)}, "shape: heights and widths must be multiples"),
+        ("denoiser:gaussian", {"noise": (60.0, 50.0)}, "noise must be 0 <= low <= high <= 255"),
+        ("denoiser:gaussian", {"num_classes": 2}, "no use for labels; set num_classes 0"),
+        ("denoiser:gaussian", {"largest": 8}, r"largest must be >= 32 for pictures of \(3, 64, 64"),
+    ],
+)
+def test_impossible_configs_are_refused(
+    preset: str, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(models.preset(preset).model, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,71 @@
+"""The perceptual loss: its formula, a network read late, and none in the state of a model."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from aigc.models.autoencoder import Config, Model
+from aigc.perceptual import PerceptualLoss, perceptual_distance
+from aigc.rng import BatchRNG
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+
+    def feature_maps(self, x):
+        return [self.first(x), self.first(x).relu()]
+"""
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 4, 3)
+    (tmp_path / "net.py").write_text(NETWORK)
+    state = {f"first.{name}": value for name, value in layer.state_dict().items()}
+    save_file(state, tmp_path / "net.safetensors")
+    return str(tmp_path / "net.py")
+
+
+def test_distance_by_hand() -> None:
+    a, b = torch.tensor([[[[3.0]], [[4.0]]]]), torch.tensor([[[[0.0]], [[2.0]]]])
+    assert float(perceptual_distance([a], [b])) == pytest.approx(0.6**2 + 0.2**2)
+    assert float(perceptual_distance([a, a], [a, b])) == pytest.approx((0.6**2 + 0.2**2) / 2)
+    assert float(perceptual_distance([a], [5 * a])) == pytest.approx(0, abs=1e-12)
+
+
+def test_equal_pictures_have_no_distance_and_others_a_gradient(reference: str) -> None:
+    loss = PerceptualLoss(reference)
+    x = torch.rand(2, 3, 8, 8)
+    assert float(loss(x, x)) == 0
+    made = torch.rand(2, 3, 8, 8, requires_grad=True)
+    loss(made, x).backward()
+    assert made.grad is not None
+    assert made.grad.any()
+
+
+def test_the_network_is_no_part_of_the_model(reference: str) -> None:
+    config = Config(shape=(3, 16, 16), widths=(4, 8), latent=4, perceptual=reference)
+    model, plain = Model(config), Model(Config(shape=(3, 16, 16), widths=(4, 8), latent=4))
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    noise = BatchRNG(0, 0, 2, 0, 2, x)
+    _, metrics = model.loss(
+        "reconstruction", {"image": x}, noise, model.prepare({"image": x}, noise, ())
+    )
+    assert float(metrics["perceptual"]) > 0
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert len(list(model.parameters())) == len(list(plain.parameters()))
+    assert copy.deepcopy(model).perceptual is not None
+
+
+def test_a_missing_network_is_named() -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.py"):
+        PerceptualLoss("nowhere.py")(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
