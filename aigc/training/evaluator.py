@@ -22,7 +22,7 @@ MAX_PENDING = 8
 """Checkpoints that may wait for their measurement: each keeps its files on the disk."""
 MAX_DEATHS = 3
 """Deaths of the process in a row, without a measurement, after which it is not started again."""
-SILENCE_S = 60.0
+SILENCE_S = 120.0
 """Silence after which the process counts as stuck and is killed."""
 WAIT_S = 600.0
 """Longest wait for one measurement at the end of a run."""

@@ -61,10 +61,15 @@ def check_rules(config: TrainConfig, source: Source) -> None:
     """Raise ValueError if --until or --patience can never end this run."""
     if not config.until and not config.patience:
         return
+    stopping.check(config, measured_metric(config, source))
+
+
+def measured_metric(config: TrainConfig, source: Source) -> str:
+    """Name of the quality that is measured during training; empty if nothing measures it."""
     with torch.random.fork_rng(devices=[]), _one_thread():
         model = TrainState(config, "cpu").ema_model()
-    nothing = config.evaluate_interval and [*_quality_warnings(config, model)]
-    stopping.check(config, "" if nothing else metric_name(config, model, source.classes))
+    nothing = [*_quality_warnings(replace(config, evaluate_interval=1), model)]
+    return "" if nothing else metric_name(config, model, source.classes)
 
 
 @contextmanager

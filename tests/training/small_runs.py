@@ -1,6 +1,7 @@
 """Small runs for tests, their states compared, and stand-ins for a worker and a data set."""
 
 import queue
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,20 @@ def write_checkpoint(folder: Path, samples: int, keep: int = 3, **facts: Any) ->
 class Inline:
     """An evaluator's process that is this one: what is requested is measured at once."""
 
-    pid, ended, last_sign = 0, "", float("inf")
+    pid, ended = 0, ""
 
     def __init__(self, run: Path) -> None:
         self.answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._requests: list[int] = []
         self._messages = measurements(run, iter(self._requests.pop, None))
+
+    @property
+    def last_sign(self) -> float:
+        return time.monotonic()
+
+    @last_sign.setter
+    def last_sign(self, now: float) -> None:
+        pass
 
     def send(self, samples: int) -> None:
         self._requests.append(samples)
