@@ -24,7 +24,7 @@ from aigc.config.schedule import Scheduled, values
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn.codebooks import Codebook, ScalarCodebook, VectorCodebook
 from aigc.nn.image_codec import ImageCodec, Moments
-from aigc.nn.layers import check_image, check_positive
+from aigc.nn.layers import check_image, check_positive, downsampled
 from aigc.nn.losses import gaussian_kl
 from aigc.nn.patch_coder import Decoder, Encoder
 from aigc.nn.patch_discriminator import PatchJudge
@@ -112,6 +112,8 @@ class Config(ModelConfig):
         require_values("adversarial_weight", self.adversarial_weight, 0)
         require_values("perceptual_weight", self.perceptual_weight, 0)
         check_positive("discriminator_widths", self.discriminator_widths)
+        if self.is_adversarial:
+            downsampled(self.shape, self.discriminator_widths[:-1] or self.discriminator_widths, 4)
         require(self.num_classes == 0, "an autoencoder has no use for labels; set num_classes 0")
         require(self.codes > 1, f"codes must be > 1, got {self.codes}")
         require(self.commitment > 0, f"commitment must be > 0, got {self.commitment}")
