@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aigc import models
+from aigc.commands.calibration_data import data_inputs
 from aigc.metrics import classic_fill, degradation, non_local_means
 from aigc.metrics.similarity import psnr
 from aigc.models import inpainter
@@ -22,6 +23,7 @@ from aigc.sealing.onnx_export import write_graphs
 from aigc.sealing.tile_proof import proven_tile
 from tests.metrics.test_similarity import pictures
 from tests.small_models import smaller
+from tests.training.test_image_to_image import pictures as picture_files
 
 PRESETS = ["upscaler:x2", "upscaler:x4", "inpainter:holes", "denoiser:gaussian"]
 
@@ -136,3 +138,19 @@ def test_impossible_configs_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(models.preset(preset).model, **changes)  # type: ignore[arg-type]
+
+
+def test_calibration_takes_masks_and_reductions_of_the_data(tmp_path: Path) -> None:
+    folder = picture_files(tmp_path / "data")
+    for preset, shapes in {
+        "inpainter:holes": {"image": (5, 3, 16, 16), "mask": (5, 1, 16, 16)},
+        "upscaler:x2": {"image": (5, 3, 8, 8)},
+    }.items():
+        config = smaller(models.preset(preset))
+        config = replace(config, data=replace(config.data, path=str(folder)))
+        ((_, part),) = models.build(config).exports().items()
+        given = data_inputs(config).read(part.signature, 5)
+        assert {name: rows.shape for name, rows in given.items()} == shapes
+        for spec in part.signature.inputs:
+            low, high = spec.range or (0, 0)
+            assert low <= given[spec.name].min() < given[spec.name].max() <= high

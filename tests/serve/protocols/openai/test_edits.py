@@ -152,3 +152,29 @@ def test_what_has_no_effect_or_meaning_is_refused(
     given = {"prompt": "", "image": image_files.png(levels())} | fields
     with pytest.raises(openai.BadRequestError, match=message):
         client.images.edit(model=model, **given)
+
+
+def test_page_takes_a_file_as_a_mask(served: Listening, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(served.url)
+    page.locator("#model option").nth(1).wait_for(state="attached")
+    page.select_option("#model", "filler@1")
+    image, filled = levels(), hole()
+    mask = image_files.png(np.where(filled, np.uint8(255), np.uint8(0))[..., None])
+    for field, data in (("#give-vector input[name=mask]", mask), ("#image-file", None)):
+        content = image_files.png(image) if data is None else data
+        file = {"name": "a.png", "mimeType": "image/png", "buffer": content}
+        page.set_input_files(field, file)
+    page.locator("#grid img").first.wait_for()
+    assert "-F mask=@mask.png" in page.inner_text("#curl")
+    source = page.locator("#grid img").first.get_attribute("src")
+    data = (
+        page.evaluate(
+            "async (url) => [...new Uint8Array(await (await fetch(url)).arrayBuffer())]", source
+        )
+        if source.startswith("blob:")
+        else list(base64.b64decode(source.partition(",")[2]))
+    )
+    made = np.asarray(Image.open(io.BytesIO(bytes(data))))
+    np.testing.assert_array_equal(made[~filled], image[~filled])
+    page.close()
