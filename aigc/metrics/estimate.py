@@ -51,12 +51,18 @@ def jackknife(value: float, without: Sequence[float]) -> Estimate:
     return within(value, math.sqrt(square), 0.0)
 
 
+def drawn_groups(random: np.random.Generator, n: int) -> NDArray[np.int64]:
+    """(n,) group of each row, drawn: rows whose classes come in turn would not all be in a group of
+    every eighth row."""
+    return random.integers(GROUPS, size=n)
+
+
 def jackknife_of(
     statistic: Callable[[NDArray[np.float32]], float], rows: NDArray[np.float32]
 ) -> Estimate:
-    """A statistic of rows (N, D) by jackknife() over interleaved groups; no interval if N < 2 G."""
+    """A statistic of rows (N, D) by jackknife() over drawn groups; no interval if N < 2 G."""
     value = statistic(rows)
     if len(rows) < 2 * GROUPS:
         return Estimate(value)
-    group = np.arange(len(rows)) % GROUPS
+    group = drawn_groups(np.random.default_rng(0), len(rows))
     return jackknife(value, [statistic(rows[group != one]) for one in range(GROUPS)])

@@ -31,8 +31,10 @@ def test_moments_of_blocks_are_those_of_all_rows(
     assert whole.count == 500
     assert whole.mean == pytest.approx(x.mean(0))
     assert whole.covariance == pytest.approx(np.cov(x.T), abs=1e-9)
-    for group in range(GROUPS):
-        assert found.merged([group]).covariance == pytest.approx(np.cov(x[group::GROUPS].T))
+    each = [found.merged([group]) for group in range(GROUPS)]
+    assert sum(one.count for one in each) == 500
+    assert min(one.count for one in each) > 40
+    assert sum(one.mean * one.count for one in each) / 500 == pytest.approx(x.mean(0))
     nothing = Moments.of(x[:0])
     assert (nothing + whole).count == (whole + nothing).count == 500
 
@@ -64,8 +66,24 @@ def test_extrapolated_distance_has_no_bias_by_the_number_of_samples() -> None:
     assert shifted.interval is not None
     assert shifted.interval[0] < 8.2
     assert shifted.interval[1] > 7.8
-    with pytest.raises(TooFewRows, match="needs 128 generated rows, there are 100"):
-        frechet_infinity(known, GroupedMoments.of(blocks(made[:100])))
+    with pytest.raises(TooFewRows, match="of 32 features needs 512 generated rows, there are 500"):
+        frechet_infinity(known, GroupedMoments.of(blocks(made[:500])))
+
+
+@pytest.mark.parametrize("classes", [4, 8, 10])
+def test_groups_hold_all_classes_of_samples_that_come_in_turn(classes: int) -> None:
+    random = np.random.default_rng(0)
+    centres = random.normal(0, 3, (classes, 4))
+    real = centres[np.arange(8000) % classes] + random.normal(size=(8000, 4))
+    made = centres[np.arange(800) % classes] + random.normal(size=(800, 4))
+    known, grouped = Moments.of(real), GroupedMoments.of(blocks(made, 256))
+    found = frechet_infinity(known, grouped)
+    assert abs(found.value) < 0.2
+    assert found.interval is not None
+    assert found.interval[0] < 0.1
+    interval = frechet_estimate(known, grouped).interval
+    assert interval is not None
+    assert interval[1] < 0.5
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:
