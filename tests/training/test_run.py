@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,23 @@ def test_slow_disk_does_not_hold_up_checkpoints(
     monkeypatch.setattr(checkpoint, "save", slowly)
     monkeypatch.setattr("aigc.training.reporter.WAIT_S", 600.0)
     write_run(tmp_path / "run", small("fc_gan:ring", checkpoint_interval=16, report_interval=16))
+
+
+def test_checkpoints_kept_for_their_measurement_go_from_the_store_too(tmp_path: Path) -> None:
+    config = small("dcgan:digits", samples=96, keep_checkpoints=1, evaluate_interval=32)
+    run = begin_run(tmp_path / "run", config)
+    left: list[list[str]] = []
+
+    class Store(NullStore):
+        def prune(self, keep: Iterable[str]) -> None:
+            left.append(sorted(keep))
+
+    source = data.load(config.data, config.model)
+    train_run(RunContext(store=Store(run.folder)), config, source)
+    best = run_folder.best(run.checkpoints)
+    assert best is not None
+    assert left in ([], [sorted({best.name, f"{96:012d}"})])
+    assert {path.name for path in run.checkpoints.iterdir()} == {best.name, f"{96:012d}"}
 
 
 def test_reports_name_the_state_of_the_quality(
