@@ -18,7 +18,6 @@ from aigc import models
 from aigc.artifact import Artifact, image_files
 from aigc.artifact.manifest import Training
 from aigc.commands.export import write_artifact
-from aigc.models import inpainter
 from serve.settings import Limits, Settings
 from tests.manifests import manifest
 from tests.serve.listening import Listening, listening
@@ -31,9 +30,6 @@ PRESETS = {"filler": "inpainter:holes", "large": "upscaler:x2"}
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Small models with weights that are drawn, exported."""
     found = {}
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(inpainter, "WINDOWS", (7, 3))  # the same operators, in less time
-    monkeypatch.setattr(inpainter, "DIFFUSION_STEPS", 2)
     for name, preset in PRESETS.items():
         torch.manual_seed(0)
         config = smaller(models.preset(preset))
@@ -50,7 +46,6 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         fields: dict[str, Any] = {"name": name, "model": kind, "preset": called}
         write_artifact(model, (), manifest({}, training=training, **fields), folder)
         found[name] = str(folder)
-    monkeypatch.undo()
     return found
 
 
