@@ -125,7 +125,7 @@ def solved(axes: Mapping[str, Axis], shape: Shape, found: tuple[int, ...]) -> di
         one = expression(wanted)
         at, axis = one.solve(size), axes[one.axis]
         if at is None or sizes.setdefault(one.axis, at) != at:
-            fits = (nearest(axes, shape, found, up=up) for up in (False, True))
+            fits = dict.fromkeys(nearest(axes, shape, found, up=up) for up in (False, True))
             raise SizeError(
                 f"its shape must be {describe(shape)}, got {describe(found)}; crop, pad or resize"
                 f" it to {' or '.join(map(describe, fits))}"

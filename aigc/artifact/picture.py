@@ -68,7 +68,7 @@ def pixels(
         image.draft(None, (2 * max(most), 2 * max(most)))
     image.load()  # what is damaged is noticed, and what stands behind the pixels of a file is known
     if reading.orientation == "exif":
-        image = _upright(image)
+        image = upright(image)
     image = _in_mode(image, MODES[channels], reading)
     if axes:
         image = _allowed(image, shape[1:], reading, axes)
@@ -102,8 +102,8 @@ def _allowed(
     return image.crop((left, top, left + width, top + height))  # black where it is outside
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Rotated as EXIF says. ImageOps.exif_transpose() would also rewrite the other tags."""
+def upright(image: Image.Image) -> Image.Image:
+    """An image rotated as its EXIF says. ImageOps.exif_transpose() would also rewrite the tags."""
     method = _TURNED.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if method is None else image.transpose(method)
 

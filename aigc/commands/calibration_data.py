@@ -22,9 +22,9 @@ SEED = 0
 def data_inputs(config: TrainConfig) -> RealInputs:
     """The first rows of a run's training data, in the order of SEED, as inputs that are data.
 
-    Images are brought to the size of the input, and degraded where an image is made of one:
-    reduced, or with holes beside a mask. Vectors are codes of the model, which are drawn, unless
-    the data are vectors. Reading raises ValueError if there are no such data.
+    Images are brought to the size of the input; a signature that makes images of images is given
+    them degraded, as in evaluation, and without noise. Vectors are codes of the model, which are
+    drawn, unless the data are vectors. Reading raises ValueError if there are no such data.
     """
     modality = config.model.modality
 
@@ -41,9 +41,8 @@ def data_inputs(config: TrainConfig) -> RealInputs:
 
     def read(signature: Signature, n: int) -> Arrays:
         samples, labels = rows(n)
-        if modality == "image" and restores(signature):
-            real = data.scaled(samples)
-            return trials("", sized_for(signature, real.shape[1:]), real)[0].given
+        if restores(signature) and "image" in config.model.shapes:
+            return _degraded(signature, samples["image"] if samples.dtype.names else samples)
         inputs: Arrays = {}
         for spec in signature.inputs:
             part = samples
@@ -60,6 +59,13 @@ def data_inputs(config: TrainConfig) -> RealInputs:
 
     noise = NOISE if modality == "vector" else (*NOISE, "vector")
     return RealInputs(origin="data", read=read, noise=noise)
+
+
+def _degraded(signature: Signature, images: NDArray[Any]) -> Arrays:
+    """Inputs of a signature that makes images of images: reduced ones, or with a mask."""
+    sized = sized_for(signature, images.shape[1:])
+    images = resized(images, sized.outputs[0].fixed_shape[1:])
+    return next(trials("", sized, images)).given
 
 
 def _fitted(signature: Signature, spec: TensorSpec, part: NDArray[Any]) -> NDArray[Any]:

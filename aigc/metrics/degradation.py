@@ -10,7 +10,7 @@ images with holes; the one called `denoise`, images with Gaussian noise; any oth
 is. All are functions of the row's number, so two artifacts are given the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -69,18 +69,27 @@ def restores(signature: Signature) -> bool:
     )
 
 
-def trials(name: str, signature: Signature, real: Images) -> list[Trial]:
+def trials(name: str, signature: Signature, real: Images) -> Iterator[Trial]:
     """The degradations of a signature without free axes, of images (N, C, H, W) in [-1, 1] of the
-    size of its output; the first is that of quality during training."""
+    size of its output, one at a time; the first is that of quality during training.
+
+    Raises ValueError for images of another size.
+    """
     image, *rest = signature.given
-    size = image.fixed_shape[1:]
+    size, made = image.fixed_shape[1:], signature.outputs[0].fixed_shape
+    if made != real.shape[1:]:
+        raise ValueError(
+            f"signature {name!r} makes images of {made} and cannot be judged by those of"
+            f" {real.shape[1:]}; give data of that shape"
+        )
     if size != real.shape[2:]:
-        return [_reduced(image, real)]
-    if rest:
-        return [_masked(image, rest[0], real)]
-    if name == DENOISE:
-        return [_noisy(image, real, sigma) for sigma in NOISE_LEVELS]
-    return [Trial(given={image.name: to_range(real, image)}, shown=real)]
+        yield _reduced(image, real)
+    elif rest:
+        yield _masked(image, rest[0], real)
+    elif name == DENOISE:
+        yield from (_noisy(image, real, sigma) for sigma in NOISE_LEVELS)
+    else:
+        yield Trial(given={image.name: to_range(real, image)}, shown=real)
 
 
 def _reduced(image: TensorSpec, real: Images) -> Trial:

@@ -4,7 +4,7 @@ The degradations are those of aigc/metrics/degradation.py. The peak signal-to-no
 structural similarity stand beside those of a classic method, which a network has to beat.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,23 +39,22 @@ class Restored:
 
 
 def restored(
-    name: str, signature: Signature, real: Images, run: Callable[[Arrays], Arrays], most: int = 0
-) -> list[Restored]:
+    name: str, signature: Signature, real: Images, run: Callable[[Arrays], Arrays]
+) -> Iterator[Restored]:
     """Results of a signature on its degradations of real images (N, C, H, W) in [-1, 1].
 
-    `run` takes and returns its tensors by name; `most` bounds the number of degradations.
+    One at a time, since each takes several times the memory of the images. `run` takes and returns
+    its tensors by name. Raises ValueError if no size of the signature gives such images.
     """
     sized = sized_for(signature, real.shape[1:])
     made = sized.outputs[0]
-    found = []
-    for trial in trials(name, sized, real)[: most or None]:
+    for trial in trials(name, sized, real):
         parts = [
             run({key: rows[i : i + BATCH] for key, rows in trial.given.items()})[made.name]
             for i in range(0, len(real), BATCH)
         ]
         images = from_range(np.concatenate(parts), made) if parts else real
-        found.append(Restored(trial, images))
-    return found
+        yield Restored(trial, images)
 
 
 def evaluate(artifact: Artifact, name: str, test: Dataset, n: int) -> Evaluation:
@@ -85,7 +84,9 @@ def side_by_side(artifact: Artifact, name: str, test: Dataset) -> NDArray[np.uin
     return picture(restored(name, artifact.signature(name), real, _runner(artifact, name)), real)
 
 
-def picture(results: list[Restored], real: Images, *, classic: bool = True) -> NDArray[np.uint8]:
+def picture(
+    results: Iterable[Restored], real: Images, *, classic: bool = True
+) -> NDArray[np.uint8]:
     """A picture of results: (H, W, C) uint8. See side_by_side()."""
     rows = []
     for each in results:

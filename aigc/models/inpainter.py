@@ -6,7 +6,8 @@ The smooth fill is in the graph: means of known pixels around (normalised convol
 Westin 1993, Normalized and differential convolution), from wide to narrow, and some steps of
 diffusion. The network works at a quarter of the size, on squares of pixels as channels, with
 dilated residual blocks (Yu & Koltun 2016, arXiv:1511.07122). Pixels that are not to be filled are
-those of the input.
+those of the input. The smooth fill is grey in the middle of holes wider and higher than the widest
+window.
 """
 
 from collections.abc import Collection, Sequence

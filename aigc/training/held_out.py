@@ -28,7 +28,7 @@ class HeldOut:
         """Reason to doubt what is measured on these rows; empty until they are read."""
 
     def images(self, n: int = ROWS) -> NDArray[np.float32]:
-        """The first n images, fewer if there are fewer, ROWS at most."""
+        """n images in a fixed random order, fewer if there are fewer, ROWS at most."""
         return self._images[:n]
 
     @cached_property
@@ -42,5 +42,6 @@ class HeldOut:
             source = self._source
         if source is self._source:
             self.note = "measured on training rows: the data have no test rows that can be read"
-        samples, _ = data.gather(source, range(min(ROWS, len(source))), "skip")
+        # In the order of an epoch: folders and tables are often sorted by class.
+        samples, _ = data.gather(source, source.order(0, 0)[:ROWS].tolist(), "skip")
         return np.asarray(scaled(samples if samples.dtype.names is None else samples["image"]))

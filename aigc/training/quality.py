@@ -156,7 +156,7 @@ def restored(model: GenerativeModel, real: Images) -> Restored:
         drawn = draw(signature, range(rows), np.zeros(rows, np.int64), given)
         return run_export(part, like, drawn)
 
-    return restoration.restored(name, part.signature, real, run, most=1)[0]
+    return next(restoration.restored(name, part.signature, real, run))
 
 
 def generate(model: GenerativeModel, indices: range, turn: Tensor) -> dict[str, NDArray[Any]]:

@@ -13,18 +13,23 @@ from aigc import models
 from aigc.artifact import Artifact
 from aigc.artifact.image_files import read_png
 from aigc.artifact.manifest import Signature
+from aigc.artifact.sampling_inputs import Arrays
 from aigc.artifact.store import Store
 from aigc.commands.evaluate import command as evaluate
 from aigc.commands.export import export
 from aigc.commands.sample import command as sample
 from aigc.config import DataConfig, TrainConfig
-from aigc.data import load
+from aigc.data import Dataset, load
+from aigc.metrics.restoration import restored
 from aigc.model import Export
 from aigc.models import upscaler
+from aigc.nn.image_to_image import image_spec
 from aigc.nn.tensor_specs import vector_spec
 from aigc.testing import check_model
+from aigc.training.held_out import HeldOut
 from aigc.training.preflight import rehearse
-from aigc.training.quality_log import read_quality
+from aigc.training.quality import Quality
+from aigc.training.quality_log import last_metric, read_quality
 from tests.fixtures.make import write_run
 
 pytestmark = pytest.mark.process
@@ -57,7 +62,7 @@ def test_run_is_judged_shown_exported_and_sampled(tmp_path: Path) -> None:
     quality = read_quality(run.folder)
     assert [*quality] == [32, 64]
     assert quality[64] < quality[32] < -20  # minus PSNR: lower is better
-    assert '"quality/negative_psnr"' in (run.folder / "metrics.jsonl").read_text()
+    assert last_metric(run.folder) == "negative_psnr"
     grids = sorted((run.folder / "grids").iterdir())
     shown, _ = read_png(grids[-1].read_bytes())
     assert shown.shape == (3 * 18 - 2, 10 * 18 - 2, 3)  # input, output and original
@@ -96,6 +101,33 @@ def test_best_checkpoint_is_that_of_the_highest_psnr(tmp_path: Path) -> None:
     assert {int(path.name) for path in run.checkpoints.iterdir()} >= {best, 160}
 
 
+def test_held_out_rows_are_of_all_classes_of_sorted_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.repeat(np.arange(3), 100)
+    samples = labels.astype(np.uint8)[:, None, None, None] * np.ones((1, 3, 16, 16), np.uint8)
+    test = Dataset(name="sorted", samples=samples, labels=labels, classes=("a", "b", "c"))
+    monkeypatch.setattr("aigc.data.load", lambda *_: test)
+    held_out = HeldOut(models.preset("upscaler:x2"), test)
+    assert len(held_out.images()) == 128
+    assert len(np.unique(held_out.images())) == len(np.unique(held_out.images(10))) == 3
+    np.testing.assert_array_equal(held_out.images(10), held_out.images()[:10])
+
+
+def test_degradations_are_made_one_by_one_and_only_of_images_of_the_size() -> None:
+    image = replace(image_spec("x", 3), shape=(3, 12, 12))
+    signature = Signature(graph="d.onnx", inputs=(image,), outputs=(replace(image, name="y"),))
+    real, runs = np.zeros((2, 3, 12, 12), np.float32), []
+
+    def run(given: Arrays) -> Arrays:
+        runs.append(given)
+        return {"y": given["x"]}
+
+    found = restored("denoise", signature, real, run)
+    assert [next(found).trial.name, len(runs)] == ["sigma25", 1]
+    assert [each.trial.name for each in found] == ["sigma15", "sigma50"]
+    with pytest.raises(ValueError, match=r"'denoise' makes images of \(3, 12, 12\) and cannot be"):
+        next(restored("denoise", signature, real[:, :, :6], run))
+
+
 class Encoder(nn.Module):
     def __init__(self, model: upscaler.Model) -> None:
         super().__init__()
@@ -121,12 +153,14 @@ def test_model_of_features_alone_trains_and_exports(
 ) -> None:
     monkeypatch.setattr(upscaler, "Model", OnlyFeatures)
     config = run_of(pictures(tmp_path / "data"))
-    (warning,) = rehearse(config, load(config.data, config.model))
+    source = load(config.data, config.model)
+    (warning,) = rehearse(config, source)
     assert "--evaluate-interval has no effect: no signature is drawn from a seed" in warning
     check_model(config, only=("signatures", "seeds_kept", "average", "accelerator", "parity"))
-    run = write_run(tmp_path / "run", config)
+    assert Quality(config, source).measure(models.build(config).eval()) is None
+    # The process that measures does not see the class that stands in for the upscaler's.
+    run = write_run(tmp_path / "run", replace(config, evaluate_interval=0))
     assert not (run.folder / "grids").exists()
-    assert read_quality(run.folder) == {}
     artifact = Artifact.open(export(run, name="encoder", store=Store(tmp_path / "store")))
     assert artifact.verify()["encode"]
     with pytest.raises(ValueError, match="no signature is drawn from a seed or makes images"):

@@ -14,11 +14,12 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from aigc.artifact import image_files, picture
 from aigc.artifact.axes import SizeError, solved
-from aigc.artifact.sampling_inputs import is_picture
+from aigc.artifact.preprocessing import LEGACY_IMAGE, ImagePreprocessing
+from aigc.artifact.sampling_inputs import channels, is_picture
 from aigc.artifact.user_inputs import MAX_PIXELS
 from serve import whole_numbers
 from serve.errors import HTTPError
@@ -65,6 +66,9 @@ class EditRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     quality: Annotated[str | None, field("auto or standard.")] = None
     background: Annotated[str | None, field("auto or opaque.")] = None
     input_fidelity: Annotated[str | None, field("Accepted and ignored.")] = None
+    moderation: Annotated[str | None, field("auto: nothing is filtered.")] = None
+    stream: Annotated[str | None, field("false: images are not streamed.")] = None
+    partial_images: Annotated[int | None, field("0: images are not streamed.")] = None
     user: Annotated[str | None, field("Accepted and ignored.")] = None
     seed: Annotated[int | None, seed_field("Seed of models that draw from one beside it.")] = None
     signature: Annotated[
@@ -116,17 +120,20 @@ class EditsApi:
         sampler = self._sampler
         runner = self._runner(request)
         _check(request, runner)
-        inputs: dict[str, Any] = {runner.spec.given[0].name: request.image}
-        takes_mask = len(runner.spec.given) > 1
-        if takes_mask:
-            source = "image" if request.mask is None else MASK
-            reading = partial(_holes, request, runner, source)
-            inputs[MASK] = await sampler.read(1, runner, context, MAX_PIXELS, reading)
         sampling = sampler.build_request(
             runner, n=1, seed=context.seed(request.seed), has_inputs=True
         )
-        check_inputs(sampling, inputs, request.seed is not None)
+        names = [spec.name for spec in runner.spec.given]
+        check_inputs(sampling, names, request.seed is not None)
         context.metrics = runner.metrics
+        inputs: dict[str, Any] = {names[0]: request.image}
+        if MASK in names[1:]:
+
+            def reading() -> str:
+                context.access.keep()  # reading is work, even of a malformed file
+                return _holes(request, runner)
+
+            inputs[MASK] = await sampler.read(1, runner, context, MAX_PIXELS, reading)
         parts = await read_inputs(sampler, sampling, inputs, context)
         ((sampling, outputs),) = await transform(sampler, parts, context)
         drawn = images.ImageRequest(
@@ -177,38 +184,43 @@ def _check(request: EditRequest, runner: SignatureRunner) -> None:
     if request.prompt.strip() not in known:
         message = f"prompt must be empty or the model's name: {runner.artifact.id} reads none"
         raise HTTPError(400, "unsupported_value", message, param="prompt")
-    for name, allowed in (("n", (1,)), ("size", ("auto",))):
+    for name, allowed, reason in (
+        ("n", 1, f"{runner.artifact.id} makes one image of an image"),
+        ("size", "auto", f"{runner.artifact.id} makes one image of an image"),
+        ("stream", "false", "images are not streamed"),
+        ("partial_images", 0, "images are not streamed"),
+    ):
         value = getattr(request, name)
-        if value is not None and value not in allowed:
-            message = (
-                f"{name} must be {allowed[0]}: {runner.artifact.id} makes one image of an image"
-            )
-            raise HTTPError(400, "unsupported_value", f"{message}, got {value!r}", param=name)
+        if value not in (None, allowed):
+            message = f"{name} must be {allowed}: {reason}, got {value!r:.60}"
+            raise HTTPError(400, "unsupported_value", message, param=name)
     if request.mask is not None and len(runner.spec.given) < 2:
         message = f"mask has no effect: {runner.artifact.id} takes the image alone; leave it out"
         raise HTTPError(400, "no_effect", message, param=MASK)
     images.check_values(request, runner)
 
 
-def _holes(request: EditRequest, runner: SignatureRunner, source: str) -> str:
+def _holes(request: EditRequest, runner: SignatureRunner) -> str:
     """The mask of a model as base64 of a grey PNG, white where it is to be filled.
 
     Decodes files, so it belongs in a thread. Raises HTTPError 400.
     """
-    image = runner.spec.given[0]
-    opened = _opened("image", request.image)
-    size = opened.size
+    spec = runner.spec.given[0]
+    reading = spec.preprocessing or LEGACY_IMAGE
+    turned = isinstance(reading, ImagePreprocessing) and reading.orientation == "exif"
+    opened = _opened("image", request.image, turned)
+    width, height = opened.size
     try:
-        solved(runner.spec.reach, image.shape, (image.shape[0], size[1], size[0]))  # type: ignore[arg-type]
+        solved(runner.spec.reach, spec.shape, (channels(spec), height, width))
     except SizeError as error:
-        message = f"image of {size[0]} x {size[1]} pixels: {error}; crop it, and the mask"
+        message = f"image of {width} x {height} pixels: {error}; the mask, too"
         raise HTTPError(400, "malformed_input", message, param="image") from None
-    if source == MASK:
-        opened = _opened(MASK, request.mask or "")
-    if opened.size != size:
-        message = f"mask must be of the image's {size[0]} x {size[1]}, it is {opened.size[0]} x"
+    if request.mask is not None:
+        opened = _opened(MASK, request.mask, turned)
+    if opened.size != (width, height):
+        message = f"mask must be of the image's {width} x {height}, it is {opened.size[0]} x"
         raise HTTPError(400, "malformed_input", f"{message} {opened.size[1]}", param=MASK)
-    if "A" not in opened.getbands() and "transparency" not in opened.info:
+    if not opened.has_transparency_data:
         message = "mask must be a PNG or WebP with transparency: its transparent pixels are filled"
         raise HTTPError(400, "malformed_input", message, param=MASK)
     alpha = np.asarray(opened.convert("RGBA").getchannel("A"))
@@ -216,14 +228,14 @@ def _holes(request: EditRequest, runner: SignatureRunner, source: str) -> str:
     return base64.b64encode(image_files.png(filled)).decode()
 
 
-def _opened(name: str, value: str) -> Image.Image:
-    """A decoded file. Raises HTTPError 400."""
+def _opened(name: str, value: str, turned: bool) -> Image.Image:
+    """A decoded file, rotated as EXIF says if `turned`. Raises HTTPError 400."""
     try:
         data = base64.b64decode(value, validate=True)
         with image_files.decoding(data, picture.FORMATS):
             image = image_files.opened(data, picture.FORMATS, MAX_PIXELS)
             image.load()
-            return ImageOps.exif_transpose(image)
+            return picture.upright(image) if turned else image
     except ValueError as error:
         message = f"image {name!r} cannot be read: {error}"
         raise HTTPError(400, "malformed_input", message, param=name) from None
@@ -239,7 +251,9 @@ def _decode(scope: Scope, body: bytes) -> EditRequest:
     names = tuple(name for name in EditRequest.__struct_fields__ if name not in files)
     document = decode_form(body, kind, names)
     given = document.pop("inputs", {})
-    if "image[]" in given:
+    if {"image", "image[]"} <= given.keys():
+        raise malformed("the form has image and image[]: one image is edited")
+    if "image[]" in given:  # the SDK's name for an image in a list
         given["image"] = given.pop("image[]")
     try:
         return whole_numbers.decode_form({**document, **given}, EditRequest)

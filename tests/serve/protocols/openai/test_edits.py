@@ -4,13 +4,16 @@ import base64
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
 import torch
+from msgspec import UNSET
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,6 +21,10 @@ from aigc import models
 from aigc.artifact import Artifact, image_files
 from aigc.artifact.manifest import Training
 from aigc.commands.export import write_artifact
+from serve.access.api_keys import CreateKey, key_entry
+from serve.access.rate_ledger import Ledger
+from serve.access.rate_limiter import in_process
+from serve.protocols.openai import edits
 from serve.settings import Limits, Settings
 from tests.manifests import manifest
 from tests.serve.listening import Listening, listening
@@ -114,9 +121,102 @@ def test_transparency_of_the_image_is_a_mask_too(
     np.testing.assert_array_equal(pixels_of(answer), artifact.uint8("inpaint", made)[0])
 
 
+def saved(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def paletted(filled: NDArray[np.bool_]) -> bytes:
+    image = Image.fromarray(np.where(filled, 7, 3).astype(np.uint8), "P")
+    image.putpalette([*range(24)])
+    return saved(image, transparency=7)
+
+
+def grey(filled: NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(np.where(filled, 7, 100).astype(np.uint8))
+
+
+TURNED = Image.Exif()
+TURNED[0x112] = 6
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        paletted(hole()),
+        saved(grey(hole()), transparency=7),
+        saved(Image.merge("LA", [grey(~hole()), Image.fromarray(~hole()).convert("L")])),
+        saved(Image.fromarray(~hole()), transparency=0),
+    ],
+    ids=["palette", "grey", "grey and alpha", "one bit"],
+)
+def test_masks_of_every_mode_are_of_the_image_as_it_is_seen(
+    client: openai.OpenAI, mask: bytes
+) -> None:
+    image, filled = levels(), hole()
+    turned = saved(Image.fromarray(image).transpose(Image.Transpose.ROTATE_90), exif=TURNED)
+    made = [
+        pixels_of(client.images.edit(model="filler", prompt="", image=one, mask=mask))
+        for one in (saved(Image.fromarray(image)), turned)
+    ]
+    np.testing.assert_array_equal(made[0], made[1])
+    np.testing.assert_array_equal(made[0][~filled], image[~filled])
+    assert (made[0][filled] != image[filled]).any(1).mean() > 0.9
+
+
+def test_an_image_that_is_read_as_stored_has_its_mask_so(artifacts: dict[str, str]) -> None:
+    runner: Any = SimpleNamespace(spec=Artifact.open(artifacts["filler"]).signature("inpaint"))
+    stored = hole(28, 28)
+    file = saved(Image.open(io.BytesIO(transparent(levels(0, 28, 28), stored))), exif=TURNED)
+    request = edits.EditRequest(model="filler", image=base64.b64encode(file).decode())
+
+    def found() -> NDArray[np.bool_]:
+        made = base64.b64decode(edits._holes(request, runner))
+        return np.asarray(Image.open(io.BytesIO(made))) == 255
+
+    np.testing.assert_array_equal(found(), np.rot90(stored, -1))
+    image, *rest = runner.spec.inputs
+    inputs = (replace(image, preprocessing=UNSET), *rest)  # as of old artifacts
+    runner.spec = replace(runner.spec, inputs=inputs)
+    np.testing.assert_array_equal(found(), stored)
+
+
+def test_a_key_pays_by_size_and_for_files_that_cannot_be_read(
+    artifacts: dict[str, str], tmp_path: Path
+) -> None:
+    secret, file = "0123456789abcdef0123456789abcdef", tmp_path / "keys.toml"
+    key = CreateKey(action="new", name="alice", samples_per_s=0.001, burst=20)
+    file.write_text(key_entry(key, secret))
+    settings = Settings(metrics_dir=str(tmp_path), keys=str(file), limits=Limits(max_batch=4))
+    image, mask = image_files.png(levels()), transparent(levels(), hole())
+    cost = 4  # 28 x 32 pixels beside 16 x 16
+    with (
+        listening(settings, artifacts["filler"], take_budget=in_process(Ledger())) as served,
+        openai.OpenAI(base_url=f"{served.url}/v1", api_key=secret, max_retries=0) as client,
+    ):
+        edit = partial(client.images.with_raw_response.edit, model="filler", prompt="")
+
+        def left() -> int:
+            return int(edit(image=image, mask=mask).headers["x-ratelimit-remaining"])
+
+        assert left() == 20 - cost
+        with pytest.raises(openai.BadRequestError, match="'mask' cannot be read"):
+            edit(image=image, mask=mask[:-40])
+        with pytest.raises(openai.BadRequestError, match="seed has no effect"):
+            edit(image=image, mask=b"unread", extra_body={"seed": 1})
+        assert left() == 20 - cost - 1 - cost
+        labels = {"api": "openai", "model": "filler", "signature": "inpaint"}
+        assert served.requests(**labels, code="200") == 2
+        assert served.requests(**labels, code="400") == 1
+
+
 def test_image_alone_goes_to_a_model_without_a_mask(client: openai.OpenAI) -> None:
     image = image_files.png(levels(height=12, width=9))
-    answer = client.images.edit(model="large", prompt="large", image=[image], size="auto")
+    unused: dict[str, Any] = {"size": "auto", "stream": False, "moderation": "auto"}
+    answer = client.images.edit(
+        model="large", prompt="large", image=[image], n=1, extra_body=unused
+    )
     assert pixels_of(answer).shape == (24, 18, 3)
     webp = client.images.edit(model="large", prompt="", image=image, output_format="webp")
     np.testing.assert_array_equal(pixels_of(webp), pixels_of(answer))
@@ -132,6 +232,9 @@ def test_image_alone_goes_to_a_model_without_a_mask(client: openai.OpenAI) -> No
         ("filler", {"mask": b"no file"}, "image 'mask' cannot be read: not a PNG"),
         ("filler", {"prompt": "a dog"}, "prompt must be empty or the model's name"),
         ("large", {"mask": transparent(levels(), hole())}, "mask has no effect: large@1 takes the"),
+        ("filler", {"image": image_files.png(levels(0, 1, 1))}, r"resize it to \(N, 3, 16, 16\);"),
+        ("large", {"extra_body": {"stream": True}}, "stream must be false: images are not"),
+        ("large", {"image": [b""], "extra_body": {"image": "x"}}, r"has image and image\[\]"),
         ("large", {"n": 2}, "n must be 1: large@1 makes one image of an image, got 2"),
         ("large", {"size": "64x64"}, "size must be auto"),
         ("large", {"response_format": "url"}, "response_format must be"),
