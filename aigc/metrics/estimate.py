@@ -51,12 +51,20 @@ def jackknife(value: float, without: Sequence[float]) -> Estimate:
     return within(value, math.sqrt(square), 0.0)
 
 
+def groups_of(first: int, count: int, classes: int = 1) -> NDArray[np.int64]:
+    """(count,) groups of the rows from number `first` on, whose classes come in turn: each group
+    has about as many rows of every class, whatever divisors their number and GROUPS share."""
+    turn, label = np.divmod(np.arange(first, first + count), classes)
+    return np.asarray((turn + label) % GROUPS)
+
+
 def jackknife_of(
-    statistic: Callable[[NDArray[np.float32]], float], rows: NDArray[np.float32]
+    statistic: Callable[[NDArray[np.float32]], float], rows: NDArray[np.float32], classes: int = 1
 ) -> Estimate:
-    """A statistic of rows (N, D) by jackknife() over interleaved groups; no interval if N < 2 G."""
+    """A statistic of rows (N, D), of classes in turn, by jackknife() over groups_of() them; no
+    interval if N < 2 G."""
     value = statistic(rows)
     if len(rows) < 2 * GROUPS:
         return Estimate(value)
-    group = np.arange(len(rows)) % GROUPS
+    group = groups_of(0, len(rows), classes)
     return jackknife(value, [statistic(rows[group != one]) for one in range(GROUPS)])

@@ -14,6 +14,7 @@ from aigc.metrics.estimate import GROUPS, Estimate, jackknife_of, of_mean, of_sh
 from aigc.metrics.feature_sets import collect, of_real
 from aigc.metrics.frechet import frechet, frechet_estimate, frechet_infinity, moments_frechet
 from aigc.metrics.moments import GroupedMoments, Moments
+from aigc.metrics.vendi import vendi
 
 
 def blocks(x: np.ndarray, size: int = 37) -> Iterator[np.ndarray]:
@@ -66,6 +67,32 @@ def test_extrapolated_distance_has_no_bias_by_the_number_of_samples() -> None:
     assert shifted.interval[1] > 7.8
     with pytest.raises(TooFewRows, match="needs 128 generated rows, there are 100"):
         frechet_infinity(known, GroupedMoments.of(blocks(made[:100])))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8, 10, 100])
+def test_classes_in_turn_are_in_every_group(classes: int) -> None:
+    """Samples come of classes in turn: a group of one of eight of them would be of few classes,
+    far from the real rows."""
+    random = np.random.default_rng(0)
+    centres = random.normal(0, 5, (classes, 8))
+
+    def drawn(n: int) -> np.ndarray:
+        return centres[np.arange(n) % classes] + random.normal(size=(n, 8))
+
+    real, made = Moments.of(drawn(20_000)), drawn(1600)
+    grouped = GroupedMoments.of(blocks(made), classes)
+    sizes = [grouped.merged([group]).count for group in range(GROUPS)]
+    assert max(sizes) - min(sizes) <= classes
+    whole, part = grouped.merged(), grouped.merged([3])
+    assert moments_frechet(whole, part) < 0.05 * np.trace(real.covariance)
+    distance = frechet_estimate(real, grouped)
+    assert distance.interval is not None
+    assert distance.interval[1] < 2 * distance.value
+    if classes <= 10:
+        assert abs(frechet_infinity(real, grouped).value) < distance.value
+    wide = vendi(made.astype(np.float32), classes)
+    assert wide.interval is not None
+    assert wide.interval[1] - wide.interval[0] < 0.1 * wide.value
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:
