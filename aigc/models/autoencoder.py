@@ -6,6 +6,7 @@ mixes distant places or normalises over them, so pictures beyond the bounds of i
 made of tiles that equal the whole.
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -33,6 +34,9 @@ from aigc.rng import BatchRNG
 
 SMALLEST = 2
 """Smallest height and width of the latent in an artifact."""
+MAX_LEVELS = 1000
+"""Most levels of a channel; from 1,002 on the rounded bounds of FSQ leave the range."""
+MAX_CODES = 1 << 20
 BALANCE_EVERY = 4
 """Batches from one comparison of the gradients of the losses of pictures to the next."""
 
@@ -116,8 +120,13 @@ class Config(ModelConfig):
         require(self.codes > 1, f"codes must be > 1, got {self.codes}")
         require(self.commitment > 0, f"commitment must be > 0, got {self.commitment}")
         require(
-            len(self.levels) > 0 and all(level > 1 for level in self.levels),
-            f"levels must all be > 1, got {self.levels}",
+            len(self.levels) > 0 and all(1 < level <= MAX_LEVELS for level in self.levels),
+            f"levels must be 2 to {MAX_LEVELS:,} each, got {self.levels}",
+        )
+        require(
+            max(self.codes, math.prod(self.levels)) <= MAX_CODES,
+            f"there may be {MAX_CODES:,} codes; codes is {self.codes:,}, levels {self.levels} have"
+            f" {math.prod(self.levels):,} combinations",
         )
         require(
             self.bottleneck != "fsq" or self.latent == len(self.levels),
