@@ -6,7 +6,6 @@ mixes distant places or normalises over them, so pictures beyond the bounds of i
 made of tiles that equal the whole.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -23,20 +22,17 @@ from aigc.config import (
 )
 from aigc.config.schedule import Scheduled, values
 from aigc.model import Batch, Export, GenerativeModel, Phase
-from aigc.nn.codebooks import Codebook, ScalarCodebook, VectorCodebook
+from aigc.nn.codebooks import Codebook, ScalarCodebook, VectorCodebook, check_codes
 from aigc.nn.image_codec import ImageCodec, Moments
 from aigc.nn.layers import check_image, check_positive
 from aigc.nn.losses import gaussian_kl
 from aigc.nn.patch_coder import Decoder, Encoder
-from aigc.nn.patch_discriminator import PatchJudge
+from aigc.nn.patch_discriminator import PatchJudge, check_discriminator
 from aigc.perceptual import PerceptualLoss
 from aigc.rng import BatchRNG
 
 SMALLEST = 2
 """Smallest height and width of the latent in an artifact."""
-MAX_LEVELS = 1000
-"""Most levels of a channel; from 1,002 on the rounded bounds of FSQ leave the range."""
-MAX_CODES = 1 << 20
 BALANCE_EVERY = 4
 """Batches from one comparison of the gradients of the losses of pictures to the next."""
 
@@ -115,19 +111,11 @@ class Config(ModelConfig):
         require_values("kl_weight", self.kl_weight, 0)
         require_values("adversarial_weight", self.adversarial_weight, 0)
         require_values("perceptual_weight", self.perceptual_weight, 0)
-        check_positive("discriminator_widths", self.discriminator_widths)
+        if self.is_adversarial:
+            check_discriminator(self.discriminator_widths, self.shape)
         require(self.num_classes == 0, "an autoencoder has no use for labels; set num_classes 0")
-        require(self.codes > 1, f"codes must be > 1, got {self.codes}")
+        check_codes(self.codes, self.levels)
         require(self.commitment > 0, f"commitment must be > 0, got {self.commitment}")
-        require(
-            len(self.levels) > 0 and all(1 < level <= MAX_LEVELS for level in self.levels),
-            f"levels must be 2 to {MAX_LEVELS:,} each, got {self.levels}",
-        )
-        require(
-            max(self.codes, math.prod(self.levels)) <= MAX_CODES,
-            f"there may be {MAX_CODES:,} codes; codes is {self.codes:,}, levels {self.levels} have"
-            f" {math.prod(self.levels):,} combinations",
-        )
         require(
             self.bottleneck != "fsq" or self.latent == len(self.levels),
             f"bottleneck fsq has a channel per level: set latent {len(self.levels)} for levels"

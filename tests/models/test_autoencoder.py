@@ -46,8 +46,14 @@ def built(preset: str, **changes: object) -> Model:
             lambda: Config(bottleneck="fsq", latent=8, levels=(8,) * 8),
             "have 16,777,216 combinations",
         ),
-        (lambda: Config(bottleneck="vq", codes=1 << 40), "there may be 1,048,576 codes"),
-        (lambda: Config(bottleneck="vq", codes=1), "codes must be > 1, got 1"),
+        (
+            lambda: Config(
+                shape=(3, 16, 16), adversarial_weight=0.5, discriminator_widths=(8,) * 6
+            ),
+            "discriminator_widths has 6 entries, which halve pictures 5 times",
+        ),
+        (lambda: Config(bottleneck="vq", codes=1 << 40), "codes must be 2 to 1,048,576"),
+        (lambda: Config(bottleneck="vq", codes=1), "codes must be 2 to 1,048,576, got 1"),
         (lambda: Config(num_classes=3), "set num_classes 0"),
     ],
 )
