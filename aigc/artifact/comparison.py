@@ -55,7 +55,7 @@ def equal_codes(
 ) -> tuple[float, NDArray[np.bool_]]:
     """Share of codes that differ, 0 for a single one, and the samples in which none does (n,).
 
-    The share counts as 1 if there is no such sample to compare other outputs by.
+    The share counts as 1 if none of several samples is left to compare other outputs by.
     """
     same = np.ones(len(next(iter(expected.values()))), bool)
     differing = total = 0
@@ -67,7 +67,8 @@ def equal_codes(
             differing, total = differing + int(differs.sum()), total + differs.size
     if differing <= 1:
         return 0.0, same
-    unknown = not same.any() and not all(tensor.is_codes for tensor in signature.outputs)
+    unknown = len(same) > 1 and not same.any()
+    unknown &= not all(tensor.is_codes for tensor in signature.outputs)
     return (1.0 if unknown else differing / total), same
 
 
