@@ -39,7 +39,8 @@ def of_share(hits: NDArray[np.bool_]) -> Estimate:
     n, share = len(hits), float(hits.mean())
     middle = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-    return Estimate(share, (max(0.0, middle - half), min(1.0, middle + half)))
+    low, high = min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
+    return Estimate(share, (low, high))
 
 
 def jackknife(value: float, without: Sequence[float]) -> Estimate:

@@ -85,7 +85,7 @@ def frechet_infinity(real: Moments, generated: GroupedMoments) -> Estimate:
     """
     count = generated.merged().count
     if count < 16 * GROUPS:
-        raise TooFewRows(f"an extrapolation needs {16 * GROUPS} generated rows, there are {count}")
+        raise TooFewRows(f"an extrapolation needs {16 * GROUPS} rows, there are {count}")
     points = []
     for size in (1, 2, 4, 8):
         for start in range(0, GROUPS, size):

@@ -65,7 +65,7 @@ def test_extrapolated_distance_has_no_bias_by_the_number_of_samples() -> None:
     assert shifted.interval is not None
     assert shifted.interval[0] < 8.2
     assert shifted.interval[1] > 7.8
-    with pytest.raises(TooFewRows, match="needs 128 generated rows, there are 100"):
+    with pytest.raises(TooFewRows, match="needs 128 rows, there are 100"):
         frechet_infinity(known, GroupedMoments.of(blocks(made[:100])))
 
 
@@ -162,6 +162,9 @@ def test_intervals_of_means_and_shares() -> None:
     none = of_share(np.zeros(100, bool))
     assert none.value == 0
     assert none.interval == pytest.approx((0, 0.037), abs=1e-3)  # Wilson 1927
+    for n in range(1, 300):  # the ends themselves, not nearly
+        assert of_share(np.zeros(n, bool)).interval[0] == 0  # type: ignore[index]
+        assert of_share(np.ones(n, bool)).interval[1] == 1  # type: ignore[index]
     half = of_share(np.arange(100) % 2 == 0)
     assert half.interval == pytest.approx((0.4038, 0.5962), abs=1e-4)
     rows = random.normal(size=(800, 1)).astype(np.float32)
