@@ -50,6 +50,17 @@ def test_onnx_gets_pictures_of_its_size_and_range(tmp_path: Path) -> None:
     assert free.feature_maps(x)[1].shape == (5, 3, 6, 5)
 
 
+def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    network = load(str(graph(tmp_path / "net.onnx")))
+    x = pictures(100, (3, 4, 4))
+    x[70, 1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match="is given pictures that are NaN or infinite"):
+        network.features(x)
+    broken = replace(network, run=lambda x: x.reshape(len(x), -1) * np.float32(np.nan))
+    with pytest.raises(ValueError, match="gives features that are NaN or infinite"):
+        broken.features(pictures())
+
+
 def test_grey_pictures_are_repeated_and_other_channels_refused(tmp_path: Path) -> None:
     network = load(str(graph(tmp_path / "net.onnx")))
     grey = pictures(shape=(1, 4, 4))

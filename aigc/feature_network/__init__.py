@@ -74,10 +74,17 @@ class FeatureNetwork:
     """The same -> feature maps, each (N, D, h, w) float32; None if it has none."""
 
     def features(self, images: Images) -> Images:
-        """(N, C, H, W) float32 in [-1, 1] -> (N, D) float32, N > 0."""
-        return np.concatenate(
+        """(N, C, H, W) float32 in [-1, 1] -> (N, D) float32, N > 0.
+
+        Raises ValueError for features that are not finite.
+        """
+        found = np.concatenate(
             [self.run(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
         )
+        if not np.isfinite(found).all():
+            fault = "gives features" if np.isfinite(images).all() else "is given pictures"
+            raise ValueError(f"feature network {self.name} {fault} that are NaN or infinite")
+        return found
 
     def feature_maps(self, images: Images) -> list[Images]:
         """A batch (N, C, H, W) float32 in [-1, 1] -> maps of (N, D, h, w). Raises ValueError if the
