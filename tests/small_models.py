@@ -38,7 +38,8 @@ SMALLER: dict[str, dict[str, Any]] = {
     | {"discriminator_widths": (4, 8)},
     "upscaler": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24},
     "denoiser": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 8, "largest": 24},
-    "inpainter": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 40},
+    "inpainter": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24}
+    | {"windows": (7, 3), "diffusion_steps": 2},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
     "classifier": {"shape": (1, 8, 8), "widths": (4, 8), "latent": 8},
 }

@@ -31,6 +31,12 @@ _CHECKED = ("label", "text", "token", "setting", "presence")
 """Kinds of inputs whose range is checked before a graph runs."""
 
 
+def latent_purposes(signature: Signature) -> dict[str, str]:
+    """Purpose of each latent's stream of numbers, by name: latents of equal shape must differ."""
+    names = [spec.name for spec in signature.inputs if spec.kind == "latent"]
+    return {name: f"latent/{name}" if i else "latent" for i, name in enumerate(names)}
+
+
 class ArtifactSpec:
     """The part of an artifact that its manifest describes: it holds no graph and runs nothing.
 
@@ -86,14 +92,12 @@ class ArtifactSpec:
         classes = self.classes(signature, label, n)
         filled = {**given, **optional_inputs(spec, given, n)}
         inputs: Arrays = {}
-        first_latent = True
+        purposes = latent_purposes(spec)
         for tensor, named in zip(spec.inputs, whole_spec.inputs, strict=True):
             shape, free = tensor.fixed_shape, free_positions(named.shape) if whole_spec.axes else ()
             if tensor.kind == "latent":
-                # A second latent of equal shape must not be the same numbers.
-                purpose = "latent" if first_latent else f"latent/{tensor.name}"
+                purpose = purposes[tensor.name]
                 inputs[tensor.name] = latents.normal(seed, indices, shape, purpose, free)
-                first_latent = False
             elif tensor.kind == "uniform":
                 inputs[tensor.name] = latents.uniform(seed, indices, shape, tensor.name, free)
             elif tensor.kind == "setting":

@@ -11,7 +11,8 @@ from aigc.artifact import Signature, TensorSpec
 from aigc.artifact.axes import SizeError, solved
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.config import TrainConfig
-from aigc.metrics.degradation import resized, to_range
+from aigc.metrics.degradation import resized, restores, to_range, trials
+from aigc.metrics.restoration import sized_for
 from aigc.sealing.calibration import NOISE, RealInputs
 
 SEED = 0
@@ -21,8 +22,9 @@ SEED = 0
 def data_inputs(config: TrainConfig) -> RealInputs:
     """The first rows of a run's training data, in the order of SEED, as inputs that are data.
 
-    Images are brought to the size of the input. Vectors are codes of the model, which are drawn,
-    unless the data are vectors. Reading raises ValueError if there are no such data.
+    Images are brought to the size of the input, and degraded where an image is made of one:
+    reduced, or with holes beside a mask. Vectors are codes of the model, which are drawn, unless
+    the data are vectors. Reading raises ValueError if there are no such data.
     """
     modality = config.model.modality
 
@@ -39,6 +41,9 @@ def data_inputs(config: TrainConfig) -> RealInputs:
 
     def read(signature: Signature, n: int) -> Arrays:
         samples, labels = rows(n)
+        if modality == "image" and restores(signature):
+            real = data.scaled(samples)
+            return trials("", sized_for(signature, real.shape[1:]), real)[0].given
         inputs: Arrays = {}
         for spec in signature.inputs:
             part = samples

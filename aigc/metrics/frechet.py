@@ -80,12 +80,16 @@ def frechet_infinity(real: Moments, generated: GroupedMoments) -> Estimate:
     arXiv:1911.07023): the intercept of a line through distances by 1 / N.
 
     N are all rows, their halves, quarters and eighths, with weights N; the interval is the fit's,
-    approximate since the parts share rows. The bias of the real rows stays: take many. Raises
-    TooFewRows for fewer than 16 · GROUPS rows.
+    approximate since the parts share rows. The bias of the real rows stays: take many. The line
+    holds while there are more rows than features: raises TooFewRows for fewer than 16 rows a
+    feature, or 128.
     """
-    count = generated.merged().count
-    if count < 16 * GROUPS:
-        raise TooFewRows(f"an extrapolation needs {16 * GROUPS} rows, there are {count}")
+    whole = generated.merged()
+    if whole.count < (least := 2 * GROUPS * max(GROUPS, len(whole.mean))):
+        raise TooFewRows(
+            f"an extrapolation of {len(whole.mean)} features needs {least:,} rows, there"
+            f" are {whole.count:,}"
+        )
     points = []
     for size in (1, 2, 4, 8):
         for start in range(0, GROUPS, size):

@@ -24,10 +24,10 @@ from aigc.config.schedule import Scheduled, values
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn.codebooks import Codebook, ScalarCodebook, VectorCodebook, check_codes
 from aigc.nn.image_codec import ImageCodec, Moments
-from aigc.nn.layers import check_image, check_positive
+from aigc.nn.layers import check_image, check_positive, downsampled
 from aigc.nn.losses import gaussian_kl
 from aigc.nn.patch_coder import Decoder, Encoder
-from aigc.nn.patch_discriminator import PatchJudge, check_discriminator
+from aigc.nn.patch_discriminator import PatchJudge
 from aigc.perceptual import PerceptualLoss
 from aigc.rng import BatchRNG
 
@@ -111,8 +111,9 @@ class Config(ModelConfig):
         require_values("kl_weight", self.kl_weight, 0)
         require_values("adversarial_weight", self.adversarial_weight, 0)
         require_values("perceptual_weight", self.perceptual_weight, 0)
+        check_positive("discriminator_widths", self.discriminator_widths)
         if self.is_adversarial:
-            check_discriminator(self.discriminator_widths, self.shape)
+            downsampled(self.shape, self.discriminator_widths[:-1] or self.discriminator_widths, 4)
         require(self.num_classes == 0, "an autoencoder has no use for labels; set num_classes 0")
         check_codes(self.codes, self.levels)
         require(self.commitment > 0, f"commitment must be > 0, got {self.commitment}")
@@ -146,7 +147,7 @@ class Latent:
     tokens: Tensor | None = None
     """(N, h, w) of a discrete bottleneck."""
     features: Tensor | None = None
-    """What comes before the decoder's last convolution, while there is a discriminator's turn."""
+    """Input of the decoder's last convolution, while there is a discriminator's turn."""
     made: Tensor | None = None
     """(N, C, H, W): the pictures made of `features`."""
 

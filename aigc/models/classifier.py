@@ -28,7 +28,7 @@ class Config(ModelConfig):
     """`latent` is the number of features; `num_classes` 0 predicts rotations."""
 
     latent: int = 64
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[int, ...] = (16, 32, 64, 128)
     """Channels of the feature maps; each has half the height and width of the one before."""
     augmentation: tuple[Augmentation, ...] = ("translation",)
     """Random changes of the pictures, against learning them by heart; see

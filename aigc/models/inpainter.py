@@ -9,14 +9,14 @@ dilated residual blocks (Yu & Koltun 2016, arXiv:1511.07122). Pixels that are no
 those of the input.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aigc.config import DataConfig, TrainConfig
+from aigc.config import DataConfig, TrainConfig, require
 from aigc.model import Batch, Export
 from aigc.nn.image_to_image import ResidualBlock, crops
 from aigc.nn.masks import NUMBERS, masks
@@ -25,9 +25,6 @@ from aigc.rng import BatchRNG
 
 SQUARE = 4
 """Side of the squares of pixels that are a place of the network."""
-WINDOWS = (47, 31, 15, 7, 3)
-"""Sides of the windows of the smooth fill, in pixels."""
-DIFFUSION_STEPS = 16
 DILATIONS = (1, 2, 4)
 """Dilations of the residual blocks, in turn."""
 TRUST = 1e-3
@@ -47,6 +44,20 @@ class Config(RestorationConfig):
     largest: int = 96
     """Largest height and width in one run, in places of 4 x 4 pixels; larger pictures are made of
     tiles of it."""
+    windows: tuple[int, ...] = (47, 31, 15, 7, 3)
+    """Sides of the windows of the smooth fill, odd numbers of pixels, from wide to narrow."""
+    diffusion_steps: int = 16
+    """Steps of diffusion that end the smooth fill."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len(self.windows) > 0 and all(side > 0 and side % 2 for side in self.windows),
+            f"windows must be odd numbers > 0, at least one, got {self.windows}",
+        )
+        require(
+            self.diffusion_steps >= 0, f"diffusion_steps must be >= 0, got {self.diffusion_steps}"
+        )
 
     @property
     def multiple(self) -> int:
@@ -54,16 +65,16 @@ class Config(RestorationConfig):
         return SQUARE
 
 
-def smooth_fill(x: Tensor, holes: Tensor) -> Tensor:
+def smooth_fill(x: Tensor, holes: Tensor, windows: Sequence[int], diffusion_steps: int) -> Tensor:
     """x: (N, C, H, W), holes: (N, 1, H, W), 1 in holes -> x with its holes filled smoothly."""
     known = 1 - holes
     shown = x * known
-    wide, share = _means(shown, WINDOWS[0]), _means(known, WINDOWS[0])
+    wide, share = _means(shown, windows[0]), _means(known, windows[0])
     filled = wide / share.clamp_min(1e-6)
-    for side in WINDOWS[1:]:
+    for side in windows[1:]:
         filled = (_means(shown, side) + TRUST * filled) / (_means(known, side) + TRUST)
     filled = shown + holes * filled
-    for _ in range(DIFFUSION_STEPS):
+    for _ in range(diffusion_steps):
         wide = F.pad(filled, (1, 1, 1, 1), mode="replicate")
         down = wide[:, :, :-2, 1:-1] + wide[:, :, 2:, 1:-1]
         across = wide[:, :, 1:-1, :-2] + wide[:, :, 1:-1, 2:]
@@ -83,6 +94,7 @@ class Network(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         channels, width = config.shape[0], config.width
+        self.windows, self.diffusion_steps = config.windows, config.diffusion_steps
         self.first = nn.Conv2d(SQUARE**2 * (channels + 1), width, 3, padding=1)
         self.blocks = nn.Sequential(
             *(ResidualBlock(width, DILATIONS[at % len(DILATIONS)]) for at in range(config.blocks))
@@ -94,7 +106,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         is_hole = mask >= 0.5
         holes = is_hole.to(x.dtype)
-        filled = smooth_fill(x, holes)
+        filled = smooth_fill(x, holes, self.windows, self.diffusion_steps)
         first = self.first(F.pixel_unshuffle(torch.cat([filled, holes], 1), SQUARE))
         detail = F.pixel_shuffle(self.last(first + self.blocks(first)), SQUARE)
         return torch.where(is_hole, filled + detail, x)

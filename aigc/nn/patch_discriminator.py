@@ -6,23 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from aigc.config import require
-from aigc.nn.layers import check_positive
 from aigc.nn.losses import hinge_discriminator, wasserstein_generator
 
 MAX_BALANCE = 1e4
 SMALLEST_NORM = 1e-4
-
-
-def check_discriminator(widths: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Raise ValueError for widths of which pictures (C, H, W) leave no patch."""
-    check_positive("discriminator_widths", widths)
-    halvings = len(widths) - 1 if len(widths) > 1 else len(widths)
-    require(
-        min(shape[1:]) >> halvings > 0,
-        f"discriminator_widths has {len(widths)} entries, which halve pictures {halvings} times;"
-        f" take fewer for shape {shape}",
-    )
 
 
 class PatchDiscriminator(nn.Module):

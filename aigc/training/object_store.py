@@ -119,6 +119,9 @@ class RunStore(Protocol):
     def push_files(self) -> None:
         """Copy the run's files, without checkpoints, to the store."""
 
+    def prune(self, keep: Iterable[str]) -> None:
+        """Delete all checkpoints of the store but those named."""
+
     def arrow(self) -> tuple[str, Any]:
         """Path and pyarrow filesystem of the place, None for a local folder."""
 
@@ -133,6 +136,9 @@ class NullStore:
         """Do nothing."""
 
     def publish(self, checkpoint: Path, check: Callable[[], None] = lambda: None) -> None:
+        """Do nothing."""
+
+    def prune(self, keep: Iterable[str]) -> None:
         """Do nothing."""
 
     def push_files(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from aigc import data
 from aigc.artifact import Signature, latents
 from aigc.artifact.axes import free_positions
-from aigc.artifact.sampling_inputs import Arrays, setting
+from aigc.artifact.sampling_inputs import Arrays, latent_purposes, setting
 from aigc.config import TrainConfig
 from aigc.data import Dataset, Source
 from aigc.metrics import Distance, distance_to, restoration
@@ -196,6 +196,7 @@ def draw(
     that are given."""
     inputs: Arrays = {}
     signature = named.at(named.sizes({}))
+    purposes = latent_purposes(signature)
     for spec, free in zip(signature.inputs, named.inputs, strict=True):
         if given and spec.name in given:
             inputs[spec.name] = given[spec.name]
@@ -208,5 +209,6 @@ def draw(
             inputs[spec.name] = latents.uniform(0, indices, spec.fixed_shape, spec.name, places)
         else:
             places = free_positions(free.shape)
-            inputs[spec.name] = latents.normal(0, indices, spec.fixed_shape, free=places)
+            purpose = purposes[spec.name]
+            inputs[spec.name] = latents.normal(0, indices, spec.fixed_shape, purpose, places)
     return inputs

@@ -229,11 +229,18 @@ class Reporter:
             outcome = "done"
         if outcome == "done":
             with self._continue_without("pruning"):
-                checkpoint.prune(self.folder / CHECKPOINTS, self.config.keep_checkpoints)
+                self._prune()
             if self.last_report and self.quality_samples != self.last_report.quality_samples:
                 with self._continue_without("the report to whoever watches"):
                     self.context.on_report(self._with_quality(self.last_report))
         return outcome
+
+    def _prune(self) -> None:
+        """Delete checkpoints that were kept until they were measured."""
+        folder = self.folder / CHECKPOINTS
+        if checkpoint.prune(folder, self.config.keep_checkpoints):
+            self.context.check_lease()
+            self.context.store.prune(path.name for path in folder.iterdir())
 
     def _end_by_rule(self, decision: Decision, samples: int) -> None:
         log.warning(

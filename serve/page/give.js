@@ -9,7 +9,7 @@ const pen = at("drawing").getContext("2d", {willReadFrequently: true});
 let drawn = false;
 let picture = null; // bytes of a file in place of a drawing
 let said = null; // bytes of a WAV or FLAC
-let vectors = {}; // numbers by the names of their inputs
+let vectors = {}; // numbers, and a mask as base64, by the names of their inputs
 let changed = () => {};
 let failed = () => {};
 
@@ -26,9 +26,30 @@ export function offer(signature, then, otherwise) {
   at("give").hidden = !kinds.length;
   for (const kind of TAKEN) at(`give-${kind}`).hidden = !kinds.includes(kind);
   vectors = {};
-  at("give-vector").replaceChildren(...signature.inputs.filter((i) => i.kind === "vector").map(field));
+  const masks = signature.inputs.filter(isMask);
+  const numbers = signature.inputs.filter((i) => i.kind === "vector");
+  at("give-vector").replaceChildren(...masks.map(maskField), ...numbers.map(field));
+  at("give-vector").hidden = !masks.length && !numbers.length;
   changed = then;
   failed = otherwise;
+}
+
+const isMask = ({kind, name}) => kind === "image" && name === "mask";
+
+// A field for a file that says what is to be filled.
+function maskField({name}) {
+  const label = document.createElement("label");
+  label.textContent = `${name}: a picture of the same size, white where it is to be filled`;
+  const accept = "image/png,image/jpeg,image/webp";
+  const chooser = Object.assign(document.createElement("input"), {type: "file", name, accept});
+  chooser.addEventListener("change", async () => {
+    delete vectors[name];
+    const [file] = chooser.files;
+    if (file) vectors[name] = base64(new Uint8Array(await file.arrayBuffer()));
+    changed();
+  });
+  label.append(chooser);
+  return label;
 }
 
 // A field for the numbers of an input.
@@ -75,7 +96,7 @@ export function given(signature) {
     audio: said ? base64(said) : null,
   };
   const files = signature.inputs
-    .filter((input) => KINDS.includes(input.kind) && values[input.kind] !== null)
+    .filter((input) => KINDS.includes(input.kind) && !isMask(input) && values[input.kind] !== null)
     .map((input) => [input.name, values[input.kind]]);
   return {...Object.fromEntries(files), ...vectors};
 }

@@ -161,7 +161,7 @@ function showCommands(body) {
       .map(([name, value]) => field(name, typeof value === "object" ? JSON.stringify(value) : value));
     const parts = Object.entries(body.inputs).map(([name, value]) => {
       const {kind} = signature.inputs.find((i) => i.name === name);
-      return kind === "text" ? field(name, value) : ` -F ${word(`${name}=@${kind}.${EXTENSIONS[kind]}`)}`;
+      return kind === "text" ? field(name, value) : ` -F ${word(`${name}=@${name === "mask" ? name : kind}.${EXTENSIONS[kind]}`)}`;
     });
     at("curl").textContent = `curl ${url}${key} -o samples.json${fields.join("")}${parts.join("")}`;
   } else {

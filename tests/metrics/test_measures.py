@@ -162,7 +162,8 @@ def test_every_metric_has_an_interval_or_a_floor(session_cache: None) -> None:
     train, test, others = digits()
     order = np.argsort(np.arange(len(others)) % 10, kind="stable")
     given = artifact(others[order], 10)
-    names = [name for name in MEASURES if name not in ("path_length", "cas")]
+    left_out = ("path_length", "cas", "frechet_infinity")  # the last needs 1,024 samples
+    names = [name for name in MEASURES if name not in left_out]
     found = image.measure(given, train, test, len(others), 0, names)
     assert not found.omitted
     for metric in found:

@@ -65,8 +65,8 @@ def test_extrapolated_distance_has_no_bias_by_the_number_of_samples() -> None:
     assert shifted.interval is not None
     assert shifted.interval[0] < 8.2
     assert shifted.interval[1] > 7.8
-    with pytest.raises(TooFewRows, match="needs 128 rows, there are 100"):
-        frechet_infinity(known, GroupedMoments.of(blocks(made[:100])))
+    with pytest.raises(TooFewRows, match="of 32 features needs 512 rows, there are 500"):
+        frechet_infinity(known, GroupedMoments.of(blocks(made[:500])))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 8, 10, 100])

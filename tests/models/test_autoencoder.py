@@ -20,6 +20,7 @@ from aigc.metrics import reconstruction
 from aigc.metrics.similarity import psnr
 from aigc.models import autoencoder
 from aigc.models.autoencoder import Config, Model
+from aigc.rng import BatchRNG
 from aigc.testing.model_under_test import drawn, model_batch
 from aigc.training.state import TrainState
 from aigc.training.step import SingleProcess, Step
@@ -46,14 +47,13 @@ def built(preset: str, **changes: object) -> Model:
             lambda: Config(bottleneck="fsq", latent=8, levels=(8,) * 8),
             "have 16,777,216 combinations",
         ),
-        (
-            lambda: Config(
-                shape=(3, 16, 16), adversarial_weight=0.5, discriminator_widths=(8,) * 6
-            ),
-            "discriminator_widths has 6 entries, which halve pictures 5 times",
-        ),
         (lambda: Config(bottleneck="vq", codes=1 << 40), "codes must be 2 to 1,048,576"),
         (lambda: Config(bottleneck="vq", codes=1), "codes must be 2 to 1,048,576, got 1"),
+        (
+            lambda: Config(adversarial_weight=1.0, discriminator_widths=(4,) * 8),
+            "too small for 7 halvings",
+        ),
+        (lambda: Config(adversarial_weight="0:-1"), "adversarial_weight must be >= 0"),
         (lambda: Config(num_classes=3), "set num_classes 0"),
     ],
 )
@@ -86,6 +86,42 @@ def test_collapse_names_the_perplexity_and_a_cure() -> None:
     assert "as if 1.9 of 200 codes" in said
     assert "--model.bottleneck fsq" in said
     assert built("kl8").collapsed({"reconstruction/loss": 0.0}) == ""
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "latent", "expected"),
+    [
+        ("kl", 4, {"square_error", "kl"}),
+        ("none", 4, {"square_error"}),
+        ("vq", 4, {"square_error", "commitment", "perplexity", "codes_used"}),
+        ("fsq", 2, {"square_error", "perplexity", "codes_used"}),
+    ],
+)
+def test_each_bottleneck_reports_its_own(bottleneck: Any, latent: int, expected: set[str]) -> None:
+    torch.manual_seed(0)
+    shape, widths = (3, 16, 16), (4, 8)
+    config = Config(bottleneck=bottleneck, latent=latent, levels=(4, 3), shape=shape, widths=widths)
+    model, x = Model(config), torch.rand(2, *shape) * 2 - 1
+    noise = BatchRNG(0, 0, 2, 0, 2, x)
+    latents = model.prepare({"image": x}, noise, {"reconstruction"})
+    loss, metrics = model.loss("reconstruction", {"image": x}, noise, latents)
+    assert metrics.keys() == expected
+    if bottleneck == "none":  # the plain mean absolute error of what the decoder makes of the codes
+        assert torch.equal(latents.z, model.encode(x)[0])
+        assert torch.equal(loss, (model.decoder(latents.z) - x).abs().mean())
+
+
+@pytest.mark.parametrize(("samples", "judged"), [(0, False), (99, False), (100, True)])
+def test_discriminator_begins_where_its_weight_does(samples: int, judged: bool) -> None:
+    model = built("kl8_gan", adversarial_weight="0:0 50%:0.5:step").train()
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    noise = BatchRNG(0, samples, 2, 0, 2, x, total=200)
+    latents = model.prepare({"image": x}, noise, {"discriminator", "reconstruction"})
+    loss, metrics = model.loss("discriminator", {"image": x}, noise, latents)
+    assert bool(loss.detach() > 0) == judged
+    assert ("fake" in metrics) == judged
+    _, metrics = model.loss("reconstruction", {"image": x}, noise, latents)
+    assert ("balance" in metrics) == judged
 
 
 @pytest.fixture(scope="module")

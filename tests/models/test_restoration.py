@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aigc import models
+from aigc.commands.calibration_data import data_inputs
 from aigc.metrics import classic_fill, degradation, non_local_means
 from aigc.metrics.similarity import psnr
 from aigc.models import inpainter
@@ -22,6 +23,7 @@ from aigc.sealing.onnx_export import write_graphs
 from aigc.sealing.tile_proof import proven_tile
 from tests.metrics.test_similarity import pictures
 from tests.small_models import smaller
+from tests.training.test_image_to_image import pictures as picture_files
 
 PRESETS = ["upscaler:x2", "upscaler:x4", "inpainter:holes", "denoiser:gaussian"]
 
@@ -41,14 +43,8 @@ def drawn(preset: str) -> Restoration:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_tiles_equal_the_whole_bit_for_bit(
-    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inpainter, "WINDOWS", (7, 3))  # the same operators, which see less
-    monkeypatch.setattr(inpainter, "DIFFUSION_STEPS", 2)
-    model = drawn(preset)
-    model.config = replace(model.config, largest=24)
-    ((name, part),) = model.exports().items()
+def test_tiles_equal_the_whole_bit_for_bit(preset: str, tmp_path: Path) -> None:
+    ((name, part),) = drawn(preset).exports().items()
     write_graphs({name: part}, tmp_path)
     run = runner((tmp_path / part.signature.graph).read_bytes(), part.signature, None)(1)
     tile = proven_tile(name, part.signature, run)
@@ -103,7 +99,7 @@ def test_pixels_that_are_not_to_be_filled_stay_as_they_are() -> None:
 
 def test_smooth_fill_of_a_constant_is_the_constant() -> None:
     holes = masks(torch.rand(3, NUMBERS), 32, 32)
-    filled = inpainter.smooth_fill(torch.full((3, 3, 32, 32), 0.25), holes)
+    filled = inpainter.smooth_fill(torch.full((3, 3, 32, 32), 0.25), holes, (15, 3), 4)
     torch.testing.assert_close(filled, torch.full_like(filled, 0.25))
 
 
@@ -127,6 +123,7 @@ def test_classic_methods_are_those_of_scikit_image() -> None:
         ("upscaler:x2", {"crop": 5}, "crop: heights and widths must be multiples of 2 from 8 on"),
         ("inpainter:holes", {"shape": (3, 30, 32)}, "shape: heights and widths must be multiples"),
         ("denoiser:gaussian", {"noise": (60.0, 50.0)}, "noise must be 0 <= low <= high <= 255"),
+        ("inpainter:holes", {"windows": (4,)}, "windows must be odd numbers > 0"),
         ("denoiser:gaussian", {"num_classes": 2}, "no use for labels; set num_classes 0"),
         ("denoiser:gaussian", {"largest": 8}, r"largest must be >= 32 for pictures of \(3, 64, 64"),
     ],
@@ -136,3 +133,19 @@ def test_impossible_configs_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(models.preset(preset).model, **changes)  # type: ignore[arg-type]
+
+
+def test_calibration_takes_masks_and_reductions_of_the_data(tmp_path: Path) -> None:
+    folder = picture_files(tmp_path / "data")
+    for preset, shapes in {
+        "inpainter:holes": {"image": (5, 3, 16, 16), "mask": (5, 1, 16, 16)},
+        "upscaler:x2": {"image": (5, 3, 8, 8)},
+    }.items():
+        config = smaller(models.preset(preset))
+        config = replace(config, data=replace(config.data, path=str(folder)))
+        ((_, part),) = models.build(config).exports().items()
+        given = data_inputs(config).read(part.signature, 5)
+        assert {name: rows.shape for name, rows in given.items()} == shapes
+        for spec in part.signature.inputs:
+            low, high = spec.range or (0, 0)
+            assert low <= given[spec.name].min() < given[spec.name].max() <= high

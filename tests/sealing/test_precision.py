@@ -286,7 +286,18 @@ def test_evaluate_compares_an_artifact_with_itself_in_float32(
     uri = str(artifact.uri)
     assert evaluate_command([uri, "--float32", str(sealed), "-n", "100", "--write"]) == 0
     head, judge, *_ = capsys.readouterr().err.splitlines()[1:]
-    assert head.split() == ["tiny@1", "value", "float32", "loss", "real", "vs", "real", "better"]
+    assert head.split() == [
+        "tiny@1",
+        "value",
+        "95",
+        "%",
+        "float32",
+        "loss",
+        "real",
+        "vs",
+        "real",
+        "better",
+    ]
     assert judge.split()[3] == "0.0%"  # real data alone, which are the same
     again = Artifact.open(uri)
     assert float32_metrics(again).keys() <= again.manifest.metrics.keys()

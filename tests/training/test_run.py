@@ -14,7 +14,6 @@ from aigc import data
 from aigc.artifact import Store
 from aigc.commands.export import export
 from aigc.commands.runs import summaries, table
-from aigc.files import read_lines
 from aigc.models import text_vae
 from aigc.training import checkpoint, run_folder
 from aigc.training.loop import TrainState
@@ -23,7 +22,7 @@ from aigc.training.quality import Quality
 from aigc.training.reporter import distributions
 from aigc.training.run import Run, train_run
 from aigc.training.run_clock import RunClock
-from aigc.training.run_context import RunContext, RunReport
+from aigc.training.run_context import RunContext
 from tests.data.rows import run as rows
 from tests.data.sounds import recordings, run_of
 from tests.fixtures.make import write_run
@@ -155,37 +154,6 @@ def test_slow_disk_does_not_hold_up_checkpoints(
     monkeypatch.setattr(checkpoint, "save", slowly)
     monkeypatch.setattr("aigc.training.reporter.WAIT_S", 600.0)
     write_run(tmp_path / "run", small("fc_gan:ring", checkpoint_interval=16, report_interval=16))
-
-
-def test_reports_name_the_state_of_the_quality(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = iter([5.0, float("nan"), 7.0])
-    monkeypatch.setattr(Quality, "measure", lambda self, model: next(found))
-    intervals = {"evaluate_interval": 32, "report_interval": 16, "checkpoint_interval": 48}
-    config = small("fc_gan:ring", samples=96, **intervals)
-    run = begin_run(tmp_path / "run", config)
-    watched: list[RunReport] = []
-    continue_run(run, config, on_report=watched.append)
-    # The last one arrives after the last report, which whoever watches then gets again.
-    assert (watched[-1].values["quality/frechet"], watched[-1].quality_samples) == (7.0, 96)
-    for report in watched[:-1]:
-        known = report.values.get("quality/frechet")
-        assert (known, report.quality_samples) in [(None, None), (5.0, 32)]
-        assert known is None or report.samples > 32
-    assert run_folder.best(run.checkpoints) == run.checkpoints / f"{32:012d}"
-    (summary,) = summaries(tmp_path)
-    assert (summary.best_quality, summary.quality_samples) == (5.0, 32)
-    assert "5 at 32" in table([summary])
-    assert read_lines(run.folder / "quality.jsonl")[1] == {
-        "samples": 64,
-        "quality": None,
-        "note": "it is nan",
-    }
-    # A resume goes on with the last one, which was measured after its checkpoint was written.
-    longer = replace(config, samples=112, evaluate_interval=0)
-    continue_run(run, longer)
-    assert (reports(run)[-1]["samples"], reports(run)[-1]["quality_samples"]) == (112, 96)
 
 
 def test_resume_accepts_data_of_a_renamed_folder(tmp_path: Path) -> None:

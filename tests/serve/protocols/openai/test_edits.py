@@ -18,7 +18,6 @@ from aigc import models
 from aigc.artifact import Artifact, image_files
 from aigc.artifact.manifest import Training
 from aigc.commands.export import write_artifact
-from aigc.models import inpainter
 from serve.settings import Limits, Settings
 from tests.manifests import manifest
 from tests.serve.listening import Listening, listening
@@ -31,9 +30,6 @@ PRESETS = {"filler": "inpainter:holes", "large": "upscaler:x2"}
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Small models with weights that are drawn, exported."""
     found = {}
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(inpainter, "WINDOWS", (7, 3))  # the same operators, in less time
-    monkeypatch.setattr(inpainter, "DIFFUSION_STEPS", 2)
     for name, preset in PRESETS.items():
         torch.manual_seed(0)
         config = smaller(models.preset(preset))
@@ -50,7 +46,6 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         fields: dict[str, Any] = {"name": name, "model": kind, "preset": called}
         write_artifact(model, (), manifest({}, training=training, **fields), folder)
         found[name] = str(folder)
-    monkeypatch.undo()
     return found
 
 
@@ -152,3 +147,29 @@ def test_what_has_no_effect_or_meaning_is_refused(
     given = {"prompt": "", "image": image_files.png(levels())} | fields
     with pytest.raises(openai.BadRequestError, match=message):
         client.images.edit(model=model, **given)
+
+
+def test_page_takes_a_file_as_a_mask(served: Listening, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(served.url)
+    page.locator("#model option").nth(1).wait_for(state="attached")
+    page.select_option("#model", "filler@1")
+    image, filled = levels(), hole()
+    mask = image_files.png(np.where(filled, np.uint8(255), np.uint8(0))[..., None])
+    for field, data in (("#give-vector input[name=mask]", mask), ("#image-file", None)):
+        content = image_files.png(image) if data is None else data
+        file = {"name": "a.png", "mimeType": "image/png", "buffer": content}
+        page.set_input_files(field, file)
+    page.locator("#grid img").first.wait_for()
+    assert "-F mask=@mask.png" in page.inner_text("#curl")
+    source = page.locator("#grid img").first.get_attribute("src")
+    data = (
+        page.evaluate(
+            "async (url) => [...new Uint8Array(await (await fetch(url)).arrayBuffer())]", source
+        )
+        if source.startswith("blob:")
+        else list(base64.b64decode(source.partition(",")[2]))
+    )
+    made = np.asarray(Image.open(io.BytesIO(bytes(data))))
+    np.testing.assert_array_equal(made[~filled], image[~filled])
+    page.close()
