@@ -153,7 +153,7 @@ class FrozenNetwork(nn.Module):
 
 
 def _called(name: str, network: Any, x: Tensor) -> Any:
-    """What a network makes of pictures. Raises ValueError if it fails for pictures of that size."""
+    """Call a network. Raises ValueError if it fails for pictures of that size."""
     try:
         return network(x)
     except (RuntimeError, IndexError, TypeError) as error:
