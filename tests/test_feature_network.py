@@ -50,6 +50,17 @@ def test_onnx_gets_pictures_of_its_size_and_range(tmp_path: Path) -> None:
     assert free.feature_maps(x)[1].shape == (5, 3, 6, 5)
 
 
+def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    network = load(str(graph(tmp_path / "net.onnx")))
+    x = pictures(100, (3, 4, 4))
+    x[70, 1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match="is given pictures that are NaN or infinite"):
+        network.features(x)
+    broken = replace(network, run=lambda x: x.reshape(len(x), -1) * np.float32(np.nan))
+    with pytest.raises(ValueError, match="gives features that are NaN or infinite"):
+        broken.features(pictures())
+
+
 def test_grey_pictures_are_repeated_and_other_channels_refused(tmp_path: Path) -> None:
     network = load(str(graph(tmp_path / "net.onnx")))
     grey = pictures(shape=(1, 4, 4))
@@ -67,6 +78,11 @@ def test_grey_pictures_are_repeated_and_other_channels_refused(tmp_path: Path) -
         (("N", 3, 4, 4), ",sizes=3", "unknown option 'sizes=3'.*did you mean 'size'"),
         (("N", 3, 4, 4), ",size=big", "size must be height and width, such as .*; got 'big'"),
         (("N", 3, 4, 4), ",range=1..0", r"range must be LOW\.\.HIGH, got 1\.\.0"),
+        (("N", 3, 4, 4), ",size=8", "takes pictures of 4x4 alone; leave out size=8"),
+        (("N", 3, 4, "w"), "", "takes pictures of 4 x w, of which one side is free"),
+        (("N", 3, "h", "w"), ",size=0", "size must be height and width, such as .*, got 0"),
+        (("N", 3, "h", "w"), ",size=4.5", "size must be height and width, such as .*, got 4.5"),
+        (("N", 3, "h", "w"), ",std=nan", "std must be standard deviation per .*; got 'nan'"),
     ],
 )
 def test_graphs_and_options_that_cannot_be_taken(
@@ -120,6 +136,8 @@ def test_own_network_has_gradients_and_stays_as_it_is(tmp_path: Path) -> None:
         ("no maps", r"Network has no feature_maps; add feature_maps\(x\)"),
         ("other weights", r"small\.safetensors does not fit Network of small\.py"),
         ("pickle", r"small\.safetensors does not fit Network of small\.py"),
+        ("arguments", r"Network\(\) must be made without arguments: .* 'depth'"),
+        ("output", r"output is an option of ONNX files"),
     ],
 )
 def test_own_networks_that_cannot_be_taken(damage: str, message: str, tmp_path: Path) -> None:
@@ -132,10 +150,30 @@ def test_own_networks_that_cannot_be_taken(damage: str, message: str, tmp_path: 
         path.write_text(NETWORK.replace("feature_maps", "maps"))
     elif damage == "other weights":
         save_file({"weight": torch.ones(2)}, weights)
-    else:
+    elif damage == "arguments":
+        path.write_text(NETWORK.replace("(self):", "(self, depth):"))
+    elif damage == "pickle":
         torch.save({"weight": torch.ones(2)}, weights)
     with pytest.raises(ValueError, match=message):
-        load_module(str(path))
+        load_module(f"{path},output=maps" if damage == "output" else str(path))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("first", r"must return a list of tensors \(N, D, h, w\), got a tensor of \(5, 4, 8, 8\)"),
+        ("[first.mean((2, 3))]", r"must return a list of tensors \(N, D, h, w\), got \[tensor"),
+        ("[first[:, :2, :1] @ first]", r"fails for pictures \(5, 3, 8, 8\): The size of"),
+    ],
+)
+def test_maps_of_another_form_are_refused(returned: str, message: str, tmp_path: Path) -> None:
+    """A tensor would pass for a list of its rows."""
+    path = own_network(tmp_path)
+    path.write_text(NETWORK.replace("[first, self.second(first)]", returned))
+    network = load_module(str(path))
+    for method in (network.feature_maps, network.features):
+        with pytest.raises(ValueError, match=message):
+            method(torch.from_numpy(pictures()))
 
 
 @pytest.mark.process

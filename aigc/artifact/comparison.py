@@ -53,7 +53,10 @@ def compare(signature: Signature, expected: Arrays, outputs: Arrays) -> Reproduc
 def equal_codes(
     signature: Signature, expected: Arrays, outputs: Arrays
 ) -> tuple[float, NDArray[np.bool_]]:
-    """Share of codes that differ, 0 for a single one, and the samples in which none does (n,)."""
+    """Share of codes that differ, 0 for a single one, and the samples in which none does (n,).
+
+    The share counts as 1 if none of several samples is left to compare other outputs by.
+    """
     same = np.ones(len(next(iter(expected.values()))), bool)
     differing = total = 0
     for tensor in signature.outputs:
@@ -62,7 +65,11 @@ def equal_codes(
             differs = a != b if a.shape == b.shape else np.ones(a.shape, bool)
             same &= ~differs.reshape(len(differs), -1).any(1)
             differing, total = differing + int(differs.sum()), total + differs.size
-    return (differing / total if differing > 1 else 0.0), same
+    if differing <= 1:
+        return 0.0, same
+    unknown = len(same) > 1 and not same.any()
+    unknown &= not all(tensor.is_codes for tensor in signature.outputs)
+    return (1.0 if unknown else differing / total), same
 
 
 def tolerance(signature: Signature) -> float:

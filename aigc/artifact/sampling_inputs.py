@@ -360,6 +360,9 @@ def _complete(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> Array
             )
         if spec.range is not None and (spec.kind in _CHECKED or spec.is_codes):
             check_range(spec, array)
+        if spec.dtype == "int64" and array.dtype.kind == "f" and (array % 1 != 0).any():
+            value = array[array % 1 != 0].flat[0]
+            raise ValueError(f"{spec.name} must be whole numbers, got {value:g}")
         complete[spec.name] = np.asarray(array, spec.dtype)
         sizes.add(len(array))
     if len(sizes) != 1:

@@ -118,6 +118,11 @@ def run(artifact: Artifact, options: Options) -> Evaluation:
     if options.neighbours:
         _check_folder(Path(options.neighbours))
     real = real_data(artifact, options.data, options.source)
+    if options.neighbours:
+        require(
+            draws_pictures(artifact, real.config),
+            f"{artifact.id} draws no pictures to show beside neighbours; leave out --neighbours",
+        )
     print("\n".join(real.description), file=sys.stderr)
 
     def measured(one: Artifact) -> Evaluation:
@@ -195,7 +200,7 @@ def evaluate_on(
     config = real.config
     evaluation = Evaluation()
     named = [reference for reference in metrics if is_measure(reference)]
-    pictures = config.model.modality == "image" and artifact.signature(evaluated(artifact)).drawable
+    pictures = draws_pictures(artifact, config)
     require(
         pictures or not (named or networks),
         f"{artifact.id} draws no pictures, which {' '.join(named) or '--features'} measures; leave"
@@ -228,6 +233,11 @@ def evaluate_on(
     if has_elbo:
         evaluation.add("elbo/test", lambda: _elbo(artifact, config, real.test), None, "higher")
     return evaluation
+
+
+def draws_pictures(artifact: Artifact, config: TrainConfig) -> bool:
+    """True if samples of an artifact are pictures that are drawn from a seed."""
+    return config.model.modality == "image" and artifact.signature(evaluated(artifact)).drawable
 
 
 def draw(

@@ -74,10 +74,17 @@ class FeatureNetwork:
     """The same -> feature maps, each (N, D, h, w) float32; None if it has none."""
 
     def features(self, images: Images) -> Images:
-        """(N, C, H, W) float32 in [-1, 1] -> (N, D) float32, N > 0."""
-        return np.concatenate(
+        """(N, C, H, W) float32 in [-1, 1] -> (N, D) float32, N > 0.
+
+        Raises ValueError for features that are not finite.
+        """
+        found = np.concatenate(
             [self.run(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
         )
+        if not np.isfinite(found).all():
+            fault = "gives features" if np.isfinite(images).all() else "is given pictures"
+            raise ValueError(f"feature network {self.name} {fault} that are NaN or infinite")
+        return found
 
     def feature_maps(self, images: Images) -> list[Images]:
         """A batch (N, C, H, W) float32 in [-1, 1] -> maps of (N, D, h, w). Raises ValueError if the
@@ -114,19 +121,51 @@ class FrozenNetwork(nn.Module):
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """x: (N, C, H, W) in [-1, 1] -> maps of (N, D, h, w), with gradients by x.
 
-        Raises ValueError if the network takes no such pictures.
+        Raises ValueError if the network takes no such pictures, or gives no such maps.
         """
-        return list(self.network.feature_maps(self._pictures(x)))  # type: ignore[operator]
+        maps = _called(self.name, self.network.feature_maps, self._pictures(x))
+        if not (
+            isinstance(maps, list | tuple)
+            and maps
+            and all(isinstance(one, Tensor) and one.ndim == 4 for one in maps)
+        ):
+            raise ValueError(
+                f"feature_maps(x) of feature network {self.name} must return a list of tensors"
+                f" (N, D, h, w), got {_described(maps)}"
+            )
+        return list(maps)
 
     def features(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W) in [-1, 1] -> (N, D); the mean of the last map over places if the network
         has no method of that name."""
         own = getattr(self.network, "features", None)
         if callable(own) and not isinstance(own, nn.Module):
-            return own(self._pictures(x))  # type: ignore[no-any-return]
+            found = _called(self.name, own, self._pictures(x))
+            if not (isinstance(found, Tensor) and found.ndim == 2):
+                raise ValueError(
+                    f"features(x) of feature network {self.name} must return a tensor (N, D), got"
+                    f" {_described(found)}"
+                )
+            return found
         return self.feature_maps(x)[-1].mean((2, 3))
 
     forward = feature_maps
+
+
+def _called(name: str, network: Any, x: Tensor) -> Any:
+    """Call a network. Raises ValueError if it fails for pictures of that size."""
+    try:
+        return network(x)
+    except (RuntimeError, IndexError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"feature network {name} fails for pictures {tuple(x.shape)}: {error}"
+        ) from error
+
+
+def _described(found: Any) -> str:
+    return f"a tensor of {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)[:100]
 
 
 def load(reference: str) -> FeatureNetwork:
@@ -190,7 +229,14 @@ def _of_file(path: Path, options: Mapping[str, str]) -> FrozenNetwork:
             f"{path} defines no {CLASS}; add a class {CLASS}(torch.nn.Module), made without"
             " arguments, with feature_maps(x) that returns a list of tensors (N, D, h, w)"
         )
-    network = network_class()
+    require(
+        "output" not in options,
+        f"{path}: output is an option of ONNX files; {CLASS}.features(x) says what is taken",
+    )
+    try:
+        network = network_class()
+    except TypeError as error:
+        raise ValueError(f"{path}: {CLASS}() must be made without arguments: {error}") from error
     require(isinstance(network, nn.Module), f"{path}: {CLASS}() must be a torch.nn.Module")
     require(
         hasattr(network, "feature_maps"),

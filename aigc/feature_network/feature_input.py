@@ -1,6 +1,7 @@
 """Pictures in [-1, 1] as a feature network takes them: channels, size and values."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,17 @@ class FeatureInput:
         low, high = _numbers(options, "range", r"\.\.", where) or (-1.0, 1.0)
         require(low < high, f"{where}: range must be LOW..HIGH, got {options.get('range')}")
         size = _numbers(options, "size", "x", where)
-        if size and "size" not in fixed:
-            fixed["size"] = (int(size[0]), int(size[-1]))
+        if size:
+            require(
+                all(side > 0 and side.is_integer() for side in size),
+                f"{where}: size must be {OPTIONS['size']}, got {options['size']}",
+            )
+            wanted = (int(size[0]), int(size[-1]))
+            require(
+                fixed.setdefault("size", wanted) == wanted,
+                f"{where} takes pictures of {'x'.join(map(str, fixed['size']))} alone; leave out"
+                f" size={options['size']}",
+            )
         mean, std = (_numbers(options, name, "/", where) for name in ("mean", "std"))
         require(all(std), f"{where}: std must not be 0")
         return cls(where=where, range=(low, high), mean=mean, std=std, **fixed)
@@ -55,7 +65,7 @@ class FeatureInput:
     def of_graph(
         cls, inputs: Sequence[Any], options: Mapping[str, str], where: str
     ) -> "FeatureInput":
-        """By the inputs of an onnxruntime session, whose fixed size stands above the options."""
+        """By the inputs of an onnxruntime session. Raises ValueError for others than pictures."""
         shapes = {one.name: one.shape for one in inputs}
         require(
             len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].type == "tensor(float)",
@@ -67,7 +77,13 @@ class FeatureInput:
             f"{where} takes batches of {batch} alone; export it with a free batch axis",
         )
         fixed: dict[str, Any] = {"channels": channels} if isinstance(channels, int) else {}
-        if all(isinstance(side, int) for side in size):
+        sides = {side for side in size if isinstance(side, int)}
+        require(
+            len(sides) == 0 or all(isinstance(side, int) for side in size),
+            f"{where} takes pictures of {' x '.join(map(str, size))}, of which one side is free;"
+            " export it with both free, or with both fixed",
+        )
+        if sides:
             fixed["size"] = tuple(size)
         return cls.of(options, where, **fixed)
 
@@ -145,6 +161,7 @@ def _numbers(
         found = tuple(map(float, re.split(separator, text)))
     except ValueError:
         found = ()
+    found = found if all(map(math.isfinite, found)) else ()
     counts = {"range": (2,), "size": (1, 2)}.get(name, (1, 3))
     require(len(found) in counts, f"{where}: {name} must be {OPTIONS[name]}; got {text[:60]!r}")
     return found

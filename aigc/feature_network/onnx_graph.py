@@ -43,7 +43,14 @@ class FeatureGraph:
     def _run(self, names: list[str], images: Images) -> list[Images]:
         given = self.session.get_inputs()[0].name
         feeds = {given: self.pictures(torch.from_numpy(images)).numpy()}
-        return [np.asarray(one, np.float32) for one in self.session.run(names, feeds)]
+        try:
+            found = self.session.run(names, feeds)
+        except Exception as error:  # onnxruntime raises pybind types without a common base
+            raise ValueError(
+                f"feature network {self.pictures.where} fails for pictures {feeds[given].shape}:"
+                f" {' '.join(str(error).split())[:300]}"
+            ) from error
+        return [np.asarray(one, np.float32) for one in found]
 
 
 def flat(features: NDArray[Any]) -> Images:

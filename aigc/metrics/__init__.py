@@ -266,17 +266,23 @@ def samples_at(
     Images are float32 in [-1, 1], whatever the range of the artifact.
     """
     name = artifact.manifest.default_signature()
-    signature = artifact.signature(name)
-    spec = signature.outputs[0]
-    labels = None
-    if signature.label is not None:
-        assert signature.label.range is not None
-        labels = np.array(indices) % (int(signature.label.range[1]) + 1)
+    spec = artifact.signature(name).outputs[0]
+    num_classes = classes_in_turn(artifact)
+    labels = np.array(indices) % num_classes if num_classes else None
     given = None if labels is None else labels.tolist()
     samples = artifact.sample(
         name, seed=seed, n=len(indices), first_index=indices.start, label=given
     )[spec.name]
     return to_unit_range(samples, spec), labels
+
+
+def classes_in_turn(artifact: Artifact) -> int:
+    """Number of classes of which samples_at() takes sample i of class i modulo them; 0 without."""
+    label = artifact.signature(artifact.manifest.default_signature()).label
+    if label is None:
+        return 0
+    assert label.range is not None
+    return int(label.range[1]) + 1
 
 
 def to_unit_range(samples: NDArray[np.float32], spec: TensorSpec) -> NDArray[np.float32]:

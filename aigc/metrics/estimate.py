@@ -39,7 +39,8 @@ def of_share(hits: NDArray[np.bool_]) -> Estimate:
     n, share = len(hits), float(hits.mean())
     middle = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-    return Estimate(share, (max(0.0, middle - half), min(1.0, middle + half)))
+    low, high = min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
+    return Estimate(share, (low, high))
 
 
 def jackknife(value: float, without: Sequence[float]) -> Estimate:
@@ -51,18 +52,20 @@ def jackknife(value: float, without: Sequence[float]) -> Estimate:
     return within(value, math.sqrt(square), 0.0)
 
 
-def drawn_groups(random: np.random.Generator, n: int) -> NDArray[np.int64]:
-    """(n,) group of each row, drawn: rows whose classes come in turn would not all be in a group of
-    every eighth row."""
-    return random.integers(GROUPS, size=n)
+def groups_of(first: int, count: int, classes: int = 1) -> NDArray[np.int64]:
+    """(count,) groups of the rows from number `first` on, whose classes come in turn: each group
+    has about as many rows of every class, whatever divisors their number and GROUPS share."""
+    turn, label = np.divmod(np.arange(first, first + count), classes)
+    return np.asarray((turn + label) % GROUPS)
 
 
 def jackknife_of(
-    statistic: Callable[[NDArray[np.float32]], float], rows: NDArray[np.float32]
+    statistic: Callable[[NDArray[np.float32]], float], rows: NDArray[np.float32], classes: int = 1
 ) -> Estimate:
-    """A statistic of rows (N, D) by jackknife() over drawn groups; no interval if N < 2 G."""
+    """A statistic of rows (N, D), of classes in turn, by jackknife() over groups_of() them; no
+    interval if N < 2 G."""
     value = statistic(rows)
     if len(rows) < 2 * GROUPS:
         return Estimate(value)
-    group = drawn_groups(np.random.default_rng(0), len(rows))
+    group = groups_of(0, len(rows), classes)
     return jackknife(value, [statistic(rows[group != one]) for one in range(GROUPS)])

@@ -6,7 +6,7 @@ metrics of neighbours, kernels and eigenvalues. Those of real data are kept in t
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -49,17 +49,16 @@ def collect(
     networks: Sequence[FeatureNetwork],
     blocks: Iterable[Images],
     kept: NDArray[np.int64],
-    look: Callable[[Images], None] = lambda block: None,
+    classes: int = 1,
 ) -> dict[str, FeatureSet]:
     """Features of the pictures of all blocks, each (., C, H, W), by the network's name.
 
-    kept: numbers of the rows that are kept, ascending. `look` is given every block.
+    kept: numbers of the rows that are kept, ascending. classes: number of those that come in turn.
     """
-    moments = {network.name: GroupedMoments() for network in networks}
+    moments = {network.name: GroupedMoments(classes) for network in networks}
     rows: dict[str, list[Images]] = {network.name: [] for network in networks}
     first = 0
     for block in blocks:
-        look(block)
         own = kept[(kept >= first) & (kept < first + len(block))] - first
         for network in networks:
             features = network.features(block)

@@ -82,12 +82,12 @@ def frechet_infinity(real: Moments, generated: GroupedMoments) -> Estimate:
     N are all rows, their halves, quarters and eighths, with weights N; the interval is the fit's,
     approximate since the parts share rows. The bias of the real rows stays: take many. The line
     holds while there are more rows than features: raises TooFewRows for fewer than 16 rows a
-    feature.
+    feature, or 128.
     """
     whole = generated.merged()
-    if whole.count < (least := 2 * GROUPS * len(whole.mean)):
+    if whole.count < (least := 2 * GROUPS * max(GROUPS, len(whole.mean))):
         raise TooFewRows(
-            f"an extrapolation of {len(whole.mean)} features needs {least:,} generated rows, there"
+            f"an extrapolation of {len(whole.mean)} features needs {least:,} rows, there"
             f" are {whole.count:,}"
         )
     points = []

@@ -21,6 +21,7 @@ from aigc.metrics import (
     MIN_ACCURACY,
     Distance,
     Evaluation,
+    classes_in_turn,
     judge_note,
     matching_rows,
     mean,
@@ -184,7 +185,8 @@ def _generated(
                 predicted.append(judge.classifier.classify(images).predicted)
             yield images
 
-    found = collect(networks, blocks(), np.arange(min(n, KEPT)))
+    classes = classes_in_turn(artifact) or 1
+    found = collect(networks, blocks(), np.arange(min(n, KEPT)), classes)
     none = np.zeros(0, np.int64)
     own = np.concatenate(labels) if labels else None
     return found, own, np.concatenate(predicted) if predicted else none

@@ -5,7 +5,8 @@ MEASURES is the registry; aigc/metrics/image.py computes them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,15 @@ from numpy.typing import NDArray
 from aigc.artifact import Artifact
 from aigc.data import Dataset, permutation, scaled
 from aigc.feature_network import FeatureNetwork
-from aigc.metrics import Evaluation, Omitted, TooFewRows, first_samples, mean, samples_at
+from aigc.metrics import (
+    Evaluation,
+    Omitted,
+    TooFewRows,
+    classes_in_turn,
+    first_samples,
+    mean,
+    samples_at,
+)
 from aigc.metrics.classes import classification_accuracy, worst_recall, worst_share
 from aigc.metrics.estimate import Estimate, of_mean, of_share
 from aigc.metrics.feature_sets import FeatureSet, real_blocks
@@ -24,9 +33,10 @@ from aigc.metrics.frechet import (
     note_if_near,
 )
 from aigc.metrics.kernel import kernel_distance
+from aigc.metrics.moments import GroupedMoments
 from aigc.metrics.neighbours import copies, covered, density, in_manifold, nearest_rows
 from aigc.metrics.perceptual import has_paths, of_pairs, path_length
-from aigc.metrics.vendi import vendi
+from aigc.metrics.vendi import vendi, vendi_score
 from aigc.suggest import alternatives
 
 PAIRS = 500
@@ -68,18 +78,6 @@ class Case:
     note: str
     """Reason to doubt the features."""
 
-    @cached_property
-    def of_test(self) -> Dataset:
-        """The held-out rows whose features are kept."""
-        samples, labels = self.test.samples, self.test.labels
-        numbers = self.held_out.numbers
-        return Dataset(
-            name=self.test.name,
-            samples=samples[numbers],
-            labels=labels[numbers],
-            classes=self.test.classes,
-        )
-
 
 def frechet_distance(evaluation: Evaluation, c: Case) -> None:
     """Fréchet distance (Heusel et al. 2017, arXiv:1706.08500)."""
@@ -103,7 +101,7 @@ def extrapolated(evaluation: Evaluation, c: Case) -> None:
     evaluation.add(
         f"frechet_infinity/{c.network.name}",
         lambda: frechet_infinity(c.real.total, groups),
-        lambda: moments_frechet(c.real.total, c.held_out.total),
+        lambda: frechet_infinity(c.real.total, GroupedMoments.of([c.held_out.rows])),
         "lower",
         c.note,
     )
@@ -150,7 +148,7 @@ def density_coverage(evaluation: Evaluation, c: Case) -> None:
     def coverage(points: NDArray[np.float32]) -> Estimate:
         # More points cover more: as many of both.
         m = min(len(generated), len(held_out)) or len(points)
-        return of_share(covered(real, points[:m]))
+        return of_share(covered(real, drawn_rows(points, m)))
 
     evaluation.add(
         f"coverage/{c.network.name}",
@@ -159,6 +157,11 @@ def density_coverage(evaluation: Evaluation, c: Case) -> None:
         "higher",
         c.note,
     )
+
+
+def drawn_rows(rows: NDArray[Any], m: int) -> NDArray[Any]:
+    """At most m of rows (N, ...) by a fixed permutation: real ones may be sorted by class."""
+    return rows[permutation(0, 0, len(rows))[:m]]
 
 
 def prdc(evaluation: Evaluation, c: Case) -> None:
@@ -172,8 +175,8 @@ def vendi_scores(evaluation: Evaluation, c: Case) -> None:
     m = min(len(c.generated.rows), len(c.held_out.rows)) or len(c.generated.rows)
     evaluation.add(
         f"vendi/{c.network.name}",
-        lambda: vendi(c.generated.rows[:m]),
-        lambda: vendi(c.held_out.rows[:m]),
+        lambda: vendi(c.generated.rows[:m], classes_in_turn(c.artifact) or 1),
+        lambda: vendi_score(drawn_rows(c.held_out.rows, m)),
         "real",
         c.note,
     )
@@ -258,7 +261,8 @@ def class_recall(evaluation: Evaluation, c: Case) -> None:
     if len(c.train.classes) < 2:
         evaluation.omitted.append(Omitted(f"class_recall/{c.network.name}", NO_LABELS))
         return
-    points, labels, names = c.held_out.rows, c.of_test.labels, c.train.classes
+    labels = c.test.labels[c.held_out.numbers]
+    points, names = c.held_out.rows, c.train.classes
     evaluation.add(
         f"class_recall/{c.network.name}",
         lambda: worst_recall(points, labels, c.generated.rows, names),
@@ -300,13 +304,9 @@ def diversity(evaluation: Evaluation, c: Case) -> None:
         return of_pairs(c.network, *samples_at(c.artifact, range(m), c.seed))
 
     def real() -> Estimate:
-        rows = c.of_test
-        labels = rows.labels if c.labels is not None else None
-        return of_pairs(
-            c.network,
-            scaled(rows.samples[: 2 * PAIRS]),
-            None if labels is None else labels[: 2 * PAIRS],
-        )
+        chosen = drawn_rows(np.arange(len(c.test)), 2 * PAIRS)
+        labels = c.test.labels[chosen] if c.labels is not None else None
+        return of_pairs(c.network, scaled(c.test.samples[chosen]), labels)
 
     evaluation.add(f"diversity/{c.network.name}", generated, real, "real", c.note)
 

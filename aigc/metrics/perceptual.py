@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import Artifact, latents
 from aigc.feature_network import FeatureNetwork
-from aigc.metrics import TooFewRows, to_unit_range
+from aigc.metrics import TooFewRows, classes_in_turn, to_unit_range
 from aigc.metrics.estimate import Estimate, of_mean
 
 BLOCK = 64
@@ -65,8 +65,7 @@ def path_length(
     name = artifact.manifest.default_signature()
     signature = artifact.signature(name)
     latent = next(spec.name for spec in signature.inputs if spec.kind == "latent")
-    spec, label = signature.outputs[0], signature.label
-    num_classes = int(label.range[1]) + 1 if label is not None and label.range else 0
+    spec, num_classes = signature.outputs[0], classes_in_turn(artifact)
     t = np.random.default_rng(seed).uniform(size=pairs)
     distances = []
     for start in range(0, pairs, BLOCK):

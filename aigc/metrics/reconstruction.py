@@ -15,6 +15,7 @@ from aigc.artifact import Artifact
 from aigc.artifact.manifest import TensorSpec
 from aigc.data import Dataset, scaled
 from aigc.metrics import Evaluation
+from aigc.metrics.degradation import from_range, to_range
 from aigc.metrics.similarity import psnr, ssim
 
 RECONSTRUCT, ENCODE = "reconstruct", "encode"
@@ -43,11 +44,13 @@ def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int) -> Evalu
     """
     signature = artifact.signature(RECONSTRUCT)
     real = scaled(test.samples[:n])
-    given, made = signature.inputs[0].name, signature.outputs[0].name
+    given, made = signature.inputs[0], signature.outputs[0]
     found: list[dict[str, NDArray[np.generic]]] = [
-        artifact.run(RECONSTRUCT, {given: real[i : i + BATCH]}) for i in range(0, len(real), BATCH)
+        artifact.run(RECONSTRUCT, {given.name: to_range(real[i : i + BATCH], given)})
+        for i in range(0, len(real), BATCH)
     ]
-    images = np.concatenate([one[made] for one in found]) if found else real
+    parts = [from_range(one[made.name].astype(np.float32), made) for one in found]
+    images = np.concatenate(parts) if parts else real
     evaluation = Evaluation()
     _add(evaluation, "", images, real, "higher")
     if baseline := _baseline(artifact, scaled(train.samples[:FITTED_ON]), real):

@@ -24,6 +24,6 @@ def vendi_score(features: NDArray[np.floating]) -> float:
     return float(np.exp(-(values * np.log(values)).sum()))
 
 
-def vendi(features: NDArray[np.float32]) -> Estimate:
-    """vendi_score() with an interval by jackknife."""
-    return jackknife_of(vendi_score, features)
+def vendi(features: NDArray[np.float32], classes: int = 1) -> Estimate:
+    """vendi_score() of rows of classes in turn, with an interval by jackknife."""
+    return jackknife_of(vendi_score, features, classes)

@@ -22,7 +22,7 @@ from aigc.config import (
 )
 from aigc.config.schedule import Scheduled, values
 from aigc.model import Batch, Export, GenerativeModel, Phase
-from aigc.nn.codebooks import Codebook, ScalarCodebook, VectorCodebook
+from aigc.nn.codebooks import Codebook, ScalarCodebook, VectorCodebook, check_codes
 from aigc.nn.image_codec import ImageCodec, Moments
 from aigc.nn.layers import check_image, check_positive, downsampled
 from aigc.nn.losses import gaussian_kl
@@ -115,12 +115,8 @@ class Config(ModelConfig):
         if self.is_adversarial:
             downsampled(self.shape, self.discriminator_widths[:-1] or self.discriminator_widths, 4)
         require(self.num_classes == 0, "an autoencoder has no use for labels; set num_classes 0")
-        require(self.codes > 1, f"codes must be > 1, got {self.codes}")
+        check_codes(self.codes, self.levels)
         require(self.commitment > 0, f"commitment must be > 0, got {self.commitment}")
-        require(
-            len(self.levels) > 0 and all(level > 1 for level in self.levels),
-            f"levels must all be > 1, got {self.levels}",
-        )
         require(
             self.bottleneck != "fsq" or self.latent == len(self.levels),
             f"bottleneck fsq has a channel per level: set latent {len(self.levels)} for levels"

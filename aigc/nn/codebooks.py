@@ -33,6 +33,24 @@ JITTER = 0.01
 """Largest relative distance of a moved code to its vector, so that no two codes are alike."""
 
 
+MAX_LEVELS = 1000
+"""Most levels of a channel; from 1,002 on the bounds of FSQ round to numbers out of range."""
+MAX_CODES = 1 << 20
+
+
+def check_codes(codes: int, levels: tuple[int, ...]) -> None:
+    """Raise ValueError for numbers that no VectorCodebook or ScalarCodebook can have."""
+    require(1 < codes <= MAX_CODES, f"codes must be 2 to {MAX_CODES:,}, got {codes:,}")
+    require(
+        len(levels) > 0 and all(1 < level <= MAX_LEVELS for level in levels),
+        f"levels must be 2 to {MAX_LEVELS:,} each, got {levels}",
+    )
+    require(
+        math.prod(levels) <= MAX_CODES,
+        f"levels {levels} have {math.prod(levels):,} combinations; {MAX_CODES:,} is the most",
+    )
+
+
 class Codebook(nn.Module):
     """A finite set of vectors (width,), numbered from 0."""
 
@@ -121,8 +139,11 @@ class VectorCodebook(Codebook):
         return F.embedding(tokens, self.vectors).permute(0, 3, 1, 2)
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest codes; the gradient passes straight through."""
-        with torch.no_grad():
+        """Nearest codes; the gradient passes straight through.
+
+        Autocast would compare codes in bfloat16, and take others.
+        """
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             tokens = self.tokens(z)
             taken = self.vectors_of(tokens)
         return z + (taken - z).detach(), tokens

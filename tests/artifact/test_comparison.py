@@ -1,5 +1,7 @@
 """Comparison of runs whose outputs are codes: few may differ, and what follows from them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,20 @@ def test_few_other_codes_leave_the_rest_to_compare() -> None:
 
 def test_many_other_codes_are_no_reproduction() -> None:
     assert compare(SIGNATURE, outputs(), differing(5)).max_abs == float("inf")
+
+
+def test_pictures_that_nothing_vouches_for_are_no_reproduction() -> None:
+    """One other code in every sample is a small share, but leaves no picture to compare."""
+    wide = replace(TOKENS, shape=(64, 64))
+    signature = replace(SIGNATURE, outputs=(IMAGE, wide))
+    a = {"image": outputs(2)["image"], "tokens": np.zeros((2, 64, 64), np.int64)}
+    b = {"image": -a["image"], "tokens": a["tokens"].copy()}
+    b["tokens"][:, 0, 0] = 1
+    assert compare(signature, a, b).max_abs == float("inf")
+    codes = replace(SIGNATURE, outputs=(wide,))
+    assert compare(codes, a, b).max_abs == 0.0
+    with pytest.raises(ValueError, match="not exported faithfully: 1 of its codes differ"):
+        prove_parity("reconstruct", signature, lambda feeds: b, a, a)
 
 
 def test_one_other_code_among_few_is_a_tie() -> None:

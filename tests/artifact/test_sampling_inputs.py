@@ -10,7 +10,7 @@ import pytest
 
 from aigc.artifact import Signature, TensorSpec
 from aigc.artifact.folder import read_manifest
-from aigc.artifact.sampling_inputs import ArtifactSpec, optional_inputs, setting
+from aigc.artifact.sampling_inputs import ArtifactSpec, _complete, optional_inputs, setting
 
 
 def optional(name: str, shape: tuple[int, ...]) -> tuple[TensorSpec, TensorSpec]:
@@ -121,3 +121,15 @@ def test_latents_of_one_signature_are_distinct(contract: ArtifactSpec) -> None:
     alone = contract.draw("sample", 7, range(3))
     assert np.array_equal(drawn[first.name], alone[first.name])
     assert not np.isclose(drawn["more"], drawn[first.name]).any()
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan")])
+def test_fractions_are_no_codes(value: float) -> None:
+    """As whole numbers they would be other codes."""
+    tokens = TensorSpec(name="tokens", kind="vector", dtype="int64", shape=(2, 2), range=(0, 7))
+    signature = Signature(graph="g", inputs=(tokens,), outputs=(tokens,))
+    given = np.full((1, 2, 2), 3.0)
+    assert _complete(signature, {"tokens": given})["tokens"].dtype == np.int64
+    given[0, 1, 0] = value
+    with pytest.raises(ValueError, match="tokens must be"):
+        _complete(signature, {"tokens": given})

@@ -56,7 +56,7 @@ def test_networks_stand_beside_the_judge_unless_metrics_are_named(
 
 
 def test_mistakes_show_before_anything_is_computed(
-    sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sealed: Path, written: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"net\.onnx is for metrics of pictures by name, and"):
         Options(artifact="x", features=("net.onnx",), metrics=("./own.py",))
@@ -66,5 +66,7 @@ def test_mistakes_show_before_anything_is_computed(
         command([str(sealed), "--features", "none.onnx"])
     with pytest.raises(ValueError, match="is not there; create it first"):
         command([str(sealed), "--neighbours", str(tmp_path / "none" / "n.png")])
+    with pytest.raises(ValueError, match=r"draws no pictures to show .*; leave out"):
+        command([str(written), "--neighbours", str(tmp_path / "n.png")])
     with pytest.raises(ValueError, match="unknown metric 'kids'"):
         command([str(sealed), "--metrics", "kids"])

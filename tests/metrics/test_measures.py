@@ -1,6 +1,7 @@
 """Metrics of pictures by name: closed forms, classes, paths, copies as a picture, omissions."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 from aigc.artifact import Artifact, Signature, TensorSpec
 from aigc.data import Dataset
 from aigc.feature_network import FeatureNetwork
-from aigc.metrics import TooFewRows, image, judge_note
+from aigc.metrics import TooFewRows, image, judge_note, measures
 from aigc.metrics.classes import classification_accuracy, worst_recall, worst_share
 from aigc.metrics.kernel import kernel_distance, squared_mmd
 from aigc.metrics.measures import MEASURES, chosen, is_measure
@@ -178,6 +179,25 @@ def test_every_metric_has_an_interval_or_a_floor(session_cache: None) -> None:
     assert [metric.name for metric in bare][-1] == "kid/pixels"
     empty = image.measure(artifact(others), train, _rows(test, 0), 40, 0, ("all",), [PIXELS])
     assert {one.name.partition("/")[0] for one in empty.omitted} >= {"recall", "copied", "cas"}
+
+
+def test_floors_are_the_same_for_sorted_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Rows of folders are sorted by class; fewer samples than rows must not leave classes out."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    train, test, others = digits()
+    order = np.argsort(test.labels, kind="stable")
+    bare = [replace(one, classes=(), labels=one.labels * 0) for one in (train, test)]
+    ordered = replace(bare[1], samples=bare[1].samples[order])
+    names = ("vendi", "prdc", "diversity")
+    monkeypatch.setattr(measures, "PAIRS", 30)
+    floors = [
+        {one.name: one.floor for one in image.measure(given, bare[0], each, 60, 0, names, [PIXELS])}
+        for given in [artifact(others)]
+        for each in (bare[1], ordered)
+    ]
+    assert floors[1] == pytest.approx(floors[0], rel=0.15)
 
 
 @pytest.mark.process

@@ -14,6 +14,7 @@ from aigc.metrics.estimate import GROUPS, Estimate, jackknife_of, of_mean, of_sh
 from aigc.metrics.feature_sets import collect, of_real
 from aigc.metrics.frechet import frechet, frechet_estimate, frechet_infinity, moments_frechet
 from aigc.metrics.moments import GroupedMoments, Moments
+from aigc.metrics.vendi import vendi
 
 
 def blocks(x: np.ndarray, size: int = 37) -> Iterator[np.ndarray]:
@@ -31,10 +32,8 @@ def test_moments_of_blocks_are_those_of_all_rows(
     assert whole.count == 500
     assert whole.mean == pytest.approx(x.mean(0))
     assert whole.covariance == pytest.approx(np.cov(x.T), abs=1e-9)
-    each = [found.merged([group]) for group in range(GROUPS)]
-    assert sum(one.count for one in each) == 500
-    assert min(one.count for one in each) > 40
-    assert sum(one.mean * one.count for one in each) / 500 == pytest.approx(x.mean(0))
+    for group in range(GROUPS):
+        assert found.merged([group]).covariance == pytest.approx(np.cov(x[group::GROUPS].T))
     nothing = Moments.of(x[:0])
     assert (nothing + whole).count == (whole + nothing).count == 500
 
@@ -66,24 +65,34 @@ def test_extrapolated_distance_has_no_bias_by_the_number_of_samples() -> None:
     assert shifted.interval is not None
     assert shifted.interval[0] < 8.2
     assert shifted.interval[1] > 7.8
-    with pytest.raises(TooFewRows, match="of 32 features needs 512 generated rows, there are 500"):
+    with pytest.raises(TooFewRows, match="of 32 features needs 512 rows, there are 500"):
         frechet_infinity(known, GroupedMoments.of(blocks(made[:500])))
 
 
-@pytest.mark.parametrize("classes", [4, 8, 10])
-def test_groups_hold_all_classes_of_samples_that_come_in_turn(classes: int) -> None:
+@pytest.mark.parametrize("classes", [2, 3, 8, 10, 100])
+def test_classes_in_turn_are_in_every_group(classes: int) -> None:
+    """Samples come of classes in turn: a group of one of eight of them would be of few classes,
+    far from the real rows."""
     random = np.random.default_rng(0)
-    centres = random.normal(0, 3, (classes, 4))
-    real = centres[np.arange(8000) % classes] + random.normal(size=(8000, 4))
-    made = centres[np.arange(800) % classes] + random.normal(size=(800, 4))
-    known, grouped = Moments.of(real), GroupedMoments.of(blocks(made, 256))
-    found = frechet_infinity(known, grouped)
-    assert abs(found.value) < 0.2
-    assert found.interval is not None
-    assert found.interval[0] < 0.1
-    interval = frechet_estimate(known, grouped).interval
-    assert interval is not None
-    assert interval[1] < 0.5
+    centres = random.normal(0, 5, (classes, 8))
+
+    def drawn(n: int) -> np.ndarray:
+        return centres[np.arange(n) % classes] + random.normal(size=(n, 8))
+
+    real, made = Moments.of(drawn(20_000)), drawn(1600)
+    grouped = GroupedMoments.of(blocks(made), classes)
+    sizes = [grouped.merged([group]).count for group in range(GROUPS)]
+    assert max(sizes) - min(sizes) <= classes
+    whole, part = grouped.merged(), grouped.merged([3])
+    assert moments_frechet(whole, part) < 0.05 * np.trace(real.covariance)
+    distance = frechet_estimate(real, grouped)
+    assert distance.interval is not None
+    assert distance.interval[1] < 2 * distance.value
+    if classes <= 10:
+        assert abs(frechet_infinity(real, grouped).value) < distance.value
+    wide = vendi(made.astype(np.float32), classes)
+    assert wide.interval is not None
+    assert wide.interval[1] - wide.interval[0] < 0.1 * wide.value
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:
@@ -153,6 +162,9 @@ def test_intervals_of_means_and_shares() -> None:
     none = of_share(np.zeros(100, bool))
     assert none.value == 0
     assert none.interval == pytest.approx((0, 0.037), abs=1e-3)  # Wilson 1927
+    for n in range(1, 300):  # the ends themselves, not nearly
+        assert of_share(np.zeros(n, bool)).interval[0] == 0  # type: ignore[index]
+        assert of_share(np.ones(n, bool)).interval[1] == 1  # type: ignore[index]
     half = of_share(np.arange(100) % 2 == 0)
     assert half.interval == pytest.approx((0.4038, 0.5962), abs=1e-4)
     rows = random.normal(size=(800, 1)).astype(np.float32)

@@ -1,8 +1,15 @@
 """Baselines of reconstructions: principal components and mean colours of patches."""
 
-import numpy as np
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
-from aigc.metrics.reconstruction import linear, mean_colours
+import numpy as np
+import pytest
+
+from aigc.artifact import Artifact, Signature, TensorSpec
+from aigc.data import Dataset
+from aigc.metrics.reconstruction import evaluate, linear, mean_colours
 
 
 def test_components_hold_what_lies_in_their_space() -> None:
@@ -21,6 +28,28 @@ def test_more_components_are_nearer() -> None:
     errors = [np.square(linear(images, images, 4, k) - images).mean() for k in (1, 8, 24, 48)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-10
+
+
+class _Halved:
+    """An autoencoder of pictures in [0, 1] that halves their values."""
+
+    manifest = SimpleNamespace(signatures={})
+
+    def signature(self, name: str) -> Signature:
+        shape = (1, 12, 12)
+        given = TensorSpec(name="x", kind="image", dtype="float32", shape=shape, range=(0.0, 1.0))
+        return Signature(graph="g", inputs=(given,), outputs=(replace(given, name="y"),))
+
+    def run(self, name: str, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert feeds["x"].min() >= 0
+        return {"y": feeds["x"] / 2}
+
+
+def test_pictures_are_given_and_taken_in_the_range_of_the_signature() -> None:
+    samples = np.full((20, 1, 12, 12), 0.6, np.float32)
+    data = Dataset(name="made", samples=samples, labels=np.zeros(20, np.int64), classes=())
+    found = evaluate(cast(Artifact, _Halved()), data, data, 20)
+    assert found.metrics[0].value == pytest.approx(-20 * np.log10(0.4), rel=1e-4)
 
 
 def test_mean_colours_by_hand() -> None:

@@ -41,8 +41,14 @@ def built(preset: str, **changes: object) -> Model:
         (lambda: Config(shape=(3, 60, 60)), "divide by 8, so the height must be a multiple of 8"),
         (lambda: Config(patch=3), "patch must be 2, 4"),
         (lambda: Config(bottleneck="fsq"), "a channel per level: set latent 4 .*got 16"),
-        (lambda: Config(bottleneck="fsq", latent=1, levels=(1,)), "levels must all be > 1"),
-        (lambda: Config(bottleneck="vq", codes=1), "codes must be > 1, got 1"),
+        (lambda: Config(bottleneck="fsq", latent=1, levels=(1,)), "levels must be 2 to 1,000"),
+        (lambda: Config(bottleneck="fsq", latent=1, levels=(1002,)), "levels must be 2 to 1,000"),
+        (
+            lambda: Config(bottleneck="fsq", latent=8, levels=(8,) * 8),
+            "have 16,777,216 combinations",
+        ),
+        (lambda: Config(bottleneck="vq", codes=1 << 40), "codes must be 2 to 1,048,576"),
+        (lambda: Config(bottleneck="vq", codes=1), "codes must be 2 to 1,048,576, got 1"),
         (
             lambda: Config(adversarial_weight=1.0, discriminator_widths=(4,) * 8),
             "too small for 7 halvings",

@@ -42,6 +42,14 @@ def test_quantised_values_pass_the_gradient_straight_through() -> None:
         assert (slope > 0).all()
 
 
+def test_autocast_takes_the_same_codes() -> None:
+    book, z = vectors(64).float(), drawn().float() * 0.1 + 1
+    book.vectors.copy_(book.vectors * 0.1 + 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, tokens = book.quantise(z)
+    assert torch.equal(tokens, book.tokens(z))
+
+
 def test_first_batch_takes_every_code_from_the_batch() -> None:
     book, z = vectors(), drawn()
     book.update(book.sums(z, book.tokens(z), noise()))
