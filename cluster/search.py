@@ -29,7 +29,7 @@ Ended = Literal["done", "halved", "failed", ""]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is searched."""
+    """Fields, points, budget and rungs of a search."""
 
     preset: str
     """MODEL:PRESET of all trials."""
@@ -62,7 +62,7 @@ class Trial:
     point: dict[str, Any]
     ended: Ended
     reason: str
-    """Of a trial that failed."""
+    """Reason of the failure of a trial that failed."""
     qualities: dict[int, float]
     """By samples seen."""
 
@@ -107,7 +107,7 @@ class Search:
         write(self.folder / SEARCH, (json.dumps(asdict(plan), indent=1) + "\n").encode())
 
     def plan(self) -> Plan:
-        """What is searched. Raises ValueError if the file is damaged."""
+        """The plan. Raises ValueError if the file is damaged."""
         document = read_json(self.folder / SEARCH)
         try:
             assert document is not None
