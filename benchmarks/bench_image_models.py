@@ -195,7 +195,7 @@ def section(trials: Sequence[Trial]) -> str:
 
 
 def claims() -> str:
-    """What is said of GANs against VAEs, in figures of `digits`, a column for each."""
+    """Common claims about GANs against VAEs, in figures of `digits`, a column for each."""
     known = [[found for seed in range(100) if (found := manifest(trial, seed))] for trial in CLAIMS]
     labelled = list(zip(CLAIMS, known, strict=True))[:2]
     trained = [

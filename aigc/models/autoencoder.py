@@ -149,7 +149,7 @@ class Latent:
     tokens: Tensor | None = None
     """(N, h, w) of a discrete bottleneck."""
     features: Tensor | None = None
-    """What comes before the decoder's last convolution, while there is a discriminator's turn."""
+    """Layers before the decoder's last convolution, while there is a discriminator's turn."""
     made: Tensor | None = None
     """(N, C, H, W): the pictures made of `features`."""
 
