@@ -25,6 +25,13 @@ OWN = {
     "evaluate_interval": "the search itself says when quality is measured",
     "quality": "trials must be measured alike; --quality sets it for all of them",
     **dict.fromkeys(("until", "patience"), "the search ends trials itself"),
+    "threads": "--threads sets it for all trials",
+    **dict.fromkeys(
+        ("grid_interval", "keep_checkpoints"), "trials make no grids and keep one checkpoint"
+    ),
+    **dict.fromkeys(
+        ("data", "model.shape", "model.num_classes"), "trials must be measured on the same data"
+    ),
 }
 """Fields that are not searched over, with the reason."""
 ATTEMPTS = 100
@@ -56,7 +63,7 @@ class Dimension:
         name, values = name.strip().replace("-", "_"), values.strip()
         require(bool(equals and values), f"--over must be FIELD={FORMS}; got {text!r}")
         old = _value(config, name)
-        reason = OWN.get(name)
+        reason = OWN.get("data" if name.startswith("data.") else name)
         require(reason is None, f"--over {name}: it cannot be searched over; {reason}")
         found = _RANGE.fullmatch(values)
         dimension = (

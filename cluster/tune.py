@@ -6,7 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -23,7 +23,7 @@ from aigc.training.preflight import measured_metric, rehearse
 from cluster.base_config import base_config
 from cluster.driver import signals
 from cluster.search import Plan, Search
-from cluster.search_space import Dimension, points
+from cluster.search_space import Dimension, changed, points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +120,9 @@ def _begin(options: Options, base: TrainConfig, given: frozenset[str]) -> Search
     names = [dimension.field for dimension in space]
     for name in names:
         require(names.count(name) == 1, f"--over {name} is given twice; give all values in one")
-        require(
-            config.batch <= options.first_rung,
-            f"the first rung is after {options.first_rung:,} samples, less than a batch of"
-            f" {config.batch}; give more --samples or fewer --rungs",
-        )
+    found = points(space, options.trials, options.search_seed)
+    for point in found:
+        _check_point(config, point, options.first_rung)
     source = data.load(config.data, config.model)
     for warning in rehearse(replace(config, evaluate_interval=config.samples), source):
         print(warning, file=sys.stderr)
@@ -135,7 +133,6 @@ def _begin(options: Options, base: TrainConfig, given: frozenset[str]) -> Search
         f"--metric {options.metric!r}: quality is measured as {metric!r} here"
         f"{alternatives(options.metric, ('quality', metric))}",
     )
-    found = points(space, options.trials, options.search_seed)
     if len(found) < options.trials:
         print(f"trials: {len(found)}, as --over has no more values", file=sys.stderr)
     plan = Plan(
@@ -149,6 +146,26 @@ def _begin(options: Options, base: TrainConfig, given: frozenset[str]) -> Search
     search = Search(Path(storage) / options.name)
     search.create(plan, config)
     return search
+
+
+def _check_point(config: TrainConfig, point: dict[str, Any], first_rung: int) -> None:
+    """Raise ValueError if a trial could not begin, or if its first batch is beyond the first rung.
+
+    The ends of a range may be allowed where what is between them is not, and values alone that do
+    not go together.
+    """
+    try:
+        batch = changed(config, point).batch
+    except ValueError as error:
+        words = ", ".join(f"{name}={value}" for name, value in point.items())
+        raise ValueError(
+            f"a trial with {words} is refused: {error}; give --over values that can all be taken"
+        ) from None
+    require(
+        batch <= first_rung,
+        f"the first rung is after {first_rung:,} samples, less than a batch of {batch}; give more"
+        " --samples, fewer --rungs or smaller batches",
+    )
 
 
 def _resume(argv: list[str]) -> int:

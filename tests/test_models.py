@@ -97,6 +97,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: small(feature_matching=-1.0), "feature_matching must be >= 0, got -1"),
     (lambda: style_gan.Config(mixing=2.0), r"mixing must be in \[0, 1\), got 2"),
     (lambda: style_gan.Config(mapping_layers=0), "mapping_layers must be > 0, got 0"),
+    (lambda: style_gan.Config(shape=(3, 7, 7)), r"shape \(3, 7, 7\) is not halved.*larger sides"),
     (lambda: resnet_gan.Config(blocks=0), "blocks must be > 0, got 0"),
     (lambda: resnet_gan.Config(shape=(3, 50, 50)), "halved to 25 x 25 only"),
     (lambda: small(generator_kernel=1), "kernel 1 with stride 2 .*take kernel 4"),

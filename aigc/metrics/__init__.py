@@ -241,7 +241,7 @@ class Distance:
     """Reason to doubt it; empty if its features are reliable on held-out real rows."""
 
     def __call__(self, samples: NDArray[Any]) -> float:
-        return self.measure(samples)
+        return float(self.measure(samples))
 
 
 def distance_to(modality: str, reference: str = "") -> Callable[[Dataset], Distance | None] | None:

@@ -51,7 +51,12 @@ class Config(GANConfig):
         require(self.mapping_layers > 0, f"mapping_layers must be > 0, got {self.mapping_layers}")
         require_values("mixing", self.mixing, 0, 1 + 1e-9)
         for width in (self.generator_width, self.discriminator_width):
-            levels(self.shape, width, self.widest)
+            sizes = levels(self.shape, width, self.widest)
+            require(
+                len(sizes) > 1,
+                f"shape {self.shape} is not halved, and one layer has no styles to mix; take larger"
+                " sides, such as 8, or resnet_gan",
+            )
 
 
 class StyledLayer(nn.Module):
@@ -110,7 +115,7 @@ class Generator(nn.Module):
     def synthesize(self, w: Tensor, noise: Tensor) -> Tensor:
         """w: (N, layers, latent), noise: (N, num_noise) -> (N, C, H, W) in [-1, 1]."""
         planes = torch.split(noise, [high * wide for high, wide in self.planes], 1)
-        x = self.constant.expand(len(w), *self.constant.shape)
+        x = self.constant.expand(w.shape[0], *self.constant.shape)
         x = x.contiguous(memory_format=torch.channels_last)
         total: Tensor | None = None
         for i, (layer, plane) in enumerate(zip(self.layers, planes, strict=True)):
@@ -161,7 +166,7 @@ class Model(GAN):
         """Sum of w, and the rows, beside those of GAN.batch_sums."""
         z = noise.normal("latent", self.config.latent)
         w = self.generator.map(z, shared[1])
-        own = {"w": w.sum(0), "rows": z.new_tensor(float(len(z)))}
+        own = {"w": w.to(z.dtype).sum(0), "rows": z.new_tensor(float(len(z)))}
         return super().batch_sums(batch, noise, shared) | own
 
     def update(self, sums: dict[str, Tensor]) -> None:

@@ -83,19 +83,27 @@ class Process:
     def ended(self) -> str:
         """Words for its end; empty while it lives or answers are left."""
         status = self._process.poll()
-        if status is None or self._reader.is_alive() or not self.answers.empty():
+        if status is None:
+            return ""
+        self._kill_group()
+        if self._reader.is_alive() or not self.answers.empty():
             return ""
         name = signal.Signals(-status).name if status < 0 else f"status {status}"
         return f"its process ended with {name}"
 
     def kill(self) -> None:
-        """End it at once, also while it is stopped."""
-        self._process.kill()
+        """End it and what it started at once, also while it is stopped."""
+        self._kill_group()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
+
+    def _kill_group(self) -> None:
+        """End what it started too: a process that a metric forked would hold the pipe open."""
+        with suppress(ProcessLookupError, PermissionError):  # the group is gone
+            os.killpg(self.pid, signal.SIGKILL)
 
 
 def start(run: Path) -> Process:
@@ -137,10 +145,12 @@ class Evaluator:
             self._warn(samples, f"{reason}; a larger --evaluate-interval avoids that")
             return Measurement(samples, None, reason)
         self._pending.append(samples)
-        if self._process is None:
-            self._begin()
-        else:
+        if self._process is not None:
             self._process.send(samples)
+        elif reason := self._begin():
+            self._pending.clear()
+            self._warn(samples, reason)
+            return Measurement(samples, None, reason)
         return None
 
     def take(self) -> list[Measurement]:
@@ -189,10 +199,15 @@ class Evaluator:
             self._process.kill()
             self._process = None
 
-    def _begin(self) -> None:
-        self._process = start(self._run)
+    def _begin(self) -> str:
+        """Start the process, and send it what is pending. Returns the reason if that fails."""
+        try:
+            self._process = start(self._run)
+        except OSError as error:  # no memory, or no process more is allowed
+            return f"its process does not start: {error}"
         for samples in self._pending:
             self._process.send(samples)
+        return ""
 
     def _stuck(self, process: Process) -> str:
         silent = time.monotonic() - process.last_sign
@@ -232,8 +247,9 @@ class Evaluator:
         lost = [Measurement(samples, None, reason)]
         if self._deaths >= MAX_DEATHS:
             return lost + self.give_up(f"{reason}, {self._deaths} times in a row")
-        if self._pending:
-            self._begin()
+        if self._pending and (failed := self._begin()):
+            lost += [Measurement(each, None, failed) for each in self._pending]
+            self._pending.clear()
         return lost
 
     def _warn(self, samples: int, reason: str) -> None:

@@ -52,11 +52,11 @@ class Quality:
         """Quality of a model, which must be in eval mode.
 
         The first call trains the feature extractor of a distance, which may take minutes; if that
-        fails, later calls return None.
+        raises, the next call tries again.
         """
         if not self._prepared:
-            self._prepared = True
             self._measure = self._prepare(model)
+            self._prepared = True
         return None if self._measure is None else self._measure(model)
 
     @property

@@ -7,6 +7,7 @@ written is left out with a warning.
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -77,6 +78,8 @@ class Reporter:
         self.fingerprint = source.fingerprint()
         self.event_file = tensorboard.EventFile(self.folder, clock.samples)
         self.measured = read_quality(self.folder)
+        self.unrecorded: deque[Measurement] = deque()
+        """Measurements that could not be written into quality.jsonl yet."""
         self.decision = decide(config, self.measured, self.quality_metric)
         """The end of the run by a rule; None until there is one."""
         self.held_out = HeldOut(config, source)
@@ -196,10 +199,8 @@ class Reporter:
         """
         if self.decision is not None:
             return
-        with self._continue_without("the record of quality"):
-            append_quality(
-                self.folder, found.samples, found.quality, found.note, metric=found.metric
-            )
+        self.unrecorded.append(found)
+        self._record()
         if found.quality is None:
             return
         self.quality, self.quality_samples = found.quality, found.samples
@@ -209,6 +210,17 @@ class Reporter:
             self.event_file.add(found.samples, scalars)
         self.measured[found.samples] = found.quality
         self.decision = decide(self.config, self.measured, found.metric)
+
+    def _record(self) -> None:
+        """Append what is not in quality.jsonl yet, such as what came while the disk was full: the
+        checkpoint of a measurement without a line there is kept, and measured again on resume."""
+        with self._continue_without("the record of quality"):
+            while self.unrecorded:
+                found = self.unrecorded[0]
+                append_quality(
+                    self.folder, found.samples, found.quality, found.note, metric=found.metric
+                )
+                self.unrecorded.popleft()
 
     def stop(self, samples: int) -> bool:
         """True if the run is to stop after the next batch; called before each of them."""
@@ -224,6 +236,7 @@ class Reporter:
         self.writer.finish()
         if outcome == "done":
             self.ratings.finish(lambda: self.decision is not None or self.context.stop(samples))
+        self._record()
         if self.decision is not None:
             self._end_by_rule(self.decision, samples)
             outcome = "done"

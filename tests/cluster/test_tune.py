@@ -44,6 +44,20 @@ def flags(tmp_path: Path, *more: str) -> list[str]:
         ((), "give at least one --over"),
         (("--over", "batch=32,64", "--over", "batch=16"), "--over batch is given twice"),
         (("--over", "batch=32,64", "--samples", "300"), "less than a batch of 64"),
+        (("--over", "batch=32,4096", "--samples", "9000"), "less than a batch of 4096"),
+        (
+            (
+                "--over",
+                "model.objective=hinge,wasserstein",
+                "--over",
+                "model.penalty=none,gradient",
+            ),
+            "--over model.objective=hinge,wasserstein: objective wasserstein needs",
+        ),
+        (
+            ("--over", "model.objective=hinge,relativistic", "--over", "model.lecam=0,1"),
+            "a trial with model.objective=relativistic, model.lecam=1 is refused: .*lecam look at",
+        ),
         (("--over", "batch=32,64", "--metric", "frechet"), "measured as 'off_the_ring' here"),
         (("--over", "batch=32,64", "--name", "A b"), "--name must be 1 to 64"),
     ],

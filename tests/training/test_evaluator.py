@@ -115,6 +115,53 @@ def test_process_that_always_dies_is_given_up(
     assert late.quality is None
 
 
+FORKS = """
+import os, sys, time
+if os.fork() == 0:
+    open({mark!r}, "w").write(str(os.getpid()))
+    time.sleep(600)
+sys.stdin.readline()
+os.kill(os.getpid(), 9)
+"""
+"""A process that dies while another one, which it forked, holds its pipes open."""
+
+
+def test_process_whose_child_holds_the_pipe_is_ended_with_it(
+    answering: Callable[[str], Evaluator], tmp_path: Path
+) -> None:
+    measuring, mark = answering("pass"), tmp_path / "pid"
+    command = [sys.executable, "-c", FORKS.format(mark=str(mark))]
+    evaluator.start = lambda run: Process(command)  # undone by the fixture
+    (found,) = taken(measuring, range(1, 2))
+    assert "its process ended with SIGKILL" in found.note
+    child = [psutil.Process(pid) for pid in [int(mark.read_text())] if psutil.pid_exists(pid)]
+    assert psutil.wait_procs(child, timeout=20)[1] == []
+
+
+def test_process_that_does_not_start_costs_the_measurement(
+    answering: Callable[[str], Evaluator], caplog: pytest.LogCaptureFixture
+) -> None:
+    measuring = answering("os.kill(os.getpid(), 9)")
+    starts, begin = iter([False, True, False]), evaluator.start
+
+    def start(run: Path) -> Process:
+        if next(starts):
+            return begin(run)
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    evaluator.start = start  # undone by the fixture
+    refused = measuring.put(1)
+    assert refused is not None
+    assert "Resource temporarily unavailable" in refused.note
+    measuring.put(2)
+    measuring.put(3)
+    found = [*measuring.results(lambda: False)]
+    assert [(each.samples, each.quality) for each in found] == [(2, None), (3, None)]
+    assert "SIGKILL" in found[0].note
+    assert "its process does not start" in found[1].note
+    assert caplog.text.count("training goes on without the measurement of quality: its") == 1
+
+
 def test_waits_are_bounded_and_end_when_asked(
     answering: Callable[[str], Evaluator], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,10 @@ from aigc import data
 from aigc.artifact import Store
 from aigc.commands.export import export
 from aigc.commands.runs import summaries, table
+from aigc.files import read_lines
+from aigc.metrics import Distance
 from aigc.models import text_vae
-from aigc.training import checkpoint, run_folder
+from aigc.training import checkpoint, reporter, run_folder
 from aigc.training.loop import TrainState
 from aigc.training.object_store import NullStore
 from aigc.training.quality import Quality
@@ -128,6 +131,44 @@ def test_unwritable_report_parts_are_left_out_with_one_warning(
     assert caplog.text.count("training goes on without") == 1
     assert run.facts()["samples"] == 48
     assert differing(finish(config), checkpoint.tensors(run.load_state())) == []
+
+
+def test_measurements_that_a_full_disk_refused_are_recorded_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without their lines their checkpoints would stay, and be measured again on resume."""
+    monkeypatch.setattr(Quality, "measure", lambda self, model: 1.0)
+    append, room = reporter.append_quality, iter([False, False, True, True, True, True])
+
+    def full_at_first(*arguments: Any, **texts: Any) -> None:
+        if not next(room):
+            raise OSError(28, "No space left on device")
+        append(*arguments, **texts)
+
+    monkeypatch.setattr(reporter, "append_quality", full_at_first)
+    config = small("fc_gan:ring", evaluate_interval=32, keep_checkpoints=1)
+    run = write_run(tmp_path / "run", config)
+    assert [line["samples"] for line in read_lines(run.folder / "quality.jsonl")] == [32, 64, 96]
+    assert caplog.text.count("training goes on without the record of quality") == 1
+    kept = {int(path.name) for path in run_folder.checkpoint_folders(run.checkpoints)}
+    assert kept == {32, 96}
+
+
+def test_quality_that_once_could_not_be_prepared_is_measured_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([OSError(28, "No space left on device")])
+
+    def prepare(self: Quality, model: Any) -> Any:
+        for error in failures:
+            raise error
+        return lambda model: Distance(lambda rows: np.float32(2.0))(np.zeros(1))
+
+    monkeypatch.setattr(Quality, "_prepare", prepare)
+    run = write_run(tmp_path / "run", small("fc_gan:ring", evaluate_interval=32))
+    lines = read_lines(run.folder / "quality.jsonl")
+    assert [line["quality"] for line in lines] == [None, 2.0, 2.0]
+    assert "No space left" in lines[0]["note"]
 
 
 def test_failing_report_listener_does_not_end_the_run(tmp_path: Path) -> None:
