@@ -17,7 +17,7 @@ def main() -> int:
     commands = road(ROOT / "docs" / "image-models.md")
     if samples := os.environ.get("AIGC_DEMO_SAMPLES"):
         commands = [
-            re.sub(r"( --samples \d+)?$", f" --samples {samples}", command)
+            f"{re.sub(r' --samples [0-9]+', '', command)} --samples {samples}"
             if command.startswith("aigc train")
             else command
             for command in commands

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aigc.artifact import Artifact
 from aigc.artifact.manifest import TensorSpec
+from aigc.config import require
 from aigc.data import Dataset, scaled
 from aigc.metrics import Evaluation
 from aigc.metrics.degradation import from_range, to_range
@@ -37,11 +38,19 @@ def reconstructs(artifact: Artifact) -> bool:
     return given.kind == made.kind == "image" and given.shape == made.shape
 
 
-def evaluate(artifact: Artifact, train: Dataset, test: Dataset, n: int) -> Evaluation:
+def evaluate(
+    artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int = 0
+) -> Evaluation:
     """PSNR in dB and SSIM of the first n test images after `reconstruct`, and of a baseline.
 
-    Of codes also the share of them that the test images take, and their perplexity.
+    Of codes also the share of them that the test images take, and their perplexity. Nothing is
+    drawn from the seed. Raises ValueError for an artifact without such a signature.
     """
+    require(
+        reconstructs(artifact),
+        f"{artifact.id} has no signature {RECONSTRUCT!r} that makes images of images of the same"
+        " shape; leave out --metrics reconstruction",
+    )
     signature = artifact.signature(RECONSTRUCT)
     real = scaled(test.samples[:n])
     given, made = signature.inputs[0], signature.outputs[0]

@@ -33,7 +33,11 @@ def test_more_components_are_nearer() -> None:
 class _Halved:
     """An autoencoder of pictures in [0, 1] that halves their values."""
 
-    manifest = SimpleNamespace(signatures={})
+    id = "halved@1"
+
+    @property
+    def manifest(self) -> SimpleNamespace:
+        return SimpleNamespace(signatures={"reconstruct": self.signature("reconstruct")})
 
     def signature(self, name: str) -> Signature:
         shape = (1, 12, 12)
@@ -50,6 +54,13 @@ def test_pictures_are_given_and_taken_in_the_range_of_the_signature() -> None:
     data = Dataset(name="made", samples=samples, labels=np.zeros(20, np.int64), classes=())
     found = evaluate(cast(Artifact, _Halved()), data, data, 20)
     assert found.metrics[0].value == pytest.approx(-20 * np.log10(0.4), rel=1e-4)
+
+
+def test_artifact_that_reconstructs_nothing_is_refused() -> None:
+    data = Dataset(name="", samples=np.zeros((1, 1, 2, 2)), labels=np.zeros(1), classes=())
+    other = SimpleNamespace(id="gan@1", manifest=SimpleNamespace(signatures={}))
+    with pytest.raises(ValueError, match=r"gan@1 has no signature 'reconstruct'.*leave out"):
+        evaluate(cast(Artifact, other), data, data, 1, 0)
 
 
 def test_mean_colours_by_hand() -> None:
