@@ -41,6 +41,13 @@ SMALLER: dict[str, dict[str, Any]] = {
     "inpainter": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24}
     | {"windows": (7, 3), "diffusion_steps": 2},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
+    "dcgan:pictures64": {
+        "shape": (3, 16, 16),
+        "generator_widths": (16, 8),
+        "generator_strides": (2, 2),
+        "discriminator_widths": (8, 16),
+    },
+    "conv_vae:pictures64": {"shape": (3, 16, 16), "widths": (8, 16), "latent": 8},
     "classifier": {"shape": (1, 8, 8), "widths": (4, 8), "latent": 8},
 }
 """Smaller sizes for models and presets whose graphs take long; the operators are the same."""

@@ -331,7 +331,8 @@ def kl8() -> TrainConfig:
 def kl4() -> TrainConfig:
     """Four channels at a quarter of the size."""
     run = kl8()
-    return replace(run, preset="autoencoder:kl4", model=Config(latent=4, widths=(64,), blocks=2))
+    model = Config(latent=4, widths=(64,), blocks=2, largest=64)
+    return replace(run, preset="autoencoder:kl4", model=model)
 
 
 def vq8() -> TrainConfig:
