@@ -69,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_configure() -> None:
     """Tests beside those of FIRST_TWO make way for them."""
     if os.environ.get("PYTEST_XDIST_WORKER", FIRST_TWO[0]) not in FIRST_TWO:
-        os.nice(10)
+        os.nice(5)
 
 
 PROCESS_FIXTURES = {
