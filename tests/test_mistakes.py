@@ -334,6 +334,10 @@ MISTAKES: list[tuple[str, ...]] = [
     ("k8s", "check", "latin1.txt"),
     # doctor, bench, metrics
     ("doctor", "--now"),
+    ("tune", "fc_gan:ring"),
+    ("tune", "fc_gan:ring", "--over", "batchh=32,64"),
+    ("tune", "fc_gan:ring", "--over", "batch=64..32"),
+    ("tune", "dcgna", "--over", "batch=32,64"),
     ("bench", "serve"),
     ("bench", "train", "dcgna"),
     ("bench", "train", "fc_gan:ring", "--batches", "0"),
