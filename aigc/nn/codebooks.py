@@ -11,6 +11,7 @@ the rows of a batch, so they do not depend on the number of workers.
 
 import math
 from abc import abstractmethod
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +144,10 @@ class VectorCodebook(Codebook):
 
         Autocast would compare codes in bfloat16, and take others.
         """
-        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        device = z.device.type
+        casts = torch.is_autocast_enabled(device)
+        exactly = torch.autocast(device, enabled=False) if casts else nullcontext()
+        with torch.no_grad(), exactly:
             tokens = self.tokens(z)
             taken = self.vectors_of(tokens)
         return z + (taken - z).detach(), tokens

@@ -117,6 +117,7 @@ LOSS_SUMS = """    def loss_sums(self, phase, batch, noise, shared):
     def collapsed"""
 DRAWN = "label: Tensor | None, noise: BatchRNG"
 SUMMED_LOSS = {
+    "self.config.matches_features or type(self).loss_sums is not GAN.loss_sums": "True",
     "_discriminator_loss(real, fake.detach(), label, noise)": (
         "_discriminator_loss(real, fake.detach(), label, noise, batch)"
     ),

@@ -74,10 +74,11 @@ OF_LOSSES = [
         "pure_losses",
         GAN,
         {
-            'noise.normal("latent", self.config.latent)': "torch.randn("
-            "len(next(iter(batch.values()))), self.config.latent, device=batch['label'].device)"
+            "noise.normal(purpose, self.config.latent)": "torch.randn("
+            "len(noise.normal(purpose, 1)), self.config.latent,"
+            " device=next(self.parameters()).device)"
         },
-        r"global generator at <changed aigc\.gan>:\d+ in prepare",
+        r"global generator at <changed aigc\.gan>:\d+ in generate",
     ),
     Break(
         "draws from numpy",

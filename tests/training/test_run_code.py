@@ -243,7 +243,7 @@ def test_evaluation_runs_no_code_that_an_artifact_names(
 def test_quality_is_measured_by_a_metric_of_ones_own(tmp_path: Path) -> None:
     write(tmp_path, METRIC, "off.py")
     flags = ("./points.py", "--quality", "./off.py", "--evaluate-interval", "32")
-    run = train(*flags, "--report-interval", "32")
-    lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
-    assert all(line["values"]["quality/off"] > 0 for line in lines)
+    run = train(*flags)
+    lines = map(json.loads, (run.folder / "quality.jsonl").read_text().splitlines())
+    assert [line["quality"] > 0 for line in lines] == [True] * (run.config().samples // 32)
     assert (run.folder / "code" / f"{run.config().quality}.py").read_text() == METRIC
