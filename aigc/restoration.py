@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from aigc.artifact.manifest import Signature, TensorSpec
-from aigc.config import ModelConfig, OptimizerConfig, require
+from aigc.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, require
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn.image_to_image import image_axes, image_spec
 from aigc.nn.layers import check_image, check_positive
@@ -122,3 +122,18 @@ class _Clamped(nn.Module):
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
         made = self.network(image) if mask is None else self.network(image, mask)
         return made.clamp(-1, 1)  # type: ignore[no-any-return]
+
+
+def one_core(preset: str, model: RestorationConfig, samples: int) -> TrainConfig:
+    """A run on a folder of pictures, of minutes of one core; a grid and a checkpoint half-way."""
+    return TrainConfig(
+        preset=preset,
+        model=model,
+        data=DataConfig(source="folder"),
+        batch=16,
+        samples=samples,
+        ema_half_life=1_000,
+        report_interval=1_600,
+        grid_interval=samples // 2,
+        checkpoint_interval=samples // 2,
+    )

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aigc.config import DataConfig, TrainConfig, require
+from aigc.config import TrainConfig, require
 from aigc.model import Batch, Export
 from aigc.nn.image_to_image import ResidualBlock, crops
-from aigc.restoration import Restoration, RestorationConfig
+from aigc.restoration import Restoration, RestorationConfig, one_core
 from aigc.rng import BatchRNG
 
 SQUARE = 2
@@ -87,17 +87,7 @@ class Model(Restoration):
 
 def gaussian() -> TrainConfig:
     """Gaussian noise of up to 55 of 255 levels, for pictures of 64 x 64, on one core in minutes."""
-    return TrainConfig(
-        preset="denoiser:gaussian",
-        model=Config(),
-        data=DataConfig(source="folder"),
-        batch=16,
-        samples=19_200,
-        ema_half_life=1_000,
-        report_interval=1_600,
-        grid_interval=9_600,
-        checkpoint_interval=9_600,
-    )
+    return one_core("denoiser:gaussian", Config(), samples=19_200)
 
 
 PRESETS = {"gaussian": gaussian}

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aigc.config import DataConfig, TrainConfig, require
+from aigc.config import TrainConfig, require
 from aigc.model import Batch, Export
 from aigc.nn.image_to_image import ResidualBlock, crops
 from aigc.nn.masks import NUMBERS, masks
-from aigc.restoration import Restoration, RestorationConfig
+from aigc.restoration import Restoration, RestorationConfig, one_core
 from aigc.rng import BatchRNG
 
 SQUARE = 4
@@ -136,17 +136,7 @@ class Model(Restoration):
 
 def holes() -> TrainConfig:
     """Boxes and strokes of an eighth of the pixels, for pictures of 64 x 64, on one core."""
-    return TrainConfig(
-        preset="inpainter:holes",
-        model=Config(),
-        data=DataConfig(source="folder"),
-        batch=16,
-        samples=32_000,
-        ema_half_life=1_000,
-        report_interval=1_600,
-        grid_interval=16_000,
-        checkpoint_interval=16_000,
-    )
+    return one_core("inpainter:holes", Config(), samples=32_000)
 
 
 PRESETS = {"holes": holes}

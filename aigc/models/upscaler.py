@@ -14,10 +14,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aigc.config import DataConfig, TrainConfig
+from aigc.config import TrainConfig
 from aigc.model import Batch, Export
 from aigc.nn.image_to_image import Bicubic, ResidualBlock, crops, reduced
-from aigc.restoration import Restoration, RestorationConfig
+from aigc.restoration import Restoration, RestorationConfig, one_core
 from aigc.rng import BatchRNG
 
 
@@ -76,17 +76,7 @@ class Model(Restoration):
 
 def x2() -> TrainConfig:
     """Twice as high and wide, for pictures of 64 x 64, on one core in minutes."""
-    return TrainConfig(
-        preset="upscaler:x2",
-        model=Config(),
-        data=DataConfig(source="folder"),
-        batch=16,
-        samples=25_600,
-        ema_half_life=1_000,
-        report_interval=1_600,
-        grid_interval=12_800,
-        checkpoint_interval=12_800,
-    )
+    return one_core("upscaler:x2", Config(), samples=25_600)
 
 
 def x4() -> TrainConfig:
