@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from aigc.artifact.axes import Axis
 from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.model import Export
 from aigc.nn.codebooks import Codebook
+from aigc.nn.image_to_image import image_axes, image_spec
 
 
 class Moments(nn.Module):
@@ -58,18 +58,8 @@ class ImageCodec:
 
         Codes are called `tokens`. Pictures, and tokens, beyond the bounds are made of tiles.
         """
-        least, most = bounds
-        axes = {
-            name: Axis(min=least, max=most, default=size // factor)
-            for name, size in (("h", shape[1]), ("w", shape[2]))
-        }
-        image = TensorSpec(
-            name="image",
-            kind="image",
-            dtype="float32",
-            shape=(shape[0], f"{factor}*h", f"{factor}*w"),
-            range=(-1.0, 1.0),
-        )
+        axes = image_axes(shape[1] // factor, shape[2] // factor, *bounds)
+        image = image_spec("image", shape[0], factor)
         latent = TensorSpec(
             name="latent", kind="vector", dtype="float32", shape=(self.latent, "h", "w")
         )
