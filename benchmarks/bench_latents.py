@@ -22,6 +22,7 @@ from aigc import data
 from aigc.artifact import Artifact
 from aigc.artifact.image_files import to_uint8
 from aigc.config import DataConfig, ModelConfig
+from aigc.metrics.reconstruction import linear
 from aigc.metrics.similarity import psnr, ssim
 from benchmarks.report import header, write_section
 
@@ -50,7 +51,6 @@ def main() -> None:
     """Measure, print and write."""
     bench = tyro.cli(Bench, description=Bench.__doc__)
     opened = [Artifact.open(where, verify=False) for where in bench.artifacts]
-    shape = opened[0].signature("reconstruct").inputs[0].shape
     size = opened[0].signature("reconstruct").sizes({})
     shape = opened[0].signature("reconstruct").at(size).inputs[0].fixed_shape
     train, test = (pictures(bench.data, shape, split) for split in ("train", "test"))
@@ -83,7 +83,8 @@ def codes(opened: list[Artifact], train: Images, test: Images) -> Iterator[tuple
         if latent.dtype.kind == "f":
             shape = latent.shape[1:]
             name = f"patch PCA, {' x '.join(map(str, shape))}"
-            yield name, patch_pca(train, test, test.shape[2] // shape[1], shape[0])
+            made = linear(train, test, test.shape[2] // shape[1], shape[0])
+            yield name, (float(math.prod(shape)), made)
     for kind in ("webp", "avif"):
         for quality in QUALITIES:
             yield f"{kind.upper()}, quality {quality}", files_of(test, kind, quality)
@@ -127,26 +128,6 @@ def _run(artifact: Artifact, name: str, given: NDArray[np.generic]) -> NDArray[n
         for i in range(0, len(given), BATCH)
     ]
     return np.concatenate([part[signature.outputs[0].name] for part in parts])
-
-
-def patch_pca(train: Images, test: Images, factor: int, channels: int) -> Coded:
-    """The best linear code of patches of `factor` pixels by `channels` numbers, unrounded."""
-    known, patches = (_patches(images, factor) for images in (train, test))
-    mean = known.mean(0)
-    _, vectors = np.linalg.eigh(np.cov(known.T))
-    basis = vectors[:, -channels:]
-    made = (patches - mean) @ basis @ basis.T + mean
-    n, c, height, width = test.shape
-    grid = made.reshape(n, height // factor, width // factor, c, factor, factor)
-    images = grid.transpose(0, 3, 1, 4, 2, 5).reshape(test.shape)
-    places = height // factor * (width // factor)
-    return float(places * channels), np.asarray(images, np.float32)
-
-
-def _patches(images: Images, factor: int) -> NDArray[np.float64]:
-    n, c, height, width = images.shape
-    cut = images.reshape(n, c, height // factor, factor, width // factor, factor)
-    return np.asarray(cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, c * factor**2), np.float64)
 
 
 def files_of(test: Images, kind: str, quality: int) -> Coded:
