@@ -1,15 +1,18 @@
-"""The family of image restoration: one phase, the mean absolute error of what was degraded."""
+"""The family of image restoration: losses of pictures that were degraded and made whole again."""
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from aigc.artifact.manifest import Signature, TensorSpec
-from aigc.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, require
-from aigc.model import Batch, Export, GenerativeModel, Phase
+from aigc.config import DataConfig, OptimizerConfig, TrainConfig, require
+from aigc.model import Batch, Export, Phase
 from aigc.nn.image_to_image import image_axes, image_spec
 from aigc.nn.layers import check_image, check_positive
+from aigc.picture_loss import PictureLossConfig, PictureModel
 from aigc.rng import BatchRNG
 
 SMALLEST = 4
@@ -17,7 +20,7 @@ SMALLEST = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestorationConfig(ModelConfig):
+class RestorationConfig(PictureLossConfig):
     """Fields of every restoration's Config; `shape` is that of the pictures of the data."""
 
     shape: tuple[int, ...] = (3, 64, 64)
@@ -52,6 +55,7 @@ class RestorationConfig(ModelConfig):
             self.largest >= least,
             f"largest must be >= {least} for pictures of {self.shape}, got {self.largest}",
         )
+        self.check_losses((self.shape[0], self.crop, self.crop))
         require(self.num_classes == 0, "a restoration has no use for labels; set num_classes 0")
 
     @property
@@ -60,33 +64,114 @@ class RestorationConfig(ModelConfig):
         raise TypeError(f"{type(self).__name__} must define multiple")
 
 
-class Restoration(GenerativeModel):
-    """A network; a subclass builds it, and degrades pictures in prepare().
+class Trunk(nn.Module):
+    """Convolution, residual blocks around which its output is added, and a convolution that starts
+    at 0 and makes what a picture lacks.
 
-    network(*given) -> (N, C, H, W), unbounded. prepare() returns the pictures, (N, C, H, W) in
-    [-1, 1], and a tuple of what the network is given.
+    network(*given) -> (N, C, H, W), unbounded.
     """
+
+    def __init__(self, given: int, width: int, blocks: Iterable[nn.Module], made: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(given, width, 3, padding=1)
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Conv2d(width, made, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    @abstractmethod
+    def prepared(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        """Input of the first convolution, and the picture to which the network adds."""
+
+    @abstractmethod
+    def picture(self, detail: Tensor, base: Tensor, *given: Tensor) -> Tensor:
+        """The picture, of the output of the last convolution and that of prepared()."""
+
+    def features(self, places: Tensor) -> Tensor:
+        """Input of the last convolution, of that of the first."""
+        first: Tensor = self.first(places)
+        return first + self.blocks(first)  # type: ignore[no-any-return]
+
+    def forward(self, *given: Tensor) -> Tensor:
+        places, base = self.prepared(*given)
+        return self.picture(self.last(self.features(places)), base, *given)
+
+
+@dataclass(frozen=True)
+class Degraded:
+    """Pictures of a batch, and what the network is given of them."""
+
+    real: Tensor
+    """(N, C, H, W) in [-1, 1]."""
+    given: tuple[Tensor, ...]
+    features: Tensor | None = None
+    """Input of the network's last convolution, while a discriminator has a weight."""
+    base: Tensor | None = None
+    """What the network then adds to."""
+    made: Tensor | None = None
+    """(N, C, H, W): the pictures made of them."""
+
+
+class Restoration(PictureModel):
+    """A network; a subclass builds it, and degrades pictures in degraded()."""
 
     family: ClassVar[str] = "restoration"
     config: RestorationConfig
 
-    def __init__(self, config: RestorationConfig, network: nn.Module) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(self, config: RestorationConfig, network: Trunk) -> None:
+        super().__init__(config)
         self.network = network
 
+    @abstractmethod
+    def degraded(self, images: Tensor, noise: BatchRNG) -> Degraded:
+        """Pictures to train on, and what is given in their place, of images (N, C, H, W)."""
+
     def phases(self) -> tuple[Phase, ...]:
-        """One phase."""
-        return (Phase(name="restoration", module=self, optimizer=self.config.optimizer),)
+        """The discriminator, if there is one, then the network."""
+        own = Phase(name="restoration", module=self.network, optimizer=self.config.optimizer)
+        return (*self.discriminator_phases(), own)
+
+    def prepare(self, batch: Batch, noise: BatchRNG, due: Collection[str]) -> Degraded:
+        """Degraded pictures, and while a discriminator judges them, those made of them."""
+        found = self.degraded(batch["image"], noise)
+        if not self.is_judging(noise):
+            return found
+        places, base = self.network.prepared(*found.given)
+        features = self.network.features(places)
+        made = self.network.picture(self.network.last(features), base, *found.given)
+        made = made.to(found.real.dtype)
+        return replace(found, features=features.detach(), base=base.detach(), made=made)
 
     def loss(
-        self, phase: str, batch: Batch, noise: BatchRNG, shared: Any
+        self, phase: str, batch: Batch, noise: BatchRNG, shared: Degraded
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean absolute error of the pixels, in [-1, 1]."""
-        real, given = shared
-        error = self.network(*given).to(real.dtype) - real
+        """Losses of the pictures (aigc/picture_loss.py), or the discriminator's."""
+        real, made = shared.real, shared.made
+        if phase == "discriminator":
+            assert self.judge is not None
+            return self.judge.loss(real, made)
+        if made is None:
+            made = self.network(*shared.given).to(real.dtype)
         # The error of a mean over pixels is that of values 0 to 1 after division by 4.
-        return error.abs().mean(), {"square_error": error.square().mean().detach() / 4}
+        metrics = {"square_error": (made - real).square().mean().detach() / 4}
+        loss = self.picture_loss(made, real, noise, metrics)
+        if shared.made is not None:
+            loss = loss + self.judgement(made, noise, metrics)
+        return loss, metrics
+
+    def batch_sums(self, batch: Batch, noise: BatchRNG, shared: Degraded) -> dict[str, Tensor]:
+        """With a discriminator, gradients by the last convolution."""
+        network = self.network
+
+        def pixels(features: Tensor) -> Tensor:
+            assert shared.base is not None
+            return network.picture(network.last(features), shared.base, *shared.given)
+
+        return self.judge_sums(shared.features, pixels, network.last.weight, shared.real, noise)
+
+    def update(self, sums: dict[str, Tensor]) -> None:
+        """The balance of the losses, for the batches that follow."""
+        self.update_judge(sums)
 
     def export(
         self, name: str, made: str, factor: int = 1, mask: bool = False

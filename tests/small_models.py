@@ -37,6 +37,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "autoencoder:kl8_256": {"patch": 4, "blocks": 1, "largest": 32, "adversarial_weight": 0.5}
     | {"discriminator_widths": (4, 8)},
     "upscaler": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24},
+    "upscaler:x2_gan": {"adversarial_weight": 0.5, "discriminator_widths": (4, 8)},
     "denoiser": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 8, "largest": 24},
     "inpainter": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24}
     | {"windows": (7, 3), "diffusion_steps": 2},

@@ -7,16 +7,15 @@ The network works at half the size, on squares of four pixels as channels (FFDNe
 arXiv:1608.03981, 3). It is told no level of noise.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aigc.config import TrainConfig, require
-from aigc.model import Batch, Export
+from aigc.model import Export
 from aigc.nn.image_to_image import ResidualBlock, crops
-from aigc.restoration import Restoration, RestorationConfig, one_core
+from aigc.restoration import Degraded, Restoration, RestorationConfig, Trunk, one_core
 from aigc.rng import BatchRNG
 
 SQUARE = 2
@@ -46,21 +45,22 @@ class Config(RestorationConfig):
         return SQUARE
 
 
-class Network(nn.Module):
+class Network(Trunk):
     """(N, C, H, W) -> the same shape, without noise, unbounded."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
         channels, width = SQUARE**2 * config.shape[0], config.width
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks)))
-        self.last = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        blocks = (ResidualBlock(width) for _ in range(config.blocks))
+        super().__init__(channels, width, blocks, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        first = self.first(F.pixel_unshuffle(x, SQUARE))
-        return x - F.pixel_shuffle(self.last(first + self.blocks(first)), SQUARE)
+    def prepared(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        """The picture as squares of pixels, and as it is."""
+        (x,) = given
+        return F.pixel_unshuffle(x, SQUARE), x
+
+    def picture(self, detail: Tensor, base: Tensor, *given: Tensor) -> Tensor:
+        """The picture without its noise."""
+        return base - F.pixel_shuffle(detail, SQUARE)
 
 
 class Model(Restoration):
@@ -71,14 +71,13 @@ class Model(Restoration):
     def __init__(self, config: Config) -> None:
         super().__init__(config, Network(config))
 
-    def prepare(
-        self, batch: Batch, noise: BatchRNG, due: Collection[str]
-    ) -> tuple[Tensor, tuple[Tensor]]:
+    def degraded(self, images: Tensor, noise: BatchRNG) -> Degraded:
         """Squares of the pictures, (N, C, crop, crop), and the same with noise, clipped."""
-        clear = crops(batch["image"], self.config.crop, noise)
+        clear = crops(images, self.config.crop, noise)
         low, high = self.config.noise
         sigma = (low + (high - low) * noise.uniform("sigma", 1, 1, 1)) / 127.5
-        return clear, ((clear + sigma * noise.normal("noise", *clear.shape[1:])).clamp(-1, 1),)
+        noisy = (clear + sigma * noise.normal("noise", *clear.shape[1:])).clamp(-1, 1)
+        return Degraded(clear, (noisy,))
 
     def exports(self) -> dict[str, Export]:
         """`denoise`, of pictures of any even height and width."""

@@ -10,18 +10,18 @@ those of the input. The smooth fill is grey in the middle of holes wider and hig
 window.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aigc.config import TrainConfig, require
-from aigc.model import Batch, Export
+from aigc.model import Export
 from aigc.nn.image_to_image import ResidualBlock, crops
 from aigc.nn.masks import NUMBERS, masks
-from aigc.restoration import Restoration, RestorationConfig, one_core
+from aigc.restoration import Degraded, Restoration, RestorationConfig, Trunk, one_core
 from aigc.rng import BatchRNG
 
 SQUARE = 4
@@ -89,28 +89,27 @@ def _means(x: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(x, (side, 1), 1, (half, 0)), (1, side), 1, (0, half))
 
 
-class Network(nn.Module):
+class Network(Trunk):
     """Picture (N, C, H, W) and mask (N, 1, H, W) -> the picture with its holes filled."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
         channels, width = config.shape[0], config.width
+        dilations = (DILATIONS[at % len(DILATIONS)] for at in range(config.blocks))
+        blocks = (ResidualBlock(width, dilation) for dilation in dilations)
+        super().__init__(SQUARE**2 * (channels + 1), width, blocks, SQUARE**2 * channels)
         self.windows, self.diffusion_steps = config.windows, config.diffusion_steps
-        self.first = nn.Conv2d(SQUARE**2 * (channels + 1), width, 3, padding=1)
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(width, DILATIONS[at % len(DILATIONS)]) for at in range(config.blocks))
-        )
-        self.last = nn.Conv2d(width, SQUARE**2 * channels, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        is_hole = mask >= 0.5
-        holes = is_hole.to(x.dtype)
+    def prepared(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        """The smooth fill beside the mask, as squares of pixels, and the smooth fill."""
+        x, mask = given
+        holes = (mask >= 0.5).to(x.dtype)
         filled = smooth_fill(x, holes, self.windows, self.diffusion_steps)
-        first = self.first(F.pixel_unshuffle(torch.cat([filled, holes], 1), SQUARE))
-        detail = F.pixel_shuffle(self.last(first + self.blocks(first)), SQUARE)
-        return torch.where(is_hole, filled + detail, x)
+        return F.pixel_unshuffle(torch.cat([filled, holes], 1), SQUARE), filled
+
+    def picture(self, detail: Tensor, base: Tensor, *given: Tensor) -> Tensor:
+        """The given picture, and in its holes the smooth fill with details."""
+        x, mask = given
+        return torch.where(mask >= 0.5, base + F.pixel_shuffle(detail, SQUARE), x)
 
 
 class Model(Restoration):
@@ -121,13 +120,11 @@ class Model(Restoration):
     def __init__(self, config: Config) -> None:
         super().__init__(config, Network(config))
 
-    def prepare(
-        self, batch: Batch, noise: BatchRNG, due: Collection[str]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def degraded(self, images: Tensor, noise: BatchRNG) -> Degraded:
         """Squares of the pictures, (N, C, crop, crop), and the same with holes, and the masks."""
-        whole = crops(batch["image"], self.config.crop, noise)
+        whole = crops(images, self.config.crop, noise)
         holes = masks(noise.uniform("mask", NUMBERS), *whole.shape[2:])
-        return whole, (whole * (1 - holes), holes)
+        return Degraded(whole, (whole * (1 - holes), holes))
 
     def exports(self) -> dict[str, Export]:
         """`inpaint`, of pictures whose height and width are multiples of 4."""

@@ -7,17 +7,16 @@ Residual blocks without normalisation at the size of the input, sub-pixel convol
 sees a few pixels around each, so pictures of any size are made, large ones of tiles.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aigc.config import TrainConfig
-from aigc.model import Batch, Export
+from aigc.model import Export
 from aigc.nn.image_to_image import Bicubic, ResidualBlock, crops, reduced
-from aigc.restoration import Restoration, RestorationConfig, one_core
+from aigc.restoration import Degraded, Restoration, RestorationConfig, Trunk, one_core
 from aigc.rng import BatchRNG
 
 
@@ -34,24 +33,24 @@ class Config(RestorationConfig):
         return self.factor
 
 
-class Network(nn.Module):
+class Network(Trunk):
     """(N, C, H, W) in [-1, 1] -> (N, C, factor * H, factor * W), unbounded."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        channels, width = config.shape[0], config.width
-        self.factor = config.factor
-        self.bicubic = Bicubic(channels, config.factor)
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks)))
-        self.last = nn.Conv2d(width, channels * config.factor**2, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        channels, width, factor = config.shape[0], config.width, config.factor
+        blocks = (ResidualBlock(width) for _ in range(config.blocks))
+        super().__init__(channels, width, blocks, channels * factor**2)
+        self.factor = factor
+        self.bicubic = Bicubic(channels, factor)
 
-    def forward(self, x: Tensor) -> Tensor:
-        first = self.first(x)
-        detail = F.pixel_shuffle(self.last(first + self.blocks(first)), self.factor)
-        return self.bicubic(x) + detail  # type: ignore[no-any-return]
+    def prepared(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        """The picture, and its bicubic enlargement."""
+        (x,) = given
+        return x, self.bicubic(x)
+
+    def picture(self, detail: Tensor, base: Tensor, *given: Tensor) -> Tensor:
+        """The enlargement with sub-pixels added to it."""
+        return base + F.pixel_shuffle(detail, self.factor)
 
 
 class Model(Restoration):
@@ -62,12 +61,10 @@ class Model(Restoration):
     def __init__(self, config: Config) -> None:
         super().__init__(config, Network(config))
 
-    def prepare(
-        self, batch: Batch, noise: BatchRNG, due: Collection[str]
-    ) -> tuple[Tensor, tuple[Tensor]]:
+    def degraded(self, images: Tensor, noise: BatchRNG) -> Degraded:
         """Squares of the pictures, (N, C, crop, crop), and their reductions."""
-        large = crops(batch["image"], self.config.crop, noise)
-        return large, (reduced(large, self.config.factor),)
+        large = crops(images, self.config.crop, noise)
+        return Degraded(large, (reduced(large, self.config.factor),))
 
     def exports(self) -> dict[str, Export]:
         """`upscale`, of pictures of any height and width."""
@@ -85,5 +82,11 @@ def x4() -> TrainConfig:
     return replace(run, preset="upscaler:x4", model=Config(factor=4, crop=64))
 
 
-PRESETS = {"x2": x2, "x4": x4}
+def x2_gan() -> TrainConfig:
+    """x2 with a discriminator of patches in the last third of the run: sharper, less exact."""
+    model = Config(adversarial_weight="0:0 67%:0.5:step")
+    return replace(x2(), preset="upscaler:x2_gan", model=model)
+
+
+PRESETS = {"x2": x2, "x4": x4, "x2_gan": x2_gan}
 """Presets by the factor."""

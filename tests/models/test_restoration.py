@@ -26,6 +26,7 @@ from tests.small_models import smaller
 from tests.training.test_image_to_image import pictures as picture_files
 
 PRESETS = ["upscaler:x2", "upscaler:x4", "inpainter:holes", "denoiser:gaussian"]
+"""Those that differ in more than their losses."""
 
 
 def rng(rows: int) -> BatchRNG:
@@ -97,6 +98,31 @@ def test_pixels_that_are_not_to_be_filled_stay_as_they_are() -> None:
     assert torch.equal(part.module(other, mask), made)  # what lies in a hole has no effect
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("samples", "judged"), [(0, False), (99, False), (100, True)])
+def test_discriminator_judges_from_its_weight_on(preset: str, samples: int, judged: bool) -> None:
+    config = smaller(models.preset(preset))
+    changes = {"adversarial_weight": "0:0 50%:0.5:step", "discriminator_widths": (4, 8)}
+    model = models.build(replace(config, model=replace(config.model, **changes)))  # type: ignore[arg-type]
+    assert isinstance(model, Restoration)
+    images = torch.rand(5, *model.config.shape) * 2 - 1
+    noise = BatchRNG(0, samples, 5, 0, 5, torch.zeros(()), total=200)
+    shared = model.prepare({"image": images}, noise, {"restoration"})
+    assert (shared.made is not None) == judged
+    if shared.made is not None:
+        torch.testing.assert_close(shared.made, model.network(*shared.given))
+    loss, _ = model.loss("discriminator", {"image": images}, noise, shared)
+    assert bool(loss > 0) == judged
+    sums = model.batch_sums({"image": images}, noise, shared)
+    assert sums["judged"] == 5 * judged
+    model.update(sums)
+    _, metrics = model.loss("restoration", {"image": images}, noise, shared)
+    assert ("adversarial" in metrics) == judged
+    if judged:
+        # Both losses then change the last convolution alike much.
+        assert metrics["balance"] > 0
+
+
 def test_smooth_fill_of_a_constant_is_the_constant() -> None:
     holes = masks(torch.rand(3, NUMBERS), 32, 32)
     filled = inpainter.smooth_fill(torch.full((3, 3, 32, 32), 0.25), holes, (15, 3), 4)
@@ -123,6 +149,7 @@ def test_classic_methods_are_those_of_scikit_image() -> None:
         ("upscaler:x2", {"crop": 5}, "crop: heights and widths must be multiples of 2 from 8 on"),
         ("inpainter:holes", {"shape": (3, 30, 32)}, "shape: heights and widths must be multiples"),
         ("denoiser:gaussian", {"noise": (60.0, 50.0)}, "noise must be 0 <= low <= high <= 255"),
+        ("upscaler:x2", {"adversarial_weight": -1.0}, "adversarial_weight must be >= 0"),
         ("inpainter:holes", {"windows": (4,)}, "windows must be odd numbers > 0"),
         ("denoiser:gaussian", {"num_classes": 2}, "no use for labels; set num_classes 0"),
         ("denoiser:gaussian", {"largest": 8}, r"largest must be >= 32 for pictures of \(3, 64, 64"),
