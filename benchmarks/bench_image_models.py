@@ -18,10 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
-from aigc import files
+from aigc import feature_network, files
 from aigc.artifact import Artifact
+from aigc.config import DataConfig
+from aigc.data import load, scaled, whole
+from aigc.metrics.frechet import frechet
+from aigc.models import preset
 from benchmarks import emoji64
 from benchmarks.measure import environment
 from benchmarks.report import header, write_section
@@ -29,6 +34,8 @@ from benchmarks.report import header, write_section
 WORK = Path("build/image-models")
 EMOJI = Path("build/emoji64")
 SPEED = "samples_per_s.json"
+HALVES = 20
+"""Divisions of the training pictures into halves, of which floors() is the mean."""
 JUDGE = WORK / "judge"
 """Run of a classifier of all emoji, through which generators of emoji are judged."""
 BESIDE = ("/real", "/low", "/high")
@@ -173,7 +180,7 @@ def main() -> None:
         for number, (job, (trial, seed)) in enumerate(zip(jobs, wanted, strict=True), 1):
             job.result()
             print(f"{number} of {len(jobs)}: {trial.shown} on {trial.data}, seed {seed}")
-    write_section(bench.out, "image-models", section(TRIALS))
+    write_section(bench.out, "image-models", f"{section(TRIALS)}\n\n{floors()}")
     if all(manifest(trial, 0) for trial in CLAIMS):
         write_section(bench.out, "gan-vae", claims())
 
@@ -200,6 +207,26 @@ def section(trials: Sequence[Trial]) -> str:
         " real test data score in brackets. Seconds are those of training with one thread."
     )
     return "\n".join([f"{header('torch', 'onnxruntime')} {about}", *tables])
+
+
+def floors() -> str:
+    """Distances of real pictures of people by the judge, which those of generators stand
+    beside: between halves of the training pictures, the mean of HALVES, and to the test ones."""
+    _, judged = next((trial, DATA[trial.data]) for trial in TRIALS if trial.judged)
+    data = DataConfig(source=judged[1], path=judged[3])
+    model = preset("dcgan:pictures64").model
+    network = feature_network.load(str(JUDGE))
+    train, test = (
+        network.features(scaled(whole(load(data, model, split)).samples))
+        for split in ("train", "test")
+    )
+    drawn = (np.random.default_rng(seed).permutation(train) for seed in range(HALVES))
+    near = [frechet(*np.array_split(rows, 2)) for rows in drawn]
+    return (
+        f"By `frechet/{network.name}` {len(train)} training pictures of people are"
+        f" {np.mean(near):.3g} apart in halves that share faces and skin tones, a *floor*;"
+        f" {len(test)} test pictures, of other jobs, are {frechet(train, test):.3g} from them."
+    )
 
 
 def claims() -> str:

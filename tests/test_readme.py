@@ -16,6 +16,7 @@ import pytest
 from aigc import models
 from aigc.artifact import Store
 from aigc.artifact.audio_files import read_sound
+from aigc.artifact.image_files import read_png
 from aigc.config import DataConfig
 from aigc.data.sources import digits as digits_data
 from serve.settings import Settings
@@ -130,6 +131,35 @@ def test_demo_of_other_modalities_runs_as_shown(tmp_path: Path) -> None:
     assert [given.split(":")[0] for given in spoken.provenance.given] == ["image"]
     assert len((samples / "numbers-1-seed0-0..19.txt").read_text().splitlines()) == 20
     assert len([*samples.glob("digits3-1-seed0-*.png")]) == 21
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.slow  # tests/models and tests/serve prove the parts of it
+@pytest.mark.timeout(900)
+def test_demo_of_images_runs_as_shown(tmp_path: Path) -> None:
+    """`make demo-images` with runs of 640 samples."""
+    environ = environment() | {"AIGC_DEMO_SAMPLES": "640", "PYTHONPATH": str(ROOT)}
+    demo = subprocess.run(
+        [sys.executable, "-m", "tests.demo_images"],
+        cwd=tmp_path,
+        env=environ,
+        text=True,
+        capture_output=True,
+        timeout=850,
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    samples = tmp_path / "samples"
+    photograph, _ = read_png((samples / "photograph.png").read_bytes())
+    assert photograph.shape == (384, 512, 3)
+    (again,) = (samples / "reconstructed").glob("*.png")
+    assert read_png(again.read_bytes())[0].shape == photograph.shape
+    (larger,) = (samples / "upscaled").glob("*.png")
+    assert read_png(larger.read_bytes())[0].shape == (768, 1024, 3)
+    filled, _ = read_png((samples / "filled.png").read_bytes())
+    assert filled.shape == photograph.shape
+    assert (filled == photograph).all(2).mean() > 0.5  # outside the mask
+    assert len([*samples.glob("people-1-seed0-*.png")]) == 41
     assert left_over(tmp_path) == []
 
 

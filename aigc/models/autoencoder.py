@@ -320,7 +320,7 @@ def kl8() -> TrainConfig:
         model=Config(),
         data=DataConfig(source="folder"),
         batch=4,
-        samples=20_000,
+        samples=32_000,
         ema_half_life=500,
         report_interval=1_600,
         grid_interval=0,
@@ -332,19 +332,19 @@ def kl4() -> TrainConfig:
     """Four channels at a quarter of the size."""
     run = kl8()
     model = Config(latent=4, widths=(64,), blocks=2, largest=64)
-    return replace(run, preset="autoencoder:kl4", model=model)
+    return replace(run, preset="autoencoder:kl4", model=model, samples=20_000)
 
 
 def vq8() -> TrainConfig:
     """One of 512 codes at an eighth of the size: 72 bytes for a picture of 64 x 64."""
     model = Config(bottleneck="vq", latent=8)
-    return replace(kl8(), preset="autoencoder:vq8", model=model, samples=8_000)
+    return replace(kl8(), preset="autoencoder:vq8", model=model, samples=16_000)
 
 
 def fsq8() -> TrainConfig:
     """One of 1,000 codes of fixed levels at an eighth of the size: 80 bytes for 64 x 64."""
     model = Config(bottleneck="fsq", latent=4)
-    return replace(kl8(), preset="autoencoder:fsq8", model=model, samples=8_000)
+    return replace(kl8(), preset="autoencoder:fsq8", model=model, samples=16_000)
 
 
 def kl8_gan() -> TrainConfig:

@@ -7,7 +7,7 @@ Westin 1993, Normalized and differential convolution), from wide to narrow, and 
 diffusion. The network works at a quarter of the size, on squares of pixels as channels, with
 dilated residual blocks (Yu & Koltun 2016, arXiv:1511.07122). Pixels that are not to be filled are
 those of the input. The smooth fill is grey in the middle of holes wider and higher than the widest
-window.
+window of 127 pixels.
 """
 
 from collections.abc import Sequence
@@ -42,10 +42,10 @@ class Config(RestorationConfig):
     """Residual blocks of two convolutions each."""
     crop: int = 64
     """Side of the squares that are trained on."""
-    largest: int = 96
+    largest: int = 160
     """Largest height and width in one run, in places of 4 x 4 pixels; larger pictures are made of
     tiles of it."""
-    windows: tuple[int, ...] = (47, 31, 15, 7, 3)
+    windows: tuple[int, ...] = (127, 63, 31, 15, 7, 3)
     """Sides of the windows of the smooth fill, odd numbers of pixels, from wide to narrow."""
     diffusion_steps: int = 16
     """Steps of diffusion that end the smooth fill."""
