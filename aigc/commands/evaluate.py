@@ -41,6 +41,9 @@ from aigc.metrics.image import measure, nearest_pictures
 from aigc.metrics.measures import is_measure
 from aigc.nn.losses import bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood
 
+RECONSTRUCTION = "reconstruction"
+"""Metrics of pictures after `reconstruct` (aigc/metrics/reconstruction.py)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -61,7 +64,8 @@ class Options:
     features: tuple[str, ...] = ()
     """Networks for the metrics of pictures: an ONNX file, a FILE.py with its weights beside it, a
     run or an artifact of `aigc train classifier`. By default a small one that is trained on the
-    training split; it stays beside them unless --metrics names metrics."""
+    training split; it stays beside them unless --metrics names metrics. Pictures that are made
+    again, or of others, are compared with their originals by these networks alone."""
     neighbours: str = ""
     """PNG to write, of samples beside the nearest training and test pictures, the most suspicious
     first."""
@@ -83,9 +87,10 @@ class Options:
         require(self.n > 0, f"n must be > 0, got {self.n}")
         require(0 <= self.seed < 2**63, f"seed must be in [0, 2^63), got {self.seed}")
         require(self.write or not self.sign, "--sign has no effect without --write")
+        by_features = [*map(is_measure, self.metrics), RECONSTRUCTION in self.metrics]
         for reference in (*self.features, *(["--neighbours"] if self.neighbours else [])):
             require(
-                not self.metrics or any(map(is_measure, self.metrics)),
+                not self.metrics or any(by_features),
                 f"{reference} is for metrics of pictures by name, and --metrics"
                 f" {' '.join(self.metrics)} names none; add one, such as frechet",
             )
@@ -201,23 +206,27 @@ def evaluate_on(
     evaluation = Evaluation()
     named = [reference for reference in metrics if is_measure(reference)]
     pictures = draws_pictures(artifact, config)
+    again = restores(artifact.signature(evaluated(artifact)))
     require(
-        pictures or not (named or networks),
+        pictures or (not named and (again or not networks)),
         f"{artifact.id} draws no pictures, which {' '.join(named) or '--features'} measures; leave"
         " it out",
     )
     if named:
         evaluation.extend(measure(artifact, real.train, real.test, n, seed, named, networks))
+    data = real.train, real.test
     for reference in metrics:
-        if reference not in named:
+        if reference == RECONSTRUCTION:
+            evaluation.extend(reconstruction.evaluate(artifact, *data, n, networks=networks))
+        elif reference not in named:
             own = evaluator_of(config.model.modality, reference)
             assert own is not None
-            evaluation.extend(own(artifact, real.train, real.test, n, seed))
+            evaluation.extend(own(artifact, *data, n, seed))
     if metrics:
         return evaluation
     name = evaluated(artifact)
     if not artifact.signature(name).drawable:
-        return restoration.evaluate(artifact, name, real.test, n)
+        return restoration.evaluate(artifact, name, real.test, n, networks)
     evaluate_samples = evaluator_of(config.model.modality)
     has_elbo = bool(getattr(config.model, "likelihood", "")) and _has_posterior(artifact)
     require(
@@ -225,11 +234,11 @@ def evaluate_on(
         f"{artifact.id}: nothing judges its samples, and it has no encoder",
     )
     if pictures:
-        evaluation.extend(measure(artifact, real.train, real.test, n, seed, (), networks))
+        evaluation.extend(measure(artifact, *data, n, seed, (), networks))
     elif evaluate_samples is not None:
-        evaluation.extend(evaluate_samples(artifact, real.train, real.test, n, seed))
+        evaluation.extend(evaluate_samples(artifact, *data, n, seed))
     if reconstruction.reconstructs(artifact):
-        evaluation.extend(reconstruction.evaluate(artifact, real.train, real.test, n))
+        evaluation.extend(reconstruction.evaluate(artifact, *data, n, networks=networks))
     if has_elbo:
         evaluation.add("elbo/test", lambda: _elbo(artifact, config, real.test), None, "higher")
     return evaluation

@@ -5,7 +5,7 @@ components of patches. An autoencoder of tokens stands beside the mean colour of
 takes at least three bytes a place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,8 +15,10 @@ from aigc.artifact import Artifact
 from aigc.artifact.manifest import TensorSpec
 from aigc.config import require
 from aigc.data import Dataset, scaled
+from aigc.feature_network import FeatureNetwork
 from aigc.metrics import Evaluation
 from aigc.metrics.degradation import from_range, to_range
+from aigc.metrics.likeness import add_likeness
 from aigc.metrics.similarity import psnr, ssim
 
 RECONSTRUCT, ENCODE = "reconstruct", "encode"
@@ -39,12 +41,18 @@ def reconstructs(artifact: Artifact) -> bool:
 
 
 def evaluate(
-    artifact: Artifact, train: Dataset, test: Dataset, n: int, seed: int = 0
+    artifact: Artifact,
+    train: Dataset,
+    test: Dataset,
+    n: int,
+    seed: int = 0,
+    networks: Sequence[FeatureNetwork] = (),
 ) -> Evaluation:
     """PSNR in dB and SSIM of the first n test images after `reconstruct`, and of a baseline.
 
-    Of codes also the share of them that the test images take, and their perplexity. Nothing is
-    drawn from the seed. Raises ValueError for an artifact without such a signature.
+    By the features of `networks` also their distances (metrics/likeness.py). Of codes also the
+    share of them that the test images take, and their perplexity. Nothing is drawn from the seed.
+    Raises ValueError for an artifact without such a signature.
     """
     require(
         reconstructs(artifact),
@@ -61,10 +69,10 @@ def evaluate(
     parts = [from_range(one[made.name].astype(np.float32), made) for one in found]
     images = np.concatenate(parts) if parts else real
     evaluation = Evaluation()
-    _add(evaluation, "", images, real, "higher")
+    _add(evaluation, "", images, real, networks)
     if baseline := _baseline(artifact, scaled(train.samples[:FITTED_ON]), real):
         called, make = baseline
-        _add(evaluation, f"/{called}", make(), real, "")
+        _add(evaluation, f"/{called}", make(), real, networks)
     for spec in signature.outputs:
         if spec.is_codes and found:
             codes = np.concatenate([one[spec.name] for one in found])
@@ -73,9 +81,20 @@ def evaluate(
     return evaluation
 
 
-def _add(evaluation: Evaluation, at: str, images: Images, real: Images, better: str) -> None:
-    evaluation.add(f"reconstruction/psnr{at}", partial(psnr, images, real), None, better)
-    evaluation.add(f"reconstruction/ssim{at}", partial(ssim, images, real), None, better)
+def _add(
+    evaluation: Evaluation,
+    at: str,
+    images: Images,
+    real: Images,
+    networks: Sequence[FeatureNetwork],
+) -> None:
+    """Metrics of images, of a baseline if they are called `at`."""
+    higher, lower = ("", "") if at else ("higher", "lower")
+    evaluation.add(f"reconstruction/psnr{at}", partial(psnr, images, real), None, higher)
+    evaluation.add(f"reconstruction/ssim{at}", partial(ssim, images, real), None, higher)
+    add_likeness(
+        evaluation, networks, images, real, before="reconstruction/", after=at, better=lower
+    )
 
 
 def _used(codes: NDArray[np.generic], spec: TensorSpec) -> float:

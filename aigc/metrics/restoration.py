@@ -4,7 +4,7 @@ The degradations are those of aigc/metrics/degradation.py. The peak signal-to-no
 structural similarity stand beside those of a classic method, which a network has to beat.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,8 +17,10 @@ from aigc.artifact.image_files import grid, to_uint8
 from aigc.artifact.manifest import Signature
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.data import Dataset, scaled
+from aigc.feature_network import FeatureNetwork
 from aigc.metrics import Evaluation
 from aigc.metrics.degradation import Images, Trial, from_range, resized, restores, trials
+from aigc.metrics.likeness import add_likeness
 from aigc.metrics.similarity import psnr, ssim
 
 BATCH = 16
@@ -57,10 +59,17 @@ def restored(
         yield Restored(trial, images)
 
 
-def evaluate(artifact: Artifact, name: str, test: Dataset, n: int) -> Evaluation:
+def evaluate(
+    artifact: Artifact,
+    name: str,
+    test: Dataset,
+    n: int,
+    networks: Sequence[FeatureNetwork] = (),
+) -> Evaluation:
     """PSNR in dB and SSIM of the first n test images, degraded, and of a classic method.
 
-    Masked images are compared in their holes by PSNR, and whole by SSIM.
+    By the features of `networks` also their distances (metrics/likeness.py). Masked images are
+    compared in their holes by PSNR, and whole by the others.
     """
     real = scaled(test.samples[:n])
     evaluation = Evaluation()
@@ -69,11 +78,13 @@ def evaluate(artifact: Artifact, name: str, test: Dataset, n: int) -> Evaluation
         at = f"/{trial.name}" if trial.name else ""
         evaluation.add(f"psnr{at}", partial(each.psnr, real), None, "higher")
         evaluation.add(f"ssim{at}", partial(ssim, each.images, real), None, "higher")
+        add_likeness(evaluation, networks, each.images, real, after=at)
         if trial.baseline is None:
             continue
         classic, called = trial.baseline() if len(real) else real, f"{at}/{trial.baseline_name}"
         evaluation.add(f"psnr{called}", partial(psnr, classic, real, trial.mask), None, "")
         evaluation.add(f"ssim{called}", partial(ssim, classic, real), None, "")
+        add_likeness(evaluation, networks, classic, real, after=called, better="")
     return evaluation
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from aigc.artifact import Artifact, Signature, TensorSpec
 from aigc.data import Dataset
+from aigc.feature_network import FeatureNetwork
+from aigc.metrics.frechet import frechet
 from aigc.metrics.reconstruction import evaluate, linear, mean_colours
 
 
@@ -54,6 +56,31 @@ def test_pictures_are_given_and_taken_in_the_range_of_the_signature() -> None:
     data = Dataset(name="made", samples=samples, labels=np.zeros(20, np.int64), classes=())
     found = evaluate(cast(Artifact, _Halved()), data, data, 20)
     assert found.metrics[0].value == pytest.approx(-20 * np.log10(0.4), rel=1e-4)
+
+
+def test_networks_compare_reconstructions_with_their_originals() -> None:
+    samples = np.random.default_rng(0).uniform(0.2, 1, (40, 1, 12, 12)).astype(np.float32)
+    data = Dataset(name="made", samples=samples, labels=np.zeros(40, np.int64), classes=())
+
+    def corners(images: np.ndarray) -> np.ndarray:
+        return images[:, :, :2, :2].reshape(len(images), 4)
+
+    network = FeatureNetwork(name="corners@0", sha256="", run=corners)
+    with_maps = FeatureNetwork(name="x@0", sha256="", run=corners, run_maps=lambda x: [x + 2])
+    halved = cast(Artifact, _Halved())
+    found = {m.name: m for m in evaluate(halved, data, data, 40, networks=[network, with_maps])}
+    assert [*found][2:] == [
+        "reconstruction/frechet/corners@0",
+        "reconstruction/perceptual/x@0",
+        "reconstruction/frechet/x@0",
+    ]
+    # Halves of values of [0, 1] are (x - 1) / 2 in [-1, 1]; one channel has no direction.
+    expected = frechet(corners(samples), corners((samples - 1) / 2))
+    value = found["reconstruction/frechet/corners@0"].value
+    assert value == pytest.approx(expected, rel=1e-4)
+    assert value > 0.1
+    assert found["reconstruction/frechet/corners@0"].better == "lower"
+    assert found["reconstruction/perceptual/x@0"].value == pytest.approx(0, abs=1e-9)
 
 
 def test_artifact_that_reconstructs_nothing_is_refused() -> None:

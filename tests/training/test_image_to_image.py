@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -16,10 +17,13 @@ from aigc.artifact.manifest import Signature
 from aigc.artifact.sampling_inputs import Arrays
 from aigc.artifact.store import Store
 from aigc.commands.evaluate import command as evaluate
+from aigc.commands.evaluate import evaluate_on
 from aigc.commands.export import export
+from aigc.commands.real_data import real_data
 from aigc.commands.sample import command as sample
 from aigc.config import DataConfig, TrainConfig
 from aigc.data import Dataset, load
+from aigc.feature_network import FeatureNetwork
 from aigc.metrics.restoration import restored
 from aigc.model import Export
 from aigc.models import upscaler
@@ -55,6 +59,18 @@ def run_of(folder: Path, **changes: object) -> TrainConfig:
     return replace(config, **{"samples": 64, "batch": 16, **intervals, **changes})  # type: ignore[arg-type]
 
 
+def of_edges() -> FeatureNetwork:
+    """A network whose features are differences of neighbours."""
+
+    def maps(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return [np.concatenate([np.diff(images[:, :, 1:], axis=3), images[:, :, 1:, 1:]], 1)]
+
+    def features(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.abs(np.diff(images, axis=3)).mean((2, 3))  # type: ignore[no-any-return]
+
+    return FeatureNetwork(name="edges@0", sha256="", run=features, run_maps=maps)
+
+
 def test_run_is_judged_shown_exported_and_sampled(tmp_path: Path) -> None:
     config = run_of(pictures(tmp_path / "data"))
     assert rehearse(config, load(config.data, config.model)) == []
@@ -74,6 +90,11 @@ def test_run_is_judged_shown_exported_and_sampled(tmp_path: Path) -> None:
     assert [*metrics] == ["psnr", "ssim", "psnr/bicubic", "ssim/bicubic"]
     assert metrics["psnr"] == pytest.approx(-quality[64], abs=0.01)  # of the same rows
     assert read_png(picture.read_bytes())[0].shape == (4 * 18 - 2, 10 * 18 - 2, 3)
+    seen = evaluate_on(artifact, real_data(artifact), 12, 0, (), [of_edges()])
+    names = [metric.name for metric in seen]
+    assert names[2:4] == ["perceptual/edges@0", "frechet/edges@0"]
+    assert names[6:] == ["perceptual/edges@0/bicubic", "frechet/edges@0/bicubic"]
+    assert all(metric.value > 0 for metric in seen)
     card = (Path(uri) / "README.md").read_text()
     assert "A model for restoration (`upscaler:x2`)" in card
     assert '.run("upscale", {"image": image})' in card
