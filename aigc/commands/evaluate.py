@@ -39,6 +39,7 @@ from aigc.metrics import (
 from aigc.metrics.degradation import restores
 from aigc.metrics.image import measure, nearest_pictures
 from aigc.metrics.measures import is_measure
+from aigc.metrics.reconstruction import RECONSTRUCT
 from aigc.nn.losses import bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood
 
 RECONSTRUCTION = "reconstruction"
@@ -77,7 +78,8 @@ class Options:
     seed: int = 0
     """Seed of the samples, of which the first n are taken."""
     picture: str = ""
-    """PNG to write, of real samples above generated ones: images, or spectrograms of sounds."""
+    """PNG to write, of real samples above generated ones: images, or spectrograms of sounds. With
+    `--metrics reconstruction`, of test images, their reconstructions, and the images again."""
     write: bool = False
     """Write the metrics into the manifest and the model card of a local artifact."""
     sign: str = ""
@@ -277,8 +279,8 @@ def _drawing(
     )
     signature = artifact.signature(evaluated(artifact))
     images = [s for s in signature.outputs if s.kind == "image"]
-    if restores(signature) and not metrics:
-        name = evaluated(artifact)
+    if (restores(signature) and not metrics) or [*metrics] == [RECONSTRUCTION]:
+        name = RECONSTRUCT if metrics else evaluated(artifact)
 
         def drawing(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:
             return restoration.side_by_side(artifact, name, test)
