@@ -196,33 +196,37 @@ def main() -> None:
         for number, (job, (trial, seed)) in enumerate(zip(jobs, wanted, strict=True), 1):
             job.result()
             print(f"{number} of {len(jobs)}: {trial.shown} on {trial.data}, seed {seed}")
-    write_section(bench.out, "image-models", f"{section(TRIALS)}\n\n{floors()}")
+    for data in DATA:
+        if tables := section([trial for trial in TRIALS if trial.data == data]):
+            text = f"{tables}\n\n{floors()}" if data == "people" else tables
+            write_section(bench.out, f"image-models-{data}", text)
     if all(manifest(trial, 0) for trial in CLAIMS):
         write_section(bench.out, "gan-vae", claims())
 
 
 def section(trials: Sequence[Trial]) -> str:
-    """Rows of all trials with at least one evaluated artifact, a table per kind of metrics."""
-    rows: dict[tuple[str, ...], list[str]] = {}
+    """Columns of all trials with an evaluated artifact, a table per kind of metrics; empty without
+    any."""
+    columns: dict[tuple[str, ...], list[list[str]]] = {}
     for trial in trials:
         known = [found for seed in range(100) if (found := manifest(trial, seed))]
         if not known:
             continue
         names = tuple(name for name in known[0]["metrics"] if not name.endswith(BESIDE))
-        seconds = statistics.median(one["training"]["wall_seconds"] for one in known)
-        cells = [trial.shown, trial.data, str(len(known)), f"{seconds:.0f}"]
+        seconds = [one["training"]["wall_seconds"] for one in known]
+        cells = [trial.shown, str(len(known)), f"{statistics.median(seconds):.0f}"]
         cells += [_cell([one["metrics"] for one in known], name) for name in names]
-        rows.setdefault(names, []).append(f"| {' | '.join(cells)} |")
+        columns.setdefault(names, []).append(cells)
     tables = []
-    for names, lines in rows.items():
-        head = ["preset", "data", "seeds", "s", *names]
-        rule = ["---", "---", *["--:"] * (len(head) - 2)]
-        tables += ["", f"| {' | '.join(head)} |", f"| {' | '.join(rule)} |", *lines]
+    for names, made in columns.items():
+        titles = ["", "seeds", "seconds of training", *(f"`{name}`" for name in names)]
+        lines = [f"| {' | '.join(row)} |" for row in zip(titles, *made, strict=True)]
+        tables += ["", lines[0], f"|---{'|--:' * len(made)}|", *lines[1:]]
     about = (
         "Median over the seeds (smallest to largest where there are several), and the value that"
-        " real test data score in brackets. Seconds are those of training with one thread."
+        " real test data score in brackets. Training has one thread."
     )
-    return "\n".join([f"{header('torch', 'onnxruntime')} {about}", *tables])
+    return "\n".join([f"{header('torch', 'onnxruntime')} {about}", *tables]) if tables else ""
 
 
 def floors() -> str:
