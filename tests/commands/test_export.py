@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -362,6 +363,27 @@ def test_parity_refuses_differing_pixels(
     with pytest.raises(ValueError, match=r"share of differing pixels 0\.\d+ \(allowed 1e-04\)"):
         export(run, name="it", store=Store(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("differing", "faithful"), [(0, True), (5, True), (6, False)])
+def test_few_pixels_of_a_small_size_may_differ(differing: int, faithful: bool) -> None:
+    image = TensorSpec(name="x", kind="image", dtype="float32", shape=(3, 8, 8), range=(-1.0, 1.0))
+    signature = Signature(graph="g", inputs=(replace(image, name="z"),), outputs=(image,))
+    boundary = np.float32((128.5 / 127.5) - 1)  # of the levels 128 and 129
+    made = np.full((16, 3, 8, 8), boundary - np.float32(1e-6), np.float32)
+    other = made.copy()
+    other.ravel()[:differing] += np.float32(2e-6)
+
+    def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"x": other[feeds["z"][:, 0, 0, 0].astype(int)]}
+
+    rows = np.arange(16, dtype=np.float32)[:, None, None, None] * np.ones((1, 3, 8, 8), np.float32)
+    if faithful:
+        proven = parity.prove_parity("it", signature, run, {"z": rows}, {"x": made})
+        assert proven.uint8_mismatch == differing / parity.FEW_PIXELS
+        return
+    with pytest.raises(ValueError, match=r"share of differing pixels 0\.00012 \(allowed 1e-04\)"):
+        parity.prove_parity("it", signature, run, {"z": rows}, {"x": made})
 
 
 def test_export_refuses_nan_weights(
