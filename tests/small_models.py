@@ -34,6 +34,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "style_gan": {"shape": (3, 16, 16), "generator_width": 4, "discriminator_width": 4, "widest": 8}
     | {"latent": 4, "mapping_layers": 2},
     "autoencoder:kl8_gan": {"adversarial_weight": 0.5, "discriminator_widths": (4, 8)},
+    "autoencoder:kl8_prior": {"prior_weight": 1.0, "prior_width": 8},
     "autoencoder:kl8_256": {"patch": 4, "blocks": 1, "largest": 32, "adversarial_weight": 0.5}
     | {"discriminator_widths": (4, 8)},
     "upscaler": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24},

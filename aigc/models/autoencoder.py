@@ -12,21 +12,15 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from aigc.config import (
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-    require,
-    require_values,
-)
+from aigc.config import DataConfig, OptimizerConfig, TrainConfig, require, require_values
 from aigc.config.schedule import Scheduled, values
 from aigc.model import Batch, Export, GenerativeModel, Phase
 from aigc.nn.codebooks import Codebook, ScalarCodebook, VectorCodebook, check_codes
 from aigc.nn.image_codec import ImageCodec, Moments
-from aigc.nn.layers import check_image, check_positive, downsampled
+from aigc.nn.layers import check_positive, downsampled
 from aigc.nn.losses import gaussian_kl
-from aigc.nn.patch_coder import Decoder, Encoder
+from aigc.nn.map_flow import MapFlow, MapPriorConfig
+from aigc.nn.patch_coder import Decoder, Encoder, check_sizes
 from aigc.nn.patch_discriminator import PatchJudge
 from aigc.perceptual import PerceptualLoss
 from aigc.rng import BatchRNG
@@ -38,8 +32,8 @@ BALANCE_EVERY = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelConfig):
-    """Encoder and decoder; `latent` is the number of channels of the latent."""
+class Config(MapPriorConfig):
+    """Encoder, decoder and prior; `latent` is the number of channels of the latent."""
 
     shape: tuple[int, ...] = (3, 64, 64)
     latent: int = 16
@@ -89,19 +83,7 @@ class Config(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_image(self.shape)
-        require(len(self.widths) > 0, "widths must have an entry per size, got none")
-        check_positive("widths", self.widths)
-        require(
-            self.patch > 0 and self.patch % 2 == 0, f"patch must be 2, 4, ..., got {self.patch}"
-        )
-        for name, size in (("height", self.shape[1]), ("width", self.shape[2])):
-            require(
-                size % self.factor == 0 and size >= SMALLEST * self.factor,
-                f"shape {self.shape}: patch {self.patch} and {len(self.widths)} widths divide by"
-                f" {self.factor}, so the {name} must be a multiple of {self.factor} from"
-                f" {SMALLEST * self.factor} on",
-            )
+        check_sizes(self.shape, self.patch, self.widths, SMALLEST)
         least = max(self.shape[1:]) // self.factor
         require(
             self.largest >= least,
@@ -117,6 +99,11 @@ class Config(ModelConfig):
         require(self.num_classes == 0, "an autoencoder has no use for labels; set num_classes 0")
         check_codes(self.codes, self.levels)
         require(self.commitment > 0, f"commitment must be > 0, got {self.commitment}")
+        require(
+            not self.has_prior or self.bottleneck in ("kl", "none"),
+            f"bottleneck {self.bottleneck} makes tokens, and a prior is of the real numbers of"
+            " bottlenecks kl and none; take one of them, or prior_weight 0",
+        )
         require(
             self.bottleneck != "fsq" or self.latent == len(self.levels),
             f"bottleneck fsq has a channel per level: set latent {len(self.levels)} for levels"
@@ -177,16 +164,21 @@ class Model(GenerativeModel):
         if config.is_adversarial:
             self.judge = PatchJudge(config.shape[0], config.discriminator_widths)
         self.perceptual = PerceptualLoss(config.perceptual) if config.perceptual else None
+        self.prior: MapFlow | None = None
+        if config.has_prior:
+            self.prior = MapFlow(config.latent, config.prior_width)
 
     def phases(self) -> tuple[Phase, ...]:
-        """The discriminator, if there is one, then encoder and decoder together."""
+        """Encoder and decoder together, after the discriminator and before the prior, if any."""
         c = self.config
         coder = nn.ModuleList([self.encoder, self.decoder])
-        own = Phase(name="reconstruction", module=coder, optimizer=c.optimizer)
-        if self.judge is None:
-            return (own,)
-        network, optimizer = self.judge.discriminator, c.discriminator_optimizer
-        return Phase(name="discriminator", module=network, optimizer=optimizer), own
+        found = [Phase(name="reconstruction", module=coder, optimizer=c.optimizer)]
+        if self.judge is not None:
+            network, optimizer = self.judge.discriminator, c.discriminator_optimizer
+            found.insert(0, Phase(name="discriminator", module=network, optimizer=optimizer))
+        if self.prior is not None:
+            found.append(Phase(name="prior", module=self.prior, optimizer=c.prior_optimizer))
+        return tuple(found)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """x: (N, C, H, W) in [-1, 1] -> the encoder's values and, of bottleneck kl, the log
@@ -224,11 +216,17 @@ class Model(GenerativeModel):
         self, phase: str, batch: Batch, noise: BatchRNG, shared: Latent
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean absolute error of the pixels, in [-1, 1], the bottleneck's weighted loss, and those
-        of the networks that judge pictures; or the hinge loss of the discriminator."""
+        of the networks that judge pictures; or the hinge loss of the discriminator, or the prior's
+        negative log density."""
         x = batch["image"]
         if phase == "discriminator":
             assert self.judge is not None
             return self.judge.loss(x, shared.made)
+        if phase == "prior":
+            assert self.prior is not None
+            assert self.moments is not None
+            constants = self.moments.normalised(shared.z.detach())
+            return self.prior.loss(constants, noise.at(self.config.prior_weight))
         made = self.decoder(shared.z).to(x.dtype) if shared.made is None else shared.made
         # The error of a mean over pixels is that of values 0 to 1 after division by 4.
         metrics = {"square_error": (made - x).square().mean().detach() / 4}
@@ -304,11 +302,11 @@ class Model(GenerativeModel):
     def exports(self) -> dict[str, Export]:
         """`reconstruct`, `encode`, `decode` and `sample`, at any multiple of the factor.
 
-        `sample` draws each place of the latent by itself, as if places were independent: it shows
-        the decoder at work and is no generator of pictures.
+        `sample` draws the latent by the prior. Without one it draws each place by itself, as if
+        places were independent: it then shows the decoder at work and is no generator of pictures.
         """
         config = self.config
-        parts = self.codebook, self.moments
+        parts = self.codebook, self.moments, self.prior
         codec = ImageCodec(self.encoder, self.decoder, config.latent, *parts)
         return codec.exports(config.shape, config.factor, (SMALLEST, config.largest))
 
@@ -353,6 +351,12 @@ def kl8_gan() -> TrainConfig:
     return replace(kl8(), preset="autoencoder:kl8_gan", model=model)
 
 
+def kl8_prior() -> TrainConfig:
+    """kl8 with a prior of its latents in the second half of the run, by which `sample` draws."""
+    model = Config(prior_weight="0:0 50%:1:step")
+    return replace(kl8(), preset="autoencoder:kl8_prior", model=model)
+
+
 def kl8_256() -> TrainConfig:
     """Pictures of 256 x 256 on a GPU: 4 channels at an eighth of the size, 28 million weights."""
     model = Config(
@@ -365,12 +369,7 @@ def kl8_256() -> TrainConfig:
         adversarial_weight="0:0 25%:0.5:step",
         discriminator_widths=(64, 128, 256, 512),
         largest=64,
-        optimizer=OptimizerConfig(
-            name="adamw",
-            learning_rate="0:0 20k:3e-4 100%:0:cosine",
-            betas=(0.9, 0.99),
-            clip_norm=1.0,
-        ),
+        optimizer=replace(Config().optimizer, learning_rate="0:0 20k:3e-4 100%:0:cosine"),
     )
     return replace(
         kl8(),
@@ -391,5 +390,6 @@ PRESETS = {
     "vq8": vq8,
     "fsq8": fsq8,
     "kl8_gan": kl8_gan,
+    "kl8_prior": kl8_prior,
     "kl8_256": kl8_256,
 }
