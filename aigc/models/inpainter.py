@@ -42,7 +42,7 @@ class Config(RestorationConfig):
     """Residual blocks of two convolutions each."""
     crop: int = 64
     """Side of the squares that are trained on."""
-    largest: int = 128
+    largest: int = 96
     """Largest height and width in one run, in places of 4 x 4 pixels; larger pictures are made of
     tiles of it."""
     far_windows: tuple[int, ...] = (31, 11)
