@@ -34,13 +34,14 @@ SMALLER: dict[str, dict[str, Any]] = {
     "style_gan": {"shape": (3, 16, 16), "generator_width": 4, "discriminator_width": 4, "widest": 8}
     | {"latent": 4, "mapping_layers": 2},
     "autoencoder:kl8_gan": {"adversarial_weight": 0.5, "discriminator_widths": (4, 8)},
+    "autoencoder:kl8_prior": {"prior_weight": 1.0, "prior_width": 8},
     "autoencoder:kl8_256": {"patch": 4, "blocks": 1, "largest": 32, "adversarial_weight": 0.5}
     | {"discriminator_widths": (4, 8)},
     "upscaler": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24},
     "upscaler:x2_gan": {"adversarial_weight": 0.5, "discriminator_widths": (4, 8)},
     "denoiser": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 8, "largest": 24},
     "inpainter": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24}
-    | {"windows": (7, 3), "diffusion_steps": 2},
+    | {"far_windows": (3,), "windows": (3,), "diffusion_steps": 2},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
     "dcgan:pictures64": {
         "shape": (3, 16, 16),

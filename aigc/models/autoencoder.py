@@ -12,34 +12,24 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from aigc.config import (
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-    require,
-    require_values,
-)
-from aigc.config.schedule import Scheduled, values
-from aigc.model import Batch, Export, GenerativeModel, Phase
+from aigc.config import DataConfig, OptimizerConfig, TrainConfig, require, require_values
+from aigc.config.schedule import Scheduled
+from aigc.model import Batch, Export, Phase
 from aigc.nn.codebooks import Codebook, ScalarCodebook, VectorCodebook, check_codes
 from aigc.nn.image_codec import ImageCodec, Moments
-from aigc.nn.layers import check_image, check_positive, downsampled
 from aigc.nn.losses import gaussian_kl
-from aigc.nn.patch_coder import Decoder, Encoder
-from aigc.nn.patch_discriminator import PatchJudge
-from aigc.perceptual import PerceptualLoss
+from aigc.nn.map_flow import MapFlow, MapPriorConfig
+from aigc.nn.patch_coder import Decoder, Encoder, check_sizes
+from aigc.picture_loss import PictureLossConfig, PictureModel
 from aigc.rng import BatchRNG
 
 SMALLEST = 2
 """Smallest height and width of the latent in an artifact."""
-BALANCE_EVERY = 4
-"""Batches from one comparison of the gradients of the losses of pictures to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelConfig):
-    """Encoder and decoder; `latent` is the number of channels of the latent."""
+class Config(MapPriorConfig, PictureLossConfig):
+    """Encoder, decoder and prior; `latent` is the number of channels of the latent."""
 
     shape: tuple[int, ...] = (3, 64, 64)
     latent: int = 16
@@ -61,17 +51,6 @@ class Config(ModelConfig):
     kl_weight: Scheduled = 1e-4
     """Weight of the KL divergence per number of the latent, beside the mean absolute error, in
     bottleneck kl."""
-    adversarial_weight: Scheduled = 0.0
-    """Weight of a discriminator's judgement of patches beside the error of the pixels, such as
-    '0:0 50%:0.5:step' for the second half of the run (Esser et al. 2021, arXiv:2012.09841, eq. 6
-    and 7): at 1 both change the last convolution alike much. 0 all the time builds none."""
-    discriminator_widths: tuple[int, ...] = (32, 64, 128)
-    """Channels of the discriminator's convolutions, the last without a stride."""
-    perceptual: str = ""
-    """Network whose feature maps are compared beside the pixels: a reference as in
-    aigc/feature_network, such as the run of a classifier; empty for none."""
-    perceptual_weight: Scheduled = 1.0
-    """Weight of that comparison."""
     largest: int = 32
     """Largest height and width of the latent in one run of an artifact's graph; larger pictures are
     made of tiles of that size."""
@@ -83,25 +62,10 @@ class Config(ModelConfig):
             clip_norm=1.0,
         )
     )
-    discriminator_optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(learning_rate=4e-4, betas=(0.5, 0.9))
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_image(self.shape)
-        require(len(self.widths) > 0, "widths must have an entry per size, got none")
-        check_positive("widths", self.widths)
-        require(
-            self.patch > 0 and self.patch % 2 == 0, f"patch must be 2, 4, ..., got {self.patch}"
-        )
-        for name, size in (("height", self.shape[1]), ("width", self.shape[2])):
-            require(
-                size % self.factor == 0 and size >= SMALLEST * self.factor,
-                f"shape {self.shape}: patch {self.patch} and {len(self.widths)} widths divide by"
-                f" {self.factor}, so the {name} must be a multiple of {self.factor} from"
-                f" {SMALLEST * self.factor} on",
-            )
+        check_sizes(self.shape, self.patch, self.widths, SMALLEST)
         least = max(self.shape[1:]) // self.factor
         require(
             self.largest >= least,
@@ -109,14 +73,15 @@ class Config(ModelConfig):
         )
         require(self.blocks >= 0, f"blocks must be >= 0, got {self.blocks}")
         require_values("kl_weight", self.kl_weight, 0)
-        require_values("adversarial_weight", self.adversarial_weight, 0)
-        require_values("perceptual_weight", self.perceptual_weight, 0)
-        check_positive("discriminator_widths", self.discriminator_widths)
-        if self.is_adversarial:
-            downsampled(self.shape, self.discriminator_widths[:-1] or self.discriminator_widths, 4)
+        self.check_losses(self.shape)
         require(self.num_classes == 0, "an autoencoder has no use for labels; set num_classes 0")
         check_codes(self.codes, self.levels)
         require(self.commitment > 0, f"commitment must be > 0, got {self.commitment}")
+        require(
+            not self.has_prior or self.bottleneck in ("kl", "none"),
+            f"bottleneck {self.bottleneck} makes tokens, and a prior is of the real numbers of"
+            " bottlenecks kl and none; take one of them, or prior_weight 0",
+        )
         require(
             self.bottleneck != "fsq" or self.latent == len(self.levels),
             f"bottleneck fsq has a channel per level: set latent {len(self.levels)} for levels"
@@ -127,11 +92,6 @@ class Config(ModelConfig):
     def factor(self) -> int:
         """Pixels per place of the latent, in height and in width."""
         return self.patch << (len(self.widths) - 1)
-
-    @property
-    def is_adversarial(self) -> bool:
-        """True if there is a discriminator, at least for a part of the run."""
-        return max(values(self.adversarial_weight)) > 0
 
 
 @dataclass(frozen=True)
@@ -152,15 +112,14 @@ class Latent:
     """(N, C, H, W): the pictures made of `features`."""
 
 
-class Model(GenerativeModel):
+class Model(PictureModel):
     """Trained by the mean absolute error of pixels and the loss of its bottleneck."""
 
     family = "vae"
     config: Config
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         size = config.shape[0], config.patch, config.widths, config.blocks
         moments = 2 if config.bottleneck == "kl" else 1
         self.encoder = Encoder(*size, moments * config.latent)
@@ -173,20 +132,19 @@ class Model(GenerativeModel):
             self.codebook = ScalarCodebook(config.levels)
         else:
             self.moments = Moments(config.latent)
-        self.judge: PatchJudge | None = None
-        if config.is_adversarial:
-            self.judge = PatchJudge(config.shape[0], config.discriminator_widths)
-        self.perceptual = PerceptualLoss(config.perceptual) if config.perceptual else None
+        self.prior: MapFlow | None = None
+        if config.has_prior:
+            self.prior = MapFlow(config.latent, config.prior_width)
 
     def phases(self) -> tuple[Phase, ...]:
-        """The discriminator, if there is one, then encoder and decoder together."""
+        """Encoder and decoder together, after the discriminator and before the prior, if any."""
         c = self.config
         coder = nn.ModuleList([self.encoder, self.decoder])
         own = Phase(name="reconstruction", module=coder, optimizer=c.optimizer)
-        if self.judge is None:
-            return (own,)
-        network, optimizer = self.judge.discriminator, c.discriminator_optimizer
-        return Phase(name="discriminator", module=network, optimizer=optimizer), own
+        if self.prior is None:
+            return (*self.discriminator_phases(), own)
+        prior = Phase(name="prior", module=self.prior, optimizer=c.prior_optimizer)
+        return (*self.discriminator_phases(), own, prior)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """x: (N, C, H, W) in [-1, 1] -> the encoder's values and, of bottleneck kl, the log
@@ -200,7 +158,7 @@ class Model(GenerativeModel):
     def prepare(self, batch: Batch, noise: BatchRNG, due: Collection[str]) -> Latent:
         """Latents in the precision of the data, and while a discriminator judges them, pictures."""
         latent = self._latent(batch, noise)
-        if self.judge is None or noise.at(self.config.adversarial_weight) == 0:
+        if not self.is_judging(noise):
             return latent
         features = self.decoder.network(latent.z)
         made = self.decoder.pixels(features).to(batch["image"].dtype)
@@ -224,15 +182,21 @@ class Model(GenerativeModel):
         self, phase: str, batch: Batch, noise: BatchRNG, shared: Latent
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean absolute error of the pixels, in [-1, 1], the bottleneck's weighted loss, and those
-        of the networks that judge pictures; or the hinge loss of the discriminator."""
+        of the networks that judge pictures; or the hinge loss of the discriminator, or the prior's
+        negative log density."""
         x = batch["image"]
         if phase == "discriminator":
             assert self.judge is not None
             return self.judge.loss(x, shared.made)
+        if phase == "prior":
+            assert self.prior is not None
+            assert self.moments is not None
+            constants = self.moments.normalised(shared.z.detach())
+            return self.prior.loss(constants, noise.at(self.config.prior_weight))
         made = self.decoder(shared.z).to(x.dtype) if shared.made is None else shared.made
         # The error of a mean over pixels is that of values 0 to 1 after division by 4.
         metrics = {"square_error": (made - x).square().mean().detach() / 4}
-        loss = self._pixel_loss(made, x, noise, metrics)
+        loss = self.picture_loss(made, x, noise, metrics)
         if shared.logvar is not None:
             mu, logvar = shared.mean, shared.logvar
             kl = gaussian_kl(mu.flatten(1), logvar.flatten(1)).mean() / mu[0].numel()
@@ -245,38 +209,16 @@ class Model(GenerativeModel):
             metrics["commitment"] = commitment.detach()
         if self.codebook is not None:
             metrics |= self.codebook.metrics()
-        if self.judge is not None and shared.made is not None:
-            judgement, balance = self.judge.judgement(made), self.judge.balance
-            loss = loss + noise.at(self.config.adversarial_weight) * balance * judgement
-            metrics |= {"adversarial": judgement.detach(), "balance": balance.clone()}
+        if shared.made is not None:
+            loss = loss + self.judgement(made, noise, metrics)
         return loss, metrics
-
-    def _pixel_loss(
-        self, made: Tensor, real: Tensor, noise: BatchRNG, metrics: dict[str, Tensor]
-    ) -> Tensor:
-        """Mean absolute error, and the weighted perceptual distance, which joins `metrics`."""
-        loss = (made - real).abs().mean()
-        if self.perceptual is not None:
-            distance = self.perceptual(made, real)
-            loss = loss + noise.at(self.config.perceptual_weight) * distance
-            metrics["perceptual"] = distance.detach()
-        return loss
 
     def batch_sums(self, batch: Batch, noise: BatchRNG, shared: Latent) -> dict[str, Tensor]:
         """Sums of the codebook, else of the latents' values and of their squares, by channel, and
         their number; with a discriminator gradients by the last convolution."""
-        sums = self._latent_sums(noise, shared)
-        if self.judge is None:
-            return sums
-        x = batch["image"]
-        due = shared.features is not None and noise.batches % BALANCE_EVERY == 0
-
-        def compared(features: Tensor) -> tuple[Tensor, Tensor]:
-            made = self.decoder.pixels(features).to(x.dtype)
-            return made, self._pixel_loss(made, x, noise, {})
-
-        weight = self.decoder.last.weight
-        return sums | self.judge.sums(shared.features if due else None, compared, weight)
+        judged = shared.features, self.decoder.pixels, self.decoder.last.weight
+        sums = self.judge_sums(*judged, batch["image"], noise)
+        return self._latent_sums(noise, shared) | sums
 
     def _latent_sums(self, noise: BatchRNG, shared: Latent) -> dict[str, Tensor]:
         if self.codebook is not None:
@@ -288,8 +230,7 @@ class Model(GenerativeModel):
     def update(self, sums: dict[str, Tensor]) -> None:
         """The codebook, else running means for `sample`; the balance of the losses of pictures, for
         the batches that follow."""
-        if self.judge is not None:
-            self.judge.update(sums)
+        self.update_judge(sums)
         kept = self.moments if self.codebook is None else self.codebook
         assert kept is not None
         kept.update(sums)
@@ -304,11 +245,11 @@ class Model(GenerativeModel):
     def exports(self) -> dict[str, Export]:
         """`reconstruct`, `encode`, `decode` and `sample`, at any multiple of the factor.
 
-        `sample` draws each place of the latent by itself, as if places were independent: it shows
-        the decoder at work and is no generator of pictures.
+        `sample` draws the latent by the prior. Without one it draws each place by itself, as if
+        places were independent: it then shows the decoder at work and is no generator of pictures.
         """
         config = self.config
-        parts = self.codebook, self.moments
+        parts = self.codebook, self.moments, self.prior
         codec = ImageCodec(self.encoder, self.decoder, config.latent, *parts)
         return codec.exports(config.shape, config.factor, (SMALLEST, config.largest))
 
@@ -353,6 +294,12 @@ def kl8_gan() -> TrainConfig:
     return replace(kl8(), preset="autoencoder:kl8_gan", model=model)
 
 
+def kl8_prior() -> TrainConfig:
+    """kl8 with a prior of its latents in the second half of the run, by which `sample` draws."""
+    model = Config(prior_weight="0:0 50%:1:step")
+    return replace(kl8(), preset="autoencoder:kl8_prior", model=model)
+
+
 def kl8_256() -> TrainConfig:
     """Pictures of 256 x 256 on a GPU: 4 channels at an eighth of the size, 28 million weights."""
     model = Config(
@@ -365,12 +312,7 @@ def kl8_256() -> TrainConfig:
         adversarial_weight="0:0 25%:0.5:step",
         discriminator_widths=(64, 128, 256, 512),
         largest=64,
-        optimizer=OptimizerConfig(
-            name="adamw",
-            learning_rate="0:0 20k:3e-4 100%:0:cosine",
-            betas=(0.9, 0.99),
-            clip_norm=1.0,
-        ),
+        optimizer=replace(Config().optimizer, learning_rate="0:0 20k:3e-4 100%:0:cosine"),
     )
     return replace(
         kl8(),
@@ -391,5 +333,6 @@ PRESETS = {
     "vq8": vq8,
     "fsq8": fsq8,
     "kl8_gan": kl8_gan,
+    "kl8_prior": kl8_prior,
     "kl8_256": kl8_256,
 }

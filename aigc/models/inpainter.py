@@ -3,11 +3,11 @@
     aigc train inpainter:holes --data.path pictures --name inpainter
 
 The smooth fill is in the graph: means of known pixels around (normalised convolution: Knutsson &
-Westin 1993, Normalized and differential convolution), from wide to narrow, and some steps of
-diffusion. The network works at a quarter of the size, on squares of pixels as channels, with
-dilated residual blocks (Yu & Koltun 2016, arXiv:1511.07122). Pixels that are not to be filled are
-those of the input. The smooth fill is grey in the middle of holes wider and higher than the widest
-window of 127 pixels.
+Westin 1993, Normalized and differential convolution), from wide to narrow, the widest at a quarter
+of the size, and some steps of diffusion. The network works at a quarter of the size, on squares of
+pixels as channels, with dilated residual blocks (Yu & Koltun 2016, arXiv:1511.07122). Pixels that
+are not to be filled are those of the input. The smooth fill is grey in the middle of holes wider
+and higher than the widest window of 124 pixels.
 """
 
 from collections.abc import Sequence
@@ -42,20 +42,23 @@ class Config(RestorationConfig):
     """Residual blocks of two convolutions each."""
     crop: int = 64
     """Side of the squares that are trained on."""
-    largest: int = 160
+    largest: int = 96
     """Largest height and width in one run, in places of 4 x 4 pixels; larger pictures are made of
     tiles of it."""
-    windows: tuple[int, ...] = (127, 63, 31, 15, 7, 3)
-    """Sides of the windows of the smooth fill, odd numbers of pixels, from wide to narrow."""
+    far_windows: tuple[int, ...] = (31, 11)
+    """Sides of the widest windows of the smooth fill, odd numbers of places, from wide on."""
+    windows: tuple[int, ...] = (15, 7, 3)
+    """Sides of the windows that follow, odd numbers of pixels."""
     diffusion_steps: int = 16
     """Steps of diffusion that end the smooth fill."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            len(self.windows) > 0 and all(side > 0 and side % 2 for side in self.windows),
-            f"windows must be odd numbers > 0, at least one, got {self.windows}",
-        )
+        for name, sides in (("far_windows", self.far_windows), ("windows", self.windows)):
+            require(
+                len(sides) > 0 and all(side > 0 and side % 2 for side in sides),
+                f"{name} must be odd numbers > 0, at least one, got {sides}",
+            )
         require(
             self.diffusion_steps >= 0, f"diffusion_steps must be >= 0, got {self.diffusion_steps}"
         )
@@ -66,21 +69,35 @@ class Config(RestorationConfig):
         return SQUARE
 
 
-def smooth_fill(x: Tensor, holes: Tensor, windows: Sequence[int], diffusion_steps: int) -> Tensor:
+def smooth_fill(x: Tensor, holes: Tensor, config: Config) -> Tensor:
     """x: (N, C, H, W), holes: (N, 1, H, W), 1 in holes -> x with its holes filled smoothly."""
     known = 1 - holes
     shown = x * known
-    wide, share = _means(shown, windows[0]), _means(known, windows[0])
-    filled = wide / share.clamp_min(1e-6)
-    for side in windows[1:]:
-        filled = (_means(shown, side) + TRUST * filled) / (_means(known, side) + TRUST)
+    colours, share = F.avg_pool2d(shown, SQUARE), F.avg_pool2d(known, SQUARE)
+    wide = _means_of_known(colours, share, config.far_windows)
+    wide = F.interpolate(wide, scale_factor=float(SQUARE), mode="nearest")
+    filled = _means_of_known(shown, known, config.windows, wide)
     filled = shown + holes * filled
-    for _ in range(diffusion_steps):
+    for _ in range(config.diffusion_steps):
         wide = F.pad(filled, (1, 1, 1, 1), mode="replicate")
         down = wide[:, :, :-2, 1:-1] + wide[:, :, 2:, 1:-1]
         across = wide[:, :, 1:-1, :-2] + wide[:, :, 1:-1, 2:]
         filled = shown + holes * (down + across) / 4
     return filled
+
+
+def _means_of_known(
+    shown: Tensor, known: Tensor, windows: Sequence[int], wide: Tensor | None = None
+) -> Tensor:
+    """Means of what is known in windows around each place, and where little is, in wider ones."""
+    for side in windows:
+        means, share = _means(shown, side), _means(known, side)
+        if wide is None:
+            wide = means / share.clamp_min(1e-6)
+        else:
+            wide = (means + TRUST * wide) / (share + TRUST)
+    assert wide is not None
+    return wide
 
 
 def _means(x: Tensor, side: int) -> Tensor:
@@ -97,13 +114,13 @@ class Network(Trunk):
         dilations = (DILATIONS[at % len(DILATIONS)] for at in range(config.blocks))
         blocks = (ResidualBlock(width, dilation) for dilation in dilations)
         super().__init__(SQUARE**2 * (channels + 1), width, blocks, SQUARE**2 * channels)
-        self.windows, self.diffusion_steps = config.windows, config.diffusion_steps
+        self.config = config
 
     def prepared(self, *given: Tensor) -> tuple[Tensor, Tensor]:
         """The smooth fill beside the mask, as squares of pixels, and the smooth fill."""
         x, mask = given
         holes = (mask >= 0.5).to(x.dtype)
-        filled = smooth_fill(x, holes, self.windows, self.diffusion_steps)
+        filled = smooth_fill(x, holes, self.config)
         return F.pixel_unshuffle(torch.cat([filled, holes], 1), SQUARE), filled
 
     def picture(self, detail: Tensor, base: Tensor, *given: Tensor) -> Tensor:

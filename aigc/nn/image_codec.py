@@ -9,10 +9,16 @@ from aigc.artifact.manifest import Signature, TensorSpec
 from aigc.model import Export
 from aigc.nn.codebooks import Codebook
 from aigc.nn.image_to_image import image_axes, image_spec
+from aigc.nn.map_flow import MapFlow
+
+SMALLEST_DEVIATION = 1e-4
 
 
 class Moments(nn.Module):
-    """Running mean and deviation of latents by channel, of which `sample` draws."""
+    """Running mean and deviation of latents by channel, of which `sample` draws.
+
+    With a prior they normalise what it is of.
+    """
 
     def __init__(self, latent: int) -> None:
         super().__init__()
@@ -35,6 +41,11 @@ class Moments(nn.Module):
         """(latent,)."""
         return (self.square - self.mean.square()).clamp_min(0).sqrt()
 
+    def normalised(self, z: Tensor) -> Tensor:
+        """z, (N, latent, h, w), to mean 0 and deviation 1 by channel; finite if one is constant."""
+        deviation = self.deviation().clamp_min(SMALLEST_DEVIATION)
+        return (z - self.mean[:, None, None]) / deviation[:, None, None]
+
 
 @dataclass(frozen=True)
 class ImageCodec:
@@ -49,6 +60,8 @@ class ImageCodec:
     """Codes of the latents; None for latents of real numbers."""
     moments: Moments | None = None
     """Moments by which latents of real numbers are drawn."""
+    prior: MapFlow | None = None
+    """Flow from normalised latents to standard normal maps; None draws each place by itself."""
 
     def exports(
         self, shape: tuple[int, ...], factor: int, bounds: tuple[int, int]
@@ -56,7 +69,10 @@ class ImageCodec:
         """`reconstruct`, `encode`, `decode` and `sample` of pictures of a shape (C, H, W), and of
         those whose latents are of any height and width within the bounds.
 
-        Codes are called `tokens`. Pictures, and tokens, beyond the bounds are made of tiles.
+        Codes are called `tokens`. Pictures, and tokens, beyond the bounds are made of tiles, but
+        for those that `sample` draws by a prior, which sees the whole map: they end at the bounds.
+        `sample` draws N(0, I) of the size of the latent, which the prior, or else the moments
+        alone, make a latent of, or a uniform number for each code.
         """
         axes = image_axes(shape[1] // factor, shape[2] // factor, *bounds)
         image = image_spec("image", shape[0], factor)
@@ -75,7 +91,8 @@ class ImageCodec:
 
         def export(module: nn.Module, graph: str, given: TensorSpec, *made: TensorSpec) -> Export:
             signature = Signature(graph=graph, inputs=(given,), outputs=made, axes=axes)
-            tile = all(spec.kind == "image" or spec.is_codes for spec in made)
+            apart = self.prior is None or given.kind != "latent"
+            tile = apart and all(spec.kind == "image" or spec.is_codes for spec in made)
             return Export(module=module, signature=signature, tile=tile)
 
         return {
@@ -125,11 +142,11 @@ class _Reconstruct(nn.Module):
 
 
 class _Sample(nn.Module):
-    """A latent whose places are drawn apart, decoded."""
+    """A latent that is drawn by the prior, else each of its places by itself, decoded."""
 
     def __init__(self, codec: ImageCodec) -> None:
         super().__init__()
-        self.decode, self.codebook = _Decode(codec), codec.codebook
+        self.decode, self.codebook, self.prior = _Decode(codec), codec.codebook, codec.prior
         if codec.moments is not None:
             self.register_buffer("mean", codec.moments.mean[:, None, None])
             self.register_buffer("deviation", codec.moments.deviation()[:, None, None])
@@ -139,4 +156,5 @@ class _Sample(nn.Module):
     def forward(self, drawn: Tensor) -> Tensor:
         if self.codebook is not None:
             return self.decode(self.codebook.draw(drawn))  # type: ignore[no-any-return]
-        return self.decode(self.mean + self.deviation * drawn)  # type: ignore[no-any-return]
+        normal = drawn if self.prior is None else self.prior.inverse(drawn)
+        return self.decode(self.mean + self.deviation * normal)  # type: ignore[no-any-return]

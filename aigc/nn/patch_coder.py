@@ -7,6 +7,9 @@ in the whole. Weights begin so that the variance of what passes is kept.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aigc.config import require
+from aigc.nn.layers import check_image, check_positive
+
 RESIDUAL = 0.3
 """Share of a residual branch in its block at the start."""
 
@@ -78,3 +81,18 @@ class Decoder(nn.Module):
     def pixels(self, features: Tensor) -> Tensor:
         """The picture of what comes before the last convolution."""
         return self.to_pixels(self.last(features))  # type: ignore[no-any-return]
+
+
+def check_sizes(shape: tuple[int, ...], patch: int, widths: tuple[int, ...], smallest: int) -> None:
+    """Raise ValueError unless pictures (C, H, W) are coded in `smallest` places a side at least."""
+    check_image(shape)
+    require(len(widths) > 0, "widths must have an entry per size, got none")
+    check_positive("widths", widths)
+    require(patch > 0 and patch % 2 == 0, f"patch must be 2, 4, ..., got {patch}")
+    factor = patch << (len(widths) - 1)
+    for name, size in (("height", shape[1]), ("width", shape[2])):
+        require(
+            size % factor == 0 and size >= smallest * factor,
+            f"shape {shape}: patch {patch} and {len(widths)} widths divide by {factor}, so the"
+            f" {name} must be a multiple of {factor} from {smallest * factor} on",
+        )

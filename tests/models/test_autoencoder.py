@@ -55,6 +55,12 @@ def built(preset: str, **changes: object) -> Model:
         ),
         (lambda: Config(adversarial_weight="0:-1"), "adversarial_weight must be >= 0"),
         (lambda: Config(num_classes=3), "set num_classes 0"),
+        (lambda: Config(prior_weight="0:-1"), "prior_weight must be >= 0"),
+        (lambda: Config(prior_weight=1.0, prior_width=0), "prior_width must be > 0, got 0"),
+        (
+            lambda: Config(bottleneck="vq", prior_weight="0:0 50%:1"),
+            "bottleneck vq makes tokens, .*kl and none; take one of them, or prior_weight 0",
+        ),
     ],
 )
 def test_rejects_configs_that_fit_no_picture(config: Callable[[], Config], message: str) -> None:
@@ -124,6 +130,76 @@ def test_discriminator_begins_where_its_weight_does(samples: int, judged: bool) 
     assert ("balance" in metrics) == judged
 
 
+@pytest.mark.parametrize(("samples", "begun"), [(0, False), (99, False), (100, True)])
+def test_prior_begins_where_its_weight_does_and_leaves_the_encoder_alone(
+    samples: int, begun: bool
+) -> None:
+    model = built("kl8_prior", prior_weight="0:0 50%:0.5:step").train()
+    assert model.prior is not None
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    noise = BatchRNG(0, samples, 2, 0, 2, x, total=200)
+    latents = model.prepare({"image": x}, noise, {"reconstruction", "prior"})
+    loss, metrics = model.loss("prior", {"image": x}, noise, latents)
+    assert (bool(loss.detach() > 0), "nats" in metrics) == (begun, begun)
+    loss.backward()
+    gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    assert gradients.keys() == {f"prior.{name}" for name, _ in model.prior.named_parameters()}
+    assert any(gradient.any() for gradient in gradients.values()) == begun
+
+
+def random_prior() -> Model:
+    """A model whose prior is no identity."""
+    model = built("kl8_prior")
+    assert model.prior is not None
+    assert model.moments is not None
+    with torch.no_grad():
+        for parameter in model.prior.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape))
+        model.moments.mean.normal_()
+        model.moments.square.copy_(model.moments.mean.square() + 2)
+    return model
+
+
+def test_a_prior_is_part_of_sample_alone() -> None:
+    """Drawn numbers are what the flow makes of the normalised latent that is decoded."""
+    model = random_prior()
+    assert model.prior is not None
+    assert model.moments is not None
+    exports, plain = model.exports(), built("kl8_prior", prior_weight=0.0)
+    assert {name: part.tile for name, part in exports.items()} == {
+        "sample": False,
+        "reconstruct": True,
+        "encode": False,
+        "decode": True,
+    }
+    assert plain.exports()["sample"].tile
+    with torch.no_grad():
+        z = torch.randn(2, 4, 3, 5)
+        drawn, _ = model.prior(model.moments.normalised(z))
+        made = exports["sample"].module(drawn)
+        assert torch.allclose(made, exports["decode"].module(z), atol=1e-4)
+        weights = plain.state_dict()
+    assert all(torch.equal(weights[name], built("kl8").state_dict()[name]) for name in weights)
+    assert {name for name in model.state_dict() if name not in weights} == {
+        f"prior.{name}" for name in model.prior.state_dict()
+    }
+
+
+def test_sample_by_a_prior_is_exported_at_all_sizes(tmp_path: Path) -> None:
+    """Within the parity budget, which sealing proves at several sizes and batch sizes."""
+    model = random_prior()
+    write_artifact(model, (), manifest({}), tmp_path)
+    artifact = Artifact.open(tmp_path)
+    drawn = np.random.default_rng(0).standard_normal((3, 4, 9, 32)).astype(np.float32)
+    made = artifact.run("sample", {"latent": drawn})["image"]
+    with torch.no_grad():
+        expected = model.exports()["sample"].module(torch.from_numpy(drawn)).numpy()
+    assert made.shape == (3, 3, 72, 256)
+    assert np.abs(made - expected).max() <= 1e-4
+    with pytest.raises(InputError, match="32"):
+        artifact.run("sample", {"latent": drawn.repeat(2, 3)})
+
+
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """An artifact of the preset fsq8."""
@@ -182,7 +258,7 @@ def test_evaluation_compares_reconstructions_with_a_baseline(artifact: Artifact)
     assert 1 <= found["perplexity"] <= 18 * 4
 
 
-@pytest.mark.parametrize("preset", ["vq8", "kl8_gan"])
+@pytest.mark.parametrize("preset", ["vq8", "kl8_gan", "kl8_prior"])
 def test_a_batch_in_parts_keeps_the_same_codes_and_balance(preset: str) -> None:
     """Steps on parts of 2 and 3 rows, as of several workers, lead to the state of the whole."""
     states = []

@@ -125,8 +125,18 @@ def test_discriminator_judges_from_its_weight_on(preset: str, samples: int, judg
 
 def test_smooth_fill_of_a_constant_is_the_constant() -> None:
     holes = masks(torch.rand(3, NUMBERS), 32, 32)
-    filled = inpainter.smooth_fill(torch.full((3, 3, 32, 32), 0.25), holes, (15, 3), 4)
+    filled = inpainter.smooth_fill(torch.full((3, 3, 32, 32), 0.25), holes, inpainter.Config())
     torch.testing.assert_close(filled, torch.full_like(filled, 0.25))
+
+
+@pytest.mark.parametrize("side", [20, 56, 120])
+def test_smooth_fill_reaches_the_middle_of_large_holes(side: int) -> None:
+    holes = torch.zeros(1, 1, 160, 160)
+    holes[:, :, 20 : 20 + side, 20 : 20 + side] = 1
+    x = torch.full((1, 3, 160, 160), -0.75) + 0.05 * torch.rand(1, 3, 160, 160)
+    filled = inpainter.smooth_fill(x * (1 - holes), holes, inpainter.Config())
+    assert filled.max() < -0.65
+    assert torch.equal(filled[(holes == 0).expand_as(x)], x[(holes == 0).expand_as(x)])
 
 
 # scikit-image 0.26.0 on the same arrays: inpaint_biharmonic((a + 1) / 2, mask), and
