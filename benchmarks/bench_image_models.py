@@ -213,7 +213,7 @@ def section(trials: Sequence[Trial]) -> str:
         known = [found for seed in range(100) if (found := manifest(trial, seed))]
         if not known:
             continue
-        names = tuple(name for name in known[0]["metrics"] if not name.endswith(BESIDE))
+        names = _ordered([name for name in known[0]["metrics"] if not name.endswith(BESIDE)])
         seconds = [one["training"]["wall_seconds"] for one in known]
         cells = [trial.shown, str(len(known)), f"{statistics.median(seconds):.0f}"]
         cells += [_cell([one["metrics"] for one in known], name) for name in names]
@@ -292,14 +292,26 @@ def _failures(known: Sequence[dict[str, Any]]) -> str:
     return f"{sum(value > 2 * statistics.median(values) for value in values)} of {len(values)}"
 
 
+def _ordered(names: Sequence[str]) -> tuple[str, ...]:
+    """Names with those of baselines, NAME/BASELINE, after NAME."""
+    own = [name for name in names if name.rpartition("/")[0] not in names]
+    return tuple(one for name in own for one in names if name in (one, one.rpartition("/")[0]))
+
+
 def _cell(metrics: Sequence[dict[str, float]], name: str) -> str:
     """`median (low-high) [real]`."""
     values = [one[name] for one in metrics if name in one]
-    text = f"{statistics.median(values):.3g}"
-    if len(values) > 1:
-        text += f" ({min(values):.3g}–{max(values):.3g})"
+    text = _digits(statistics.median(values))
+    low, high = _digits(min(values)), _digits(max(values))
+    if low != high:
+        text += f" ({low}–{high})"
     real = [one[f"{name}/real"] for one in metrics if f"{name}/real" in one]
-    return f"{text} [{statistics.median(real):.3g}]" if real else text
+    return f"{text} [{_digits(statistics.median(real))}]" if real else text
+
+
+def _digits(value: float) -> str:
+    """At least three digits."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 if __name__ == "__main__":

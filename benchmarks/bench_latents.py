@@ -1,6 +1,7 @@
 """Bytes of latents against quality of what is decoded from them, beside WebP and AVIF.
 
-    python -m benchmarks.bench_latents artifacts/kl8 artifacts/vq8 --data build/emoji64/all
+    python -m benchmarks.bench_latents artifacts/kl8 artifacts/vq8 --data build/emoji64/all \
+        --features runs/classifier
 
 Latents of real numbers are rounded to 8 bits between the least and the largest value of their
 channel over the training pictures; tokens count as many bits as their codebook needs. Neither is
@@ -18,10 +19,12 @@ import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
-from aigc import data
+from aigc import data, feature_network
 from aigc.artifact import Artifact
 from aigc.artifact.image_files import to_uint8
 from aigc.config import DataConfig, ModelConfig
+from aigc.feature_network import FeatureNetwork
+from aigc.metrics.perceptual import perceptual_distances
 from aigc.metrics.reconstruction import linear
 from aigc.metrics.similarity import psnr, ssim
 from benchmarks.report import header, write_section
@@ -43,6 +46,8 @@ class Bench:
     """Autoencoders with the signatures `encode` and `decode`."""
     data: str
     """Folder of pictures with a test split, of the artifacts' channels and size."""
+    features: str
+    """Network of perceptual distances, a reference as of `aigc evaluate --features`."""
     out: Path = Path("docs/image-models.md")
     """File whose section is rewritten."""
 
@@ -54,14 +59,17 @@ def main() -> None:
     size = opened[0].signature("reconstruct").sizes({})
     shape = opened[0].signature("reconstruct").at(size).inputs[0].fixed_shape
     train, test = (pictures(bench.data, shape, split) for split in ("train", "test"))
-    rows = [f"| {name} | {cells(coded, test)} |" for name, coded in codes(opened, train, test)]
+    network = feature_network.load(bench.features)
+    rows = [
+        f"| {name} | {cells(coded, test, network)} |" for name, coded in codes(opened, train, test)
+    ]
     section = "\n".join(
         [
             f"{header('torch', 'onnxruntime', 'pillow')} {len(test):,} test pictures of"
             f" {Path(bench.data).name}, {' x '.join(map(str, shape))}.",
             "",
-            "| code | bytes a picture | PSNR, dB | SSIM |",
-            "|---|--:|--:|--:|",
+            f"| code | bytes a picture | PSNR, dB | SSIM | `perceptual/{network.name}` |",
+            "|---|--:|--:|--:|--:|",
             *rows,
         ]
     )
@@ -79,7 +87,8 @@ def codes(opened: list[Artifact], train: Images, test: Images) -> Iterator[tuple
     """Name and result of every code."""
     for artifact in opened:
         latent = encoded(artifact, test)
-        yield f"`{artifact.manifest.name}`", latents(artifact, train, test)
+        made_by = f"`{artifact.manifest.model}:{artifact.manifest.preset}`"
+        yield made_by, latents(artifact, train, test)
         if latent.dtype.kind == "f":
             shape = latent.shape[1:]
             name = f"patch PCA, {' x '.join(map(str, shape))}"
@@ -90,10 +99,11 @@ def codes(opened: list[Artifact], train: Images, test: Images) -> Iterator[tuple
             yield f"{kind.upper()}, quality {quality}", files_of(test, kind, quality)
 
 
-def cells(coded: Coded, test: Images) -> str:
-    """Bytes, PSNR and SSIM as cells of a row."""
+def cells(coded: Coded, test: Images, network: FeatureNetwork) -> str:
+    """Bytes, PSNR, SSIM and perceptual distance as cells of a row."""
     size, made = coded
-    return f"{size:.0f} | {psnr(made, test):.1f} | {ssim(made, test):.3f}"
+    distance = perceptual_distances(network, made, test).mean()
+    return f"{size:.0f} | {psnr(made, test):.1f} | {ssim(made, test):.3f} | {distance:.3f}"
 
 
 def encoded(artifact: Artifact, images: Images) -> NDArray[np.generic]:
