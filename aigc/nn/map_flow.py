@@ -12,11 +12,11 @@ from aigc.config.schedule import Scheduled, values
 from aigc.nn.flows import standard_normal_log_prob
 
 STRIDE = 8
-"""Of the coarsest grid."""
+"""Stride of the coarsest grid."""
 HALVINGS = 6
-"""From all places to the coarsest grid, of half of the places each."""
+"""Halvings of the set of places from all of them to the coarsest grid."""
 DILATIONS = (1, 2)
-"""Of a coupling's residual blocks, in strides of the grid that it makes."""
+"""Dilations of a coupling's residual blocks, in strides of the grid that it makes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,7 @@ def alike(n: int) -> Tensor:
 
 
 def test_learns_how_places_depend_on_each_other() -> None:
-    """What is drawn has the data's correlation of neighbours, 0.9; places drawn apart have none."""
+    """Draws have the data's correlation of neighbours, 0.9; places drawn apart have none."""
     torch.manual_seed(0)
     flow = MapFlow(2, 8)
     optimizer = torch.optim.Adam(flow.parameters(), 1e-2, betas=(0.9, 0.99))
