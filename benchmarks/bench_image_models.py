@@ -233,8 +233,7 @@ def section(trials: Sequence[Trial]) -> str:
 def floors() -> str:
     """Distances of real pictures of people by the judge, which those of generators stand
     beside: between halves of the training pictures, the mean of HALVES, and to the test ones."""
-    _, judged = next((trial, DATA[trial.data]) for trial in TRIALS if trial.judged)
-    data = DataConfig(source=judged[1], path=judged[3])
+    data = DataConfig(source="folder", path=str(EMOJI / "people"))
     model = preset("dcgan:pictures64").model
     network = feature_network.load(str(JUDGE))
     train, test = (
