@@ -107,7 +107,7 @@ class Degraded:
     features: Tensor | None = None
     """Input of the network's last convolution, while a discriminator has a weight."""
     base: Tensor | None = None
-    """What the network then adds to."""
+    """(N, C, H, W): the picture to which the network adds."""
     made: Tensor | None = None
     """(N, C, H, W): the pictures made of them."""
 

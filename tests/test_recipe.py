@@ -112,6 +112,6 @@ def test_no_file_is_overwritten(tmp_path: Path) -> None:
 def test_docstrings_of_fields_are_found_through_base_classes() -> None:
     docs = field_docs(dcgan.Config)
     assert docs["latent"] == "Number of latent dimensions."
-    assert docs["discriminator_kernel"] == "Kernel size of the discriminator's convolutions."
+    assert docs["discriminator_kernel"] == "Kernel size of the convolutions."
     text = "As in Miyato et al. 2018, `x`. It has more."
     assert first_sentence(text) == "As in Miyato et al. 2018, `x`."

@@ -26,7 +26,7 @@ from tests.small_models import smaller
 from tests.training.test_image_to_image import pictures as picture_files
 
 PRESETS = ["upscaler:x2", "upscaler:x4", "inpainter:holes", "denoiser:gaussian"]
-"""Those that differ in more than their losses."""
+"""Presets that differ in more than their losses."""
 
 
 def rng(rows: int) -> BatchRNG:
