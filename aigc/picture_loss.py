@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from aigc.config import ModelConfig, OptimizerConfig, require_values
+from aigc.config import ModelConfig, OptimizerConfig, check_turn, require_values
 from aigc.config.schedule import Scheduled, values
 from aigc.model import GenerativeModel, Phase
 from aigc.nn.layers import check_positive, downsampled
@@ -52,14 +52,23 @@ class PictureLossConfig(ModelConfig):
         require_values("adversarial_weight", self.adversarial_weight, 0)
         require_values("perceptual_weight", self.perceptual_weight, 0)
         check_positive("discriminator_widths", self.discriminator_widths)
-        if self.is_adversarial:
+        if not self.is_adversarial:
+            return
+        check_turn("adversarial_weight", self.adversarial_weight, self.discriminator_optimizer)
+        try:
             downsampled(shape, self.discriminator_widths[:-1] or self.discriminator_widths, 4)
+        except ValueError as error:
+            raise ValueError(
+                f"discriminator_widths {self.discriminator_widths} for pictures of {shape}, as the"
+                f" discriminator is shown: {error}"
+            ) from None
 
 
 class PictureModel(GenerativeModel):
     """Model whose last layer makes pictures, of which the losses are taken.
 
-    A subclass calls picture_loss() and judgement() in its loss, judge_sums() in its batch_sums and
+    A subclass calls add_judge() last in its constructor, so that its own weights begin as without a
+    discriminator; picture_loss() and judgement() in its loss, judge_sums() in its batch_sums and
     update_judge() in its update().
     """
 
@@ -69,9 +78,12 @@ class PictureModel(GenerativeModel):
         super().__init__()
         self.config = config
         self.judge: PatchJudge | None = None
-        if config.is_adversarial:
-            self.judge = PatchJudge(config.shape[0], config.discriminator_widths)
         self.perceptual = PerceptualLoss(config.perceptual) if config.perceptual else None
+
+    def add_judge(self) -> None:
+        """Build the discriminator, if there is one."""
+        if self.config.is_adversarial:
+            self.judge = PatchJudge(self.config.shape[0], self.config.discriminator_widths)
 
     def discriminator_phases(self) -> tuple[Phase, ...]:
         """The phase `discriminator`, if there is one."""

@@ -55,7 +55,8 @@ class RestorationConfig(PictureLossConfig):
             self.largest >= least,
             f"largest must be >= {least} for pictures of {self.shape}, got {self.largest}",
         )
-        self.check_losses((self.shape[0], self.crop, self.crop))
+        height, width = (min(self.crop, size) for size in self.shape[1:])
+        self.check_losses((self.shape[0], height, width))
         require(self.num_classes == 0, "a restoration has no use for labels; set num_classes 0")
 
     @property
@@ -121,6 +122,7 @@ class Restoration(PictureModel):
     def __init__(self, config: RestorationConfig, network: Trunk) -> None:
         super().__init__(config)
         self.network = network
+        self.add_judge()
 
     @abstractmethod
     def degraded(self, images: Tensor, noise: BatchRNG) -> Degraded:

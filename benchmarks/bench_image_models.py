@@ -62,7 +62,7 @@ class Trial:
     """Number of seeds in place of the option's."""
 
     judged: bool = False
-    """Judge by the features of JUDGE in place of a network of the data's own."""
+    """Judge by the features of JUDGE too."""
 
     @property
     def shown(self) -> str:
@@ -127,7 +127,7 @@ class Bench:
     only: str = ""
     """Make the rows whose preset begins with this alone; the table has all that are there."""
     out: Path = Path("docs/image-models.md")
-    """File whose section is rewritten."""
+    """File whose sections, one for each data set and one of claims, are rewritten."""
 
 
 def make(trial: Trial, seed: int) -> None:
@@ -310,7 +310,7 @@ def _cell(metrics: Sequence[dict[str, float]], name: str) -> str:
 
 def _digits(value: float) -> str:
     """At least three digits."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 if __name__ == "__main__":

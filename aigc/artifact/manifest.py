@@ -58,8 +58,8 @@ class Parity:
     max_abs: float
     """Largest difference; for unbounded values relative to 1 + their size."""
     uint8_mismatch: float
-    """Share of unsaturated uint8 pixels, of texts, or of codes that differ; 0 for other outputs.
-    Samples whose codes differ are compared no further."""
+    """Share of unsaturated uint8 pixels, of 50,000 where there are fewer, of texts, or of codes
+    that differ; 0 for other outputs. Samples whose codes differ are compared no further."""
     samples: int
     batch_sizes: tuple[int, ...]
     sizes: tuple[dict[str, int], ...] | msgspec.UnsetType = msgspec.UNSET

@@ -280,6 +280,8 @@ def _drawing(
     signature = artifact.signature(evaluated(artifact))
     images = [s for s in signature.outputs if s.kind == "image"]
     if (restores(signature) and not metrics) or [*metrics] == [RECONSTRUCTION]:
+        if metrics:
+            reconstruction.check(artifact)
         name = RECONSTRUCT if metrics else evaluated(artifact)
 
         def drawing(artifact: Artifact, test: Dataset, seed: int) -> NDArray[np.uint8]:

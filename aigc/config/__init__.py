@@ -69,6 +69,16 @@ class OptimizerConfig:
         require(self.clip_norm >= 0, f"clip_norm must be >= 0, got {self.clip_norm}")
 
 
+def check_turn(name: str, weight: Scheduled, optimizer: OptimizerConfig) -> None:
+    """Raise ValueError if a phase whose loss has `weight` is changed before its turn, at weight 0:
+    gradients are 0 then, but a decay of weights is not."""
+    require(
+        optimizer.weight_decay == 0 or values(weight)[0] > 0,
+        f"{name} {weight!r} is 0 at first, when a weight_decay of {optimizer.weight_decay:g} would"
+        f" change the network all the same; set weight_decay 0, or begin {name} above 0",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Training data."""
@@ -199,7 +209,8 @@ class TrainConfig:
     sync_batch_norm: bool = False
     """BatchNorm takes its statistics over the global batch, not over each worker's share."""
     compile: bool = False
-    """torch.compile of the networks: pays on GPUs; penalties stay eager."""
+    """torch.compile of the networks: pays on GPUs; penalties, and networks of pictures while a
+    discriminator judges them, stay eager."""
     activation_checkpointing: bool = False
     """Compute parts of the networks again in the backward pass: less memory, more time, the same
     results."""

@@ -57,13 +57,13 @@ def restores(signature: Signature) -> bool:
     Beside the image it may take `mask`, an image of one channel, and what needs not be given.
     """
     given, made = signature.given, signature.outputs
-    rest = [(spec.kind, spec.name, spec.shape[0]) for spec in given[1:]]
+    rest = [(spec.kind, spec.name, spec.shape[:1]) for spec in given[1:]]
     return (
         bool(given)
         and len(made) == 1
         and given[0].kind == made[0].kind == "image"
         and given[0].shape[0] == made[0].shape[0]
-        and rest in ([], [("image", "mask", 1)])
+        and rest in ([], [("image", "mask", (1,))])
         and not signature.optional
         and signature.label is None
     )

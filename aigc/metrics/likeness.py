@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc.feature_network import FeatureNetwork
-from aigc.metrics import Evaluation
+from aigc.metrics import Evaluation, TooFewRows
 from aigc.metrics.estimate import Estimate, of_mean
 from aigc.metrics.frechet import frechet
 from aigc.metrics.perceptual import perceptual_distances
@@ -42,8 +42,15 @@ def add_likeness(
 
 
 def _distance(network: FeatureNetwork, images: Images, real: Images) -> Estimate:
+    _check(real)
     return of_mean(perceptual_distances(network, images.clip(-1, 1), real))
 
 
 def _frechet(network: FeatureNetwork, images: Images, real: Images) -> float:
+    _check(real)
     return frechet(network.features(real), network.features(images.clip(-1, 1)))
+
+
+def _check(real: Images) -> None:
+    if not len(real):
+        raise TooFewRows("there are no test images")

@@ -40,6 +40,15 @@ def reconstructs(artifact: Artifact) -> bool:
     return given.kind == made.kind == "image" and given.shape == made.shape
 
 
+def check(artifact: Artifact) -> None:
+    """Raise ValueError unless the artifact reconstructs images."""
+    require(
+        reconstructs(artifact),
+        f"{artifact.id} has no signature {RECONSTRUCT!r} that makes images of images of the same"
+        " shape; leave out --metrics reconstruction",
+    )
+
+
 def evaluate(
     artifact: Artifact,
     train: Dataset,
@@ -54,11 +63,7 @@ def evaluate(
     share of them that the test images take, and their perplexity. Nothing is drawn from the seed.
     Raises ValueError for an artifact without such a signature.
     """
-    require(
-        reconstructs(artifact),
-        f"{artifact.id} has no signature {RECONSTRUCT!r} that makes images of images of the same"
-        " shape; leave out --metrics reconstruction",
-    )
+    check(artifact)
     signature = artifact.signature(RECONSTRUCT)
     real = scaled(test.samples[:n])
     given, made = signature.inputs[0], signature.outputs[0]

@@ -53,7 +53,7 @@ class Config(MapPriorConfig, PictureLossConfig):
     bottleneck kl."""
     largest: int = 32
     """Largest height and width of the latent in one run of an artifact's graph; larger pictures are
-    made of tiles of that size."""
+    made of tiles of that size, but for those that `sample` draws by a prior, which are refused."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
             name="adamw",
@@ -135,6 +135,7 @@ class Model(PictureModel):
         self.prior: MapFlow | None = None
         if config.has_prior:
             self.prior = MapFlow(config.latent, config.prior_width)
+        self.add_judge()
 
     def phases(self) -> tuple[Phase, ...]:
         """Encoder and decoder together, after the discriminator and before the prior, if any."""

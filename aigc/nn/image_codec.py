@@ -38,13 +38,12 @@ class Moments(nn.Module):
         self.square.lerp_(sums["squares"] / sums["places"], 0.01)
 
     def deviation(self) -> Tensor:
-        """(latent,)."""
-        return (self.square - self.mean.square()).clamp_min(0).sqrt()
+        """(latent,), at least SMALLEST_DEVIATION, so that a constant channel can be normalised."""
+        return (self.square - self.mean.square()).clamp_min(SMALLEST_DEVIATION**2).sqrt()
 
     def normalised(self, z: Tensor) -> Tensor:
         """z, (N, latent, h, w), to mean 0 and deviation 1 by channel; finite if one is constant."""
-        deviation = self.deviation().clamp_min(SMALLEST_DEVIATION)
-        return (z - self.mean[:, None, None]) / deviation[:, None, None]
+        return (z - self.mean[:, None, None]) / self.deviation()[:, None, None]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aigc.config import ModelConfig, OptimizerConfig, require, require_values
+from aigc.config import ModelConfig, OptimizerConfig, check_turn, require, require_values
 from aigc.config.schedule import Scheduled, values
 from aigc.nn.flows import standard_normal_log_prob
 
@@ -42,6 +42,8 @@ class MapPriorConfig(ModelConfig):
         super().__post_init__()
         require_values("prior_weight", self.prior_weight, 0)
         require(self.prior_width > 0, f"prior_width must be > 0, got {self.prior_width}")
+        if self.has_prior:
+            check_turn("prior_weight", self.prior_weight, self.prior_optimizer)
 
     @property
     def has_prior(self) -> bool:
@@ -61,7 +63,7 @@ class MapFlow(nn.Module):
     has the place (4, 4), then in turn those at the middles of squares of four, and those between.
     Each of these sets follows from all that were made before it, in two couplings: half of the
     channels, and the others by these. A flow starts as the identity: the last layer of each
-    coupling is 0. All is computed in the precision of x, also under autocast.
+    coupling is 0. forward() computes in the precision of x, also under autocast.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -94,8 +96,8 @@ class MapFlow(nn.Module):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(N,) nats, of x whose image under the flow is standard normal."""
-        y, log_det = self.forward(x)
-        return log_det + standard_normal_log_prob(y.flatten(1))
+        y, log_det = self(x)
+        return log_det + standard_normal_log_prob(y.flatten(1))  # type: ignore[no-any-return]
 
     def loss(self, x: Tensor, weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative log density of x in nats per number, times `weight`, and `nats`, without it.

@@ -26,8 +26,8 @@ rounding errors, of a few sounds so much that a bound for all could not tell a w
 PARITY_UINT8 = 1e-4
 """Largest share of unsaturated pixels that may differ."""
 FEW_PIXELS = 50_000
-"""Fewer pixels count as so many. A pixel at the boundary of two levels may differ by any rounding,
-and one of a few thousand, as small sizes have, is more than PARITY_UINT8 of them."""
+"""Fewer unsaturated pixels count as so many. A pixel at the boundary of two levels may differ by
+any rounding, and one of a few thousand, as small sizes have, is more than PARITY_UINT8 of them."""
 PARITY_BATCHES = (1, 2, 3, 7, 64)
 PARITY_SAMPLES = 1024
 PARITY_TEXTS = 128

@@ -65,8 +65,11 @@ def test_networks_compare_reconstructions_with_their_originals() -> None:
     def corners(images: np.ndarray) -> np.ndarray:
         return images[:, :, :2, :2].reshape(len(images), 4)
 
+    def edges(images: np.ndarray) -> list[np.ndarray]:
+        return [np.concatenate([images, np.ones_like(images)], 1)]
+
     network = FeatureNetwork(name="corners@0", sha256="", run=corners)
-    with_maps = FeatureNetwork(name="x@0", sha256="", run=corners, run_maps=lambda x: [x + 2])
+    with_maps = FeatureNetwork(name="x@0", sha256="", run=corners, run_maps=edges)
     halved = cast(Artifact, _Halved())
     found = {m.name: m for m in evaluate(halved, data, data, 40, networks=[network, with_maps])}
     assert [*found][2:] == [
@@ -74,13 +77,25 @@ def test_networks_compare_reconstructions_with_their_originals() -> None:
         "reconstruction/perceptual/x@0",
         "reconstruction/frechet/x@0",
     ]
-    # Halves of values of [0, 1] are (x - 1) / 2 in [-1, 1]; one channel has no direction.
+    # Halves of values of [0, 1] are (x - 1) / 2 in [-1, 1].
     expected = frechet(corners(samples), corners((samples - 1) / 2))
     value = found["reconstruction/frechet/corners@0"].value
     assert value == pytest.approx(expected, rel=1e-4)
     assert value > 0.1
     assert found["reconstruction/frechet/corners@0"].better == "lower"
-    assert found["reconstruction/perceptual/x@0"].value == pytest.approx(0, abs=1e-9)
+    angles = [np.arctan2(x.astype(np.float64), 1) for x in (samples, (samples - 1) / 2)]
+    distance = (2 - 2 * np.cos(angles[0] - angles[1])).mean()  # of vectors of length 1
+    assert found["reconstruction/perceptual/x@0"].value == pytest.approx(distance, rel=1e-4)
+
+
+def test_networks_without_test_images_leave_metrics_out() -> None:
+    samples = np.zeros((4, 1, 12, 12), np.float32)
+    data = Dataset(name="made", samples=samples, labels=np.zeros(4, np.int64), classes=())
+    empty = Dataset(name="made", samples=samples[:0], labels=np.zeros(0, np.int64), classes=())
+    network = FeatureNetwork(name="x@0", sha256="", run=lambda x: x, run_maps=lambda x: [x])
+    found = evaluate(cast(Artifact, _Halved()), data, empty, 4, networks=[network])
+    assert found.metrics == []
+    assert {one.name for one in found.omitted} >= {"reconstruction/frechet/x@0"}
 
 
 def test_artifact_that_reconstructs_nothing_is_refused() -> None:

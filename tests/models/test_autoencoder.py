@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from aigc import models
 from aigc.artifact import Artifact
 from aigc.artifact.image_files import png, read_png
 from aigc.artifact.input_values import InputError
@@ -20,6 +21,7 @@ from aigc.metrics import reconstruction
 from aigc.metrics.similarity import psnr
 from aigc.models import autoencoder
 from aigc.models.autoencoder import Config, Model
+from aigc.nn.image_codec import Moments
 from aigc.rng import BatchRNG
 from aigc.testing.model_under_test import drawn, model_batch
 from aigc.training.state import TrainState
@@ -147,6 +149,28 @@ def test_prior_begins_where_its_weight_does_and_leaves_the_encoder_alone(
     assert any(gradient.any() for gradient in gradients.values()) == begun
 
 
+@pytest.mark.parametrize("preset", ["autoencoder:kl8_gan", "autoencoder:kl8_prior"])
+def test_added_networks_leave_the_start_of_the_others_as_it_is(preset: str) -> None:
+    states = []
+    for name in ("autoencoder:kl8", preset):
+        torch.manual_seed(0)
+        states.append(models.build(smaller(models.preset(name))).state_dict())
+    plain, other = states
+    assert plain.keys() < other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in plain.items())
+
+
+def test_normalised_latents_of_a_constant_channel_go_back() -> None:
+    moments = Moments(2)
+    moments.mean.copy_(torch.tensor([3.0, 0.0]))
+    moments.square.copy_(torch.tensor([9.0, 1.0]))
+    z = torch.stack([torch.full((2, 3), 3.0), torch.randn(2, 3)])[None]
+    normal = moments.normalised(z)
+    assert normal.isfinite().all()
+    again = moments.mean[:, None, None] + moments.deviation()[:, None, None] * normal
+    torch.testing.assert_close(again, z)
+
+
 def random_prior() -> Model:
     """A model whose prior is no identity."""
     model = built("kl8_prior")
@@ -258,12 +282,28 @@ def test_evaluation_compares_reconstructions_with_a_baseline(artifact: Artifact)
     assert 1 <= found["perplexity"] <= 18 * 4
 
 
-@pytest.mark.parametrize("preset", ["vq8", "kl8_gan", "kl8_prior"])
-def test_a_batch_in_parts_keeps_the_same_codes_and_balance(preset: str) -> None:
+JUDGED = {"adversarial_weight": 0.5, "discriminator_widths": (4, 8)}
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("autoencoder:vq8", {}),
+        ("autoencoder:kl8_gan", {}),
+        ("autoencoder:kl8_prior", {}),
+        ("upscaler:x2_gan", {}),
+        ("inpainter:holes", JUDGED),
+        ("denoiser:gaussian", JUDGED),
+    ],
+)
+def test_a_batch_in_parts_keeps_the_same_codes_and_balance(
+    preset: str, changes: dict[str, Any]
+) -> None:
     """Steps on parts of 2 and 3 rows, as of several workers, lead to the state of the whole."""
     states = []
     for micro_batch in (0, 3):
-        run = smaller(autoencoder.PRESETS[preset]())
+        run = smaller(models.preset(preset))
+        run = replace(run, model=replace(run.model, **changes))
         config = replace(run, precision="float64", batch=5, micro_batch=micro_batch, samples=60)
         state = TrainState(config)
         rows = drawn(config.model, 60)
@@ -275,6 +315,7 @@ def test_a_batch_in_parts_keeps_the_same_codes_and_balance(preset: str) -> None:
         states.append(dict(state.model.state_dict()))
     whole, parts = states
     assert whole.keys() == parts.keys()
+    assert whole.get("judge.balance", 1) > 0
     for name, value in whole.items():
         assert torch.allclose(parts[name].double(), value.double(), rtol=1e-6, atol=1e-8), name
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aigc import models
 from aigc.commands.calibration_data import data_inputs
+from aigc.config import OptimizerConfig
 from aigc.metrics import classic_fill, degradation, non_local_means
 from aigc.metrics.similarity import psnr
 from aigc.models import inpainter
@@ -121,6 +122,11 @@ def test_discriminator_judges_from_its_weight_on(preset: str, samples: int, judg
     if judged:
         # Both losses then change the last convolution alike much.
         assert metrics["balance"] > 0
+        assert shared.made is not None
+        real, made, weight = shared.real, shared.made, model.network.last.weight
+        parts = (made - real).abs().mean(), metrics["balance"] * model.judge.judgement(made)  # type: ignore[union-attr]
+        one, other = (torch.autograd.grad(part, weight, retain_graph=True)[0] for part in parts)
+        torch.testing.assert_close(one.norm(), other.norm(), rtol=0.02, atol=0)
 
 
 def test_smooth_fill_of_a_constant_is_the_constant() -> None:
@@ -160,6 +166,19 @@ def test_classic_methods_are_those_of_scikit_image() -> None:
         ("inpainter:holes", {"shape": (3, 30, 32)}, "shape: heights and widths must be multiples"),
         ("denoiser:gaussian", {"noise": (60.0, 50.0)}, "noise must be 0 <= low <= high <= 255"),
         ("upscaler:x2", {"adversarial_weight": -1.0}, "adversarial_weight must be >= 0"),
+        (
+            "upscaler:x2",
+            {"shape": (3, 8, 8), "adversarial_weight": 0.5, "discriminator_widths": (8,) * 5},
+            r"discriminator_widths \(8, 8, 8, 8, 8\) for pictures of \(3, 8, 8\)",
+        ),
+        (
+            "upscaler:x2",
+            {
+                "adversarial_weight": "0:0 50%:1:step",
+                "discriminator_optimizer": OptimizerConfig(weight_decay=0.01),
+            },
+            "weight_decay of 0.01 would change the network all the same",
+        ),
         ("inpainter:holes", {"windows": (4,)}, "windows must be odd numbers > 0"),
         ("denoiser:gaussian", {"num_classes": 2}, "no use for labels; set num_classes 0"),
         ("denoiser:gaussian", {"largest": 8}, r"largest must be >= 32 for pictures of \(3, 64, 64"),

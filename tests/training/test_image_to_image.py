@@ -22,8 +22,10 @@ from aigc.commands.export import export
 from aigc.commands.real_data import real_data
 from aigc.commands.sample import command as sample
 from aigc.config import DataConfig, TrainConfig
-from aigc.data import Dataset, load
+from aigc.data import Dataset, load, scaled, whole
 from aigc.feature_network import FeatureNetwork
+from aigc.metrics.degradation import resized
+from aigc.metrics.frechet import frechet
 from aigc.metrics.restoration import restored
 from aigc.model import Export
 from aigc.models import upscaler
@@ -94,7 +96,12 @@ def test_run_is_judged_shown_exported_and_sampled(tmp_path: Path) -> None:
     names = [metric.name for metric in seen]
     assert names[2:4] == ["perceptual/edges@0", "frechet/edges@0"]
     assert names[6:] == ["perceptual/edges@0/bicubic", "frechet/edges@0/bicubic"]
-    assert all(metric.value > 0 for metric in seen)
+    own, bicubic = (metric.value for metric in seen if metric.name.startswith("frechet"))
+    test = scaled(whole(load(config.data, config.model, "test")).samples)
+    enlarged = resized(resized(test, (8, 8)), (16, 16))
+    expected = frechet(of_edges().features(test), of_edges().features(enlarged))
+    assert bicubic == pytest.approx(expected, rel=0.02)  # edges are extended otherwise
+    assert own != pytest.approx(bicubic, rel=0.02)
     card = (Path(uri) / "README.md").read_text()
     assert "A model for restoration (`upscaler:x2`)" in card
     assert '.run("upscale", {"image": image})' in card
