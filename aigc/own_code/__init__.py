@@ -92,8 +92,9 @@ METRICS = Kind(
     any_of=True,
     also=(
         *("classes", "classic_fill", "classifier", "degradation", "estimate", "feature_sets"),
-        *("frechet", "kernel", "measures", "moments", "neighbours", "ngram", "non_local_means"),
-        *("perceptual", "restoration", "rotation", "similarity", "sound", "vendi"),
+        *("frechet", "kernel", "likeness", "measures", "moments", "neighbours", "ngram"),
+        *("non_local_means", "perceptual", "restoration", "rotation", "similarity", "sound"),
+        "vendi",
     ),
 )
 KINDS = (MODELS, DATA, METRICS)
