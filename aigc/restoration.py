@@ -93,9 +93,13 @@ class Trunk(nn.Module):
         first: Tensor = self.first(places)
         return first + self.blocks(first)  # type: ignore[no-any-return]
 
+    def made(self, features: Tensor, base: Tensor, *given: Tensor) -> Tensor:
+        """The picture, of the outputs of features() and prepared()."""
+        return self.picture(self.last(features), base, *given)
+
     def forward(self, *given: Tensor) -> Tensor:
         places, base = self.prepared(*given)
-        return self.picture(self.last(self.features(places)), base, *given)
+        return self.made(self.features(places), base, *given)
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,7 @@ class Restoration(PictureModel):
             return found
         places, base = self.network.prepared(*found.given)
         features = self.network.features(places)
-        made = self.network.picture(self.network.last(features), base, *found.given)
-        made = made.to(found.real.dtype)
+        made = self.network.made(features, base, *found.given).to(found.real.dtype)
         return replace(found, features=features.detach(), base=base.detach(), made=made)
 
     def loss(
@@ -167,7 +170,7 @@ class Restoration(PictureModel):
 
         def pixels(features: Tensor) -> Tensor:
             assert shared.base is not None
-            return network.picture(network.last(features), shared.base, *shared.given)
+            return network.made(features, shared.base, *shared.given)
 
         return self.judge_sums(shared.features, pixels, network.last.weight, shared.real, noise)
 

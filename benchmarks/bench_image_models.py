@@ -24,11 +24,9 @@ import tyro
 
 from aigc import feature_network, files
 from aigc.artifact import Artifact
-from aigc.config import DataConfig
-from aigc.data import load, scaled, whole
 from aigc.metrics.frechet import frechet
-from aigc.models import preset
 from benchmarks import emoji64
+from benchmarks.bench_latents import pictures
 from benchmarks.measure import environment
 from benchmarks.report import header, write_section
 
@@ -233,11 +231,9 @@ def section(trials: Sequence[Trial]) -> str:
 def floors() -> str:
     """Distances of real pictures of people by the judge, which those of generators stand
     beside: between halves of the training pictures, the mean of HALVES, and to the test ones."""
-    data = DataConfig(source="folder", path=str(EMOJI / "people"))
-    model = preset("dcgan:pictures64").model
     network = feature_network.load(str(JUDGE))
     train, test = (
-        network.features(scaled(whole(load(data, model, split)).samples))
+        network.features(pictures(str(EMOJI / "people"), (3, 64, 64), split))
         for split in ("train", "test")
     )
     drawn = (np.random.default_rng(seed).permutation(train) for seed in range(HALVES))

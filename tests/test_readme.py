@@ -103,6 +103,20 @@ def test_documented_examples_run_with_the_class_names_of_the_data(tmp_path: Path
         assert_documented_examples_run(served.url, tmp_path)
 
 
+def samples_of(demo: str, folder: Path) -> Path:
+    """Folder of the samples that a demo with runs of 640 samples leaves in an empty folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", demo],
+        cwd=folder,
+        env=environment() | {"AIGC_DEMO_SAMPLES": "640", "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        timeout=850,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "samples"
+
+
 @pytest.mark.cluster
 @pytest.mark.slow  # tests/serve/pair/test_requests.py proves the serving part over Ray, too
 @pytest.mark.timeout(900)
@@ -110,17 +124,7 @@ def test_demo_of_other_modalities_runs_as_shown(tmp_path: Path) -> None:
     """`make demo-modalities` with runs of 640 samples."""
     for package in ("espeakng_loader", "names"):
         pytest.importorskip(package)
-    environ = environment() | {"AIGC_DEMO_SAMPLES": "640", "PYTHONPATH": str(ROOT)}
-    demo = subprocess.run(
-        [sys.executable, "-m", "tests.demo_modalities"],
-        cwd=tmp_path,
-        env=environ,
-        text=True,
-        capture_output=True,
-        timeout=850,
-    )
-    assert demo.returncode == 0, demo.stdout + demo.stderr
-    samples = tmp_path / "samples"
+    samples = samples_of("tests.demo_modalities", tmp_path)
     events = (samples / "nine.sse").read_text().strip().split("\n\n")
     texts = [json.loads(event[6:])["choices"][0]["text"] for event in events[:-1]]
     assert events[-1] == "data: [DONE]"
@@ -139,17 +143,7 @@ def test_demo_of_other_modalities_runs_as_shown(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_demo_of_images_runs_as_shown(tmp_path: Path) -> None:
     """`make demo-images` with runs of 640 samples."""
-    environ = environment() | {"AIGC_DEMO_SAMPLES": "640", "PYTHONPATH": str(ROOT)}
-    demo = subprocess.run(
-        [sys.executable, "-m", "tests.demo_images"],
-        cwd=tmp_path,
-        env=environ,
-        text=True,
-        capture_output=True,
-        timeout=850,
-    )
-    assert demo.returncode == 0, demo.stdout + demo.stderr
-    samples = tmp_path / "samples"
+    samples = samples_of("tests.demo_images", tmp_path)
     photograph, _ = read_png((samples / "photograph.png").read_bytes())
     assert photograph.shape == (384, 512, 3)
     again = samples / "reconstructed" / "autoencoder-1-seed0-0.png"

@@ -89,10 +89,10 @@ class Options:
         require(self.n > 0, f"n must be > 0, got {self.n}")
         require(0 <= self.seed < 2**63, f"seed must be in [0, 2^63), got {self.seed}")
         require(self.write or not self.sign, "--sign has no effect without --write")
-        by_features = [*map(is_measure, self.metrics), RECONSTRUCTION in self.metrics]
+        by_features = any(is_measure(one) or one == RECONSTRUCTION for one in self.metrics)
         for reference in (*self.features, *(["--neighbours"] if self.neighbours else [])):
             require(
-                not self.metrics or any(by_features),
+                not self.metrics or by_features,
                 f"{reference} is for metrics of pictures by name, and --metrics"
                 f" {' '.join(self.metrics)} names none; add one, such as frechet",
             )

@@ -18,7 +18,7 @@ from aigc.data import Dataset, scaled
 from aigc.feature_network import FeatureNetwork
 from aigc.metrics import Evaluation
 from aigc.metrics.degradation import from_range, to_range
-from aigc.metrics.likeness import add_likeness
+from aigc.metrics.likeness import Likeness
 from aigc.metrics.similarity import psnr, ssim
 
 RECONSTRUCT, ENCODE = "reconstruct", "encode"
@@ -73,11 +73,11 @@ def evaluate(
     ]
     parts = [from_range(one[made.name].astype(np.float32), made) for one in found]
     images = np.concatenate(parts) if parts else real
-    evaluation = Evaluation()
-    _add(evaluation, "", images, real, networks)
+    evaluation, likeness = Evaluation(), Likeness(networks, real)
+    _add(evaluation, "", images, likeness)
     if baseline := _baseline(artifact, scaled(train.samples[:FITTED_ON]), real):
         called, make = baseline
-        _add(evaluation, f"/{called}", make(), real, networks)
+        _add(evaluation, f"/{called}", make(), likeness)
     for spec in signature.outputs:
         if spec.is_codes and found:
             codes = np.concatenate([one[spec.name] for one in found])
@@ -86,20 +86,13 @@ def evaluate(
     return evaluation
 
 
-def _add(
-    evaluation: Evaluation,
-    at: str,
-    images: Images,
-    real: Images,
-    networks: Sequence[FeatureNetwork],
-) -> None:
+def _add(evaluation: Evaluation, at: str, images: Images, likeness: Likeness) -> None:
     """Metrics of images, of a baseline if they are called `at`."""
+    real = likeness.real
     higher, lower = ("", "") if at else ("higher", "lower")
     evaluation.add(f"reconstruction/psnr{at}", partial(psnr, images, real), None, higher)
     evaluation.add(f"reconstruction/ssim{at}", partial(ssim, images, real), None, higher)
-    add_likeness(
-        evaluation, networks, images, real, before="reconstruction/", after=at, better=lower
-    )
+    likeness.add(evaluation, images, before="reconstruction/", after=at, better=lower)
 
 
 def _used(codes: NDArray[np.generic], spec: TensorSpec) -> float:

@@ -20,7 +20,7 @@ from aigc.data import Dataset, scaled
 from aigc.feature_network import FeatureNetwork
 from aigc.metrics import Evaluation
 from aigc.metrics.degradation import Images, Trial, from_range, resized, restores, trials
-from aigc.metrics.likeness import add_likeness
+from aigc.metrics.likeness import Likeness
 from aigc.metrics.similarity import psnr, ssim
 
 BATCH = 16
@@ -72,19 +72,19 @@ def evaluate(
     compared in their holes by PSNR, and whole by the others.
     """
     real = scaled(test.samples[:n])
-    evaluation = Evaluation()
+    evaluation, likeness = Evaluation(), Likeness(networks, real)
     for each in restored(name, artifact.signature(name), real, _runner(artifact, name)):
         trial = each.trial
         at = f"/{trial.name}" if trial.name else ""
         evaluation.add(f"psnr{at}", partial(each.psnr, real), None, "higher")
         evaluation.add(f"ssim{at}", partial(ssim, each.images, real), None, "higher")
-        add_likeness(evaluation, networks, each.images, real, after=at)
+        likeness.add(evaluation, each.images, after=at)
         if trial.baseline is None:
             continue
         classic, called = trial.baseline() if len(real) else real, f"{at}/{trial.baseline_name}"
         evaluation.add(f"psnr{called}", partial(psnr, classic, real, trial.mask), None, "")
         evaluation.add(f"ssim{called}", partial(ssim, classic, real), None, "")
-        add_likeness(evaluation, networks, classic, real, after=called, better="")
+        likeness.add(evaluation, classic, after=called, better="")
     return evaluation
 
 
