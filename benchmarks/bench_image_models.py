@@ -89,6 +89,7 @@ TRIALS = (
         for name in ("kl8", "kl4", "vq8", "fsq8", "kl8_gan")
     ),
     Trial("upscaler:x2", "emoji", judged=True),
+    Trial("upscaler:x2_gan", "emoji", judged=True),
     Trial("upscaler:x4", "emoji", judged=True),
     Trial("denoiser:gaussian", "emoji", judged=True),
     Trial("inpainter:holes", "emoji", judged=True),
@@ -123,9 +124,10 @@ class Bench:
     jobs: int = 1
     """Rows that are made at once; as many cores should be idle."""
     only: str = ""
-    """Make the rows whose preset begins with this alone; the table has all that are there."""
+    """Make the rows whose preset begins with this alone."""
     out: Path = Path("docs/image-models.md")
-    """File whose sections, one for each data set and one of claims, are rewritten."""
+    """File whose sections, one for each model on a data set, of the floors and of claims, are
+    rewritten where every preset of it has a row."""
 
 
 def make(trial: Trial, seed: int) -> None:
@@ -195,22 +197,28 @@ def main() -> None:
         for number, (job, (trial, seed)) in enumerate(zip(jobs, wanted, strict=True), 1):
             job.result()
             print(f"{number} of {len(jobs)}: {trial.shown} on {trial.data}, seed {seed}")
-    for data in DATA:
-        if tables := section([trial for trial in TRIALS if trial.data == data]):
-            text = f"{tables}\n\n{floors()}" if data == "people" else tables
-            write_section(bench.out, f"image-models-{data}", text)
+    for name, trials in sections().items():
+        if all(manifest(trial, 0) for trial in trials):
+            write_section(bench.out, name, section(trials))
+    write_section(bench.out, "floors", floors())
     if all(manifest(trial, 0) for trial in CLAIMS):
         write_section(bench.out, "gan-vae", claims())
 
 
+def sections() -> dict[str, list[Trial]]:
+    """Trials by the name of their section: those of a model on a data set."""
+    found: dict[str, list[Trial]] = {}
+    for trial in TRIALS:
+        model = trial.preset.partition(":")[0]
+        found.setdefault(f"{model}-{trial.data}", []).append(trial)
+    return found
+
+
 def section(trials: Sequence[Trial]) -> str:
-    """Columns of all trials with an evaluated artifact, a table per kind of metrics; empty without
-    any."""
+    """Columns of trials that are there, a table per kind of metrics."""
     columns: dict[tuple[str, ...], list[list[str]]] = {}
     for trial in trials:
         known = [found for seed in range(100) if (found := manifest(trial, seed))]
-        if not known:
-            continue
         names = _ordered([name for name in known[0]["metrics"] if not name.endswith(BESIDE)])
         seconds = [one["training"]["wall_seconds"] for one in known]
         cells = [trial.shown, str(len(known)), f"{statistics.median(seconds):.0f}"]
@@ -221,11 +229,7 @@ def section(trials: Sequence[Trial]) -> str:
         titles = ["", "seeds", "seconds of training", *(f"`{name}`" for name in names)]
         lines = [f"| {' | '.join(row)} |" for row in zip(titles, *made, strict=True)]
         tables += ["", lines[0], f"|---{'|--:' * len(made)}|", *lines[1:]]
-    about = (
-        "Median over the seeds (smallest to largest where there are several), and the value that"
-        " real test data score in brackets. Training has one thread."
-    )
-    return "\n".join([f"{header('torch', 'onnxruntime')} {about}", *tables]) if tables else ""
+    return "\n".join([header("torch", "onnxruntime"), *tables])
 
 
 def floors() -> str:
