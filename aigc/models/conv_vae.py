@@ -111,7 +111,7 @@ def pictures64() -> TrainConfig:
         ),
         data=DataConfig(source="folder"),
         batch=16,
-        samples=30_000,
+        samples=40_000,
         report_interval=1_600,
         grid_interval=0,
         checkpoint_interval=10_000,
