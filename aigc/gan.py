@@ -112,6 +112,17 @@ class GANConfig(ModelConfig):
             " relativistic determines differences only; take another objective, or leave them out",
         )
 
+    def without_effect(self) -> dict[str, str]:
+        """See ModelConfig.without_effect."""
+        found = super().without_effect()
+        if self.penalty == "none":
+            found |= dict.fromkeys(("penalty_weight", "penalty_every"), "penalty is none")
+        if not self.augmentation:
+            found["augmentation_probability"] = "augmentation has no kinds"
+        if not self.augmentation_target:
+            found["augmentation_ramp"] = "augmentation_target is 0"
+        return found
+
     @property
     def watches_logits(self) -> bool:
         """True if running means of the discriminator's logits are needed."""

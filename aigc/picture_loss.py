@@ -46,6 +46,16 @@ class PictureLossConfig(ModelConfig):
         """True if there is a discriminator, at least for a part of the run."""
         return max(values(self.adversarial_weight)) > 0
 
+    def without_effect(self) -> dict[str, str]:
+        """See ModelConfig.without_effect."""
+        found = super().without_effect()
+        if not self.is_adversarial:
+            names = "discriminator_widths", "discriminator_optimizer"
+            found |= dict.fromkeys(names, "adversarial_weight is 0")
+        if not self.perceptual:
+            found["perceptual_weight"] = "perceptual names no network"
+        return found
+
     def check_losses(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError for weights below 0, or a discriminator too deep for pictures (C, H, W)
         of the shape that is trained on."""

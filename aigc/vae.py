@@ -48,6 +48,15 @@ class VAEConfig(ModelConfig):
             "likelihood bernoulli needs values in [-1, 1]; take gaussian for vectors",
         )
 
+    def without_effect(self) -> dict[str, str]:
+        """See ModelConfig.without_effect."""
+        found = super().without_effect()
+        if self.likelihood == "bernoulli":
+            found["gaussian_std"] = "likelihood is bernoulli"
+        if not self.couplings:
+            found["flow_width"] = "couplings is 0"
+        return found
+
 
 class VAE(GenerativeModel):
     """Encoder and decoder; a subclass builds the two networks.

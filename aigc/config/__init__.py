@@ -165,6 +165,11 @@ class ModelConfig:
         what to; nothing unless a model overrides it."""
         return {}
 
+    def without_effect(self) -> dict[str, str]:
+        """Fields that do nothing at the values of others, each with the reason; none unless a model
+        overrides it. `aigc train` warns of those that are set."""
+        return {}
+
     @property
     def num_tokens(self) -> int:
         """Size of the vocabulary of a model of token ids; 0 for all others."""

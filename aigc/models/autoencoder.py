@@ -88,6 +88,13 @@ class Config(MapPriorConfig, PictureLossConfig):
             f" {self.levels}, got {self.latent}",
         )
 
+    def without_effect(self) -> dict[str, str]:
+        """See ModelConfig.without_effect."""
+        needs = {"kl_weight": "kl", "codes": "vq", "commitment": "vq", "levels": "fsq"}
+        reason = f"bottleneck is {self.bottleneck}"
+        found = {name: reason for name, needed in needs.items() if needed != self.bottleneck}
+        return super().without_effect() | found
+
     @property
     def factor(self) -> int:
         """Pixels per place of the latent, in height and in width."""

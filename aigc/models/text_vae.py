@@ -94,6 +94,11 @@ class Config(ModelConfig):
             0 <= self.temperature <= 100, f"temperature must be in [0, 100], got {self.temperature}"
         )
 
+    def without_effect(self) -> dict[str, str]:
+        """See ModelConfig.without_effect."""
+        names = () if self.blur else ("clear", "spread")
+        return super().without_effect() | dict.fromkeys(names, "blur is 0")
+
     @property
     def modality(self) -> Modality:
         """Key of the samples in a batch."""

@@ -46,6 +46,13 @@ class MapPriorConfig(ModelConfig):
         if self.has_prior:
             check_turn("prior_weight", self.prior_weight, self.prior_optimizer)
 
+    def without_effect(self) -> dict[str, str]:
+        """See ModelConfig.without_effect."""
+        found = super().without_effect()
+        if not self.has_prior:
+            found |= dict.fromkeys(("prior_width", "prior_optimizer"), "prior_weight is 0")
+        return found
+
     @property
     def has_prior(self) -> bool:
         """True if a prior is trained, at least for a part of the run."""

@@ -31,6 +31,9 @@ def builds(subject: ModelUnderTest) -> Iterator[str]:
         yield "the model does not keep its config; set self.config to what __init__ is given"
     if not re.fullmatch("[a-z][a-z0-9_-]*", str(getattr(model, "family", ""))):
         yield 'the class names no family; set family = "gan", "vae" or another word in lower case'
+    known = {field.name for field in fields(subject.config.model)}
+    for name in subject.config.model.without_effect().keys() - known:
+        yield f"without_effect() names {name!r}, which is no field of the Config"
 
 
 def config_survives_json(subject: ModelUnderTest) -> Iterator[str]:

@@ -53,6 +53,13 @@ OF_PRESETS = [
     Break("preset's name", "builds", FC_GAN, {'"fc_gan:ring"': '"fc_gan:seed"'}, "calls itself fc"),
     Break("no family", "builds", GAN, {'family = "gan"\n': "\n"}, "names no family"),
     Break("config lost", "builds", GAN, {STORED: "self.config = None"}, "does not keep its config"),
+    Break(
+        "no field",
+        "builds",
+        GAN,
+        {'found["augmentation_ramp"]': 'found["augmentation_ram"]'},
+        "names 'augmentation_ram', which is no field",
+    ),
     Break("no model", "builds", FC_GAN, {"class Model(GAN)": "class Model(dict)"}, "TypeError"),
     Break(
         "a list",
