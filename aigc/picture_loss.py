@@ -6,10 +6,11 @@ so (Esser et al. 2021, arXiv:2012.09841, eq. 6 and 7; Ledig et al. 2017, arXiv:1
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from aigc import feature_network
 from aigc.config import ModelConfig, OptimizerConfig, check_turn, require_values
 from aigc.config.schedule import Scheduled, values
 from aigc.model import GenerativeModel, Phase
@@ -34,7 +35,8 @@ class PictureLossConfig(ModelConfig):
     """Channels of the discriminator's convolutions, the last without a stride."""
     perceptual: str = ""
     """Network whose feature maps are compared beside the pixels: a reference as in
-    aigc/feature_network, such as the run of a classifier; empty for none."""
+    aigc/feature_network, such as the run of a classifier; empty for none. A run keeps it with its
+    SHA-256, and goes on with no other."""
     perceptual_weight: Scheduled = 1.0
     """Weight of that comparison."""
     discriminator_optimizer: OptimizerConfig = field(
@@ -55,6 +57,10 @@ class PictureLossConfig(ModelConfig):
         if not self.perceptual:
             found["perceptual_weight"] = "perceptual names no network"
         return found
+
+    def settled(self) -> "PictureLossConfig":
+        """See ModelConfig.settled: the perceptual network with digits of its SHA-256."""
+        return replace(self, perceptual=feature_network.pinned(self.perceptual))
 
     def check_losses(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError for weights below 0, or a discriminator too deep for pictures (C, H, W)

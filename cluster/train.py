@@ -205,6 +205,7 @@ def check_options(options: Options, preset: str) -> Options:
         config=own_code.settled(
             replace(
                 config,
+                model=config.model.settled(),
                 data=replace(config.data, path=path),
                 init_from=expanded(config.init_from),
             )

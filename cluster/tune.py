@@ -114,7 +114,8 @@ def _begin(options: Options, base: TrainConfig, given: frozenset[str]) -> Search
         f"--preset {options.config.preset} contradicts {base.preset}",
     )
     config = options.config
-    config = replace(config, data=replace(config.data, path=expanded(config.data.path)))
+    data_config = replace(config.data, path=expanded(config.data.path))
+    config = replace(config, model=config.model.settled(), data=data_config)
     config, _ = fitted(own_code.settled(config), base.data, given)
     space = [Dimension.parse(text, config) for text in options.over]
     names = [dimension.field for dimension in space]

@@ -1,15 +1,21 @@
 """The perceptual loss: its formula, a network read late, and none in the state of a model."""
 
 import copy
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from aigc import feature_network
+from aigc.models import upscaler
 from aigc.models.autoencoder import Config, Model
 from aigc.perceptual import PerceptualLoss, perceptual_distance
 from aigc.rng import BatchRNG
+from aigc.training.run import Run
+from cluster.train import command
 
 NETWORK = """
 import torch
@@ -64,6 +70,48 @@ def test_the_network_is_no_part_of_the_model(reference: str) -> None:
     assert model.state_dict().keys() == plain.state_dict().keys()
     assert len(list(model.parameters())) == len(list(plain.parameters()))
     assert copy.deepcopy(model).perceptual is not None
+
+
+def test_a_run_goes_on_with_no_other_network(
+    reference: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither where its reference is given again nor where its own config is taken."""
+    pictures = tmp_path / "pictures.npz"
+    np.savez(pictures, images=np.random.default_rng(0).uniform(-1, 1, (16, 3, 16, 16)))
+    begin = ["upscaler:x2", "--model.perceptual", reference, "--data.source", "npz"]
+    begin += ["--data.path", str(pictures), "--model.shape", "3", "16", "16", "--model.crop", "16"]
+    begin += ["--storage", str(tmp_path), "--name", "run", "--threads", "1", "--samples", "16"]
+    assert command(begin) == 0
+    config = Run(tmp_path / "run").config().model
+    assert isinstance(config, upscaler.Config)
+    kept = config.perceptual
+    assert re.fullmatch(re.escape(reference) + ",sha256=[0-9a-f]{8}", kept)
+    assert config.settled() == config
+    more = ["--samples", "32", "--resume"]
+    assert command([*begin, *more]) == 0
+
+    weights = Path(reference).with_suffix(".safetensors")
+    save_file({k: v + 1 for k, v in load_file(weights).items()}, weights)
+    more = ["--samples", "48", "--resume"]
+    with pytest.raises(
+        ValueError, match=r"model\.perceptual: .*sha256=\w+' -> .*sha256="
+    ) as raised:
+        command([*begin, *more])
+    assert kept in str(raised.value)
+    with pytest.raises(ValueError, match="another network than before"):
+        command(["--resume", "run", "--storage", str(tmp_path), "--samples", "48"])
+    capfd.readouterr()
+
+
+def test_a_pinned_network_is_that_one(reference: str) -> None:
+    """For losses and for metrics."""
+    name = feature_network.load_module(reference).name
+    right = feature_network.pinned(reference)
+    assert feature_network.pinned(right) == right
+    assert feature_network.load(right).name == feature_network.load_module(right).name == name
+    for load in (feature_network.load, feature_network.load_module):
+        with pytest.raises(ValueError, match="00000000 is expected"):
+            load(f"{reference},sha256=00000000")
 
 
 def test_a_missing_network_is_named() -> None:

@@ -170,6 +170,11 @@ class ModelConfig:
         overrides it. `aigc train` warns of those that are set."""
         return {}
 
+    def settled(self) -> "ModelConfig":
+        """This config as a run keeps it: what its references lead to is told from any other. Itself
+        unless a model overrides it."""
+        return self
+
     @property
     def num_tokens(self) -> int:
         """Size of the vocabulary of a model of token ids; 0 for all others."""

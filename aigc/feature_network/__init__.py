@@ -16,7 +16,8 @@ A reference is one of these; OPTION=VALUE may follow, separated by commas:
   `feature_maps`, such as aigc/models/classifier.py. Losses need an artifact with --weights.
 
 Weights are read from safetensors or ONNX, never from pickles. A network is told from others by the
-SHA-256 of what it is made of, whose first digits are in its name.
+SHA-256 of what it is made of, whose first digits are in its name; with the option `sha256=DIGITS`
+any other is refused.
 """
 
 import hashlib
@@ -38,6 +39,7 @@ from aigc.artifact import Artifact
 from aigc.artifact.manifest import WEIGHTS
 from aigc.config import TrainConfig, require
 from aigc.feature_network.feature_input import (
+    PIN,
     FeatureInput,
     given_options,
     identity,
@@ -172,25 +174,40 @@ def load(reference: str) -> FeatureNetwork:
     """A network for metrics. Raises ValueError, with what to do, for one that cannot be read."""
     path, options = given_options(reference)
     where = Path(expanded(path))
+    if where.suffix == ".py" or (where / run_folder.CONFIG).exists():
+        return _of_module(load_module(reference))
+    digits = options.pop(PIN, "")
     if where.suffix == ".onnx":
         graph = open_graph(where, options)
-        return FeatureNetwork(
+        found = FeatureNetwork(
             name=_named(where.stem, graph.sha256),
             sha256=graph.sha256,
             run=graph.features,
             run_maps=graph.maps if graph.map_names else None,
         )
-    if where.suffix == ".py" or (where / run_folder.CONFIG).exists():
-        return _of_module(load_module(reference))
-    _no_options(reference, options)
-    artifact = Artifact.open(path, verify=False, threads=torch.get_num_threads())
-    return _of_artifact(artifact)
+    else:
+        _no_options(reference, options)
+        found = _of_artifact(Artifact.open(path, verify=False, threads=torch.get_num_threads()))
+    _check_pin(path, digits, found.sha256)
+    return found
+
+
+def pinned(reference: str) -> str:
+    """The reference of a network for losses with `sha256=DIGITS` of the network that it leads to
+    now; as it is if it has digits already, or leads to none."""
+    if not reference or PIN in given_options(reference)[1]:
+        return reference
+    try:
+        return f"{reference},{PIN}={load_module(reference).sha256[:DIGITS]}"
+    except ValueError:  # where it is needed, load_module() says the same
+        return reference
 
 
 def load_module(reference: str) -> FrozenNetwork:
     """A network for losses. Raises ValueError, with what to do, for one that cannot be read or that
     has no gradients. The state of torch's global generator is kept."""
     path, options = given_options(reference)
+    digits = options.pop(PIN, "")
     where = Path(expanded(path))
     require(
         where.suffix != ".onnx",
@@ -200,12 +217,24 @@ def load_module(reference: str) -> FrozenNetwork:
     )
     with torch.random.fork_rng(devices=[]):
         if where.suffix == ".py":
-            return _of_file(where, options)
-        _no_options(reference, options)
-        if (where / run_folder.CONFIG).exists():
-            return _of_model(_run_model(where), where.resolve().name, reference)
-        artifact = Artifact.open(path, verify=False)
-        return _of_model(_artifact_model(artifact), artifact.manifest.name, reference)
+            found = _of_file(where, options)
+        else:
+            _no_options(reference, options)
+            if (where / run_folder.CONFIG).exists():
+                found = _of_model(_run_model(where), where.resolve().name, reference)
+            else:
+                artifact = Artifact.open(path, verify=False)
+                found = _of_model(_artifact_model(artifact), artifact.manifest.name, reference)
+    _check_pin(path, digits, found.sha256)
+    return found
+
+
+def _check_pin(path: str, digits: str, sha256: str) -> None:
+    require(
+        sha256.startswith(digits),
+        f"{path} is another network than before: its sha256 begins with {sha256[:DIGITS]}, and"
+        f" {digits} is expected; restore it, or begin a new run with the network as it is",
+    )
 
 
 def _no_options(reference: str, options: Mapping[str, str]) -> None:

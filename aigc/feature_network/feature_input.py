@@ -23,6 +23,8 @@ OPTIONS = {
     "output": "name of the output with the features",
 }
 """Options of a reference, which metadata of an ONNX file may hold as well."""
+PIN = "sha256"
+"""Option of a reference: first digits of the network's SHA-256; another network is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +136,9 @@ def given_options(reference: str) -> tuple[str, dict[str, str]]:
     for text in rest:
         name, equals, value = text.partition("=")
         require(
-            bool(equals and value) and name in OPTIONS,
+            bool(equals and value) and name in (*OPTIONS, PIN),
             f"{reference}: unknown option {text!r}, where NET,range=0..1,size=299 is the form"
-            f"{alternatives(name, OPTIONS)}",
+            f"{alternatives(name, (*OPTIONS, PIN))}",
         )
         options[name] = value
     return path, options
