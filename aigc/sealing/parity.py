@@ -62,16 +62,26 @@ def prove_at_sizes(
 def prove_parity(
     name: str, signature: Signature, run: autoregressive.Run, inputs: Arrays, expected: Arrays
 ) -> Parity:
-    """Compare torch and onnxruntime over batch sizes. Raises ValueError beyond the budget."""
+    """Compare torch and onnxruntime over batch sizes. Raises ValueError beyond the budget.
+
+    The largest batches have all rows, the others an eighth of them, but where a share of the rows
+    may differ, of texts, codes and sounds, which few rows do not tell.
+    """
     usual, worst, pixels, texts, codes = 0.0, 0.0, 0.0, 0.0, 0.0  # the last three: shares
-    for batch in batches(len(next(iter(inputs.values())))):
-        actual = run_in_batches(run, inputs, batch)
-        share, same = equal_codes(signature, expected, actual)
+    samples = len(next(iter(inputs.values())))
+    every = batches(samples)
+    counted = any(spec.is_codes or spec.kind in ("text", "audio") for spec in signature.outputs)
+    for batch in every:
+        whole = counted or batch == every[-1]
+        rows = samples if whole else max(samples // 8, 2 * batch + 1)
+        ours = {key: value[:rows] for key, value in expected.items()}
+        actual = run_in_batches(run, {key: value[:rows] for key, value in inputs.items()}, batch)
+        share, same = equal_codes(signature, ours, actual)
         codes = max(codes, share)
         for spec in signature.outputs:
             if spec.is_codes or not same.any():
                 continue
-            a, b = expected[spec.name][same], actual[spec.name][same]
+            a, b = ours[spec.name][same], actual[spec.name][same]
             if spec.kind == "text" and a.shape == b.shape:
                 texts = max(texts, float((a != b).any(1).mean()))
                 continue
@@ -102,7 +112,7 @@ def prove_parity(
     return Parity(
         max_abs=worst,
         uint8_mismatch=max(pixels, texts, codes),
-        samples=len(next(iter(inputs.values()))),
+        samples=samples,
         batch_sizes=PARITY_BATCHES,
     )
 
