@@ -2,15 +2,21 @@
 
     path = cache.folder() / "index.json"
     cache.keep(path, data)
+    data = cache.read(path)
 
-A cache that cannot be read or written only costs time: every error here is an OSError.
+A cache that cannot be read or written only costs time: every error here is an OSError. Beyond
+LARGEST bytes the files that were read longest ago are deleted.
 """
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from aigc.files import write
+
+LARGEST = 4 << 30
+"""Bytes of the files in folder(), those of its folders apart."""
 
 
 def folder() -> Path:
@@ -28,7 +34,33 @@ def folder() -> Path:
     raise OSError("this user has no home for a cache; set HOME or XDG_CACHE_HOME to a folder")
 
 
+def read(path: Path) -> bytes:
+    """Contents of a file below the cache, which counts as used now. Raises OSError."""
+    data = path.read_bytes()
+    with suppress(OSError):  # of another user
+        os.utime(path)
+    return data
+
+
 def keep(path: Path, data: bytes) -> None:
     """Write a file below the cache atomically. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, data)
+    with suppress(OSError):
+        if path.parent == folder():
+            _prune(path)
+
+
+def _prune(kept: Path) -> None:
+    """Delete what was used longest ago, but not `kept`, until LARGEST bytes are left."""
+    others = [
+        (status.st_mtime_ns, status.st_size, path)
+        for path in kept.parent.iterdir()
+        if path != kept and stat.S_ISREG((status := path.lstat()).st_mode)
+    ]
+    left = kept.stat().st_size + sum(size for _, size, _ in others)
+    for _, size, path in sorted(others):
+        if left <= LARGEST:
+            return
+        path.unlink(missing_ok=True)  # another process prunes too
+        left -= size

@@ -38,6 +38,24 @@ def test_cache_files_are_written_atomically(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["file", "folder"]
 
 
+def test_files_used_longest_ago_make_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only in the cache itself, never in another folder, and no folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cache, "LARGEST", 250)
+    for folder in (cache.folder(), tmp_path / "elsewhere"):
+        for age, name in enumerate("abc", 1):
+            cache.keep(folder / name, b"x" * 80)
+            os.utime(folder / name, (1000 - age, 1000 - age))
+        (folder / "engines").mkdir()
+    assert cache.read(cache.folder() / "c") == b"x" * 80  # the oldest, but used now
+    cache.keep(cache.folder() / "d", b"x" * 90)
+    cache.keep(tmp_path / "elsewhere" / "d", b"x" * 90)
+    assert sorted(p.name for p in cache.folder().iterdir()) == ["a", "c", "d", "engines"]
+    assert len([*(tmp_path / "elsewhere").iterdir()]) == 5
+    cache.keep(cache.folder() / "large", b"x" * 300)
+    assert sorted(p.name for p in cache.folder().iterdir()) == ["engines", "large"]
+
+
 def test_uncacheable_value_is_computed_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ def cached(kind: str, facts: Iterable[Any], compute: Callable[[], Any]) -> Any:
 def looked_up(kind: str, facts: Sequence[Any]) -> Any:
     """The value kept under `facts`; None if there is none."""
     with suppress(OSError, ValueError):
-        return json.loads(_kept_at(kind, facts).read_text())
+        return json.loads(cache.read(_kept_at(kind, facts)))
 
 
 def keep(kind: str, facts: Sequence[Any], value: Any) -> None:

@@ -119,7 +119,7 @@ def cached_network(
         # SafetensorError: not such a file; RuntimeError: weights of another network.
         with suppress(OSError, SafetensorError, RuntimeError):
             network = fresh()
-            network.load_state_dict(load(((folder or user_cache.folder()) / file).read_bytes()))
+            network.load_state_dict(load(user_cache.read((folder or user_cache.folder()) / file)))
             return network
         network = fresh()
         fit(network)

@@ -109,7 +109,7 @@ def of_real(network: FeatureNetwork, dataset: Dataset, what: str = "real rows") 
     facts = [network.sha256, dataset.fingerprint()["sha256"], shape, KEPT]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     with suppress(OSError, SafetensorError, KeyError):
-        known = load((cache.folder() / f"features-{key}.safetensors").read_bytes())
+        known = load(cache.read(cache.folder() / f"features-{key}.safetensors"))
         total = Moments(len(dataset), known["mean"], known["scatter"])
         return FeatureSet(total, known["rows"], known["numbers"])
     kept = np.sort(permutation(0, 0, len(dataset))[:KEPT])

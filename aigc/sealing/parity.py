@@ -73,9 +73,9 @@ def prove_parity(
     counted = any(spec.is_codes or spec.kind in ("text", "audio") for spec in signature.outputs)
     for batch in every:
         whole = counted or batch == every[-1]
-        rows = samples if whole else max(samples // 8, 2 * batch + 1)
-        ours = {key: value[:rows] for key, value in expected.items()}
-        actual = run_in_batches(run, {key: value[:rows] for key, value in inputs.items()}, batch)
+        first = samples if whole else max(samples // 8, 2 * batch + 1)
+        ours = {key: value[:first] for key, value in expected.items()}
+        actual = run_in_batches(run, {key: value[:first] for key, value in inputs.items()}, batch)
         share, same = equal_codes(signature, ours, actual)
         codes = max(codes, share)
         for spec in signature.outputs:
