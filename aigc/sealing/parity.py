@@ -125,9 +125,15 @@ def batches(samples: int) -> tuple[int, ...]:
 def row_errors(
     a: NDArray[np.float32], b: NDArray[np.float32], spec: TensorSpec
 ) -> NDArray[np.float64]:
-    """(n,) largest of errors() in each row, inf for NaN."""
-    error = errors(a, b, spec)
-    worst: NDArray[np.float64] = error.reshape(len(a), -1).max(1)
+    """(n,) largest |a - b| in each row, inf for NaN; of values without bounds, such as latents,
+    relative to 1 + the largest |a| of the row.
+
+    Sums round relative to their largest terms, so that a small value beside large ones is no more
+    exact than they are.
+    """
+    worst: NDArray[np.float64] = np.abs(a - b).reshape(len(a), -1).max(1)
+    if spec.range is None:
+        worst = worst / (1 + np.abs(a).reshape(len(a), -1).max(1))
     return np.where(np.isnan(worst), np.inf, worst)
 
 

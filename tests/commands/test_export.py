@@ -460,4 +460,8 @@ def test_parity_of_unbounded_values_is_relative() -> None:
     free = TensorSpec(name="x", kind="vector", dtype="float32", shape=())
     bound = TensorSpec(name="x", kind="vector", dtype="float32", shape=(), range=(-1, 1))
     assert parity.row_errors(a, b, free).max() == pytest.approx(0.0002 / 21, rel=0.01)
+    # A small value beside large ones is as exact as they are, and no other row's matter.
+    a, b = (np.array([[0, 20, -30], [0, 0, 0]], np.float32) for _ in range(2))
+    b[:, 0] = 0.0002
+    assert parity.row_errors(a, b, free) == pytest.approx([0.0002 / 31, 0.0002])
     assert parity.row_errors(a, b, bound).max() == pytest.approx(0.0002, rel=0.01)
