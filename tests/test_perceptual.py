@@ -98,7 +98,7 @@ def test_a_run_goes_on_with_no_other_network(
     ) as raised:
         command([*begin, *more])
     assert kept in str(raised.value)
-    with pytest.raises(ValueError, match="another network than before"):
+    with pytest.raises(ValueError, match="not the network that is wanted"):
         command(["--resume", "run", "--storage", str(tmp_path), "--samples", "48"])
     capfd.readouterr()
 
@@ -110,7 +110,7 @@ def test_a_pinned_network_is_that_one(reference: str) -> None:
     assert feature_network.pinned(right) == right
     assert feature_network.load(right).name == feature_network.load_module(right).name == name
     for load in (feature_network.load, feature_network.load_module):
-        with pytest.raises(ValueError, match="00000000 is expected"):
+        with pytest.raises(ValueError, match="sha256=00000000 is asked for"):
             load(f"{reference},sha256=00000000")
 
 

@@ -139,7 +139,7 @@ def _effect_warnings(config: TrainConfig) -> Iterator[str]:
     except ValueError:  # a config of no preset: nothing says which fields were set
         return
     for name, reason in config.model.without_effect().items():
-        if getattr(config.model, name) != getattr(preset, name, None):
+        if getattr(config.model, name, None) != getattr(preset, name, None):
             yield f"--model.{name.replace('_', '-')} has no effect: {reason}"
 
 
