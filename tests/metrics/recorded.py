@@ -47,6 +47,20 @@ def shifted(wave: np.ndarray, factor: float) -> np.ndarray:
     return np.interp(at, np.arange(len(wave)), wave)
 
 
+def energy(wave: np.ndarray) -> np.ndarray:
+    """Log energy smoothed over 10 ms."""
+    return np.log(np.convolve(np.square(wave), np.hanning(82), "same") + 1e-6)
+
+
+def delay(real: np.ndarray, made: np.ndarray, most: int = 400) -> int:
+    """Samples by which the energy of a recording comes later."""
+    a, b = (energy(wave) - energy(wave).mean() for wave in (real, made))
+    return max(
+        range(-most, most),
+        key=lambda lag: np.dot(a[most:-most], b[most + lag : len(b) - most + lag]),
+    )
+
+
 @cache
 def speech(count: int = 20) -> list[np.ndarray]:
     """Clips of one to four seconds at 8 kHz, chosen by a hash of their names; skips without."""
