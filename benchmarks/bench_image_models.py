@@ -8,6 +8,7 @@ that are there are not trained again, so that the table can be made in several s
 """
 
 import json
+import math
 import os
 import re
 import statistics
@@ -36,7 +37,7 @@ WORK = Path("build/image-models")
 EMOJI = Path("build/emoji64")
 SPEED = "samples_per_s.json"
 CPU = "cpu_s.json"
-"""File with the CPU-seconds of a training, its start included."""
+"""File with the CPU-seconds of the sittings of a training, their starts included."""
 HALVES = 20
 """Divisions of the training pictures into halves, of which floors() is the mean."""
 JUDGE = WORK / "judge"
@@ -142,9 +143,12 @@ def make(trial: Trial, seed: int) -> None:
         return
     common = ("--seed", str(seed), "--threads", "1", "--grid-interval", "0")
     place = ("--storage", str(folder), "--name", "run", "--resume")
-    known = json.loads((folder / CPU).read_text()) if (folder / CPU).exists() else 0.0
-    spent_s = run("train", trial.preset, *DATA[trial.data], *trial.flags, *common, *place)
-    files.write(folder / CPU, json.dumps(round(known + spent_s, 1)).encode())
+    known = json.loads((folder / CPU).read_text()) if (folder / CPU).exists() else []
+    spent: list[float] = []
+    try:
+        run("train", trial.preset, *DATA[trial.data], *trial.flags, *common, *place, spent=spent)
+    finally:
+        files.write(folder / CPU, json.dumps([*known, *spent]).encode())
     run("export", str(folder / "run"), "--name", "model", "--out", str(folder / "artifacts"))
     artifact = str(folder / "artifacts" / "model")
     if trial in CLAIMS:
@@ -161,16 +165,16 @@ def samples_per_s(artifact: str) -> float:
     opened.sample(seed=0, n=64)
     took = []
     for turn in range(5):
-        begun = time.process_time()
+        begun = time.thread_time()
         opened.sample(seed=turn, n=64)
-        took.append(time.process_time() - begun)
+        took.append(time.thread_time() - begun)
     return 64 / statistics.median(took)
 
 
-def run(*arguments: str) -> float:
-    """Run a command of `aigc`; its CPU-seconds. Raises CalledProcessError with its output printed.
+def run(*arguments: str, spent: list[float] | None = None) -> None:
+    """Run a command of `aigc`. Raises CalledProcessError with its output printed.
 
-    Those of one thread are what it takes on an idle core, whatever else the machine does.
+    Its CPU-seconds join `spent`. Unlike seconds they hardly depend on what else the machine does.
     """
     command = [sys.executable, "-m", "aigc.cli", *arguments]
     environ = environment() | {"OMP_NUM_THREADS": "1"}
@@ -178,11 +182,12 @@ def run(*arguments: str) -> float:
         process = subprocess.Popen(command, env=environ, stdout=said, stderr=said)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+        if spent is not None:
+            spent.append(round(used.ru_utime + used.ru_stime, 1))
         if process.returncode:
             said.seek(0)
             print(said.read()[-4000:], file=sys.stderr)
             raise subprocess.CalledProcessError(process.returncode, command)
-    return used.ru_utime + used.ru_stime
 
 
 def manifest(trial: Trial, seed: int) -> dict[str, Any]:
@@ -233,7 +238,7 @@ def section(trials: Sequence[Trial]) -> str:
     for trial in trials:
         known = [found for seed in range(100) if (found := manifest(trial, seed))]
         names = _ordered([name for name in known[0]["metrics"] if not name.endswith(BESIDE)])
-        cells = [trial.shown, str(len(known)), f"{statistics.median(cpu_s(trial)):.0f}"]
+        cells = [trial.shown, str(len(known)), f"{cpu_s(trial):.0f}"]
         cells += [_cell([one["metrics"] for one in known], name) for name in names]
         columns.setdefault(names, []).append(cells)
     tables = []
@@ -244,10 +249,11 @@ def section(trials: Sequence[Trial]) -> str:
     return "\n".join([header("torch", "onnxruntime"), *tables])
 
 
-def cpu_s(trial: Trial) -> list[float]:
-    """CPU-seconds of each training of a trial."""
-    measured = [trial.folder(seed) / CPU for seed in range(100)]
-    return [json.loads(file.read_text()) for file in measured if file.exists()]
+def cpu_s(trial: Trial) -> float:
+    """Median over the evaluated seeds of the CPU-seconds of a training; NaN if no seed has any."""
+    folders = [trial.folder(seed) for seed in range(100) if manifest(trial, seed)]
+    spent = [json.loads((one / CPU).read_text()) for one in folders if (one / CPU).exists()]
+    return statistics.median(map(sum, spent)) if spent else math.nan
 
 
 def floors() -> str:
@@ -271,10 +277,7 @@ def claims() -> str:
     """Table of what is said of GANs against VAEs, in figures of `digits`, a column for each."""
     known = [[found for seed in range(100) if (found := manifest(trial, seed))] for trial in CLAIMS]
     labelled = list(zip(CLAIMS, known, strict=True))[:2]
-    trained = [
-        found[0]["training"]["samples"] / statistics.median(cpu_s(trial))
-        for trial, found in labelled
-    ]
+    trained = [found[0]["training"]["samples"] / cpu_s(trial) for trial, found in labelled]
     drawn = [
         statistics.median(
             json.loads((trial.folder(seed) / SPEED).read_text()) for seed in range(len(found))
