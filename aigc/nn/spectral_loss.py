@@ -9,6 +9,9 @@ from aigc.nn.log_mel import Framing, LogMel, Magnitude
 
 FAINT = 1e-4
 """Magnitude below which differences of logarithms vanish; full scale is 1."""
+QUIET = 1e-3
+"""Root mean square of magnitudes below which spectral convergence counts less: a piece of silence
+would outweigh all others."""
 BINS_A_BAND = 4
 """Frequencies of a spectrum for each of its mel bands."""
 
@@ -50,8 +53,7 @@ class STFTLoss(nn.Module):
 
 def _distance(made: Tensor, real: Tensor) -> Tensor:
     """Magnitudes (N, t, bins) -> ()."""
-    off = torch.linalg.vector_norm(made - real, dim=(1, 2))
-    size = torch.linalg.vector_norm(real, dim=(1, 2))
+    off, size = ((x.square().mean((1, 2)) + FAINT**2).sqrt() for x in (made - real, real))
     levels = (made + FAINT).log() - (real + FAINT).log()
-    distance: Tensor = (off / (size + FAINT)).mean() + levels.abs().mean()
+    distance: Tensor = ((off - FAINT) / (size + QUIET)).mean() + levels.abs().mean()
     return distance
