@@ -31,7 +31,7 @@ def row(
     max_samples: int = audio_files.MAX_SAMPLES,
     axes: Mapping[str, Axis] = NO_AXES,
 ) -> NDArray[np.float32]:
-    """A WAV or FLAC -> (channels, length) float32 in [-1, 1], the input of a model.
+    """A WAV, AIFF or FLAC -> (channels, length) float32 in [-1, 1], the input of a model.
 
     Each channel is converted by clip(). A length that is an expression of `axes` is that of the
     clip, as far as it is allowed. Raises ValueError for a file that cannot be read or has

@@ -86,7 +86,7 @@ class DataConfig:
     source: str = "digits"
     """A file or module of your own, such as ./faces.py, or a file in aigc/data/sources: digits,
     numbers, ring, spoken_digits, surnames (no files); text (lines); folder (pictures, a folder per
-    class); audio (WAV or FLAC, a folder per class); idx (as MNIST comes); npz (arrays); hf (a data
+    class); audio (WAV, AIFF or FLAC, a folder per class); idx (as MNIST comes); npz (arrays); hf (a data
     set saved by Hugging Face's datasets); parquet, webdataset (shards, also in an object store);
     digits3 (image, word and sound of a digit), paired (pictures, texts and sounds of the same
     names)."""

@@ -174,8 +174,8 @@ def broken(change: str) -> bytes:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("empty", "begins like neither"),
-        ("another", "begins like neither"),
+        ("empty", "begins like none of them"),
+        ("another", "begins like none of them"),
         ("cut off", "cut off: 202 bytes of samples announced, 201 there"),
         ("no samples", "holds no samples"),
         ("no format", "come before their format"),

@@ -1,4 +1,4 @@
-"""A folder of WAV or FLAC recordings: a sub-folder per class, or none and no labels.
+"""A folder of WAV, AIFF or FLAC recordings: a sub-folder per class, or none and no labels.
 
 Folders `train`, `val` and `test`, by any of their names, are the splits. Else `testing_list.txt`
 names the test clips and `validation_list.txt` clips that are held out, as in Speech Commands
