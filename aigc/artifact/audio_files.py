@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -126,7 +126,7 @@ def length_at(data: bytes, to_hz: int, most: int) -> int:
     Raises ValueError for more than `most`, and for what cannot be read.
     """
     if data[:4] == b"fLaC":
-        with _flac_file(data) as file:
+        with flac_file(io.BytesIO(data)) as file:
             n, rate_hz = int(file.frames), int(file.samplerate)
     else:
         form = layout(io.BytesIO(data))
@@ -191,23 +191,29 @@ def _provenance(text: bytes) -> Provenance | None:
 
 
 def _read_flac(data: bytes, max_samples: int) -> Sound:
-    with _flac_file(data) as file:
+    with flac_file(io.BytesIO(data)) as file:
         check(file.channels, file.samplerate)
         # What the head announces may be a lie: no more than is allowed is ever decoded.
         check_count(file.frames * file.channels, max_samples)
         rows = file.read(max_samples // file.channels + 1, dtype="int16", always_2d=True)
         check_count(rows.size, max_samples)
-        samples = (rows.T / np.float32(FULL_SCALE)).astype(np.float32).clip(-1, 1)
+        samples = of_flac(rows)
         comment = _provenance(str(file.comment).encode())
-        return Sound(np.ascontiguousarray(samples), int(file.samplerate), comment)
+        return Sound(samples, int(file.samplerate), comment)
+
+
+def of_flac(rows: NDArray[np.int16]) -> NDArray[np.float32]:
+    """(n, channels) int16 as the library decodes them -> (channels, n) in [-1, 1]."""
+    scaled = (rows.T / np.float32(FULL_SCALE)).astype(np.float32).clip(-1, 1)
+    return np.ascontiguousarray(scaled)
 
 
 @contextmanager
-def _flac_file(data: bytes) -> Iterator[Any]:
+def flac_file(content: BinaryIO) -> Iterator[Any]:
     """An opened FLAC. Raises ValueError for one that cannot be read, also within the context."""
     library = _soundfile()
     try:
-        with library.SoundFile(io.BytesIO(data)) as file:
+        with library.SoundFile(content) as file:
             yield file
     except library.LibsndfileError as error:  # whose message names an object of this program
         said = error.error_string.removeprefix("Error : ").rstrip(".")

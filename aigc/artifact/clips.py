@@ -84,7 +84,7 @@ def fitted(
     """(n,) float32 -> (length,) in [-1, 1], the form in which models take a clip.
 
     Silence at both ends is cut off, the rest is cut or zero-padded at its end, and its peak is
-    scaled to that of the preprocessing.
+    scaled to that of the preprocessing, unless that keeps the level.
     """
     return _padded(trimmed(wave, rate_hz, length, reading), length)
 
@@ -92,7 +92,12 @@ def fitted(
 def trimmed(
     wave: NDArray[np.float32], rate_hz: int, length: int, reading: AudioPreprocessing
 ) -> NDArray[np.float32]:
-    """fitted() without the zeros at its end: at most `length` samples, none of silence."""
+    """fitted() without the zeros at its end: at most `length` samples, none of silence.
+
+    Where the preprocessing keeps the level, the first `length` samples as they are, clipped at 1.
+    """
+    if reading.level == "kept":
+        return wave[:length].clip(-1, 1)
     level = np.abs(wave)
     peak = float(level.max(initial=0))
     if peak < FAINT:
