@@ -1,6 +1,7 @@
 """Try rows of a source one by one: headers, labels, values, duplicates, failures."""
 
 import hashlib
+import io
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,10 @@ from aigc.data import CorruptRow, Source
 from aigc.data.content import fetch
 from aigc.data.headers import PictureHeader, SoundHeader, picture_header, sound_header
 from aigc.data.pictures import Pictures
+from aigc.data.sources.audio import Pieces
 from aigc.data.sources.npz import FloatArrays
 from aigc.data.sources.paired import MASK, Pairs
+from aigc.data.stretches import Levels, Opened, levels, opened
 
 FIRST = 5
 """Names that are given of what is counted."""
@@ -37,6 +40,12 @@ class Examined:
     sounds: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Number of sounds by rate in Hz and channels."""
     seconds: list[float] = field(default_factory=list)
+    num_heard: int = 0
+    """Sounds whose levels are known: those that were decoded."""
+    silent: list[str] = field(default_factory=list)
+    """Names of silent ones, see aigc.data.stretches.Levels."""
+    clipped: list[tuple[str, float]] = field(default_factory=list)
+    """Names of those with clipped samples, and their share."""
     parts: Counter[str] = field(default_factory=Counter)
     """Rows that have it, by modality, where rows are of several."""
     texts: list[int] = field(default_factory=list)
@@ -59,6 +68,9 @@ class _Row:
     label: int = -1
     digest: bytes = b""
     headers: list[PictureHeader | SoundHeader] = field(default_factory=list)
+    levels: list[Levels] = field(default_factory=list)
+    recording: str = ""
+    """Name of the recording that it is a piece of."""
     parts: tuple[str, ...] = ()
     tokens: int | None = None
     """Length of its text, where the row has other parts as well."""
@@ -108,14 +120,17 @@ def spread(num_rows: int, most: int) -> NDArray[np.int64]:
 
 
 def raw(source: Source, row: int) -> tuple[list[Any], str]:
-    """The inputs that a row is decoded from (bytes, arrays, pictures) and its name; no inputs where
-    a source does not give them. Raises CorruptRow."""
+    """The inputs that a row is decoded from (bytes, arrays, pictures, paths of files that are long)
+    and its name; no inputs where a source does not give them. Raises CorruptRow."""
     if isinstance(source, Pictures):
         encoded: tuple[Any, ...] = source.encoded(row)
         return [encoded[0]], _within(source, str(encoded[-1]))
     if isinstance(source, FloatArrays):
         taken: tuple[Any, ...] = source.rows.take(row)
         return [taken[0]], str(taken[-1])
+    if isinstance(source, Pieces):
+        path, begun_s = source.path_of(row), source.starts[row] / source.sample_rate_hz
+        return [path], _within(source, f"{path} from {begun_s:.2f} s")
     files, folder = getattr(source, "files", None), getattr(source, "folder", None)
     with suppress(OSError):  # reading the row says it better
         if files is not None and isinstance(folder, Path):  # recordings, with their class
@@ -137,15 +152,19 @@ def _try(source: Source, row: int, whole: bool) -> _Row:
     facts = _Row(name=f"row {row}")
     try:
         contents, facts.name = raw(source, row)
-        for content in contents:
-            with suppress(ValueError):  # reading the row says it better
-                _read_header(facts, content)
+        if isinstance(source, Pieces):
+            facts.recording = _within(source, str(source.path_of(row)))
+        if not isinstance(source, Pieces) or source.starts[row] == 0:  # each recording once
+            for content in contents:
+                with suppress(ValueError, OSError):  # reading the row says it better
+                    _read_header(facts, content, whole)
         sample: Any = None
         if whole or not contents:
             sample, facts.label = source.read(row)
             _look(facts, sample)
         if whole:
             single = len(contents) == 1 and not sample.dtype.names
+            single = single and not isinstance(contents[0], Path)
             facts.digest = _digest(contents[0] if single else sample)
     except CorruptRow as error:
         facts.error = _within(source, str(error))
@@ -158,13 +177,29 @@ def _within(source: Source, text: str) -> str:
     return text.replace(f"{folder}/", "") if isinstance(folder, Path) else text
 
 
-def _read_header(facts: _Row, content: Any) -> None:
+def _read_header(facts: _Row, content: Any, whole: bool) -> None:
+    """Note header or value range of an input; with `whole`, the levels of a sound."""
     if isinstance(content, np.ndarray):
         facts.span = float(content.min()), float(content.max())
+    elif isinstance(content, Path):
+        with content.open("rb") as file, opened(file) as recording:
+            seconds = recording.length / recording.rate_hz
+            facts.headers.append(SoundHeader(recording.rate_hz, recording.channels, seconds))
+            if whole:
+                _listen(facts, recording)
     elif isinstance(content, bytes) and is_sound(content[:12]):
         facts.headers.append(sound_header(content))
+        if whole:
+            with opened(io.BytesIO(content)) as recording:
+                _listen(facts, recording)
     else:
         facts.headers.append(picture_header(content))
+
+
+def _listen(facts: _Row, recording: Opened) -> None:
+    """Note the levels of a recording, if it has any samples."""
+    if recording.length:
+        facts.levels.append(levels(recording))
 
 
 def _look(facts: _Row, sample: Any) -> None:
@@ -200,6 +235,11 @@ def _add(found: Examined, row: int, facts: _Row) -> None:
         else:
             found.sounds[header.rate_hz, header.channels] += 1
             found.seconds.append(header.seconds)
+    for heard in facts.levels:
+        found.num_heard += 1
+        name = facts.recording or facts.name
+        found.silent += [name] if heard.silent else []
+        found.clipped += [(name, heard.clipped)] if heard.clipped else []
     found.parts.update(facts.parts)
     found.texts += [] if facts.tokens is None else [facts.tokens]
     if facts.span:
