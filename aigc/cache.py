@@ -5,11 +5,10 @@
     data = cache.read(path)
 
 A cache that cannot be read or written only costs time: every error here is an OSError. Beyond
-LARGEST bytes the files that were read longest ago are deleted.
+LARGEST bytes, features and networks that were used longest ago are deleted.
 """
 
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +16,9 @@ from aigc.files import write
 
 LARGEST = 4 << 30
 """Bytes of the files in folder(), those of its folders apart."""
+LARGE = 1 << 20
+"""Bytes from which a file that is kept has others make way; to look through all files for each of
+thousands of small ones would take longer than they save."""
 
 
 def folder() -> Path:
@@ -46,6 +48,8 @@ def keep(path: Path, data: bytes) -> None:
     """Write a file below the cache atomically. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, data)
+    if len(data) < LARGE:
+        return
     with suppress(OSError):
         if path.parent == folder():
             _prune(path)
@@ -53,14 +57,16 @@ def keep(path: Path, data: bytes) -> None:
 
 def _prune(kept: Path) -> None:
     """Delete what was used longest ago, but not `kept`, until LARGEST bytes are left."""
-    others = [
-        (status.st_mtime_ns, status.st_size, path)
-        for path in kept.parent.iterdir()
-        if path != kept and stat.S_ISREG((status := path.lstat()).st_mode)
-    ]
+    with os.scandir(kept.parent) as entries:
+        others = [
+            (status.st_mtime_ns, status.st_size, entry.name)
+            for entry in entries
+            if entry.name != kept.name and entry.is_file(follow_symlinks=False)
+            for status in (entry.stat(follow_symlinks=False),)
+        ]
     left = kept.stat().st_size + sum(size for _, size, _ in others)
-    for _, size, path in sorted(others):
+    for _, size, name in sorted(others):
         if left <= LARGEST:
             return
-        path.unlink(missing_ok=True)  # another process prunes too
+        (kept.parent / name).unlink(missing_ok=True)  # another process prunes too
         left -= size

@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from aigc import recipe
@@ -144,6 +144,28 @@ def changed(config: TrainConfig, point: Mapping[str, Any]) -> TrainConfig:
             place = place.setdefault(part, {})
         place[last] = value
     return recipe.changed(config, changes)
+
+
+def settled(config: TrainConfig, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point as a search keeps it: references of its model are pinned to what they lead to."""
+    at = changed(config, point)
+    at = replace(at, model=at.model.settled())
+    return {
+        name: _value(at, name) if name.startswith("model.") and isinstance(value, str) else value
+        for name, value in point.items()
+    }
+
+
+def without_effect(config: TrainConfig, over: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Warnings about fields of the model that do nothing at any of the points that set them."""
+    reasons: dict[str, list[str]] = {}
+    for point in over:
+        found = changed(config, point).model.without_effect()
+        for name in point:
+            reasons.setdefault(name, []).append(found.get(name.removeprefix("model."), ""))
+    for name, why in reasons.items():
+        if name.startswith("model.") and all(why):
+            yield f"--over {name} has no effect: {' or '.join(dict.fromkeys(why))}"
 
 
 def _value(config: TrainConfig, name: str) -> Any:

@@ -22,7 +22,7 @@ from aigc.training.dry_run import describe
 from aigc.training.lease import Claim, Lease
 from aigc.training.loop import Outcome, SingleProcess
 from aigc.training.object_store import RunStore, filesystem, is_remote, open_store
-from aigc.training.preflight import check_rules, rehearse
+from aigc.training.preflight import check_rules, effect_warnings, rehearse
 from aigc.training.progress_bar import Progress
 from aigc.training.quality_log import read_quality
 from aigc.training.run import Run, train_run
@@ -129,6 +129,8 @@ def command(argv: list[str]) -> int:
     if options.dry_run:
         options = _fit(options, base.config.data, base.given)
         _save(options)
+        for warning in effect_warnings(options.config):
+            print(warning, file=sys.stderr)
         print(describe(options.config))
         return 0
     print(run_with(options, base.config.data, base.given)[1])

@@ -23,7 +23,7 @@ from aigc.training.preflight import measured_metric, rehearse
 from cluster.base_config import base_config
 from cluster.driver import signals
 from cluster.search import Plan, Search
-from cluster.search_space import Dimension, changed, points
+from cluster.search_space import Dimension, changed, points, settled, without_effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +124,10 @@ def _begin(options: Options, base: TrainConfig, given: frozenset[str]) -> Search
     found = points(space, options.trials, options.search_seed)
     for point in found:
         _check_point(config, point, options.first_rung)
+    found = [settled(config, point) for point in found]
     source = data.load(config.data, config.model)
-    for warning in rehearse(replace(config, evaluate_interval=config.samples), source):
+    rehearsed = rehearse(replace(config, evaluate_interval=config.samples), source)
+    for warning in (*without_effect(config, found), *rehearsed):
         print(warning, file=sys.stderr)
     metric = measured_metric(config, source)
     require(metric != "", "nothing measures the quality of these data; give --quality FILE.py")

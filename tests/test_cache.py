@@ -42,12 +42,16 @@ def test_files_used_longest_ago_make_way(tmp_path: Path, monkeypatch: pytest.Mon
     """Only in the cache itself, never in another folder, and no folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "LARGEST", 250)
+    monkeypatch.setattr(cache, "LARGE", 85)
     for folder in (cache.folder(), tmp_path / "elsewhere"):
         for age, name in enumerate("abc", 1):
             cache.keep(folder / name, b"x" * 80)
             os.utime(folder / name, (1000 - age, 1000 - age))
         (folder / "engines").mkdir()
     assert cache.read(cache.folder() / "c") == b"x" * 80  # the oldest, but used now
+    cache.keep(cache.folder() / "small", b"")  # has nothing make way
+    assert len([*cache.folder().iterdir()]) == 5
+    (cache.folder() / "small").unlink()
     cache.keep(cache.folder() / "d", b"x" * 90)
     cache.keep(tmp_path / "elsewhere" / "d", b"x" * 90)
     assert sorted(p.name for p in cache.folder().iterdir()) == ["a", "c", "d", "engines"]

@@ -16,29 +16,12 @@ from aigc.perceptual import PerceptualLoss, perceptual_distance
 from aigc.rng import BatchRNG
 from aigc.training.run import Run
 from cluster.train import command
-
-NETWORK = """
-import torch
-from torch import nn
-
-class Network(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3)
-
-    def feature_maps(self, x):
-        return [self.first(x), self.first(x).relu()]
-"""
+from tests import small_network
 
 
 @pytest.fixture
-def reference(tmp_path: Path) -> str:
-    torch.manual_seed(0)
-    layer = torch.nn.Conv2d(3, 4, 3)
-    (tmp_path / "net.py").write_text(NETWORK)
-    state = {f"first.{name}": value for name, value in layer.state_dict().items()}
-    save_file(state, tmp_path / "net.safetensors")
-    return str(tmp_path / "net.py")
+def network(tmp_path: Path) -> str:
+    return small_network.write(tmp_path)
 
 
 def test_distance_by_hand() -> None:
@@ -48,8 +31,8 @@ def test_distance_by_hand() -> None:
     assert float(perceptual_distance([a], [5 * a])) == pytest.approx(0, abs=1e-12)
 
 
-def test_equal_pictures_have_no_distance_and_others_a_gradient(reference: str) -> None:
-    loss = PerceptualLoss(reference)
+def test_equal_pictures_have_no_distance_and_others_a_gradient(network: str) -> None:
+    loss = PerceptualLoss(network)
     x = torch.rand(2, 3, 8, 8)
     assert float(loss(x, x)) == 0
     made = torch.rand(2, 3, 8, 8, requires_grad=True)
@@ -58,8 +41,8 @@ def test_equal_pictures_have_no_distance_and_others_a_gradient(reference: str) -
     assert made.grad.any()
 
 
-def test_the_network_is_no_part_of_the_model(reference: str) -> None:
-    config = Config(shape=(3, 16, 16), widths=(4, 8), latent=4, perceptual=reference)
+def test_the_network_is_no_part_of_the_model(network: str) -> None:
+    config = Config(shape=(3, 16, 16), widths=(4, 8), latent=4, perceptual=network)
     model, plain = Model(config), Model(Config(shape=(3, 16, 16), widths=(4, 8), latent=4))
     x = torch.rand(2, 3, 16, 16) * 2 - 1
     noise = BatchRNG(0, 0, 2, 0, 2, x)
@@ -73,24 +56,24 @@ def test_the_network_is_no_part_of_the_model(reference: str) -> None:
 
 
 def test_a_run_goes_on_with_no_other_network(
-    reference: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    network: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Neither where its reference is given again nor where its own config is taken."""
     pictures = tmp_path / "pictures.npz"
     np.savez(pictures, images=np.random.default_rng(0).uniform(-1, 1, (16, 3, 16, 16)))
-    begin = ["upscaler:x2", "--model.perceptual", reference, "--data.source", "npz"]
+    begin = ["upscaler:x2", "--model.perceptual", network, "--data.source", "npz"]
     begin += ["--data.path", str(pictures), "--model.shape", "3", "16", "16", "--model.crop", "16"]
     begin += ["--storage", str(tmp_path), "--name", "run", "--threads", "1", "--samples", "16"]
     assert command(begin) == 0
     config = Run(tmp_path / "run").config().model
     assert isinstance(config, upscaler.Config)
     kept = config.perceptual
-    assert re.fullmatch(re.escape(reference) + ",sha256=[0-9a-f]{8}", kept)
+    assert re.fullmatch(re.escape(network) + ",sha256=[0-9a-f]{8}", kept)
     assert config.settled() == config
     more = ["--samples", "32", "--resume"]
     assert command([*begin, *more]) == 0
 
-    weights = Path(reference).with_suffix(".safetensors")
+    weights = Path(network).with_suffix(".safetensors")
     save_file({k: v + 1 for k, v in load_file(weights).items()}, weights)
     more = ["--samples", "48", "--resume"]
     with pytest.raises(
@@ -98,20 +81,20 @@ def test_a_run_goes_on_with_no_other_network(
     ) as raised:
         command([*begin, *more])
     assert kept in str(raised.value)
-    with pytest.raises(ValueError, match="another network than before"):
+    with pytest.raises(ValueError, match="not the network that is wanted"):
         command(["--resume", "run", "--storage", str(tmp_path), "--samples", "48"])
     capfd.readouterr()
 
 
-def test_a_pinned_network_is_that_one(reference: str) -> None:
+def test_a_pinned_network_is_that_one(network: str) -> None:
     """For losses and for metrics."""
-    name = feature_network.load_module(reference).name
-    right = feature_network.pinned(reference)
+    name = feature_network.load_module(network).name
+    right = feature_network.pinned(network)
     assert feature_network.pinned(right) == right
     assert feature_network.load(right).name == feature_network.load_module(right).name == name
     for load in (feature_network.load, feature_network.load_module):
-        with pytest.raises(ValueError, match="00000000 is expected"):
-            load(f"{reference},sha256=00000000")
+        with pytest.raises(ValueError, match="sha256=00000000 is asked for"):
+            load(f"{network},sha256=00000000")
 
 
 def test_a_missing_network_is_named() -> None:

@@ -57,11 +57,14 @@ class Parity:
     """Distance between the graph and the torch module that it was exported from."""
 
     max_abs: float
-    """Largest difference; for unbounded values relative to 1 + their size."""
+    """Largest difference; for unbounded values relative to 1 + their size, beyond the rounding of
+    the largest of their row."""
     uint8_mismatch: float
     """Share of unsaturated uint8 pixels, of 50,000 where there are fewer, of texts, or of codes
     that differ; 0 for other outputs. Samples whose codes differ are compared no further."""
     samples: int
+    """Samples that were compared; in all but the largest batches an eighth of them, except texts,
+    codes and sounds."""
     batch_sizes: tuple[int, ...]
     sizes: tuple[dict[str, int], ...] | msgspec.UnsetType = msgspec.UNSET
     """Sizes of free axes at which they were compared; unset for fixed shapes."""

@@ -31,6 +31,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "text": {"tokenizers": "tokenizers", "names": "names"},
     "flac": {"soundfile": "soundfile"},
     "speech": {"espeakng_loader": "espeakng-loader"},
+    "sound": {"pesq": "pesq", "pystoi": "pystoi"},
     "sign": {"model_signing": "model-signing", "OpenSSL": "pyopenssl"},
     "tracing": {"opentelemetry": "opentelemetry-sdk"},
 }

@@ -174,8 +174,8 @@ class ModelConfig:
         return {}
 
     def settled(self) -> "ModelConfig":
-        """This config as a run keeps it: what its references lead to is told from any other. Itself
-        unless a model overrides it."""
+        """This config with each reference pinned to what it leads to now; unchanged unless a model
+        overrides it."""
         return self
 
     @property

@@ -199,7 +199,7 @@ def pinned(reference: str) -> str:
         return reference
     try:
         return f"{reference},{PIN}={load_module(reference).sha256[:DIGITS]}"
-    except ValueError:  # where it is needed, load_module() says the same
+    except Exception:  # any error of a user's file; preflight, which needs the network, names it
         return reference
 
 
@@ -232,8 +232,9 @@ def load_module(reference: str) -> FrozenNetwork:
 def _check_pin(path: str, digits: str, sha256: str) -> None:
     require(
         sha256.startswith(digits),
-        f"{path} is another network than before: its sha256 begins with {sha256[:DIGITS]}, and"
-        f" {digits} is expected; restore it, or begin a new run with the network as it is",
+        f"{path} is not the network that is wanted: its sha256 begins with {sha256[:DIGITS]}, and"
+        f" {PIN}={digits} is asked for; restore that one, or begin another run and name the network"
+        f" without {PIN}",
     )
 
 

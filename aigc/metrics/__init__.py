@@ -66,6 +66,11 @@ class TooFewRows(ValueError):
     """There are fewer rows than a metric needs."""
 
 
+class NotInstalled(ValueError):
+    """A metric or a baseline needs a package or program that is not here; the message says which,
+    and how to install it."""
+
+
 @dataclass(frozen=True)
 class Omitted:
     """A metric that was not computed."""
@@ -76,7 +81,7 @@ class Omitted:
 
 @dataclass
 class Evaluation:
-    """Metrics in the order in which they were computed, and those omitted for too few rows.
+    """Metrics in the order in which they were computed, and those omitted, with the reason.
 
     evaluation = Evaluation()
     evaluation.add("duration_s", lambda: mean(generated), lambda: mean(real), "real")
@@ -98,11 +103,11 @@ class Evaluation:
     ) -> None:
         """Compute a metric, of an Estimate with its interval and note.
 
-        TooFewRows from `value` omits it, from `floor` only the floor.
+        TooFewRows or NotInstalled from `value` omits it, TooFewRows from `floor` only the floor.
         """
         try:
             measured = _finite(value())
-        except TooFewRows as error:
+        except (TooFewRows, NotInstalled) as error:
             self.omitted.append(Omitted(name, str(error)))
             return
         notes, real = [note, measured.note], None

@@ -17,6 +17,7 @@ from aigc.config import require
 from aigc.data import Dataset, scaled
 from aigc.feature_network import FeatureNetwork
 from aigc.metrics import Evaluation
+from aigc.metrics.codes import perplexity
 from aigc.metrics.degradation import from_range, to_range
 from aigc.metrics.likeness import Likeness
 from aigc.metrics.similarity import psnr, ssim
@@ -82,7 +83,7 @@ def evaluate(
         if spec.is_codes and found:
             codes = np.concatenate([one[spec.name] for one in found])
             evaluation.add("codes_used", partial(_used, codes, spec), None, "higher")
-            evaluation.add("perplexity", partial(_perplexity, codes), None, "higher")
+            evaluation.add("perplexity", partial(perplexity, codes), None, "higher")
     return evaluation
 
 
@@ -98,11 +99,6 @@ def _add(evaluation: Evaluation, at: str, images: Images, likeness: Likeness) ->
 def _used(codes: NDArray[np.generic], spec: TensorSpec) -> float:
     assert spec.range is not None
     return len(np.unique(codes)) / (spec.range[1] + 1)
-
-
-def _perplexity(codes: NDArray[np.generic]) -> float:
-    share = np.unique(codes, return_counts=True)[1] / codes.size
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def _baseline(

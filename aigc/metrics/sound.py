@@ -24,7 +24,7 @@ def log_mel(waves: Waves, rate_hz: int) -> NDArray[np.float32]:
     """
     size = int(0.032 * rate_hz)
     power = np.abs(np.fft.rfft(_frames(waves, size, FRAMES) * np.hanning(size), axis=2)) ** 2
-    bands = power @ _mel(size, rate_hz).T / size
+    bands = power @ mel_filters(size, rate_hz, BANDS).T / size
     return np.asarray(np.log(bands + 1e-3).transpose(0, 2, 1), np.float32)
 
 
@@ -34,10 +34,10 @@ def pooled(mel: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(means.reshape(len(mel), 8 * mel.shape[1]), np.float32)
 
 
-@lru_cache(maxsize=4)
-def _mel(size: int, rate_hz: int) -> NDArray[np.float64]:
-    """Triangular filters (BANDS, size // 2 + 1)."""
-    edges_mel = np.linspace(0, 2595 * np.log10(1 + rate_hz / 2 / 700), BANDS + 2)
+@lru_cache(maxsize=8)
+def mel_filters(size: int, rate_hz: int, bands: int) -> NDArray[np.float64]:
+    """Triangular filters (bands, size // 2 + 1) from 0 to rate / 2, of peak 1."""
+    edges_mel = np.linspace(0, 2595 * np.log10(1 + rate_hz / 2 / 700), bands + 2)
     edges_hz = 700 * (10 ** (edges_mel / 2595) - 1)
     hz = np.fft.rfftfreq(size, 1 / rate_hz)
     low, middle, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]

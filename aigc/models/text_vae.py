@@ -96,8 +96,9 @@ class Config(ModelConfig):
 
     def without_effect(self) -> dict[str, str]:
         """See ModelConfig.without_effect."""
-        names = () if self.blur else ("clear", "spread")
-        return super().without_effect() | dict.fromkeys(names, "blur is 0")
+        names = ("kl_floor", "kl_ramp") if self.blur else ("clear", "spread")
+        reason = f"blur is {self.blur:g}"
+        return super().without_effect() | dict.fromkeys(names, reason)
 
     @property
     def modality(self) -> Modality:

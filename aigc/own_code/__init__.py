@@ -91,10 +91,12 @@ METRICS = Kind(
     },
     any_of=True,
     also=(
-        *("classes", "classic_fill", "classifier", "degradation", "estimate", "feature_sets"),
-        *("frechet", "kernel", "likeness", "measures", "moments", "neighbours", "ngram"),
-        *("non_local_means", "perceptual", "restoration", "rotation", "similarity", "sound"),
-        "vendi",
+        *("classes", "classic_fill", "classifier", "codes", "degradation", "estimate"),
+        *("feature_sets", "fine_structure", "frechet", "griffin_lim", "kernel", "likeness"),
+        *("measures", "mel_distance", "moments", "neighbours", "ngram", "non_local_means"),
+        *("perceptual", "pitch", "real_time", "recordings", "restoration", "resynthesis"),
+        *("rotation", "short_time", "similarity", "sound", "speech_codecs", "speech_quality"),
+        *("stft_distance", "vendi"),
     ),
 )
 KINDS = (MODELS, DATA, METRICS)

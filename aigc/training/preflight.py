@@ -51,7 +51,7 @@ def rehearse(config: TrainConfig, source: Source) -> list[str]:
         with _prefix_errors("no samples can be drawn from this model"):
             _draw_samples(model, source)
     return [
-        *_effect_warnings(config),
+        *effect_warnings(config),
         *_channel_warnings(config),
         *_quality_warnings(config, model),
         *_evaluation_warnings(config, source),
@@ -132,14 +132,14 @@ def _draw_samples(model: GenerativeModel, source: Source) -> None:
             image_files.png(image_files.grid(images))
 
 
-def _effect_warnings(config: TrainConfig) -> Iterator[str]:
+def effect_warnings(config: TrainConfig) -> Iterator[str]:
     """Warnings about fields that differ from the preset's and do nothing."""
     try:
         preset = models.preset(config.preset).model
     except ValueError:  # a config of no preset: nothing says which fields were set
         return
     for name, reason in config.model.without_effect().items():
-        if getattr(config.model, name) != getattr(preset, name, None):
+        if getattr(config.model, name, None) != getattr(preset, name, None):
             yield f"--model.{name.replace('_', '-')} has no effect: {reason}"
 
 

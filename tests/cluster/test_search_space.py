@@ -1,9 +1,12 @@
 """Fields that a search is over: what is understood, what is refused, and what is drawn."""
 
+from pathlib import Path
+
 import pytest
 
-from aigc import models
-from cluster.search_space import Dimension, changed, points
+from aigc import feature_network, models
+from cluster.search_space import Dimension, changed, points, settled, without_effect
+from tests import small_network
 
 CONFIG = models.preset("dcgan:digits")
 RATE = "model.generator_optimizer.learning_rate"
@@ -88,3 +91,22 @@ def test_points_are_in_their_ranges_and_differ() -> None:
 def test_small_space_has_as_many_points_as_it_has() -> None:
     space = [Dimension.parse("batch=32,128", CONFIG)]
     assert len(points(space, 16, seed=0)) == 3
+
+
+def test_fields_that_do_nothing_at_any_point_are_named() -> None:
+    """Not those that do something at one of them."""
+    points = [{}, {"model.penalty_weight": 1.0, "batch": 32}, {"model.penalty_weight": 3.0}]
+    said = ["--over model.penalty_weight has no effect: penalty is none"]
+    assert [*without_effect(CONFIG, points)] == said
+    points.append({"model.penalty_weight": 3.0, "model.penalty": "r1"})
+    assert [*without_effect(CONFIG, points)] == []
+
+
+def test_networks_searched_over_are_pinned(tmp_path: Path) -> None:
+    """As `aigc train` pins them, so that a resumed search goes on with no other."""
+    config, network = models.preset("upscaler:x2"), small_network.write(tmp_path)
+    assert settled(config, {"batch": 8, "model.crop": 16}) == {"batch": 8, "model.crop": 16}
+    found = settled(config, {"model.perceptual": network})
+    assert found == {"model.perceptual": feature_network.pinned(network)}
+    assert found["model.perceptual"] != network
+    assert settled(config, found) == found

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor
 
@@ -467,8 +468,50 @@ def test_export_measures_reproducibility(sealed: Path, exported: Exported) -> No
 
 def test_parity_of_unbounded_values_is_relative() -> None:
     """Twenty and a bit is as close to twenty as a float32 knows; of a pixel it would not be."""
-    a, b = np.float32([20, -1]), np.float32([20.0002, -1])
-    free = TensorSpec(name="x", kind="vector", dtype="float32", shape=())
-    bound = TensorSpec(name="x", kind="vector", dtype="float32", shape=(), range=(-1, 1))
-    assert parity.row_errors(a, b, free).max() == pytest.approx(0.0002 / 21, rel=0.01)
+    rounding = 8 * 2.0**-23
+    a, b = np.float32([[20], [-1]]), np.float32([[20.0002], [-1]])
+    free = TensorSpec(name="x", kind="vector", dtype="float32", shape=(1,))
+    bound = TensorSpec(name="x", kind="vector", dtype="float32", shape=(1,), range=(-1, 1))
+    expected = (0.0002 - rounding * 20) / 21
+    assert parity.row_errors(a, b, free).max() == pytest.approx(expected, rel=0.01)
     assert parity.row_errors(a, b, bound).max() == pytest.approx(0.0002, rel=0.01)
+    # A small value beside large ones is rounded as they are; no other row's matter, nor more.
+    a, b = (np.array([[0, 20, -300], [0, 0, 0]], np.float32) for _ in range(2))
+    b[:, 0] = 0.00025
+    assert parity.row_errors(a, b, free) == pytest.approx([0, 0.00025])
+    b[:, 0] = 0.001
+    assert parity.row_errors(a, b, free) == pytest.approx([0.001 - rounding * 300, 0.001], rel=1e-3)
+    b[0, 1] = np.nan
+    assert parity.row_errors(a, b, free)[0] == np.inf
+
+
+def test_parity_compares_every_batch_size_over_all_samples() -> None:
+    """Batches below the largest take rows in turn, of few samples the first of them."""
+    signature = Signature(
+        graph="g.onnx",
+        inputs=(TensorSpec(name="z", kind="latent", dtype="float32", shape=(1,)),),
+        outputs=(TensorSpec(name="x", kind="vector", dtype="float32", shape=(1,)),),
+    )
+    calls: list[NDArray[np.float32]] = []
+
+    def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        calls.append(feeds["z"][:, 0])
+        return {"x": feeds["z"] + wrong * ((len(feeds["z"]) == 7) & (feeds["z"] % 8 == 3))}
+
+    def prove(samples: int) -> list[list[int]]:
+        """Sizes of the batches, and their rows."""
+        calls.clear()
+        z = np.arange(samples, dtype=np.float32)[:, None]
+        assert parity.prove_parity("it", signature, run, {"z": z}, {"x": z}).samples == samples
+        return [[len(rows) for rows in calls], [int(row) for rows in calls for row in rows]]
+
+    wrong = 0.0
+    sizes, rows = prove(1024)
+    assert sizes == [1] * 128 + [2] * 64 + [3] * 42 + [2] + [7] * 18 + [2] + [64] * 16
+    assert rows == [*(i for k in range(4) for i in range(k, 1024, 8)), *range(1024)]
+    sizes, rows = prove(16)
+    assert sizes == [1] * 3 + [2, 2, 1, 3, 3, 1, 7, 7, 1, 16]
+    assert rows == [*range(3), *range(5), *range(7), *range(15), *range(16)]
+    wrong = 0.1
+    with pytest.raises(ValueError, match="not exported faithfully"):
+        prove(1024)
