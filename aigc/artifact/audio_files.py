@@ -33,6 +33,10 @@ SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".aifc")
 _PCM = 1
 
 
+class MissingLibrary(ValueError):
+    """FLAC without the library that reads it: no fault of the file."""
+
+
 @dataclass(frozen=True)
 class Sound:
     """A decoded file."""
@@ -226,7 +230,7 @@ def _soundfile() -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the library itself does not load
-        raise ValueError(
+        raise MissingLibrary(
             f"FLAC needs the extra `flac`: pip install 'aigc[flac]' ({error})"
         ) from None
     return soundfile

@@ -73,7 +73,8 @@ def clip(
     if reading.resampling == "polyphase":
         wave = polyphase(wave, rate_hz, to_hz)
     else:
-        wave = resampled(heard(wave, rate_hz, to_hz, length), rate_hz, to_hz)
+        kept = reading.level == "kept"
+        wave = resampled(heard(wave, rate_hz, to_hz, length, at_once=kept), rate_hz, to_hz)
     wave = trimmed(wave, to_hz, length, reading)
     return _padded(wave, length) if pad else wave
 
@@ -115,15 +116,19 @@ def _padded(wave: NDArray[np.float32], length: int) -> NDArray[np.float32]:
     return out
 
 
-def heard(wave: NDArray[np.float32], rate_hz: int, to_hz: int, length: int) -> NDArray[np.float32]:
+def heard(
+    wave: NDArray[np.float32], rate_hz: int, to_hz: int, length: int, *, at_once: bool = False
+) -> NDArray[np.float32]:
     """(n,) float32 -> the part of a recording that determines its clip of `length` samples at
     `to_hz`.
 
-    It begins LEAD_S before the first sound, or a little earlier. A long recording then costs no
-    more than the clip, whatever its rate.
+    It begins LEAD_S before the first sound, or a little earlier; with `at_once` where the recording
+    begins. A long recording then costs no more than the clip, whatever its rate.
     """
     level = np.abs(wave)
-    first = int(np.argmax(level > SILENCE * level.max(initial=0))) if wave.size else 0
+    first = 0
+    if wave.size and not at_once:
+        first = int(np.argmax(level > SILENCE * level.max(initial=0)))
     lead = math.ceil(LEAD_S * rate_hz)
     # Whole samples at the other rate, too: else what is cut out would be a fraction of one late.
     step = rate_hz // math.gcd(rate_hz, to_hz)

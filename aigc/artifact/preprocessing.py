@@ -59,17 +59,16 @@ class AudioPreprocessing(
     """A recording -> (channels, samples) at the model's rate in [-1, 1]
     (artifact/audio_files.py)."""
 
-    overload: Literal["scaled", "clipped"] = "scaled"
-    """Floats beyond 1: divide the recording by its peak and refuse values that are not finite, or
-    clip at 1 and set NaN to 0."""
+    overload: Literal["scaled", "clipped", "limited"] = "scaled"
+    """Floats beyond 1: divide the recording by its peak and refuse values that are not finite; or
+    clip at 1 and set NaN to 0; or clip at 1 and refuse values that are not finite."""
     empty: Literal["refused", "silence"] = "refused"
     """A recording without samples."""
     channels: Literal["mean"] = "mean"
     """Mix to one channel, for models of one channel."""
     resampling: Literal["polyphase", "fourier"] = "polyphase"
     """Resample the whole recording by a polyphase filter (artifact/resampling.py), or the part
-    around
-    its first sound by its Fourier transform."""
+    around its first sound, or its beginning where the level is kept, by its Fourier transform."""
     silence: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.01
     """Fraction of the peak below which sound is cut off at both ends."""
     margin_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.005
@@ -118,7 +117,7 @@ LEGACY_IMAGE = ImagePreprocessing(
 LEGACY_AUDIO = AudioPreprocessing(overload="clipped", empty="silence", resampling="fourier")
 LEGACY_TEXT = TextPreprocessing(byte_order_mark="kept", line_ends="kept", ends="kept")
 """Preprocessing of artifacts that carry none."""
-AUDIO_KEPT = AudioPreprocessing(overload="clipped", level="kept")
+AUDIO_KEPT = AudioPreprocessing(overload="limited", level="kept")
 """Sounds as loud as they were recorded, as training on pieces reads them."""
 
 _READ_BY: Mapping[str, Preprocessing] = {"image": IMAGE, "audio": AUDIO, "text": TEXT}

@@ -47,8 +47,8 @@ def polyphase(wave: NDArray[np.float32], rate_hz: int, to_hz: int) -> NDArray[np
 
 
 def needed(start: int, stop: int, rate_hz: int, to_hz: int, length: int) -> tuple[int, int, int]:
-    """First and last + 1 of the samples of a wave of `length` that values start..stop of its
-    polyphase() depend on, and the number of the first of those values in that of the part alone.
+    """Part of a wave of `length` samples that values start..stop of its polyphase() depend on:
+    first sample, the one behind the last, and the index of value `start` in the part's polyphase().
 
     The part begins at a sample that coincides with one of the other rate, so the values of both
     are equal bit for bit.

@@ -5,7 +5,7 @@
 
 A layout is read from the heads of the chunks, so a part of a long file can be decoded alone. AIFF
 1.3 and AIFF-C (Apple, 1989 and 1991): big-endian, signed also at 8 bits, chunks in any order; of
-AIFF-C the codings without compression.
+AIFF-C the codings that hold integers or floats as they are (_AIFF_CODINGS).
 """
 
 import math
@@ -21,7 +21,7 @@ MAX_RATE_HZ = 192_000
 MAX_CHUNKS = 1000
 
 Coding = Literal["signed", "unsigned", "float"]
-Overload = Literal["scaled", "clipped"]
+Overload = Literal["scaled", "clipped", "limited"]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _WAV_CODINGS: dict[tuple[int, int], Coding] = {
@@ -36,6 +36,7 @@ _AIFF_CODINGS: dict[bytes, tuple[Coding, Literal["<", ">"], tuple[int, ...]]] = 
     b"NONE": ("signed", ">", (8, 16, 24, 32)),
     b"twos": ("signed", ">", (8, 16, 24, 32)),
     b"sowt": ("signed", "<", (8, 16, 24, 32)),
+    b"raw ": ("unsigned", ">", (8,)),
     b"in24": ("signed", ">", (24,)),
     b"in32": ("signed", ">", (32,)),
     b"42n1": ("signed", "<", (24,)),  # as libsndfile spells it
@@ -47,6 +48,8 @@ _AIFF_CODINGS: dict[bytes, tuple[Coding, Literal["<", ">"], tuple[int, ...]]] = 
     b"FL64": ("float", ">", (64,)),
 }
 """Coding, order of bytes and widths in bits by AIFF-C's name of the compression."""
+_LARGEST_24, _DIVISOR_24 = (2**23 - 1) << 8, 2**31 - 1
+"""Largest integer of 24 bits as the upper ones of 32, and what such are divided by."""
 _COMMON = 18
 """Bytes of AIFF's COMM chunk before the name of the compression."""
 
@@ -72,6 +75,13 @@ class Layout:
     def block(self) -> int:
         """Bytes of one sample of every channel."""
         return self.channels * self.bits // 8
+
+    @property
+    def full_scale(self) -> float:
+        """Largest value that decoded() gives: a little less than 1 at 24 bits."""
+        if self.coding == "signed" and self.bits == 24:
+            return float(np.float32(_LARGEST_24 / _DIVISOR_24))
+        return 1.0
 
     @property
     def size(self) -> int:
@@ -108,19 +118,20 @@ def layout(file: BinaryIO) -> Layout:
 def decoded(body: bytes | memoryview, form: Layout, overload: Overload) -> NDArray[np.float32]:
     """Samples of a layout, or some of them -> (channels, n) in [-1, 1].
 
-    Integers are divided by their largest value. Floats beyond 1: see AudioPreprocessing.overload.
+    Integers are divided by their largest value; those of 24 bits, as the upper ones of 32, by the
+    largest of 32 bits, so they end at Layout.full_scale. Floats beyond 1, and values that are not
+    finite: see AudioPreprocessing.overload; ValueError where that refuses them.
     """
     width = form.bits // 8
     if form.coding == "float":
-        floats = np.frombuffer(body, f"{form.order}f{width}")
-        values = np.nan_to_num(floats).clip(-1, 1) if overload == "clipped" else _within_1(floats)
+        values = _within_1(np.frombuffer(body, f"{form.order}f{width}"), overload)
     elif form.coding == "unsigned":
         values = (np.frombuffer(body, np.uint8).astype(np.float32) - 128) / 127
     elif form.bits == 24:
         wide = np.zeros((len(body) // 3, 4), np.uint8)
         low_first = np.frombuffer(body, np.uint8).reshape(-1, 3)
         wide[:, 1:] = low_first if form.order == "<" else low_first[:, ::-1]
-        values = wide.view("<i4")[:, 0] / (2**31 - 1)
+        values = wide.view("<i4")[:, 0] / _DIVISOR_24
     else:
         values = np.frombuffer(body, f"{form.order}i{width}") / (2.0 ** (form.bits - 1) - 1)
     rows = values.astype(np.float32).clip(-1, 1).reshape(-1, form.channels)
@@ -246,7 +257,7 @@ def _aiff_format(
         raise ValueError(
             f"an AIFF of coding {name.decode('ascii', 'backslashreplace')!r} and {bits} bits;"
             " integers of 8, 16, 24 or 32 bits and floats of 32 or 64 are read, without"
-            " compression"
+            f" compression: {', '.join(sorted(each.decode().strip() for each in _AIFF_CODINGS))}"
         )
     rate_hz = _extended(body[8:18])
     check(channels, rate_hz)
@@ -272,10 +283,14 @@ def _head(file: BinaryIO, position: int, order: Literal["<", ">"]) -> tuple[byte
     return head[:4], int.from_bytes(head[4:], "little" if order == "<" else "big")
 
 
-def _within_1(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """The wave divided by its peak if that exceeds 1. Raises ValueError for values that are not
-    finite."""
+def _within_1(values: NDArray[np.floating[Any]], overload: Overload) -> NDArray[np.floating[Any]]:
+    """Floats brought into [-1, 1]. Raises ValueError for values that are not finite, unless they
+    are to be clipped as well."""
+    if overload == "clipped":
+        return np.asarray(np.nan_to_num(values).clip(-1, 1))
     peak = float(np.abs(values).max(initial=0))
     if not math.isfinite(peak):
         raise ValueError("it holds values that are not finite (NaN or infinity)")
+    if overload == "limited":
+        return values.clip(-1, 1)
     return values if peak <= 1 else values / np.float64(peak)

@@ -82,6 +82,15 @@ def test_aiff_of_8_bits_by_libsndfile_is_signed() -> None:
     assert found[0].tolist() == pytest.approx([0, 64 / 127, -64 / 127, 0])
 
 
+def test_aifc_of_8_bits_by_libsndfile_may_be_unsigned() -> None:
+    samples = np.array([[0], [64 << 24], [-64 << 24], [127 << 24]], np.int32)
+    data = by_libsndfile(samples, "AIFF", "PCM_U8")
+    assert b"raw " in data[:80]
+    expected = audio_files.read_sound(by_libsndfile(samples, "WAV", "PCM_U8")).samples
+    assert audio_files.read_sound(data).samples.tobytes() == expected.tobytes()
+    assert expected[0].tolist() == pytest.approx([0, 64 / 127, -64 / 127, 1])
+
+
 def test_aifc_without_compression_and_in_little_endian_are_read() -> None:
     samples = noise(2)
     expected = audio_files.read_sound(by_aifc(samples, 2)).samples
@@ -139,7 +148,8 @@ def test_chunks_come_in_any_order_and_samples_after_an_offset() -> None:
         (aiff(common(channels=0), SOUND), r"channels must be in \[1, 8\], got 0"),
         (aiff(common(channels=99), SOUND), r"channels must be in \[1, 8\], got 99"),
         (aiff(common(bits=12), SOUND), "coding 'NONE' and 12 bits; integers of 8, 16, 24"),
-        (aiff(common(name=b"ulaw"), SOUND, form=b"AIFC"), "coding 'ulaw' and 16 bits"),
+        (aiff(common(name=b"ulaw"), SOUND, form=b"AIFC"), "coding 'ulaw' and 16 .*, raw, sowt"),
+        (aiff(common(name=b"raw "), SOUND, form=b"AIFC"), "coding 'raw ' and 16 bits"),
         (aiff(common(rate="00" * 10), SOUND), "rate must be in .* got 0"),
         (aiff(common(rate="3ffd" + "80" + "00" * 7), SOUND), "rate must be in .* got 0"),
         (aiff(common(rate="7fff" + "00" * 8), SOUND), "rate must be in .* got -1"),
@@ -158,9 +168,14 @@ def test_fractional_rates_of_old_machines_are_rounded() -> None:
     assert audio_files.read_sound(data).rate_hz == 22_255  # 22254.54 Hz
 
 
-def test_samples_are_counted_before_any_is_decoded() -> None:
+def test_samples_are_counted_before_any_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     data = by_libsndfile(noise(2, 100), "AIFF", "PCM_24")
     assert audio_files.read_sound(data, max_samples=200).samples.shape == (2, 100)
+
+    def refusing(*_: Any) -> None:
+        raise AssertionError("samples are decoded")
+
+    monkeypatch.setattr(audio_files, "decoded", refusing)
     with pytest.raises(ValueError, match="200 samples are too many; at most 199"):
         audio_files.read_sound(data, max_samples=199)
     with pytest.raises(ValueError, match="too long; at most"):
@@ -174,14 +189,15 @@ def test_damaged_aiff_raises_only_value_errors(compression: bytes) -> None:
     generator = np.random.default_rng(0)
     refused = 0
     for _ in range(500):
-        harmed = bytearray(data[: generator.integers(1, len(data) + 1)])
+        whole = generator.integers(2)
+        harmed = bytearray(data if whole else data[: generator.integers(1, len(data))])
         for at in generator.integers(0, min(64, len(harmed)), generator.integers(0, 9)):
             harmed[at] = generator.integers(256)
         try:
             audio_files.read_sound(bytes(harmed), max_samples=100_000)
         except ValueError:
             refused += 1
-    assert 0 < refused <= 500
+    assert 250 < refused < 500  # half are cut off, and some differ in their samples alone
 
 
 def test_layout_of_a_file_names_the_place_of_its_samples() -> None:
@@ -189,6 +205,19 @@ def test_layout_of_a_file_names_the_place_of_its_samples() -> None:
     found = layout(io.BytesIO(data))
     assert (found.length, found.block, found.size) == (101, 6, 606)
     assert found.start + found.size <= len(data)
+
+
+@pytest.mark.parametrize("form", ["WAV", "AIFF"])
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT"])
+def test_full_scale_is_the_largest_value_decoded(form: str, subtype: str) -> None:
+    if (form, subtype) == ("WAV", "PCM_S8"):
+        pytest.skip("WAV of 8 bits is unsigned")
+    largest = np.full((4, 1), 2**31 - 1, np.int32)
+    samples = largest.astype(np.float32) / 2**31 if subtype == "FLOAT" else largest
+    data = by_libsndfile(samples, form, subtype)
+    found = audio_files.read_sound(data).samples
+    assert (found == layout(io.BytesIO(data)).full_scale).all()
+    assert found.max() > 1 - 2**-22
 
 
 def test_header_of_an_aiff_has_rate_channels_and_length() -> None:
