@@ -16,15 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc.artifact.audio_files import flac_file, of_flac
+from aigc.artifact.audio_files import MAX_SAMPLES, MissingLibrary, check_count, flac_file, of_flac
 from aigc.artifact.resampling import needed, polyphase
 from aigc.artifact.sound_chunks import Layout, check, decoded, layout
-from aigc.data.cache import cached
+from aigc.data.cache import keep, looked_up
 from aigc.data.content import File
 from aigc.data.headers import flac_facts
 
@@ -37,6 +37,15 @@ CLIPPED_RUN = 3
 clipped."""
 FLAC_HEAD = 26
 """Bytes of a FLAC that tell its rate and length."""
+FLAC_BLOCK, FLAC_BLOCK_BYTES = 65_535, 10
+"""Most samples per channel of a block of a FLAC, and fewer bytes than any block has (RFC 9639,
+9.1 and 9.2): frame header, a constant subframe and checksums."""
+MAX_LENGTH = 1 << 32
+"""Most samples per channel of a recording at the rate that it is brought to: a day at 48 kHz."""
+MAX_RAISE = 64
+"""Most times by which the rate of a recording is raised."""
+LENGTHS = "lengths-1"
+"""Kind of the cached lengths; another number for another rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +60,8 @@ class Opened:
     """The open file, or the library's object of a FLAC."""
     form: Layout | None
     """None of a FLAC."""
+    full_scale: float
+    """Largest value that read() gives."""
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Samples start..stop of every channel at the recording's rate: (channels, n) in [-1, 1].
@@ -58,20 +69,40 @@ class Opened:
         Raises ValueError where they are not there, or not finite.
         """
         if self.form is None:
-            self.file.seek(start)
-            found = of_flac(self.file.read(stop - start, dtype="int16", always_2d=True))
+            found = of_flac(self._flac(start, stop))
         else:
-            self.file.seek(self.form.start + start * self.form.block)
-            body = self.file.read((stop - start) * self.form.block)
-            body = body[: len(body) // self.form.block * self.form.block]
-            if self.form.coding == "float":
-                _check_finite(body, self.form)
-            found = decoded(body, self.form, "clipped")
+            found = decoded(self._body(start, stop), self.form, "limited")
         if found.shape[1] != stop - start:
             raise ValueError(
                 f"it is cut off: {stop} samples announced, {start + found.shape[1]} there"
             )
         return found
+
+    def exceeds(self, start: int, stop: int) -> bool:
+        """True if floats among samples start..stop are beyond 1, where read() clips them."""
+        if self.form is None or self.form.coding != "float":
+            return False
+        values = np.frombuffer(self._body(start, stop), f"{self.form.order}f{self.form.bits // 8}")
+        return bool((np.abs(values) > 1).any())
+
+    def _body(self, start: int, stop: int) -> bytes:
+        """Bytes of whole samples of every channel, fewer where the file ends before."""
+        assert self.form is not None
+        self.file.seek(self.form.start + start * self.form.block)
+        body: bytes = self.file.read((stop - start) * self.form.block)
+        return body[: len(body) // self.form.block * self.form.block]
+
+    def _flac(self, start: int, stop: int) -> NDArray[np.int16]:
+        """(n, channels), fewer than asked for where the file ends before."""
+        try:
+            self.file.seek(start)
+            rows: NDArray[np.int16] = self.file.read(stop - start, dtype="int16", always_2d=True)
+        except RuntimeError as error:  # of the library, which speaks of its own functions
+            raise ValueError(
+                f"it is cut off or damaged: of {self.length} samples announced, those from"
+                f" {start} on cannot be read"
+            ) from error
+        return rows
 
     def mono(self, start: int, stop: int) -> NDArray[np.float32]:
         """read() with its channels averaged: (n,)."""
@@ -82,17 +113,19 @@ class Opened:
 def opened(file: BinaryIO) -> Iterator[Opened]:
     """A WAV, AIFF or FLAC that can be sought in. Raises ValueError for others, also within the
     context, and for a FLAC that does not state its length."""
+    size = file.seek(0, 2)
     file.seek(0)
     head = file.read(FLAC_HEAD)
     if not head.startswith(b"fLaC"):
         form = layout(file)
         facts = {"rate_hz": form.rate_hz, "channels": form.channels, "length": form.length}
-        yield Opened(**facts, file=file, form=form)
+        yield Opened(**facts, file=file, form=form, full_scale=form.full_scale)
         return
-    rate_hz, channels, length = _flac(head)
+    rate_hz, channels, length = _flac(head, size)
     file.seek(0)
+    facts = {"rate_hz": rate_hz, "channels": channels, "length": length}
     with flac_file(file) as flac:
-        yield Opened(rate_hz=rate_hz, channels=channels, length=length, file=flac, form=None)
+        yield Opened(**facts, file=flac, form=None, full_scale=_flac_full_scale(head))
 
 
 class Length(NamedTuple):
@@ -103,19 +136,32 @@ class Length(NamedTuple):
     """Samples per channel."""
 
     def at(self, to_hz: int) -> int:
-        """Samples at another rate."""
-        return -(-self.length * to_hz // self.rate_hz)
+        """Samples at another rate. Raises ValueError for more than MAX_LENGTH, and for a rate that
+        is raised more than MAX_RAISE times."""
+        if to_hz > MAX_RAISE * self.rate_hz:
+            raise ValueError(
+                f"its rate of {self.rate_hz} Hz is too low to be brought to {to_hz} Hz, at most"
+                f" {MAX_RAISE} times as many; set a lower data.sample_rate_hz, or correct the rate"
+                " in the file"
+            )
+        count = -(-self.length * to_hz // self.rate_hz)
+        if count > MAX_LENGTH:
+            raise ValueError(
+                f"it is too long: {count} samples at {to_hz} Hz, at most {MAX_LENGTH} are taken;"
+                " split it into several files"
+            )
+        return count
 
 
 def length_of(path: Path) -> Length:
-    """Read from the heads of a file's chunks. Raises ValueError, or OSError, for other files."""
-    with path.open("rb") as file:
-        head = file.read(FLAC_HEAD)
-        if head.startswith(b"fLaC"):
-            rate_hz, _, length = _flac(head)
-            return Length(rate_hz, length)
-        form = layout(file)
-        return Length(form.rate_hz, form.length)
+    """Read from the heads of a file's chunks; the last sample of a FLAC must be there, too.
+
+    Raises ValueError, or OSError, for other files.
+    """
+    with path.open("rb") as file, opened(file) as recording:
+        if recording.form is None:  # whose head says nothing of what is there
+            recording.read(recording.length - 1, recording.length)
+        return Length(recording.rate_hz, recording.length)
 
 
 def starts(length: int, size: int) -> NDArray[np.int64]:
@@ -127,26 +173,34 @@ def starts(length: int, size: int) -> NDArray[np.int64]:
 
 def lengths_of(files: Sequence[File]) -> list[Length | None]:
     """Rates and lengths of recordings, read once and then known from the listing; None of those
-    that cannot be read, which reading their rows says."""
+    that cannot be read, which reading their rows says.
+
+    Nothing is kept where the reason is not in a file's content, such as a disk that does not
+    answer or a library that is not installed.
+    """
+    from tqdm import tqdm
+
+    passing: list[str] = []
 
     def of(file: File) -> list[int] | None:
         assert file.path is not None
         try:
             return [*length_of(Path(file.path))]
-        except (OSError, ValueError):
-            return None
+        except (OSError, MissingLibrary):
+            passing.append(file.name)
+        except ValueError:
+            pass
+        return None
 
-    def found() -> list[list[int] | None]:
-        from tqdm import tqdm
-
+    settled = all(file.settled for file in files)
+    facts = [[file.name, *file.facts()] for file in files] if settled else []
+    known = looked_up(LENGTHS, facts) if settled else None
+    if known is None:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             lengths = pool.map(of, files)
-            return [*tqdm(lengths, "reading lengths", len(files), delay=2, leave=False)]
-
-    if all(file.settled for file in files):
-        known = cached("lengths", ([file.name, *file.facts()] for file in files), found)
-    else:
-        known = found()
+            known = [*tqdm(lengths, "reading lengths", len(files), delay=2, leave=False)]
+        if settled and not passing:
+            keep(LENGTHS, facts, known)
     return [Length(*one) if one else None for one in known]
 
 
@@ -162,12 +216,17 @@ def stretch(path: Path, start: int, length: int, to_hz: int) -> NDArray[np.float
 
 def whole(path: Path, to_hz: int, max_s: float) -> NDArray[np.float32]:
     """All of a recording, as stretch() reads it. Raises ValueError for more than `max_s` seconds,
-    before any is decoded."""
+    or more than MAX_SAMPLES over its channels or at `to_hz`, before any is decoded."""
     with path.open("rb") as file, opened(file) as recording:
         seconds = recording.length / recording.rate_hz
         if seconds > max_s:
-            raise ValueError(f"its {seconds:.4g} s are too long; at most {max_s:g} s are taken")
+            raise ValueError(
+                f"its {seconds:.4g} s are too long; at most {max_s:g} s are taken: raise max_s, or"
+                " split the file"
+            )
+        check_count(recording.length * recording.channels, MAX_SAMPLES)
         length = Length(recording.rate_hz, recording.length).at(to_hz)
+        check_count(length, MAX_SAMPLES, f" at {to_hz} Hz")
         return _part(recording, 0, length, to_hz)
 
 
@@ -187,7 +246,8 @@ class Levels(NamedTuple):
     peak: float
     """Largest absolute value, in [0, 1]."""
     clipped: float
-    """Share of the samples that lie in runs of CLIPPED_RUN or more at full scale."""
+    """Share of the samples that lie in runs of CLIPPED_RUN or more at full scale; 0 of a recording
+    that is scaled because it exceeds 1."""
 
     @property
     def silent(self) -> bool:
@@ -195,16 +255,19 @@ class Levels(NamedTuple):
         return self.peak < 10 ** (SILENT_DBFS / 20)
 
 
-def levels(recording: Opened) -> Levels:
-    """Levels of a recording, a block at a time. Raises ValueError where it cannot be decoded."""
-    peak, clipped = 0.0, 0
+def levels(recording: Opened, overload: Literal["scaled", "limited"] = "limited") -> Levels:
+    """Levels of a recording, a block at a time, as it is read with an overload (see
+    AudioPreprocessing). Raises ValueError where it cannot be decoded."""
+    peak, clipped, scaled = 0.0, 0, False
+    top = recording.full_scale
     keep = CLIPPED_RUN - 1
     before = np.zeros((recording.channels, keep), np.int8)
     in_run = np.zeros((recording.channels, 1), np.bool_)
     for start in range(0, recording.length, BLOCK):
         block = recording.read(start, min(start + BLOCK, recording.length))
         peak = max(peak, float(np.abs(block).max()))
-        ends = (block >= 1).astype(np.int8) - (block <= -1).astype(np.int8)
+        scaled = scaled or (overload == "scaled" and recording.exceeds(start, start + BLOCK))
+        ends = (block >= top).astype(np.int8) - (block <= -top).astype(np.int8)
         ends = np.concatenate([before, ends], 1)
         # True where a sample and those before it are at one end of the scale.
         num_ends = ends.shape[1] - keep
@@ -216,20 +279,27 @@ def levels(recording: Opened) -> Levels:
         clipped += int(runs.sum()) + keep * int(begun.sum())
         before, in_run = ends[:, -keep:], runs[:, -1:]
     count = recording.length * recording.channels
-    return Levels(peak, clipped / count if count else 0.0)
+    return Levels(peak, clipped / count if count and not scaled else 0.0)
 
 
-def _flac(head: bytes) -> tuple[int, int, int]:
-    """Rate, channels and samples of each. Raises ValueError."""
+def _flac(head: bytes, size: int) -> tuple[int, int, int]:
+    """Rate, channels and samples of each of a FLAC of `size` bytes. Raises ValueError."""
     if len(head) < FLAC_HEAD:
         raise ValueError("not a FLAC that can be read: its head is cut off")
     rate_hz, channels, length = flac_facts(head)
     check(channels, rate_hz)
     if not length:
         raise ValueError("a FLAC that states no length, or holds no samples; encode it again")
+    most = size // FLAC_BLOCK_BYTES * FLAC_BLOCK
+    if length > most:
+        raise ValueError(
+            f"it is cut off: {length} samples announced, at most {most} fit into its {size} bytes"
+        )
     return rate_hz, channels, length
 
 
-def _check_finite(body: bytes, form: Layout) -> None:
-    if not np.isfinite(np.frombuffer(body, f"{form.order}f{form.bits // 8}")).all():
-        raise ValueError("it holds values that are not finite (NaN or infinity)")
+def _flac_full_scale(head: bytes) -> float:
+    """Largest value of a FLAC, whose samples the library gives as the upper bits of 16."""
+    bits = (int.from_bytes(head[18:26], "big") >> 36 & 31) + 1
+    free = max(0, 16 - bits)
+    return float(of_flac(np.array([[32767 >> free << free]], np.int16))[0, 0])

@@ -31,7 +31,8 @@ class Recorded:
     longer: int
     """Number of those that are longer than a row."""
     left_out_s: float
-    """Seconds that are in no row, because a row is the beginning of a recording."""
+    """Seconds beyond a row's, by length; silence that is cut off before a row begins counts as if
+    it were in the row."""
 
     @classmethod
     def of(cls, seconds: NDArray[np.float64], row_s: float, *, pieces: bool) -> "Recorded":

@@ -40,9 +40,9 @@ def tree(
     """Rows by their names: the first folder is the class, behind that of the split.
 
     `what` and `each` name the rows in messages; `beside` is what else was left out; `repeats` is
-    the number of rows that each name gives, one without it. Raises
-    ValueError where some rows lie in folders of classes and some do not, where training lacks a
-    class, and for a split without rows.
+    the number of rows that each name gives, one without it. Raises ValueError where some rows lie
+    in folders of classes and some do not, where training lacks a class, and for a split without
+    rows.
     """
     key = ("tree", listing.where, what, conditional)
     used, classes, found = remembered(

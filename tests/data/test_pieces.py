@@ -1,6 +1,8 @@
 """Rows that are pieces of recordings: all of every recording, once, as loud as it is."""
 
+import io
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from aigc.data.recordings import recordings as whole_recordings
 from aigc.data.sources.audio import Pieces
 from aigc.data.stretches import starts, whole
 from tests.data.sounds import CLASSES, recordings
+from tests.data.test_stretches import announcing
 
 SIZE = 500
 MODEL = ModelConfig(shape=(1, SIZE))
@@ -151,13 +154,12 @@ def test_pieces_have_no_effect_on_other_sources(caplog: pytest.LogCaptureFixture
     assert "data.pieces has no effect: digits has no such choice" in caplog.text
 
 
-@pytest.mark.parametrize("rate_hz", [8000, 11_025])
-def test_served_input_equals_the_first_piece(rate_hz: int, tmp_path: Path) -> None:
-    config = written(tmp_path, [9000, 300, 700], rate_hz)
+def served() -> TensorSpec:
+    """Input of an artifact that was trained on pieces."""
     reading = default_for("audio", kept=True)
     assert reading == AUDIO_KEPT
     assert default_for("audio") == AUDIO
-    spec = TensorSpec(
+    return TensorSpec(
         name="audio",
         kind="audio",
         dtype="float32",
@@ -166,10 +168,124 @@ def test_served_input_equals_the_first_piece(rate_hz: int, tmp_path: Path) -> No
         sample_rate_hz=8000,
         preprocessing=reading,
     )
+
+
+FORMS = (
+    *(("WAV", subtype) for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")),
+    *(("AIFF", subtype) for subtype in ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE")),
+    *(("FLAC", subtype) for subtype in ("PCM_S8", "PCM_16", "PCM_24")),
+)
+
+
+def encoded(values: np.ndarray, rate_hz: int, form: str, subtype: str) -> bytes:
+    library = pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
+    buffer = io.BytesIO()
+    library.write(buffer, values, rate_hz, subtype, format=form)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11_025])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("form", "subtype"), FORMS)
+def test_pieces_of_every_coding_are_those_of_the_whole_and_served_alike(
+    form: str, subtype: str, channels: int, rate_hz: int, tmp_path: Path
+) -> None:
+    config = written(tmp_path, [9000, 300, 700])
+    loudest = 1.6 if subtype in ("FLOAT", "DOUBLE") else 1  # floats are clipped
+    values = np.random.default_rng(channels).uniform(-loudest, loudest, (2600, channels))
+    path = tmp_path / f"0.{form.lower()}"
+    (tmp_path / "0.wav").unlink()
+    path.write_bytes(encoded(values, rate_hz, form, subtype))
     source = opened(config)
-    for row in np.flatnonzero(source.starts == 0):
-        found = user_inputs.read_input(spec, source.path_of(row).read_bytes())
-        assert found.tobytes() == source.read(row)[0].tobytes()
+    rows = [row for row in range(len(source)) if source.path_of(row) == path]
+    assert len(rows) == len(starts(-(-2600 * 8000 // rate_hz), SIZE))
+    wave = whole(path, 8000, 60)
+    for row in rows:
+        start = int(source.starts[row])
+        assert source.read(row)[0].tobytes() == wave[start : start + SIZE].tobytes()
+    found = user_inputs.read_input(served(), path.read_bytes())
+    assert found.tobytes() == source.read(rows[0])[0].tobytes()
+    assert np.abs(found).max() > 0.5
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("form", ["WAV", "AIFF"])
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_values_that_are_not_finite_are_refused_in_training_and_serving(
+    odd: float, form: str, subtype: str, tmp_path: Path
+) -> None:
+    config = written(tmp_path, [900, 300, 700])
+    values = np.full((900, 2), 0.1)
+    values[70, 1] = odd
+    (tmp_path / "0.wav").write_bytes(encoded(values, 8000, form, subtype))
+    source = opened(config)
+    with pytest.raises(CorruptRow, match="values that are not finite"):
+        source.read(0)
+    assert (source.read(1)[0] == np.float32(0.1)).all()  # which does not depend on them
+    with pytest.raises(ValueError, match="values that are not finite"):
+        user_inputs.read_input(served(), (tmp_path / "0.wav").read_bytes())
+
+
+FLAC = ("FLAC", "PCM_16")
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, (20_000, 1))
+HARMED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "flac of 42 bytes": (
+        lambda: announcing(encoded(NOISE, 8000, *FLAC), 2**36 - 1)[:42],
+        "cut off",
+    ),
+    "flac of too many": (lambda: announcing(encoded(NOISE, 8000, *FLAC), 10**8), "cut off"),
+    "flac cut off": (lambda: encoded(NOISE, 8000, *FLAC)[:9000], "cut off"),
+    "wav of 1 Hz": (
+        lambda: audio_files.wav(np.ones((20_000, 1), np.int16), 1),
+        "rate of 1 Hz is too low",
+    ),
+    "aiff of 2 Hz": (
+        lambda: encoded(NOISE, 2, "AIFF", "PCM_16"),
+        "rate of 2 Hz is too low",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARMED)
+def test_harmed_recording_is_one_row_that_is_refused_and_its_name_is_noted(
+    harm: str, tmp_path: Path
+) -> None:
+    config = written(tmp_path, [900, 900, 900])
+    content, reason = HARMED[harm]
+    (tmp_path / "0.wav").write_bytes(content())
+    source = opened(config)
+    assert len(source) == 1 + 2
+    with pytest.raises(CorruptRow, match=reason) as refused:
+        source.read(0)
+    assert "psf" not in str(refused.value)
+    assert source.survey.sounds is not None
+    assert source.survey.sounds.recordings == 1
+    [note] = [note for note in source.survey.notes if "length cannot be read" in note]
+    assert note.endswith("1 (0.wav)")
+    sample, _, skipped = data.read(opened(replace(config, on_error="skip")), 0, "skip")
+    assert sample.any()
+    assert "0.wav" in str(skipped)
+
+
+def test_recording_that_is_mended_while_a_run_goes_on_is_still_refused(tmp_path: Path) -> None:
+    config = written(tmp_path, [900, 900, 900])
+    content = (tmp_path / "0.wav").read_bytes()
+    (tmp_path / "0.wav").write_bytes(content[:-1])
+    source = opened(config)
+    (tmp_path / "0.wav").write_bytes(content)
+    with pytest.raises(CorruptRow, match="could not be read when the data were opened"):
+        source.read(0)  # the others of its rows are not there
+    assert len(opened(config)) == 4
+
+
+def test_recordings_with_lengths_have_no_note(tmp_path: Path) -> None:
+    config = written(tmp_path, [900, 300, 700])
+    for pieces in (True, False):
+        survey = data.load(replace(config, pieces=pieces), MODEL).survey
+        assert not [note for note in survey.notes if "length" in note]
+    (tmp_path / "1.wav").write_bytes(b"RIFF")
+    survey = data.load(replace(config, pieces=False), MODEL).survey
+    assert [note for note in survey.notes if note.endswith("1 (1.wav)")]
 
 
 def test_whole_recordings_come_by_split_at_the_rate_and_level(tmp_path: Path) -> None:

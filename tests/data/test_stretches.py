@@ -10,10 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigc.artifact import audio_files
+from aigc.artifact.audio_files import MissingLibrary
 from aigc.artifact.resampling import needed, polyphase
 from aigc.data import stretches
-from aigc.data.stretches import Levels, length_of, levels, opened, stretch, whole
-from tests.artifact.test_sound_chunks import by_aifc
+from aigc.data.content import File
+from aigc.data.files import listing
+from aigc.data.stretches import (
+    Length,
+    Levels,
+    length_of,
+    lengths_of,
+    levels,
+    opened,
+    stretch,
+    whole,
+)
+from tests.artifact.test_sound_chunks import by_aifc, by_libsndfile
 
 RATES = (8000, 11_025, 16_000, 44_100, 48_000)
 
@@ -105,12 +117,41 @@ def test_loudness_is_kept(gain: float, tmp_path: Path) -> None:
     assert np.array_equal(found[2000:2500], stretch(path, 2000, 500, 8000))
 
 
-def test_long_recordings_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+def refusing(*_: object) -> None:
+    raise AssertionError("samples are decoded")
+
+
+def test_long_recordings_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "long.wav"
     path.write_bytes(audio_files.wav(recording(16_001, 1), 8000))
     assert len(whole(path, 8000, 2.1)) == 16_001
-    with pytest.raises(ValueError, match=r"its 2 s are too long; at most 2 s are taken"):
+    monkeypatch.setattr(stretches.Opened, "read", refusing)
+    with pytest.raises(ValueError, match=r"its 2 s are too long; at most 2 s .* raise max_s"):
         whole(path, 8000, 2)
+
+
+@pytest.mark.parametrize(
+    ("channels", "to_hz", "reason"),
+    [
+        (1, 8000, ""),
+        (3, 8000, "3003 samples are too many; at most 3000"),
+        (1, 24_001, "3004 samples at 24001 Hz are too many; at most 3000"),
+    ],
+)
+def test_whole_recordings_are_bounded_by_samples_over_channels_and_at_either_rate(
+    channels: int, to_hz: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "wide.wav"
+    path.write_bytes(audio_files.wav(recording(1001, channels), 8000))
+    monkeypatch.setattr(stretches, "MAX_SAMPLES", 3000)
+    if not reason:
+        assert len(whole(path, to_hz, 60)) == 1001
+        return
+    monkeypatch.setattr(stretches.Opened, "read", refusing)
+    with pytest.raises(ValueError, match=reason):
+        whole(path, to_hz, 60)
 
 
 def test_flac_that_is_cut_off_is_refused(tmp_path: Path) -> None:
@@ -118,10 +159,76 @@ def test_flac_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cut.flac"
     path.write_bytes(data[: len(data) // 2])
     assert len(stretch(path, 0, 800, 8000)) == 800
-    with pytest.raises(ValueError, match=r"cut off|can be read"):
-        stretch(path, 39_000, 800, 8000)
-    with pytest.raises(ValueError, match=r"cut off|can be read"):
-        whole(path, 8000, 60)
+    for read in (
+        lambda: stretch(path, 39_000, 800, 8000),
+        lambda: whole(path, 8000, 60),
+        lambda: length_of(path),
+    ):
+        with pytest.raises(ValueError, match="it is cut off"):
+            read()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("lost", [1, 10, 5000])
+def test_flac_has_a_length_only_where_its_last_sample_is_there(
+    channels: int, lost: int, tmp_path: Path
+) -> None:
+    data = encoded("flac", recording(40_000, channels), 8000)
+    path = tmp_path / "sound.flac"
+    path.write_bytes(data)
+    assert length_of(path) == (8000, 40_000)
+    path.write_bytes(data[:-lost])
+    with pytest.raises(ValueError, match="it is cut off"):
+        length_of(path)
+
+
+def announcing(data: bytes, length: int) -> bytes:
+    """A FLAC whose head announces another number of samples."""
+    packed = int.from_bytes(data[18:26], "big") >> 36 << 36 | length
+    return data[:18] + packed.to_bytes(8, "big") + data[26:]
+
+
+@pytest.mark.parametrize("length", [2**36 - 1, 2**30, 1_000_000, 4001])
+@pytest.mark.parametrize("cut", [42, 10_000])
+def test_flac_that_announces_more_than_it_holds_has_no_length(
+    length: int, cut: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "sound.flac"
+    path.write_bytes(announcing(encoded("flac", recording(4000), 8000), length)[:cut])
+    with pytest.raises(ValueError, match="it is cut off"):
+        length_of(path)
+    with pytest.raises(ValueError, match="it is cut off"):
+        stretch(path, length - 10, 10, 8000)
+
+
+def test_flac_of_silence_fits_into_few_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "silence.flac"
+    path.write_bytes(encoded("flac", np.zeros((3_000_000, 1), np.int16), 48_000))
+    assert path.stat().st_size < 20_000
+    assert length_of(path) == (48_000, 3_000_000)
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "to_hz", "length", "reason"),
+    [
+        (1, 64, 10, ""),
+        (1, 65, 10, "its rate of 1 Hz is too low to be brought to 65 Hz"),
+        (125, 8001, 10, "its rate of 125 Hz is too low"),
+        (8000, 8000, 1 << 32, ""),
+        (8000, 16_000, 1 << 31, ""),
+        (8000, 8000, (1 << 32) + 1, "it is too long: 4294967297 samples at 8000 Hz"),
+        (8000, 48_000, 1 << 30, "it is too long: 6442450944 samples at 48000 Hz"),
+    ],
+)
+def test_lengths_are_bounded_at_the_rate_they_are_brought_to(
+    rate_hz: int, to_hz: int, length: int, reason: str
+) -> None:
+    one = Length(rate_hz, length)
+    if not reason:
+        assert one.at(to_hz) == length * to_hz // rate_hz
+        return
+    with pytest.raises(ValueError, match=reason):
+        one.at(to_hz)
 
 
 def test_flac_without_a_length_and_files_without_samples_are_refused(tmp_path: Path) -> None:
@@ -154,6 +261,45 @@ def test_floats_beyond_1_are_clipped_and_others_keep_their_level(tmp_path: Path)
         whole(path, 8000, 1)
 
 
+def listed(folder: Path) -> list[File]:
+    return list(listing(str(folder), audio_files.SUFFIXES, "audio").files)
+
+
+def test_lengths_are_kept_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aigc.data.files.SETTLED_S", -1)
+    (tmp_path / "a.wav").write_bytes(audio_files.wav(recording(700), 8000))
+    (tmp_path / "b.wav").write_bytes(b"RIFF")
+    assert lengths_of(listed(tmp_path)) == [(8000, 700), None]
+    with monkeypatch.context() as patch:
+        patch.setattr(stretches, "length_of", refusing)
+        assert lengths_of(listed(tmp_path)) == [(8000, 700), None]
+    (tmp_path / "b.wav").write_bytes(audio_files.wav(recording(90), 16_000))
+    assert lengths_of(listed(tmp_path)) == [(8000, 700), (16_000, 90)]
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "denied"), OSError(5, "I/O error"), MissingLibrary("no library")]
+)
+def test_lengths_are_not_kept_for_a_reason_that_passes(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aigc.data.files.SETTLED_S", -1)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.wav").write_bytes(audio_files.wav(recording(700), 8000))
+
+    def failing(path: Path) -> Length:
+        if path.name == "b.wav":
+            raise error
+        return length_of(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stretches, "length_of", failing)
+        assert lengths_of(listed(tmp_path)) == [(8000, 700), None]
+    assert lengths_of(listed(tmp_path)) == [(8000, 700)] * 2
+
+
 def levels_of(samples: np.ndarray) -> Levels:
     with opened(io.BytesIO(audio_files.wav(samples, 8000))) as found:
         return levels(found)
@@ -171,6 +317,37 @@ def test_levels_count_runs_at_full_scale() -> None:
     assert levels_of(ends(*[bottom] * 4, 0, *[top] * 3, 0, top)).clipped == 7 / 10
     stereo = np.concatenate([ends(top, top, top, 0), ends(0, 0, 0, 0)], 1)
     assert levels_of(stereo).clipped == 3 / 8
+
+
+@pytest.mark.parametrize("form", ["WAV", "AIFF", "FLAC"])
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "DOUBLE"])
+def test_levels_find_clipping_at_both_ends_of_every_coding(form: str, subtype: str) -> None:
+    library = pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
+    if not library.check_format(form, subtype):
+        pytest.skip(f"there is no {form} of {subtype}")
+    top = 2**31 - 1
+    values = np.array([0, *[top] * 3, 0, *[-top] * 4, 0, top, top, 0, 0, 0, 0], np.int64)[:, None]
+    floats = subtype == "DOUBLE"
+    with opened(io.BytesIO(by_libsndfile(_coded(values, floats), form, subtype))) as found:
+        assert levels(found).clipped == 7 / 16
+    quieter = values * 124 // 128
+    with opened(io.BytesIO(by_libsndfile(_coded(quieter, floats), form, subtype))) as found:
+        assert levels(found) == (pytest.approx(124 / 128, abs=0.01), 0)
+
+
+def _coded(values: np.ndarray, floats: bool) -> np.ndarray:
+    return values / (2**31 - 1) if floats else values.astype(np.int32)
+
+
+def test_floats_beyond_1_count_as_clipped_only_where_they_are_clipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stretches, "BLOCK", 4)
+    beyond, at = np.array([1, 1, 1, 1, 0, 0, 0, -1.5]), np.array([1, 1, 1, 1, 0, 0, 0, -0.5])
+    for values, limited, scaled in ((beyond, 0.5, 0), (at, 0.5, 0.5), (at / 2, 0, 0)):
+        with opened(io.BytesIO(of_floats(values))) as found:
+            assert levels(found).clipped == levels(found, "limited").clipped == limited
+            assert levels(found, "scaled").clipped == scaled
 
 
 def test_levels_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from aigc.data.files import left_out, listing
 from aigc.data.hashing import hashing
 from aigc.data.sounds import check_shape, decode
 from aigc.data.splits import Part, Splits, of_folders
-from aigc.data.stretches import Length, lengths_of, starts, stretch
+from aigc.data.stretches import Length, length_of, lengths_of, starts, stretch
 from aigc.data.survey import Recorded, Survey, first_of
 from aigc.data.tree import Tree, tree
 
@@ -94,6 +94,8 @@ class Pieces(Recordings):
     """(N,) index in `files` of each row's recording."""
     starts: NDArray[np.int64]
     """(N,) first sample of each row at `sample_rate_hz`."""
+    unmeasured: frozenset[int]
+    """Indices in `files` of recordings without a known length, whose only row is refused."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -104,9 +106,11 @@ class Pieces(Recordings):
 
     def read(self, row: int) -> tuple[NDArray[np.float32], int]:
         """See Source.read; only the row's part of the file is decoded."""
-        path, label = self.path_of(row), self.files[int(self.numbers[row])][1]
+        number = int(self.numbers[row])
+        path, label = self.path_of(row), self.files[number][1]
         sample = np.zeros(self.shape, np.float32)
         try:
+            self.check(number)
             wave = stretch(path, int(self.starts[row]), self.shape[1], self.sample_rate_hz)
         except OSError as error:
             raise CorruptRow(f"{path} cannot be read: {error.strerror}") from error
@@ -114,6 +118,13 @@ class Pieces(Recordings):
             raise CorruptRow(f"{path} is no whole sound: {error}") from error
         sample[0, : len(wave)] = wave
         return sample, 0 if label is None else self.classes.index(label)
+
+    def check(self, number: int) -> None:
+        """Raise ValueError or OSError, with the reason, for one of `files` without a known
+        length."""
+        if number in self.unmeasured:
+            length_of(self.folder / self.files[number][0]).at(self.sample_rate_hz)
+            raise ValueError("its length could not be read when the data were opened; start again")
 
     def fingerprint(self) -> dict[str, Any]:
         """See Source.fingerprint; where pieces begin follows from contents, length and rate."""
@@ -138,7 +149,7 @@ def load(
     found = listing(str(folder), SUFFIXES, "audio", beside=tuple(LISTS.values()))
     noise = [name for name in found.names if name.startswith(f"{NOISE}/")]
     found = replace(found, files=tuple(f for f in found.files if f.name not in set(noise)))
-    lengths = lengths_of(found.files) if config.pieces else []
+    lengths = _in_pieces(lengths_of(found.files), config) if config.pieces else []
     chosen = tree(
         found.names,
         _listed(folder, found.names, of_folders(found.names, str(folder))),
@@ -174,6 +185,13 @@ def _of_split(
     else:  # to tell what is left out; reading all contents costs more
         own = lengths_of(files) if hashing() else []
     seconds = np.array([one.length / one.rate_hz for one in own if one is not None])
+    unknown = [file.name for file, one in zip(files, own, strict=False) if one is None]
+    notes = chosen.survey.notes
+    if unknown:
+        notes += (
+            f"recordings whose length cannot be read, which count in no sum of lengths:"
+            f" {len(unknown):,} ({first_of(unknown)})",
+        )
     row_s = shape[1] / config.sample_rate_hz
     recorded = Recorded.of(seconds, row_s, pieces=config.pieces) if own else None
     facts: dict[str, Any] = {
@@ -184,15 +202,28 @@ def _of_split(
         "sha256": sha256(files),
         "folder": folder,
         "files": tuple(zip((file.name for file in files), labels, strict=True)),
-        "survey": replace(chosen.survey, sounds=recorded),
+        "survey": replace(chosen.survey, sounds=recorded, notes=notes),
     }
     if not config.pieces:
         return Recordings(**facts)
     return Pieces(
         **facts,
+        unmeasured=frozenset(number for number, one in enumerate(own) if one is None),
         numbers=np.searchsorted(rows, chosen.rows),
         starts=np.concatenate([_starts(one, config, shape) for one in own]),
     )
+
+
+def _in_pieces(lengths: Sequence[Length | None], config: DataConfig) -> list[Length | None]:
+    """None also for recordings that are not brought to the rate, which reading their rows says."""
+
+    def taken(one: Length) -> bool:
+        try:
+            return one.at(config.sample_rate_hz) >= 0
+        except ValueError:
+            return False
+
+    return [one if one is not None and taken(one) else None for one in lengths]
 
 
 def _starts(length: Length | None, config: DataConfig, shape: tuple[int, ...]) -> NDArray[np.int64]:
