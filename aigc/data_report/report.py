@@ -53,9 +53,11 @@ class Report:
     sounds: dict[str, Any] | None = None
     """rates_hz and channels with counts; total_s, shortest_s, median_s, longest_s of those tried;
     sample_rate_hz that they are brought to; of a model that takes row_s seconds, longer: number of
-    those that are longer, left_out_s: seconds of them in no row. heard: number of those that were
-    decoded; silent and clipped of them: count, first names, in clipped with the share of samples
-    (limits in aigc/data/stretches.py); None where none was decoded."""
+    those that are longer, left_out_s: seconds of them beyond that, by length. heard: number of
+    those that were decoded; silent and clipped of them: count, first names, in clipped with the
+    share of samples (limits in aigc/data/stretches.py); None where none was decoded. Of pieces,
+    recordings: count, and tried, at most as many as rows; unread: count and first reasons of those
+    tried that cannot be read, or not to their end."""
     texts: dict[str, Any] | None = None
     """shortest, median and longest in characters; characters; tokens of the vocabulary."""
     values: list[float] | None = None
@@ -251,6 +253,19 @@ def _sounds(
         "heard": heard,
         "silent": {"count": len(silent), "first": silent[:FIRST]} if heard else None,
         "clipped": {"count": len(clipped), "first": clipped[:FIRST]} if heard else None,
+        **(_recordings(examined) if config.pieces else {}),
+    }
+
+
+def _recordings(examined: dict[Split, Examined]) -> dict[str, Any]:
+    """Number of the recordings that rows are pieces of, and those that cannot be read."""
+    unread = [why for each in examined.values() for why in each.unheard]
+    return {
+        "recordings": {
+            "count": sum(each.recordings for each in examined.values()),
+            "tried": sum(each.recordings_tried for each in examined.values()),
+        },
+        "unread": {"count": len(unread), "first": unread[:FIRST]},
     }
 
 

@@ -174,7 +174,20 @@ def _sounds(report: Report) -> Iterator[str]:
             f"{sounds['longer']:,} longer than the {sounds['row_s']:.2f} s of a row, so that"
             f" {duration(sounds['left_out_s'])} are in none, {share:.1%} of the sound{cure}"
         )
+    if report.pieces:
+        yield from _recordings(sounds)
     yield from _levels(sounds)
+
+
+def _recordings(sounds: dict[str, Any]) -> Iterator[str]:
+    """Number of the recordings that were tried, and those that cannot be read."""
+    count, tried = sounds["recordings"]["count"], sounds["recordings"]["tried"]
+    if tried < count:
+        yield f"this is said of {tried:,} recordings that were tried, of {count:,}"
+    unread = sounds["unread"]
+    if unread["count"]:
+        yield f"recordings that cannot be read to their end: {unread['count']:,}"
+        yield from unread["first"]
 
 
 def _levels(sounds: dict[str, Any]) -> Iterator[str]:
