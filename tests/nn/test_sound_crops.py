@@ -1,5 +1,6 @@
 """Crops of sounds: contiguous, uniform, and a function of the noise alone."""
 
+import pytest
 import torch
 
 from aigc.nn.sound_crops import crops
@@ -42,3 +43,17 @@ def test_crops_of_short_sounds_are_whole() -> None:
     x = torch.randn(2, 1, 16)
     assert torch.equal(crops(x, 16, rng(2)), x)
     assert torch.equal(crops(x, 99, rng(2)), x)
+
+
+def test_crops_of_another_purpose_are_another_draw() -> None:
+    x = torch.randn(8, 1, 100)
+    found = crops(x, 30, rng(8), "second crop")
+    assert torch.equal(crops(x, 30, rng(8), "second crop"), found)
+    assert not torch.equal(crops(x, 30, rng(8)), found)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 8])
+@pytest.mark.parametrize("size", [30, 100])
+def test_crops_refuse_noise_of_other_rows(rows: int, size: int) -> None:
+    with pytest.raises(ValueError, match=f"{rows} sounds, but noise of 4 rows"):
+        crops(torch.randn(rows, 1, 100), size, rng(8, 0, 2, 6))
