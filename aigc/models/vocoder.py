@@ -20,7 +20,7 @@ from aigc.model import Batch, Export, Phase
 from aigc.nn.convnext import ConvNeXt
 from aigc.nn.layers import check_positive
 from aigc.nn.log_mel import InverseSTFT, LogMel, mel_filters
-from aigc.nn.sound_crops import sound_crops
+from aigc.nn.sound_crops import crops
 from aigc.rng import BatchRNG
 from aigc.sound_loss import SoundLossConfig, SoundModel
 
@@ -110,7 +110,7 @@ class Model(SoundModel):
         of these."""
         low, high = self.config.gain
         gain = low + (high - low) * noise.uniform("gain", 1, 1)
-        real = sound_crops(batch["audio"], self.config.crop, noise) * gain
+        real = crops(batch["audio"], self.config.crop, noise) * gain
         real = real / real.abs().amax((1, 2), keepdim=True).clamp_min(1)
         mel = self.mel(real)
         made = self.network(mel).to(real.dtype) if self.is_judging(noise) else None
@@ -164,7 +164,7 @@ def speech8k() -> TrainConfig:
     return TrainConfig(
         preset="vocoder:speech8k",
         model=Config(),
-        data=DataConfig(source="audio", sample_rate_hz=8_000),
+        data=DataConfig(source="audio", sample_rate_hz=8_000, pieces=True),
         batch=16,
         samples=30_400,
         ema_half_life=1_000,

@@ -8,7 +8,6 @@ import torch
 from aigc import models
 from aigc.config import OptimizerConfig
 from aigc.models.vocoder import Config, Model
-from aigc.nn.sound_crops import sound_crops
 from aigc.rng import BatchRNG
 from tests.small_models import smaller
 
@@ -19,16 +18,6 @@ assert isinstance(CONFIG, Config)
 
 def rng(rows: int, at: int = 0) -> BatchRNG:
     return BatchRNG(0, at, rows, 0, rows, torch.zeros(1), 10_000)
-
-
-def test_crops_are_pieces_from_every_place() -> None:
-    sounds = torch.arange(1000.0).expand(400, 1, 1000)
-    pieces = sound_crops(sounds, 900, rng(400))
-    starts = pieces[:, 0, 0]
-    assert torch.equal(pieces, starts[:, None, None] + torch.arange(900.0))
-    assert len(starts.unique()) > 90
-    assert (starts.min(), starts.max()) == (0, 100)
-    assert torch.equal(sound_crops(sounds, 1000, rng(400)), sounds)
 
 
 def test_gain_changes_loudness_and_never_clips() -> None:
