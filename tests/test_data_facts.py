@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from aigc import data, models
 from aigc.artifact import Artifact
-from aigc.config import DataConfig
+from aigc.config import DataConfig, ModelConfig
 from aigc.data.survey import LeftOut, Survey
 from aigc.data_report import facts
 from aigc.training.dry_run import describe
 from cluster.train import command as train
 from tests.data.pictures import write
+from tests.data.sounds import recordings
 
 CONFIG = DataConfig(source="folder", path="photos")
 LABELS = np.array([0, 0, 1, 1, 1, 3, 3, 3, 3, 3])
@@ -155,3 +156,28 @@ def test_dry_run_prints_data_facts_without_loading_twice(
     assert "read when due" not in shown
     due = replace(preset, model=model, data=replace(held, memory_mb=0))
     assert "MiB data (13 samples) are read when due" in describe(due)
+
+
+def test_facts_of_recordings_tell_the_sound_in_no_row(tmp_path: Path) -> None:
+    config = recordings(tmp_path)
+    model = ModelConfig(shape=(1, 300))
+    found = facts.facts(config, data.load(config, model))
+    rows = len(data.load(config, model))
+    assert found["sounds"] == {
+        "recordings": rows,
+        "seconds": pytest.approx(0.075 * rows),
+        "row_s": 0.0375,
+        "longer": rows,
+        "left_out_s": pytest.approx(0.0375 * rows),
+        "pieces": False,
+    }
+    [told] = [line for line in facts.lines(found) if line.startswith("sounds: ")]
+    assert "longer than the 0.04 s of a row, so that 50.0% of the sound is in none" in told
+    pieces = replace(config, pieces=True)
+    [told] = [
+        line
+        for line in facts.lines(facts.facts(pieces, data.load(pieces, model)))
+        if line.startswith("sounds: ")
+    ]
+    assert told.endswith("in pieces of 0.04 s")
+    assert facts.facts(CONFIG, photos())["sounds"] is None

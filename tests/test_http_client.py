@@ -303,7 +303,11 @@ SAMPLES: dict[str, tuple[bytes, bytes, str]] = {
     "a picture that is a bomb": (answer([{"image": png(9000, 9000)}] * 2), b"", "pixels are too"),
     "no text": (answer([{}, {}]), outputs(("text", "text")), "no 'text'"),
     "texts of numbers": (answer([{"text": 1}] * 2), outputs(("text", "text")), "no strings"),
-    "no sound": (answer([{"audio": "AAAA"}] * 2), outputs(("a", "audio")), "not a WAV or FLAC"),
+    "no sound": (
+        answer([{"audio": "AAAA"}] * 2),
+        outputs(("a", "audio")),
+        "not a WAV, AIFF or FLAC",
+    ),
     "sounds of two lengths": (
         answer([{"audio": wav()}, {"audio": wav(n=11)}]),
         outputs(("a", "audio")),

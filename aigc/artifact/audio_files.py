@@ -1,12 +1,11 @@
-"""WAV, FLAC and raw PCM of 16 bits: encoding and decoding with provenance."""
+"""WAV, FLAC and raw PCM of 16 bits: encoding and decoding with provenance. AIFF: decoding."""
 
 import io
-import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -14,16 +13,28 @@ from numpy.typing import NDArray
 
 from aigc.artifact.image_files import Provenance
 from aigc.artifact.preprocessing import AUDIO
+from aigc.artifact.sound_chunks import (
+    MAX_CHUNKS,
+    MAX_RATE_HZ,
+    Layout,
+    Overload,
+    check,
+    decoded,
+    is_aiff,
+    is_wav,
+    layout,
+)
 
-MAX_SAMPLES = 192_000 * 600
+MAX_SAMPLES = MAX_RATE_HZ * 600
 """Most values, over all channels, in a file: ten minutes at the highest rate."""
-MAX_CHANNELS = 8
-MAX_RATE_HZ = 192_000
-MAX_CHUNKS = 1000
 FULL_SCALE = 32767
-SUFFIXES = (".wav", ".flac")
+SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".aifc")
 
-_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_PCM = 1
+
+
+class MissingLibrary(ValueError):
+    """FLAC without the library that reads it: no fault of the file."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,9 @@ def flac(samples: NDArray[np.int16], rate_hz: int, provenance: Provenance | None
 def read_sound(
     data: bytes,
     max_samples: int = MAX_SAMPLES,
-    overload: Literal["scaled", "clipped"] = AUDIO.overload,
+    overload: Overload = AUDIO.overload,
 ) -> Sound:
-    """Decode WAV (integers of 8 to 32 bits, floats) or FLAC.
+    """Decode WAV, AIFF (integers of 8 to 32 bits, floats) or FLAC.
 
     `overload`: see AudioPreprocessing. Raises ValueError for other formats, truncated files, more
     than MAX_CHANNELS channels or MAX_RATE_HZ, and more than `max_samples` values, which are counted
@@ -93,12 +104,12 @@ def read_sound(
     """
     if data[:4] == b"fLaC":
         return _read_flac(data, max_samples)
-    return _read_wav(data, max_samples, overload)
+    return _read_chunks(data, max_samples, overload)
 
 
 def is_sound(head: bytes) -> bool:
-    """True if a file's first 12 bytes are those of WAV or FLAC."""
-    return head[:4] == b"fLaC" or (head[:4] == b"RIFF" and head[8:12] == b"WAVE")
+    """True if a file's first 12 bytes are those of WAV, AIFF or FLAC."""
+    return head[:4] == b"fLaC" or is_wav(head) or is_aiff(head)
 
 
 def differences(samples: NDArray[np.int16], other: NDArray[np.int16]) -> NDArray[np.int32] | None:
@@ -119,11 +130,11 @@ def length_at(data: bytes, to_hz: int, most: int) -> int:
     Raises ValueError for more than `most`, and for what cannot be read.
     """
     if data[:4] == b"fLaC":
-        with _flac_file(data) as file:
+        with flac_file(io.BytesIO(data)) as file:
             n, rate_hz = int(file.frames), int(file.samplerate)
     else:
-        (_, channels, rate_hz, bits), body, _ = _wav_parts(data)
-        n = len(body) * 8 // (channels * bits)
+        form = layout(io.BytesIO(data))
+        n, rate_hz = form.length, form.rate_hz
     if n * to_hz > most * rate_hz:
         raise ValueError(
             f"its {n / rate_hz:.3g} s are too long; at most {most / to_hz:.3g} s are taken"
@@ -131,108 +142,33 @@ def length_at(data: bytes, to_hz: int, most: int) -> int:
     return -(-n * to_hz // rate_hz)
 
 
-def _read_wav(data: bytes, max_samples: int, overload: Literal["scaled", "clipped"]) -> Sound:
-    form, body, provenance = _wav_parts(data)
-    return Sound(_decoded(body, form, max_samples, overload), form[2], provenance)
+def _read_chunks(data: bytes, max_samples: int, overload: Overload) -> Sound:
+    """Decode a WAV or AIFF."""
+    form = layout(io.BytesIO(data))
+    check_count(form.length * form.channels, max_samples)
+    body = memoryview(data)[form.start : form.start + form.size]
+    provenance = _wav_provenance(data, form) if is_wav(data[:12]) else None
+    return Sound(decoded(body, form, overload), form.rate_hz, provenance)
 
 
-def _wav_parts(data: bytes) -> tuple[tuple[int, int, int, int], memoryview, Provenance | None]:
-    """Format, samples and provenance of a WAV; nothing is decoded."""
-    if not (data[:4] == b"RIFF" and data[8:12] == b"WAVE"):
-        raise ValueError("not a WAV or FLAC file that can be read: it begins like neither")
-    form: tuple[int, int, int, int] | None = None
-    provenance = None
-    position = 12
+def _wav_provenance(data: bytes, form: Layout) -> Provenance | None:
+    """Read from the last LIST chunk before the samples, else from one right behind them."""
+    found, position = None, 12
     for _ in range(MAX_CHUNKS):
-        if position + 8 > len(data):
+        kind, size = data[position : position + 4], data[position + 4 : position + 8]
+        if kind == b"data" or len(size) < 4:
             break
-        kind, size = (
-            data[position : position + 4],
-            int.from_bytes(data[position + 4 :][:4], "little"),
-        )
-        body = memoryview(data)[position + 8 : position + 8 + size]
-        if kind == b"data":
-            if form is None:
-                raise ValueError("not a WAV that can be read: its samples come before their format")
-            if len(body) < size:
-                raise ValueError(
-                    f"the WAV is cut off: {size} bytes of samples announced, {len(body)} there"
-                )
-            provenance = provenance or _comment(memoryview(data)[position + 8 + size + size % 2 :])
-            return form, body, provenance
-        if kind == b"fmt ":
-            form = _format(body)
-        elif kind == b"LIST":
-            provenance = _comment(memoryview(data)[position : position + 8 + size])
-        position += 8 + size + size % 2
-    raise ValueError("not a WAV that can be read: it holds no samples")
-
-
-def _format(body: memoryview) -> tuple[int, int, int, int]:
-    """Codec, channels, rate in Hz and bits per sample."""
-    if len(body) < 16:
-        raise ValueError("not a WAV that can be read: its format is cut off")
-    coding, channels, rate_hz, _, _, bits = struct.unpack("<HHIIHH", body[:16])
-    if coding == _EXTENSIBLE and len(body) >= 26:
-        coding = int.from_bytes(body[24:26], "little")
-    if (coding, bits) not in _WIDTHS:
-        raise ValueError(
-            f"a WAV of coding {coding} and {bits} bits; integers of 8, 16, 24 or 32 bits and floats"
-            " of 32 or 64 are read"
-        )
-    _check(channels, rate_hz)
-    return coding, channels, rate_hz, bits
-
-
-_WIDTHS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
-
-
-def _check(channels: int, rate_hz: int) -> None:
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise ValueError(f"channels must be in [1, {MAX_CHANNELS}], got {channels}")
-    if not 1 <= rate_hz <= MAX_RATE_HZ:
-        raise ValueError(f"the sample rate must be in [1, {MAX_RATE_HZ}] Hz, got {rate_hz}")
+        length = int.from_bytes(size, "little")
+        if kind == b"LIST":
+            found = _comment(memoryview(data)[position : position + 8 + length])
+        position += 8 + length + length % 2
+    return found or _comment(memoryview(data)[form.after :])
 
 
 def check_count(count: int, max_samples: int, where: str = "") -> None:
     """Raise ValueError for too many samples."""
     if count > max_samples:
         raise ValueError(f"{count} samples{where} are too many; at most {max_samples} are read")
-
-
-def _decoded(
-    body: memoryview,
-    form: tuple[int, int, int, int],
-    max_samples: int,
-    overload: Literal["scaled", "clipped"],
-) -> NDArray[np.float32]:
-    coding, channels, _, bits = form
-    width = bits // 8
-    count = len(body) // (width * channels) * channels
-    check_count(count, max_samples)
-    body = body[: count * width]
-    if coding == _FLOAT:
-        floats = np.frombuffer(body, f"<f{width}")
-        values = np.nan_to_num(floats).clip(-1, 1) if overload == "clipped" else _within_1(floats)
-    elif bits == 8:
-        values = (np.frombuffer(body, np.uint8).astype(np.float32) - 128) / 127
-    elif bits == 24:
-        wide = np.zeros((count, 4), np.uint8)
-        wide[:, 1:] = np.frombuffer(body, np.uint8).reshape(count, 3)
-        values = wide.view("<i4")[:, 0] / (2**31 - 1)
-    else:
-        values = np.frombuffer(body, f"<i{width}") / (2.0 ** (bits - 1) - 1)
-    rows = values.astype(np.float32).clip(-1, 1).reshape(-1, channels)
-    return np.ascontiguousarray(rows.T)
-
-
-def _within_1(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """The wave divided by its peak if that exceeds 1. Raises ValueError for values that are not
-    finite."""
-    peak = float(np.abs(values).max(initial=0))
-    if not math.isfinite(peak):
-        raise ValueError("it holds values that are not finite (NaN or infinity)")
-    return values if peak <= 1 else values / np.float64(peak)
 
 
 def _comment(chunk: memoryview) -> Provenance | None:
@@ -259,23 +195,29 @@ def _provenance(text: bytes) -> Provenance | None:
 
 
 def _read_flac(data: bytes, max_samples: int) -> Sound:
-    with _flac_file(data) as file:
-        _check(file.channels, file.samplerate)
+    with flac_file(io.BytesIO(data)) as file:
+        check(file.channels, file.samplerate)
         # What the head announces may be a lie: no more than is allowed is ever decoded.
         check_count(file.frames * file.channels, max_samples)
         rows = file.read(max_samples // file.channels + 1, dtype="int16", always_2d=True)
         check_count(rows.size, max_samples)
-        samples = (rows.T / np.float32(FULL_SCALE)).astype(np.float32).clip(-1, 1)
+        samples = of_flac(rows)
         comment = _provenance(str(file.comment).encode())
-        return Sound(np.ascontiguousarray(samples), int(file.samplerate), comment)
+        return Sound(samples, int(file.samplerate), comment)
+
+
+def of_flac(rows: NDArray[np.int16]) -> NDArray[np.float32]:
+    """(n, channels) int16 as the library decodes them -> (channels, n) in [-1, 1]."""
+    scaled = (rows.T / np.float32(FULL_SCALE)).astype(np.float32).clip(-1, 1)
+    return np.ascontiguousarray(scaled)
 
 
 @contextmanager
-def _flac_file(data: bytes) -> Iterator[Any]:
+def flac_file(content: BinaryIO) -> Iterator[Any]:
     """An opened FLAC. Raises ValueError for one that cannot be read, also within the context."""
     library = _soundfile()
     try:
-        with library.SoundFile(io.BytesIO(data)) as file:
+        with library.SoundFile(content) as file:
             yield file
     except library.LibsndfileError as error:  # whose message names an object of this program
         said = error.error_string.removeprefix("Error : ").rstrip(".")
@@ -288,7 +230,7 @@ def _soundfile() -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the library itself does not load
-        raise ValueError(
+        raise MissingLibrary(
             f"FLAC needs the extra `flac`: pip install 'aigc[flac]' ({error})"
         ) from None
     return soundfile

@@ -31,7 +31,7 @@ def row(
     max_samples: int = audio_files.MAX_SAMPLES,
     axes: Mapping[str, Axis] = NO_AXES,
 ) -> NDArray[np.float32]:
-    """A WAV or FLAC -> (channels, length) float32 in [-1, 1], the input of a model.
+    """A WAV, AIFF or FLAC -> (channels, length) float32 in [-1, 1], the input of a model.
 
     Each channel is converted by clip(). A length that is an expression of `axes` is that of the
     clip, as far as it is allowed. Raises ValueError for a file that cannot be read or has
@@ -73,7 +73,8 @@ def clip(
     if reading.resampling == "polyphase":
         wave = polyphase(wave, rate_hz, to_hz)
     else:
-        wave = resampled(heard(wave, rate_hz, to_hz, length), rate_hz, to_hz)
+        kept = reading.level == "kept"
+        wave = resampled(heard(wave, rate_hz, to_hz, length, at_once=kept), rate_hz, to_hz)
     wave = trimmed(wave, to_hz, length, reading)
     return _padded(wave, length) if pad else wave
 
@@ -84,7 +85,7 @@ def fitted(
     """(n,) float32 -> (length,) in [-1, 1], the form in which models take a clip.
 
     Silence at both ends is cut off, the rest is cut or zero-padded at its end, and its peak is
-    scaled to that of the preprocessing.
+    scaled to that of the preprocessing, unless that keeps the level.
     """
     return _padded(trimmed(wave, rate_hz, length, reading), length)
 
@@ -92,7 +93,12 @@ def fitted(
 def trimmed(
     wave: NDArray[np.float32], rate_hz: int, length: int, reading: AudioPreprocessing
 ) -> NDArray[np.float32]:
-    """fitted() without the zeros at its end: at most `length` samples, none of silence."""
+    """fitted() without the zeros at its end: at most `length` samples, none of silence.
+
+    Where the preprocessing keeps the level, the first `length` samples as they are, clipped at 1.
+    """
+    if reading.level == "kept":
+        return wave[:length].clip(-1, 1)
     level = np.abs(wave)
     peak = float(level.max(initial=0))
     if peak < FAINT:
@@ -110,15 +116,19 @@ def _padded(wave: NDArray[np.float32], length: int) -> NDArray[np.float32]:
     return out
 
 
-def heard(wave: NDArray[np.float32], rate_hz: int, to_hz: int, length: int) -> NDArray[np.float32]:
+def heard(
+    wave: NDArray[np.float32], rate_hz: int, to_hz: int, length: int, *, at_once: bool = False
+) -> NDArray[np.float32]:
     """(n,) float32 -> the part of a recording that determines its clip of `length` samples at
     `to_hz`.
 
-    It begins LEAD_S before the first sound, or a little earlier. A long recording then costs no
-    more than the clip, whatever its rate.
+    It begins LEAD_S before the first sound, or a little earlier; with `at_once` where the recording
+    begins. A long recording then costs no more than the clip, whatever its rate.
     """
     level = np.abs(wave)
-    first = int(np.argmax(level > SILENCE * level.max(initial=0))) if wave.size else 0
+    first = 0
+    if wave.size and not at_once:
+        first = int(np.argmax(level > SILENCE * level.max(initial=0)))
     lead = math.ceil(LEAD_S * rate_hz)
     # Whole samples at the other rate, too: else what is cut out would be a fraction of one late.
     step = rate_hz // math.gcd(rate_hz, to_hz)

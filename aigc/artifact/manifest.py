@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from aigc.artifact.precision import Precision as Precision
+from aigc.artifact.preprocessing import AudioPreprocessing
 from aigc.artifact.signature import DRAWN as DRAWN
 from aigc.artifact.signature import MAX_CLASSES as MAX_CLASSES
 from aigc.artifact.signature import MAX_VALUES as MAX_VALUES
@@ -180,7 +181,13 @@ def needed_version(manifest: Manifest) -> int:
     """Lowest format version that has everything that a manifest uses."""
     has_axes = any(signature.axes for signature in manifest.signatures.values())
     is_reduced = manifest.precision is not msgspec.UNSET
-    return 2 if manifest.training is None or has_axes or is_reduced else 1
+    keeps_level = any(
+        isinstance(spec.preprocessing, AudioPreprocessing) and spec.preprocessing.level
+        for signature in manifest.signatures.values()
+        for spec in signature.inputs
+    )
+    newer = manifest.training is None or has_axes or is_reduced or keeps_level
+    return 2 if newer else 1
 
 
 def check_name(name: str) -> None:

@@ -59,17 +59,16 @@ class AudioPreprocessing(
     """A recording -> (channels, samples) at the model's rate in [-1, 1]
     (artifact/audio_files.py)."""
 
-    overload: Literal["scaled", "clipped"] = "scaled"
-    """Floats beyond 1: divide the recording by its peak and refuse values that are not finite, or
-    clip at 1 and set NaN to 0."""
+    overload: Literal["scaled", "clipped", "limited"] = "scaled"
+    """Floats beyond 1: divide the recording by its peak and refuse values that are not finite; or
+    clip at 1 and set NaN to 0; or clip at 1 and refuse values that are not finite."""
     empty: Literal["refused", "silence"] = "refused"
     """A recording without samples."""
     channels: Literal["mean"] = "mean"
     """Mix to one channel, for models of one channel."""
     resampling: Literal["polyphase", "fourier"] = "polyphase"
     """Resample the whole recording by a polyphase filter (artifact/resampling.py), or the part
-    around
-    its first sound by its Fourier transform."""
+    around its first sound, or its beginning where the level is kept, by its Fourier transform."""
     silence: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.01
     """Fraction of the peak below which sound is cut off at both ends."""
     margin_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.005
@@ -79,6 +78,9 @@ class AudioPreprocessing(
     sizing: Sizing | msgspec.UnsetType = msgspec.UNSET
     """Clips of a length that free axes do not allow: zero-pad at the end to the next allowed one,
     and cut beyond the largest; or refuse them, as without this field."""
+    level: Literal["kept"] | msgspec.UnsetType = msgspec.UNSET
+    """Take the recording as it is, from its first sample on and as loud as it is, whatever
+    `silence`, `margin_s` and `peak` say; values beyond 1 are clipped."""
 
 
 class TextPreprocessing(
@@ -115,16 +117,21 @@ LEGACY_IMAGE = ImagePreprocessing(
 LEGACY_AUDIO = AudioPreprocessing(overload="clipped", empty="silence", resampling="fourier")
 LEGACY_TEXT = TextPreprocessing(byte_order_mark="kept", line_ends="kept", ends="kept")
 """Preprocessing of artifacts that carry none."""
+AUDIO_KEPT = AudioPreprocessing(overload="limited", level="kept")
+"""Sounds as loud as they were recorded, as training on pieces reads them."""
 
 _READ_BY: Mapping[str, Preprocessing] = {"image": IMAGE, "audio": AUDIO, "text": TEXT}
 
 
-def default_for(kind: str, *, free: bool = False) -> Preprocessing | msgspec.UnsetType:
+def default_for(
+    kind: str, *, free: bool = False, kept: bool = False
+) -> Preprocessing | msgspec.UnsetType:
     """Preprocessing in training of inputs of a kind; UNSET for kinds that are no file or text.
 
     `free`: their shape has free axes; inputs of other sizes are brought to the nearest allowed one.
+    `kept`: sounds were trained on as loud as they are.
     """
-    reading = _READ_BY.get(kind, msgspec.UNSET)
+    reading = AUDIO_KEPT if kept and kind == "audio" else _READ_BY.get(kind, msgspec.UNSET)
     if free and isinstance(reading, ImagePreprocessing | AudioPreprocessing):
         return msgspec.structs.replace(reading, sizing="nearest")
     return reading

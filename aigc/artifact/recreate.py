@@ -176,7 +176,10 @@ def read_file(
     max_pixels: int = image_files.MAX_PIXELS,
     max_samples: int = audio_files.MAX_SAMPLES,
 ) -> ImageFile | AudioFile:
-    """A PNG, WebP, JPEG, WAV or FLAC. Raises ValueError for any other, and for a larger file."""
+    """A PNG, WebP, JPEG, WAV or FLAC, or an AIFF, in which no provenance is looked for.
+
+    Raises ValueError for any other, and for a larger file.
+    """
     if audio_files.is_sound(data[:12]):
         return AudioFile(data, max_samples)
     return ImageFile(data, max_pixels)

@@ -46,6 +46,25 @@ def polyphase(wave: NDArray[np.float32], rate_hz: int, to_hz: int) -> NDArray[np
     return out
 
 
+def needed(start: int, stop: int, rate_hz: int, to_hz: int, length: int) -> tuple[int, int, int]:
+    """Part of a wave of `length` samples that values start..stop of its polyphase() depend on:
+    first sample, the one behind the last, and the index of value `start` in the part's polyphase().
+
+    The part begins at a sample that coincides with one of the other rate, so the values of both
+    are equal bit for bit.
+    """
+    if rate_hz == to_hz:
+        return start, min(stop, length), 0
+    shared = math.gcd(rate_hz, to_hz)
+    up, down = to_hz // shared, rate_hz // shared
+    middle = REACH * max(up, down)
+    num_taps = -(-(2 * middle + 1) // up)
+    oldest = (start * down + middle) // up + 1 - num_taps
+    first = max(0, oldest) // down * down
+    newest = ((stop - 1) * down + middle) // up
+    return first, max(first, min(newest + 1, length)), start - first // down * up
+
+
 def phases(up: int, down: int) -> NDArray[np.float64]:
     """The filter by phase: (taps, up), the coefficient of the earliest sample first.
 

@@ -25,6 +25,7 @@ from aigc.artifact.preprocessing import (
     ImagePreprocessing,
     TextPreprocessing,
 )
+from aigc.artifact.sound_chunks import MAX_RATE_HZ
 from aigc.artifact.vocabulary import Vocabulary, cleaned
 
 Axes = Mapping[str, Axis]
@@ -34,7 +35,7 @@ UserInput = bytes | str | float | Sequence[Any]
 
 MAX_PIXELS = 1 << 24
 """Most pixels of an image, or of all images of a request together."""
-MAX_SAMPLES = 60 * audio_files.MAX_RATE_HZ
+MAX_SAMPLES = 60 * MAX_RATE_HZ
 """Most samples of a sound over all its channels, or of all sounds of a request together."""
 
 
@@ -59,7 +60,7 @@ def read_input(
     others are brought to one as the preprocessing says. `together` values share the limits on
     decoded sizes, since small files can hold many pixels.
 
-    Images (PNG, WebP, JPEG), sounds (WAV, FLAC) and texts are converted by the spec's
+    Images (PNG, WebP, JPEG), sounds (WAV, AIFF, FLAC) and texts are converted by the spec's
     preprocessing, bit for bit as in training.
     """
     try:

@@ -7,10 +7,11 @@ reproducible the graphs are, stores reference samples and seals the folder.
 import datetime
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from safetensors.torch import save_file
@@ -181,9 +182,8 @@ def write_artifact(
     """
     data = manifest.training.data if manifest.training else {}
     vocabulary = tuple(data.get("vocabulary", ()))
-    rate_hz = int(data.get("sample_rate_hz", 0))
     exports = {
-        name: replace(part, signature=_with_facts(part.signature, classes, vocabulary, rate_hz))
+        name: replace(part, signature=_with_facts(part.signature, classes, vocabulary, data))
         for name, part in model.exports().items()
     }
     write_graphs(exports, folder)
@@ -203,9 +203,15 @@ def write_artifact(
 
 
 def _with_facts(
-    signature: Signature, classes: tuple[str, ...], vocabulary: tuple[str, ...], rate_hz: int
+    signature: Signature,
+    classes: tuple[str, ...],
+    vocabulary: tuple[str, ...],
+    data: Mapping[str, Any],
 ) -> Signature:
-    """Add the facts of the data: names of classes and tokens, sample rate, and preprocessing."""
+    """Add the facts of the data, by their fingerprint: names of classes and tokens, sample rate,
+    and preprocessing."""
+    rate_hz = int(data.get("sample_rate_hz", 0))
+    kept = data.get("level") == "kept"
 
     def with_facts(spec: TensorSpec) -> TensorSpec:
         if spec.kind == "label":
@@ -218,7 +224,9 @@ def _with_facts(
         tuple(map(with_facts, specs)) for specs in (signature.inputs, signature.outputs)
     )
     inputs = tuple(
-        replace(spec, preprocessing=preprocessing.default_for(spec.kind, free=spec.is_free))
+        replace(
+            spec, preprocessing=preprocessing.default_for(spec.kind, free=spec.is_free, kept=kept)
+        )
         for spec in inputs
     )
     return replace(signature, inputs=inputs, outputs=outputs)

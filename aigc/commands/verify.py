@@ -30,7 +30,7 @@ class Options:
 
     what: tyro.conf.Positional[str]
     """An artifact (folder, STORE/NAME, STORE/NAME@VERSION), an image file (PNG, WebP, JPEG) or a
-    sound (WAV, FLAC)."""
+    sound (WAV, FLAC; an AIFF carries no provenance)."""
     artifact: str = ""
     """The artifact that recreates a file, to compare it with."""
     trust: str = ""

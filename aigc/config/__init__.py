@@ -86,10 +86,10 @@ class DataConfig:
     source: str = "digits"
     """A file or module of your own, such as ./faces.py, or a file in aigc/data/sources: digits,
     numbers, ring, spoken_digits, surnames (no files); text (lines); folder (pictures, a folder per
-    class); audio (WAV or FLAC, a folder per class); idx (as MNIST comes); npz (arrays); hf (a data
-    set saved by Hugging Face's datasets); parquet, webdataset (shards, also in an object store);
-    digits3 (image, word and sound of a digit), paired (pictures, texts and sounds of the same
-    names)."""
+    class); audio (WAV, AIFF or FLAC, a folder per class); idx (as MNIST comes); npz (arrays); hf
+    (a data set saved by Hugging Face's datasets); parquet, webdataset (shards, also in an object
+    store); digits3 (image, word and sound of a digit), paired (pictures, texts and sounds of the
+    same names)."""
     path: str = ""
     """Folder, file or URI of the data, for sources that read one; of digits3 its images, as IDX
     files."""
@@ -109,6 +109,9 @@ class DataConfig:
     place. Skipped rows are counted and named."""
     sample_rate_hz: int = 8000
     """Sample rate of sounds; recordings at other rates are resampled."""
+    pieces: bool = False
+    """Source audio: take each stretch of the model's length of a recording as a row, as loud as it
+    was recorded, rather than the beginning alone with silence cut off and its peak scaled."""
     memory_mb: int = 1024
     """Largest decoded size of a source that is held in memory; a larger one is read and decoded in
     loader processes during the previous step."""

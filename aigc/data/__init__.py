@@ -38,6 +38,7 @@ PATHLESS = ("digits", "numbers", "ring", "spoken_digits", "surnames")
 CHOICES = {
     "column": ("hf", "npz", "parquet"),
     "member": ("paired", "webdataset"),
+    "pieces": ("audio",),
     "range": ("npz",),
 }
 """Sources that heed a choice of DataConfig."""

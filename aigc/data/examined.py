@@ -1,13 +1,15 @@
 """Try rows of a source one by one: headers, labels, values, duplicates, failures."""
 
 import hashlib
+import io
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +20,10 @@ from aigc.data import CorruptRow, Source
 from aigc.data.content import fetch
 from aigc.data.headers import PictureHeader, SoundHeader, picture_header, sound_header
 from aigc.data.pictures import Pictures
+from aigc.data.sources.audio import Pieces
 from aigc.data.sources.npz import FloatArrays
 from aigc.data.sources.paired import MASK, Pairs
+from aigc.data.stretches import Levels, Opened, levels, opened
 
 FIRST = 5
 """Names that are given of what is counted."""
@@ -37,6 +41,18 @@ class Examined:
     sounds: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Number of sounds by rate in Hz and channels."""
     seconds: list[float] = field(default_factory=list)
+    num_heard: int = 0
+    """Sounds whose levels are known: those that were decoded."""
+    recordings: int = 0
+    """Number of the recordings that rows are pieces of."""
+    recordings_tried: int = 0
+    """Number of those of them that were tried."""
+    unheard: list[str] = field(default_factory=list)
+    """Reasons for recordings, of which rows are pieces, whose head or samples cannot be read."""
+    silent: list[str] = field(default_factory=list)
+    """Names of silent ones, see aigc.data.stretches.Levels."""
+    clipped: list[tuple[str, float]] = field(default_factory=list)
+    """Names of those with clipped samples, and their share."""
     parts: Counter[str] = field(default_factory=Counter)
     """Rows that have it, by modality, where rows are of several."""
     texts: list[int] = field(default_factory=list)
@@ -59,6 +75,7 @@ class _Row:
     label: int = -1
     digest: bytes = b""
     headers: list[PictureHeader | SoundHeader] = field(default_factory=list)
+    levels: list[Levels] = field(default_factory=list)
     parts: tuple[str, ...] = ()
     tokens: int | None = None
     """Length of its text, where the row has other parts as well."""
@@ -70,28 +87,50 @@ def examine(source: Source, rows: NDArray[np.int64], what: str, *, whole: bool) 
     """Try some rows, in threads, with a bar on stderr after two seconds.
 
     `whole` decodes them and looks for equal ones; else only headers are read where there are any.
+    Of pieces, recordings are tried beside the rows: as many at most, evenly over all.
     """
+    found = Examined(labels=np.full(len(source), -1, np.int64))
+    _each(
+        rows, lambda row: _try(source, row, whole), lambda row, facts: _add(found, row, facts), what
+    )
+    if isinstance(source, Pieces):
+        chosen = spread(len(source.files), len(rows))
+        found.recordings, found.recordings_tried = len(source.files), len(chosen)
+        _each(
+            chosen,
+            lambda number: _hear(source, number, whole),
+            lambda _, facts: _add_sounds(found, facts),
+            f"{what}, recordings",
+        )
+    return found
+
+
+def _each(
+    numbers: NDArray[np.int64],
+    tried: Callable[[int], _Row],
+    add: Callable[[int, _Row], None],
+    what: str,
+) -> None:
+    """Add what is tried with every number, in order; by threads, and with a bar."""
     from tqdm import tqdm
 
-    found = Examined(labels=np.full(len(source), -1, np.int64))
-    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+    chunks = [numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK)]
 
     def part(chunk: NDArray[np.int64]) -> list[_Row]:
-        return [_try(source, int(row), whole) for row in chunk]
+        return [tried(int(number)) for number in chunk]
 
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(rows), desc=what, delay=2, leave=False) as bar,
+        tqdm(total=len(numbers), desc=what, delay=2, leave=False) as bar,
     ):
         try:
-            for chunk, tried in zip(chunks, pool.map(part, chunks), strict=True):
-                for row, facts in zip(chunk.tolist(), tried, strict=True):
-                    _add(found, row, facts)
+            for chunk, facts in zip(chunks, pool.map(part, chunks), strict=True):
+                for number, each in zip(chunk.tolist(), facts, strict=True):
+                    add(number, each)
                 bar.update(len(chunk))
         except BaseException:  # Ctrl-C does not wait for the rest, which may be a million rows
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return found
 
 
 def across(one: Examined, other: Examined) -> list[tuple[str, str]]:
@@ -108,14 +147,17 @@ def spread(num_rows: int, most: int) -> NDArray[np.int64]:
 
 
 def raw(source: Source, row: int) -> tuple[list[Any], str]:
-    """The inputs that a row is decoded from (bytes, arrays, pictures) and its name; no inputs where
-    a source does not give them. Raises CorruptRow."""
+    """The inputs that a row is decoded from (bytes, arrays, pictures; of pieces the path of their
+    recording) and its name; no inputs where a source does not give them. Raises CorruptRow."""
     if isinstance(source, Pictures):
         encoded: tuple[Any, ...] = source.encoded(row)
         return [encoded[0]], _within(source, str(encoded[-1]))
     if isinstance(source, FloatArrays):
         taken: tuple[Any, ...] = source.rows.take(row)
         return [taken[0]], str(taken[-1])
+    if isinstance(source, Pieces):
+        path, begun_s = source.path_of(row), source.starts[row] / source.sample_rate_hz
+        return [path], _within(source, f"{path} from {begun_s:.2f} s")
     files, folder = getattr(source, "files", None), getattr(source, "folder", None)
     with suppress(OSError):  # reading the row says it better
         if files is not None and isinstance(folder, Path):  # recordings, with their class
@@ -138,17 +180,36 @@ def _try(source: Source, row: int, whole: bool) -> _Row:
     try:
         contents, facts.name = raw(source, row)
         for content in contents:
-            with suppress(ValueError):  # reading the row says it better
-                _read_header(facts, content)
+            with suppress(ValueError, OSError):  # reading the row says it better
+                _read_header(facts, content, whole)
         sample: Any = None
         if whole or not contents:
             sample, facts.label = source.read(row)
             _look(facts, sample)
         if whole:
             single = len(contents) == 1 and not sample.dtype.names
-            facts.digest = _digest(contents[0] if single else sample)
+            if not isinstance(source, Pieces):
+                facts.digest = _digest(contents[0] if single else sample)
+            elif np.ptp(sample) > 0:  # pauses are alike, which says nothing of their recordings
+                facts.digest = _digest(sample)
     except CorruptRow as error:
         facts.error = _within(source, str(error))
+    return facts
+
+
+def _hear(source: Pieces, number: int, whole: bool) -> _Row:
+    """Header of a recording; with `whole`, its levels."""
+    path = source.folder / source.files[number][0]
+    facts = _Row(name=_within(source, str(path)))
+    try:
+        source.check(number)
+        with path.open("rb") as file, opened(file) as recording:
+            seconds = recording.length / recording.rate_hz
+            facts.headers.append(SoundHeader(recording.rate_hz, recording.channels, seconds))
+            if whole:
+                _listen(facts, recording, "limited")
+    except (ValueError, OSError) as error:
+        facts.error = _within(source, f"{path}: {error}")
     return facts
 
 
@@ -158,13 +219,25 @@ def _within(source: Source, text: str) -> str:
     return text.replace(f"{folder}/", "") if isinstance(folder, Path) else text
 
 
-def _read_header(facts: _Row, content: Any) -> None:
+def _read_header(facts: _Row, content: Any, whole: bool) -> None:
+    """Note header or value range of an input; with `whole`, the levels of a sound."""
     if isinstance(content, np.ndarray):
         facts.span = float(content.min()), float(content.max())
+    elif isinstance(content, Path):
+        return  # a recording, which is tried beside its pieces
     elif isinstance(content, bytes) and is_sound(content[:12]):
         facts.headers.append(sound_header(content))
+        if whole:
+            with opened(io.BytesIO(content)) as recording:
+                _listen(facts, recording, "scaled")
     else:
         facts.headers.append(picture_header(content))
+
+
+def _listen(facts: _Row, recording: Opened, overload: Literal["scaled", "limited"]) -> None:
+    """Note the levels of a recording, if it has any samples."""
+    if recording.length:
+        facts.levels.append(levels(recording, overload))
 
 
 def _look(facts: _Row, sample: Any) -> None:
@@ -194,12 +267,8 @@ def _add(found: Examined, row: int, facts: _Row) -> None:
         found.unreadable += [facts.error] if len(found.unreadable) < FIRST else []
         return
     found.labels[row] = facts.label
-    for header in facts.headers:
-        if isinstance(header, PictureHeader):
-            found.pictures[header] += 1
-        else:
-            found.sounds[header.rate_hz, header.channels] += 1
-            found.seconds.append(header.seconds)
+    _add_sounds(found, facts)
+    found.pictures.update(one for one in facts.headers if isinstance(one, PictureHeader))
     found.parts.update(facts.parts)
     found.texts += [] if facts.tokens is None else [facts.tokens]
     if facts.span:
@@ -209,6 +278,19 @@ def _add(found: Examined, row: int, facts: _Row) -> None:
         first = found.digests.setdefault(facts.digest, facts.name)
         if first is not facts.name:
             found.repeated.append((facts.name, first))
+
+
+def _add_sounds(found: Examined, facts: _Row) -> None:
+    """Add rates, lengths and levels, or the reason for which a recording has none."""
+    found.unheard += [facts.error] if facts.error else []
+    for header in facts.headers:
+        if isinstance(header, SoundHeader):
+            found.sounds[header.rate_hz, header.channels] += 1
+            found.seconds.append(header.seconds)
+    for heard in facts.levels:
+        found.num_heard += 1
+        found.silent += [facts.name] if heard.silent else []
+        found.clipped += [(facts.name, heard.clipped)] if heard.clipped else []
 
 
 def evenly(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 
+from aigc.artifact.sound_chunks import is_aiff, is_wav, layout
+
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 GREY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _TURNED = (5, 6, 7, 8)
@@ -64,18 +66,32 @@ def picture_header(picture: bytes | Image.Image) -> PictureHeader:
 
 
 def sound_header(data: bytes) -> SoundHeader:
-    """Read from the bytes of a WAV or FLAC file. Raises ValueError for anything else."""
+    """Read from the bytes of a WAV, AIFF or FLAC file. Raises ValueError for anything else."""
     found = None
-    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+    if is_wav(data[:12]):
         found = _wav(data)
+    elif is_aiff(data[:12]):
+        found = _aiff(data)
     elif data[:4] == b"fLaC" and len(data) >= 26:
-        # STREAMINFO comes first: 20 bits of rate, 3 of channels, 5 of width, 36 of samples.
-        packed = int.from_bytes(data[18:26], "big")
-        found = packed >> 44, (packed >> 41 & 7) + 1, packed & (1 << 36) - 1
+        found = flac_facts(data)
     if found is None or found[0] < 1:
-        raise ValueError("its header cannot be read: it is no WAV or FLAC")
+        raise ValueError("its header cannot be read: it is no WAV, AIFF or FLAC")
     rate_hz, channels, count = found
     return SoundHeader(rate_hz=rate_hz, channels=channels, seconds=count / rate_hz)
+
+
+def flac_facts(head: bytes) -> tuple[int, int, int]:
+    """Rate, channels, and samples of each, 0 where they are not stated, of a FLAC's first 26
+    bytes."""
+    # STREAMINFO comes first: 20 bits of rate, 3 of channels, 5 of width, 36 of samples.
+    packed = int.from_bytes(head[18:26], "big")
+    return packed >> 44, (packed >> 41 & 7) + 1, packed & (1 << 36) - 1
+
+
+def _aiff(data: bytes) -> tuple[int, int, int]:
+    """Rate, channels and samples of each. Raises ValueError for one that cannot be decoded."""
+    found = layout(io.BytesIO(data))
+    return found.rate_hz, found.channels, found.length
 
 
 def _wav(data: bytes) -> tuple[int, int, int] | None:

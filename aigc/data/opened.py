@@ -132,6 +132,8 @@ def suited(
             _, height, width = sample.shape
             own = Counter({PictureHeader(width, height, "L", False): 1})
         return {modality: _picture(sample.shape, found, own)}
+    if modality == "audio" and config.pieces:
+        return {modality: sample.shape}
     if modality == "audio" and not shape:
         return {modality: _sound(sample.shape, found, config.sample_rate_hz)}
     return {modality: shape or sample.shape}

@@ -8,7 +8,7 @@ from aigc.data import CorruptRow
 
 
 def decode(content: bytes, shape: tuple[int, ...], to_hz: int, where: str) -> NDArray[np.float32]:
-    """A WAV or FLAC -> (1, samples) float32, its channels averaged. Raises CorruptRow naming
+    """A WAV, AIFF or FLAC -> (1, samples) float32, its channels averaged. Raises CorruptRow naming
     `where`."""
     try:
         return clips.row(content, shape, to_hz)

@@ -20,7 +20,7 @@ class Tree:
     """The rows of one split."""
 
     rows: NDArray[np.int64]
-    """Indices of the names, ascending."""
+    """Indices of the names, ascending; each as often as it gives rows."""
     labels: Labels
     survey: Survey
 
@@ -35,12 +35,14 @@ def tree(
     each: str,
     conditional: bool,
     beside: Sequence[LeftOut] = (),
+    repeats: NDArray[np.int64] | None = None,
 ) -> Tree:
     """Rows by their names: the first folder is the class, behind that of the split.
 
-    `what` and `each` name the rows in messages; `beside` is what else was left out. Raises
-    ValueError where some rows lie in folders of classes and some do not, where training lacks a
-    class, and for a split without rows.
+    `what` and `each` name the rows in messages; `beside` is what else was left out; `repeats` is
+    the number of rows that each name gives, one without it. Raises ValueError where some rows lie
+    in folders of classes and some do not, where training lacks a class, and for a split without
+    rows.
     """
     key = ("tree", listing.where, what, conditional)
     used, classes, found = remembered(
@@ -51,12 +53,16 @@ def tree(
         raise NoRows(
             f"{listing.where} has no {what.removesuffix('s')} in its {split} split; add more {what}"
         )
+    codes = found.codes
+    if repeats is not None:
+        numbers = repeats[np.array(used, np.int64)]
+        rows, codes = np.repeat(rows, numbers[rows]), np.repeat(codes, numbers)
     labels = found.labels.taken(rows)
     return Tree(
         rows=np.array(used, np.int64)[rows],
         labels=labels,
         survey=Survey(
-            splits=splits.counts(found.codes),
+            splits=splits.counts(codes),
             labels=labels.surveyed(),
             left_out=(*listing.left_out, *beside, *splits.beside(names)),
             notes=(*listing.notes, *splits.notes, *_lost(splits, listing, classes), *found.notes),

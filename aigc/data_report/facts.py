@@ -10,6 +10,7 @@ write_facts(run.folder, report)
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def facts(config: DataConfig, source: Source) -> dict[str, Any]:
     """Facts as JSON builtins.
 
     Keys: source, path, name, rows, splits, classes with their counts (None where they are not known
-    without reading rows), values of floats held in memory, left_out, notes, replaced.
+    without reading rows), sounds (fields of Recorded, and pieces) where rows are recordings, values
+    of floats held in memory, left_out, notes, replaced.
     """
     survey = survey_of(source)
     labels = labels_of(source)
@@ -79,6 +81,7 @@ def facts(config: DataConfig, source: Source) -> dict[str, Any]:
             {"name": name, "rows": count}
             for name, count in zip(source.classes, counts, strict=False)
         ],
+        "sounds": survey.sounds and asdict(survey.sounds) | {"pieces": config.pieces},
         "values": values,
         "left_out": [as_json(left) for left in survey.left_out],
         "notes": list(survey.notes),
@@ -100,6 +103,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         f" train on{f'; in the data: {splits}' if splits else ''}"
     ]
     text += _classes(report["classes"])
+    text += _sounds(report.get("sounds"))
     if report["values"]:
         low, high = report["values"]
         text.append(f"values: {low:.4g} to {high:.4g}")
@@ -143,6 +147,28 @@ def _classes(classes: list[dict[str, Any]]) -> list[str]:
             f" ({', '.join(empty[:MAX_NAMES])}{more})"
         )
     return text
+
+
+def _sounds(sounds: dict[str, Any] | None) -> list[str]:
+    if not sounds:
+        return []
+    told = f"sounds: {sounds['recordings']:,} recordings, {duration(sounds['seconds'])} in all"
+    if sounds["pieces"]:
+        return [f"{told}, in pieces of {sounds['row_s']:.2f} s"]
+    if not sounds["left_out_s"]:
+        return [told]
+    share = sounds["left_out_s"] / sounds["seconds"]
+    return [
+        f"{told}; {sounds['longer']:,} are longer than the {sounds['row_s']:.2f} s of a row, so"
+        f" that {share:.1%} of the sound is in none: --data.pieces takes all"
+    ]
+
+
+def duration(seconds: float) -> str:
+    """A length in words: `12.3 s`, `4.5 min`, `1.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def write_facts(folder: Path, report: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from aigc.config import DataConfig, TrainConfig
 from aigc.data import Dataset, Source, Split
 from aigc.data.examined import FIRST, Examined, across, examine, spread
 from aigc.data.opened import Opened, open_splits, suited
+from aigc.data.survey import Recorded
 from aigc.data.waiting import waiting
 from aigc.data_report import suggestion
 from aigc.data_report.facts import as_json, labels_of, survey_of
@@ -47,9 +48,16 @@ class Report:
     pictures: dict[str, Any] | None = None
     """modes and sizes ([width, height, count]), commonest first, the number of different sizes,
     smallest and largest, animated."""
+    pieces: bool
+    """True if rows are pieces of recordings."""
     sounds: dict[str, Any] | None = None
-    """rates_hz and channels with counts; shortest_s, median_s, longest_s; sample_rate_hz that they
-    are brought to."""
+    """rates_hz and channels with counts; total_s, shortest_s, median_s, longest_s of those tried;
+    sample_rate_hz that they are brought to; of a model that takes row_s seconds, longer: number of
+    those that are longer, left_out_s: seconds of them beyond that, by length. heard: number of
+    those that were decoded; silent and clipped of them: count, first names, in clipped with the
+    share of samples (limits in aigc/data/stretches.py); None where none was decoded. Of pieces,
+    recordings: count, and tried, at most as many as rows; unread: count and first reasons of those
+    tried that cannot be read, or not to their end."""
     texts: dict[str, Any] | None = None
     """shortest, median and longest in characters; characters; tokens of the vocabulary."""
     values: list[float] | None = None
@@ -137,7 +145,8 @@ def inspect(
         classes=_classes(sources, examined),
         parts=_parts(examined),
         pictures=_pictures(examined),
-        sounds=_sounds(examined, config),
+        pieces=config.pieces,
+        sounds=_sounds(examined, config, shapes),
         texts=_texts(sources, examined),
         values=None if "audio" in shapes else _values(examined),
         left_out=[as_json(left) for left in survey.left_out],
@@ -212,7 +221,9 @@ def _pictures(examined: dict[Split, Examined]) -> dict[str, Any] | None:
     }
 
 
-def _sounds(examined: dict[Split, Examined], config: DataConfig) -> dict[str, Any] | None:
+def _sounds(
+    examined: dict[Split, Examined], config: DataConfig, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, Any] | None:
     seconds = np.array([one for each in examined.values() for one in each.seconds])
     if not seconds.size:
         return None
@@ -222,13 +233,39 @@ def _sounds(examined: dict[Split, Examined], config: DataConfig) -> dict[str, An
         for (rate_hz, num_channels), count in each.sounds.items():
             rates[rate_hz] += count
             channels[num_channels] += count
+    shape = shapes.get("audio", ())
+    row_s = shape[1] / config.sample_rate_hz if len(shape) == 2 else float(seconds.max())
+    recorded = Recorded.of(seconds, row_s, pieces=config.pieces)
+    heard = sum(each.num_heard for each in examined.values())
+    silent = [name for each in examined.values() for name in each.silent]
+    clipped = [[*pair] for each in examined.values() for pair in each.clipped]
     return {
         "rates_hz": {str(rate): count for rate, count in rates.most_common()},
         "channels": {str(number): count for number, count in channels.most_common()},
+        "total_s": recorded.seconds,
         "shortest_s": round(float(seconds.min()), 3),
         "median_s": round(float(np.median(seconds)), 3),
         "longest_s": round(float(seconds.max()), 3),
         "sample_rate_hz": config.sample_rate_hz,
+        "row_s": recorded.row_s,
+        "longer": recorded.longer,
+        "left_out_s": recorded.left_out_s,
+        "heard": heard,
+        "silent": {"count": len(silent), "first": silent[:FIRST]} if heard else None,
+        "clipped": {"count": len(clipped), "first": clipped[:FIRST]} if heard else None,
+        **(_recordings(examined) if config.pieces else {}),
+    }
+
+
+def _recordings(examined: dict[Split, Examined]) -> dict[str, Any]:
+    """Number of the recordings that rows are pieces of, and those that cannot be read."""
+    unread = [why for each in examined.values() for why in each.unheard]
+    return {
+        "recordings": {
+            "count": sum(each.recordings for each in examined.values()),
+            "tried": sum(each.recordings_tried for each in examined.values()),
+        },
+        "unread": {"count": len(unread), "first": unread[:FIRST]},
     }
 
 

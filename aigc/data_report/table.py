@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from aigc.data.headers import GREY, TRANSPARENT
-from aigc.data_report.facts import between, left_out
+from aigc.data.stretches import CLIPPED_RUN, SILENT_DBFS
+from aigc.data_report.facts import between, duration, left_out
 from aigc.data_report.report import Report
 from aigc.display import printable
 
@@ -164,8 +165,49 @@ def _sounds(report: Report) -> Iterator[str]:
     )
     yield (
         f"{sounds['shortest_s']:.2f} to {sounds['longest_s']:.2f} s long, half of them up to"
-        f" {sounds['median_s']:.2f} s"
+        f" {sounds['median_s']:.2f} s; {duration(sounds['total_s'])} in all"
     )
+    if sounds["left_out_s"]:
+        share = sounds["left_out_s"] / sounds["total_s"]
+        cure = ": --data.pieces takes all" if report.source == "audio" else ""
+        yield (
+            f"{sounds['longer']:,} longer than the {sounds['row_s']:.2f} s of a row, so that"
+            f" {duration(sounds['left_out_s'])} are in none, {share:.1%} of the sound{cure}"
+        )
+    if report.pieces:
+        yield from _recordings(sounds)
+    yield from _levels(sounds)
+
+
+def _recordings(sounds: dict[str, Any]) -> Iterator[str]:
+    """Number of the recordings that were tried, and those that cannot be read."""
+    count, tried = sounds["recordings"]["count"], sounds["recordings"]["tried"]
+    if tried < count:
+        yield f"this is said of {tried:,} recordings that were tried, of {count:,}"
+    unread = sounds["unread"]
+    if unread["count"]:
+        yield f"recordings that cannot be read to their end: {unread['count']:,}"
+        yield from unread["first"]
+
+
+def _levels(sounds: dict[str, Any]) -> Iterator[str]:
+    """Silence and clipping, with the limits from which they count."""
+    silent, clipped = sounds["silent"], sounds["clipped"]
+    if silent is None:
+        yield "silence and clipping are not looked for: leave out --quick"
+        return
+    names = _first(silent["first"], silent["count"])
+    yield f"silent, peak below {SILENT_DBFS:g} dBFS: {silent['count'] or 'none'}{names}"
+    shares = [f"{name}: {share:.2%}" for name, share in clipped["first"]]
+    yield (
+        f"clipped, {CLIPPED_RUN} or more neighbouring samples at full scale:"
+        f" {clipped['count'] or 'none'}{_first(shares, clipped['count'])}"
+    )
+
+
+def _first(names: list[str], count: int) -> str:
+    more = ", ..." if count > len(names) else ""
+    return f" ({', '.join(names)}{more})" if names else ""
 
 
 def _texts(report: Report) -> Iterator[str]:
@@ -244,7 +286,7 @@ def _hints(report: Report) -> Iterator[str]:
         for part in report.parts["train"] if report.parts else ():
             yield f"    aigc data {alone[part]} {shlex.quote(report.path)}"
     if report.sounds and "audio" in report.shapes:
-        yield from _resampling(report.sounds, report.shapes["audio"][1])
+        yield from _resampling(report)
     if report.unreadable["count"]:
         yield "  rows that cannot be read give their place to the next one that can"
     if len(report.rows) == 1:
@@ -255,10 +297,19 @@ def _is_transparent(mode: str) -> bool:
     return mode in TRANSPARENT or mode.endswith("transparency")
 
 
-def _resampling(sounds: dict[str, Any], samples: int) -> Iterator[str]:
+def _resampling(report: Report) -> Iterator[str]:
     """Effects of the model's rate and length on sounds."""
+    sounds: Any = report.sounds
     rate_hz, recorded_hz = sounds["sample_rate_hz"], max(map(int, sounds["rates_hz"]))
-    yield f"  sounds are brought to {rate_hz:,} Hz, and {samples / rate_hz:.2f} s of each are taken"
+    if report.pieces:
+        yield (
+            f"  sounds are brought to {rate_hz:,} Hz and taken whole, in pieces of"
+            f" {sounds['row_s']:.2f} s, as loud as they are"
+        )
+    else:
+        yield (
+            f"  sounds are brought to {rate_hz:,} Hz, and {sounds['row_s']:.2f} s of each are taken"
+        )
     if recorded_hz > rate_hz:
         yield (
             f"  what lies above {rate_hz // 2:,} Hz in them is lost; to keep it,"

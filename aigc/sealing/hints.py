@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from aigc.artifact.audio_files import MAX_RATE_HZ
 from aigc.artifact.axes import Axis
+from aigc.artifact.sound_chunks import MAX_RATE_HZ
 from aigc.suggest import alternatives
 
 ImportedKind = Literal["latent", "uniform", "label", "image", "audio", "vector", "setting"]

@@ -8,7 +8,7 @@ const RECORD_MS = 2000;
 const pen = at("drawing").getContext("2d", {willReadFrequently: true});
 let drawn = false;
 let picture = null; // bytes of a file in place of a drawing
-let said = null; // bytes of a WAV or FLAC
+let said = null; // bytes of a WAV, AIFF or FLAC
 let vectors = {}; // numbers, and a mask as base64, by the names of their inputs
 let changed = () => {};
 let failed = () => {};

@@ -5,6 +5,7 @@ import struct
 import sys
 import wave
 from contextlib import suppress
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aigc.artifact import audio_files
+from aigc.artifact import audio_files, clips
 from aigc.artifact.image_files import Provenance
+from aigc.artifact.preprocessing import AudioPreprocessing
 
 PROVENANCE = Provenance(
     artifact="voice@3", digest="ab" * 32, signature="sample", seed=2**53 - 1, index=7, label=3
@@ -110,6 +112,32 @@ def test_read_refuses_or_clips_floats_that_are_not_finite(kind: str) -> None:
     assert audio_files.read_sound(data, overload="clipped").samples.tolist() == [[0.25, -1, 0, 1]]
 
 
+@pytest.mark.parametrize("kind", ["<f4", "<f8"])
+def test_read_limits_floats_beyond_1_and_refuses_those_that_are_not_finite(kind: str) -> None:
+    data = of_floats([0.25, -2, 1.5, -0.5], kind)
+    assert audio_files.read_sound(data, overload="limited").samples.tolist() == [
+        [0.25, -1, 1, -0.5]
+    ]
+    for odd in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match="values that are not finite"):
+            audio_files.read_sound(of_floats([0.25, odd], kind), overload="limited")
+
+
+@pytest.mark.parametrize("resampling", ["polyphase", "fourier"])
+@pytest.mark.parametrize("rate_hz", [8000, 16_000])
+def test_kept_level_begins_at_the_first_sample_by_either_resampling(
+    resampling: Literal["polyphase", "fourier"], rate_hz: int
+) -> None:
+    samples = np.zeros((4 * rate_hz, 1), np.int16)
+    samples[2 * rate_hz : 3 * rate_hz] = 3277  # of four seconds, the third is not silent
+    kept = AudioPreprocessing(resampling=resampling, level="kept")
+    found = clips.row(audio_files.wav(samples, rate_hz), (1, 32_000), 8000, kept)[0]
+    assert np.abs(found[:15_900]).max() < 0.001
+    assert np.median(found[16_000:24_000]) == pytest.approx(0.1, abs=0.001)
+    short = clips.row(audio_files.wav(samples, rate_hz), (1, 8000), 8000, kept)[0]
+    assert np.abs(short[:7900]).max() < 0.001
+
+
 def test_channels_are_concatenated_in_order() -> None:
     samples = np.array([[1, 10], [2, 20], [3, 30]], np.int16)
     found = audio_files.read_sound(audio_files.wav(samples, 8000)).samples
@@ -174,8 +202,8 @@ def broken(change: str) -> bytes:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("empty", "begins like neither"),
-        ("another", "begins like neither"),
+        ("empty", "begins like none of them"),
+        ("another", "begins like none of them"),
         ("cut off", "cut off: 202 bytes of samples announced, 201 there"),
         ("no samples", "holds no samples"),
         ("no format", "come before their format"),

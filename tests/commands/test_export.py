@@ -20,8 +20,8 @@ from torch import Tensor
 from aigc import models
 from aigc.artifact import Artifact, Manifest, Signature, Store, TensorSpec, latents, preprocessing
 from aigc.artifact.image_files import read_png
-from aigc.artifact.manifest import ArtifactError, Training
-from aigc.commands.export import export, write_artifact
+from aigc.artifact.manifest import ArtifactError, Training, needed_version
+from aigc.commands.export import _with_facts, export, write_artifact
 from aigc.data_report import facts
 from aigc.model import GenerativeModel
 from aigc.models import fc_vae
@@ -198,6 +198,17 @@ def test_the_model_card_shows_a_class_per_column(sealed: Path) -> None:
     text = (sealed / "README.md").read_text()
     for fact in ("tiny@1", "fc_gan:mlp", "128 samples", "digits", "Apache-2.0", "Not evaluated"):
         assert fact in text
+
+
+@pytest.mark.parametrize("level", ["kept", ""])
+def test_inputs_are_as_loud_as_the_sounds_of_training(level: str) -> None:
+    part = built("audio_vae:spoken_digits").exports()["encode"]
+    data = {"sample_rate_hz": 8000} | ({"level": level} if level else {})
+    signature = _with_facts(part.signature, (), (), data)
+    [reading] = [spec.preprocessing for spec in signature.inputs if spec.kind == "audio"]
+    assert reading == (preprocessing.AUDIO_KEPT if level else preprocessing.AUDIO)
+    made = replace(manifest("audio_vae:spoken_digits"), signatures={"encode": signature})
+    assert needed_version(made) == (2 if level else 1)
 
 
 def test_vectors_are_exported_without_a_picture(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from aigc import data
+from aigc.artifact import audio_files
 from aigc.commands.inspect_data import command, named
 from aigc.config import DataConfig
 from aigc.data_report import suggestion
@@ -255,13 +256,121 @@ def test_suggested_command_holds_the_data_options(
     assert report["sounds"] == {
         "rates_hz": {"8000": 8, "16000": 2},
         "channels": {"1": 8, "2": 2},
+        "total_s": 0.75,
         "shortest_s": 0.075,
         "median_s": 0.075,
         "longest_s": 0.075,
         "sample_rate_hz": 4000,
+        "row_s": 1.024,
+        "longer": 0,
+        "left_out_s": 0.0,
+        "heard": 10,
+        "silent": {"count": 0, "first": []},
+        "clipped": {"count": 0, "first": []},
     }
     assert "--data.memory-mb 7" in report["suggestion"]
     assert "--data.sample-rate-hz 4000" in report["suggestion"]
+
+
+def test_report_tells_silence_clipping_and_sound_in_no_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = recordings(tmp_path, 5)
+    loud = np.zeros((4000, 1), np.int16)
+    loud[100:110] = 32767
+    (tmp_path / "up" / "000.wav").write_bytes(audio_files.wav(loud, 8000))
+    (tmp_path / "down" / "000.wav").write_bytes(audio_files.wav(loud // 2000, 8000))
+    for flags in ([], ["--pieces"]):
+        sounds = report_of(capsys, config.path, "--shape", "1", "300", *flags)["sounds"]
+        assert sounds["heard"] == 10
+        assert sounds["silent"] == {"count": 1, "first": ["down/000.wav"]}
+        assert sounds["clipped"] == {"count": 1, "first": [["up/000.wav", 10 / 4000]]}
+        assert sounds["total_s"] == 1.6
+        assert sounds["left_out_s"] == (0 if flags else pytest.approx(1.6 - 10 * 300 / 8000))
+    shown = said(capsys, config.path, "--shape", "1", "300")
+    assert "silent, peak below -60 dBFS: 1 (down/000.wav)" in shown
+    assert "3 or more neighbouring samples at full scale: 1 (up/000.wav: 0.25%)" in shown
+    assert "10 longer than the 0.04 s of a row, so that 1.23 s are in none, 76.6% of the" in shown
+    taken = said(capsys, config.path, "--shape", "1", "4096", "--pieces")
+    assert "longer than" not in taken
+    assert "taken whole, in pieces of 0.51 s, as loud as they are" in taken
+    assert "--data.pieces" in taken.splitlines()[-1]
+    quick = said(capsys, config.path, "--quick")
+    assert "silence and clipping are not looked for: leave out --quick" in quick
+
+
+def test_report_on_pieces_counts_recordings_once(tmp_path: Path) -> None:
+    config = replace(recordings(tmp_path, 5), pieces=True)
+    report = inspect(config, shape=(1, 200)).report
+    assert sum(report.rows.values()) == 30
+    assert report.sounds is not None
+    assert report.sounds["rates_hz"] == {"8000": 8, "16000": 2}
+    assert report.sounds["recordings"] == {"count": 10, "tried": 10}
+    assert report.sounds["unread"] == {"count": 0, "first": []}
+    assert report.pieces
+    assert inspect(config).report.shapes == {"audio": (1, 4096)}
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 7])
+def test_report_on_some_pieces_tells_of_as_many_recordings(pieces: int, tmp_path: Path) -> None:
+    config = replace(recordings(tmp_path, 5), pieces=True)
+    shape = 1, 600 // pieces
+    some = inspect(config, shape=shape, most=4).report
+    assert some.tried == {"train": 4, "test": 4}
+    assert some.sounds is not None
+    assert some.sounds["recordings"] == {"count": 10, "tried": 6}
+    assert some.sounds["heard"] == sum(some.sounds["rates_hz"].values()) == 6
+    assert "this is said of 6 recordings that were tried, of 10" in table(some)
+    every = inspect(config, shape=shape, most=8).report.sounds
+    assert every is not None
+    assert every["heard"] == sum(every["rates_hz"].values()) == 10
+    quick = inspect(config, shape=shape, quick=True).report.sounds
+    assert quick is not None
+    assert quick["rates_hz"] == {"8000": 8, "16000": 2}
+    assert quick["total_s"] == 0.75
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_report_names_recordings_that_cannot_be_read_to_their_end(
+    suffix: str, quick: bool, tmp_path: Path
+) -> None:
+    config = replace(recordings(tmp_path, 5), pieces=True)
+    (tmp_path / "up" / "003.wav").unlink()
+    if suffix == "flac":
+        pytest.importorskip("soundfile", reason="the extra `flac` is not installed")
+    encode = {"wav": audio_files.wav, "flac": audio_files.flac}[suffix]
+    noise = np.random.default_rng(0).integers(-999, 999, (9000, 1)).astype(np.int16)
+    (tmp_path / "up" / f"003.{suffix}").write_bytes(encode(noise, 8000)[:-2])
+    report = inspect(config, shape=(1, 200), quick=quick).report
+    assert report.sounds is not None
+    assert report.sounds["unread"]["count"] == 1
+    [reason] = report.sounds["unread"]["first"]
+    assert reason.startswith(f"up/003.{suffix}: ")
+    assert "is cut off" in reason
+    assert sum(report.sounds["rates_hz"].values()) == 9
+    assert report.sounds["total_s"] == 0.675
+    shown = table(report)
+    assert "recordings that cannot be read to their end: 1" in shown
+    assert any("length cannot be read" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("level", [0, 1, -700])
+def test_pauses_in_pieces_are_no_duplicates(level: int, tmp_path: Path) -> None:
+    config = replace(recordings(tmp_path, 5), pieces=True)
+    generator = np.random.default_rng(0)
+    for label in ("up", "down"):
+        for number in range(5):
+            samples = np.full((1000, 1), level, np.int16)
+            samples[:200] = generator.integers(-999, 999, (200, 1))
+            if (label, number) == ("up", 4):  # a real one, which is still found
+                samples[200:400] = samples[:200]
+            (tmp_path / label / f"{number:03}.wav").write_bytes(audio_files.wav(samples, 8000))
+    duplicates = inspect(config, shape=(1, 200)).report.duplicates
+    assert duplicates is not None
+    assert duplicates["train"] + duplicates["test"] == 1
+    assert duplicates["across"] == 0
+    assert "up/004.wav from 0.03 s" in duplicates["first"][0][0]
 
 
 def test_report_has_lengths_and_characters_of_texts(tmp_path: Path) -> None:

@@ -150,11 +150,13 @@ def test_ambiguous_labels_are_refused_only_if_used(
     assert data.load(config, PLAIN).classes == ()
 
 
-def test_two_sounds_per_row_are_refused(tmp_path: Path) -> None:
-    for suffix in ("wav", "flac"):
+@pytest.mark.parametrize("other", ["aif", "aifc", "aiff", "flac"])
+def test_two_sounds_per_row_are_refused(other: str, tmp_path: Path) -> None:
+    for suffix in ("wav", other):
         (tmp_path / f"a.{suffix}").write_bytes(b"x")
     config = DataConfig(source="paired", path=str(tmp_path))
-    with pytest.raises(ValueError, match=r"a\.flac and a\.wav of .* are both the audio of one row"):
+    message = rf"a\.{other} and a\.wav of .* are both the audio of one row"
+    with pytest.raises(ValueError, match=message):
         data.load(config, PAIRED)
 
 

@@ -79,7 +79,7 @@ def test_sound_header_refuses_webp() -> None:
     content = encoded(photo(1), "WEBP")
     assert content[:4] == b"RIFF"
     assert picture_header(content).width == 50
-    with pytest.raises(ValueError, match="no WAV or FLAC"):
+    with pytest.raises(ValueError, match="no WAV, AIFF or FLAC"):
         sound_header(content)
 
 

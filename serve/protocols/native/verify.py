@@ -107,7 +107,7 @@ class VerificationApi:
             # Always in the one thread for this, so that no two of them are in memory.
             file = await self._sampler.read(1, None, context, MAX_PIXELS, read)
         except ValueError as error:
-            message = f"the body must be one PNG, WebP, JPEG, WAV or FLAC: {error}"
+            message = f"the body must be one PNG, WebP, JPEG, WAV, AIFF or FLAC: {error}"
             code: Code = "malformed_sound" if audio_files.is_sound(body[:12]) else "malformed_image"
             raise HTTPError(400, code, message) from None
         verdict = await self._verify(file, context)

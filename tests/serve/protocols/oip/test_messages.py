@@ -60,7 +60,7 @@ def test_files_that_cannot_be_read_are_told_of_by_their_input(client: Client) ->
     seen = set()
     for data in garbage(120):
         message = check(client.request("POST", "/v1/verify", content=data))
-        assert message == "" or "the body must be one PNG, WebP, JPEG, WAV or FLAC" in message
+        assert message == "" or "the body must be one PNG, WebP, JPEG, WAV, AIFF or FLAC" in message
         seen.add(message)
         for name in ("image", "audio"):
             given = {name: base64.b64encode(data).decode()}
