@@ -42,6 +42,22 @@ SMALLER: dict[str, dict[str, Any]] = {
     "denoiser": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 8, "largest": 24},
     "inpainter": {"shape": (3, 16, 16), "width": 8, "blocks": 1, "crop": 16, "largest": 24}
     | {"far_windows": (3,), "windows": (3,), "diffusion_steps": 2},
+    "vocoder": {
+        "shape": (1, 1024),
+        "window": 64,
+        "hop": 16,
+        "crop": 512,
+        "mel_windows": (32, 64),
+        "stft_windows": (64,),
+        "bands": 8,
+        "width": 8,
+        "hidden": 16,
+        "blocks": 2,
+        "largest": 96,
+        "period_widths": (4, 8),
+        "resolutions": (64,),
+        "resolution_width": 4,
+    },
     "dcgan:article": {"generator_widths": (32, 16, 8)},
     "dcgan:pictures64": {
         "shape": (3, 16, 16),
