@@ -4,6 +4,7 @@ The vocoder and the codec share them. Spectra at several resolutions are always 
 discriminators judge beside it if the config says so (Kong et al. 2020, arXiv:2010.05646, 2.4).
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from aigc.nn.layers import check_positive
 from aigc.nn.log_mel import Framing
 from aigc.nn.losses import no_loss
 from aigc.nn.sound_discriminators import (
+    Maps,
     SoundDiscriminator,
     feature_distance,
     judgement,
@@ -69,25 +71,35 @@ class SoundLossConfig(ModelConfig):
         super().__post_init__()
         check_waveform(self.shape)
         check_positive("rate_hz, hop", (self.rate_hz, self.hop))
-        hops = [("the hop", self.hop)]
-        for name in ("mel_windows", "stft_windows", "resolutions"):
-            check_positive(name, getattr(self, name))
-            for size in getattr(self, name):
-                require(size % 8 == 0, f"{name} must be multiples of 8, got {size}")
-                hops.append((f"a quarter of {name}", size // 4))
-        for name, hop in hops:
+        windows = {"mel_windows": self.mel_windows, "stft_windows": self.stft_windows}
+        if self.is_adversarial:
+            windows["resolutions"] = self.resolutions
+            check_positive("periods, period_widths", (*self.periods, *self.period_widths))
+            check_positive("resolution_width", (self.resolution_width,))
             require(
-                self.crop % hop == 0,
-                f"crop must be a multiple of {name}, here of {hop}, got {self.crop}",
+                len(self.periods) > 0 and len(self.resolutions) > 0 and len(self.period_widths) > 0,
+                "periods, period_widths and resolutions must have an entry each for discriminators",
             )
+            require(
+                max(self.periods) < self.crop,
+                f"periods must be below the crop, {self.crop}, got {self.periods}",
+            )
+        for name, sizes in windows.items():
+            require(
+                len(sizes) > 0 and all(size > 0 and size % 8 == 0 for size in sizes),
+                f"{name} must be multiples of 8, at least one, got {sizes}",
+            )
+        step = math.lcm(self.hop, *(size // 4 for sizes in windows.values() for size in sizes))
+        require(
+            self.crop > 0 and self.crop % step == 0,
+            f"crop must be a multiple of {step}, which the hop and a quarter of every window"
+            f" divide, got {self.crop}",
+        )
         require(
             self.shape[1] >= self.crop,
             f"crop {self.crop} is longer than the sounds, {self.shape[1]} samples; take a smaller"
             " one, or a longer --model.shape",
         )
-        check_positive("periods", self.periods)
-        check_positive("period_widths", self.period_widths)
-        check_positive("resolution_width", (self.resolution_width,))
         for name in ("mel_weight", "stft_weight", "feature_weight", "adversarial_weight"):
             require_values(name, getattr(self, name), 0)
         require(self.mel_weight + self.stft_weight > 0, "mel_weight or stft_weight must be > 0")
@@ -153,13 +165,21 @@ class SoundModel(GenerativeModel):
         self, made: Tensor | None, real: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the discriminators on (N, 1, T); without `made`, before their time, 0."""
-        assert self.judge is not None
         if made is None:
+            assert self.judge is not None
             return no_loss(self.judge), {}
-        both = self.judge(torch.cat([real, made.detach()]))
-        on_real = [[m.chunk(2)[0] for m in maps] for maps in both]
-        on_made = [[m.chunk(2)[1] for m in maps] for maps in both]
+        on_real, on_made = self._on_both(real, made.detach())
         return least_squares(on_made, on_real), {}
+
+    def _on_both(self, real: Tensor, made: Tensor) -> tuple[Maps, Maps]:
+        """Maps of both in one pass, in the type of `real`, also under autocast."""
+        assert self.judge is not None
+        both = [
+            [one.to(real.dtype) for one in maps] for maps in self.judge(torch.cat([real, made]))
+        ]
+        halves = [[one.chunk(2) for one in maps] for maps in both]
+        on_real, on_made = ([[one[at] for one in maps] for maps in halves] for at in (0, 1))
+        return on_real, on_made
 
     def sound_loss(
         self, made: Tensor, real: Tensor, noise: BatchRNG, metrics: dict[str, Tensor]
@@ -171,10 +191,7 @@ class SoundModel(GenerativeModel):
         metrics |= {"mel": mel.detach(), "stft": stft.detach()}
         loss: Tensor = c.mel_weight * mel + c.stft_weight * stft
         if self.is_judging(noise):
-            assert self.judge is not None
-            both = self.judge(torch.cat([real, made]))
-            on_real = [[m.chunk(2)[0] for m in maps] for maps in both]
-            on_made = [[m.chunk(2)[1] for m in maps] for maps in both]
+            on_real, on_made = self._on_both(real, made)
             verdict, features = judgement(on_made), feature_distance(on_made, on_real)
             metrics |= {"adversarial": verdict.detach(), "features": features.detach()}
             loss = loss + noise.at(c.adversarial_weight) * (verdict + c.feature_weight * features)

@@ -58,6 +58,7 @@ SMALLER: dict[str, dict[str, Any]] = {
         "resolutions": (64,),
         "resolution_width": 4,
     },
+    "vocoder:speech8k_gan": {"adversarial_weight": 0.5},
     "dcgan:article": {"generator_widths": (32, 16, 8)},
     "dcgan:pictures64": {
         "shape": (3, 16, 16),

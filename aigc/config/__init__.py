@@ -257,6 +257,13 @@ class TrainConfig:
             f"threads must be in [0, {MAX_THREADS}], got {self.threads}",
         )
         require(self.keep_checkpoints > 0, f"keep_checkpoints must be > 0: {self.keep_checkpoints}")
+        rate_hz = getattr(self.model, "rate_hz", self.data.sample_rate_hz)
+        require(
+            rate_hz == self.data.sample_rate_hz,
+            f"the model takes sounds of {rate_hz} Hz, and the data come at"
+            f" {self.data.sample_rate_hz} Hz; set --model.rate-hz {self.data.sample_rate_hz} or"
+            f" --data.sample-rate-hz {rate_hz}",
+        )
         require_values("ema_half_life", self.ema_half_life, 0)
         for name in _INTERVALS:
             value = getattr(self, name)

@@ -23,6 +23,8 @@ FROM_HZ = 1200.0
 TO_HZ = 4000.0
 """Harmonics are looked for up to here, or half the rate."""
 WINDOW_S = 0.064
+ROUNDING = 1e-12
+"""Coefficients below, relative to the largest logarithm, are 0."""
 FLOOR_DB = -80.0
 """Power that is added, relative to the strongest bin of a recording."""
 
@@ -48,7 +50,9 @@ def fine_structure(wave: Wave, rate_hz: int) -> NDArray[np.float64]:
     width_hz = band.shape[1] * rate_hz / window
     period_hz = 2 * width_hz / np.arange(1, band.shape[1])
     kept = (period_hz >= RANGE_HZ[0]) & (period_hz <= RANGE_HZ[1])
-    return np.asarray(dct(band, axis=1, norm="ortho")[:, 1:][:, kept])
+    found = np.asarray(dct(band, axis=1, norm="ortho")[:, 1:][:, kept])
+    # Of a flat spectrum, as silence has, rounding would be left.
+    return np.where(np.abs(found) > ROUNDING * np.abs(band).max(initial=0), found, 0.0)
 
 
 @dataclass(frozen=True)

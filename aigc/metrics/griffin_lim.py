@@ -47,12 +47,17 @@ def from_mel(
     Raises ValueError unless the window is a multiple of twice the hop, and four hops or more.
     """
     check(waves)
+    check_mel(mel)
+    return [_from_mel(wave, mel, iterations, inverse) for wave in waves]
+
+
+def check_mel(mel: Mel) -> None:
+    """Raise ValueError unless Griffin-Lim can be done from such spectra."""
     require(
         mel.window % (2 * mel.hop) == 0 and mel.window >= 4 * mel.hop,
         f"Griffin-Lim needs a window of a multiple of twice the hop, and of four hops or more, got"
         f" {mel.window} samples for hops of {mel.hop}",
     )
-    return [_from_mel(wave, mel, iterations, inverse) for wave in waves]
 
 
 def _from_mel(wave: Wave, mel: Mel, iterations: int, inverse: Inverse) -> NDArray[np.float32]:

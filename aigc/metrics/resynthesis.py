@@ -20,7 +20,7 @@ from aigc.metrics import speech_quality as quality
 from aigc.metrics.estimate import Estimate, bootstrap
 from aigc.metrics.fine_structure import FineStructure, fine_structure
 from aigc.metrics.frechet import moments_frechet, note_if_near
-from aigc.metrics.griffin_lim import from_mel
+from aigc.metrics.griffin_lim import check_mel, from_mel
 from aigc.metrics.mel_distance import Mel
 from aigc.metrics.moments import Moments
 from aigc.metrics.pitch import Pitch, PitchErrors, pitch
@@ -35,7 +35,9 @@ FRECHET_ROUNDS = 200
 
 
 def vocoder_baselines(mel: Mel) -> dict[str, Baseline]:
-    """Griffin-Lim from the mel spectrum by 32 and 100 iterations."""
+    """Griffin-Lim from the mel spectrum by 32 and 100 iterations. Raises ValueError for windows and
+    hops that it does not take."""
+    check_mel(mel)
 
     def griffin_lim(iterations: int, waves: Recordings, rate_hz: int) -> Recordings:
         require(

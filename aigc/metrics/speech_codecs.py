@@ -66,7 +66,7 @@ def by_opus(wave: Wave, rate_hz: int, bit_rate: int) -> Coded:
         rate = f"{bit_rate / 1000:g}"
         _run("opusenc", "--quiet", "--bitrate", rate, "--comp", "10", str(given), str(coded))
         _run("opusdec", "--quiet", "--float", "--rate", str(rate_hz), str(coded), str(made))
-        found = read_sound(made.read_bytes()).samples[0]
+        found = read_sound(made.read_bytes(), overload="limited").samples[0]
         packets = ogg_packets(coded.read_bytes())
     # The first two hold the head and the comments.
     return Coded(_fitted(found, len(wave)), 8 * sum(packets[2:]))
@@ -120,7 +120,8 @@ def ogg_packets(data: bytes) -> list[int]:
     ValueError for a file that is cut off or none."""
     sizes, position, open_size = [], 0, 0
     while position < len(data):
-        require(data[position : position + 4] == b"OggS", "not an Ogg file, or one that is cut off")
+        head = data[position : position + 27]
+        require(head[:4] == b"OggS" and len(head) == 27, "not an Ogg file, or one that is cut off")
         count = data[position + 26]
         lacing = data[position + 27 : position + 27 + count]
         for value in lacing:
@@ -151,7 +152,10 @@ def _require_program(program: str, package: str) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, timeout=LONGEST_S)
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=LONGEST_S)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{command[0]} took more than {LONGEST_S:g} s and was ended") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["it gives no reason"]
         raise ValueError(f"{command[0]} failed with status {done.returncode}: {said[-1]}")

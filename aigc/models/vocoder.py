@@ -7,10 +7,12 @@ into sound (Vocos: Siuzdak 2023, arXiv:2306.00814, section 3). Everything is loc
 long sounds are made of chunks.
 """
 
+import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from aigc.artifact.axes import Axis
@@ -60,7 +62,20 @@ class Config(SoundLossConfig):
         check_positive("bands, width, hidden, blocks, largest", sizes)
         mel_filters(self.framing.bins, self.bands, self.rate_hz)
         low, high = self.gain
-        require(0 < low <= high, f"gain must be 0 < low <= high, got {self.gain}")
+        require(0 < low <= high < math.inf, f"gain must be 0 < low <= high, got {self.gain}")
+        require(
+            self.largest > 2 * self.context,
+            f"largest must be above {2 * self.context} frames: {self.blocks} blocks"
+            f"{' that look back' if self.causal else ''} need {self.context} on either side of a"
+            f" chunk, got {self.largest}",
+        )
+
+    @property
+    def context(self) -> int:
+        """Frames that a frame's sound depends on, on the farther side."""
+        convolutions = 1 + self.blocks  # of kernel 7
+        reach = 6 * convolutions if self.causal else 3 * convolutions
+        return reach + self.window // self.hop // 2
 
 
 class Network(nn.Module):
@@ -78,7 +93,7 @@ class Network(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         level, phase = self.head(self.trunk(mel)).chunk(2, 1)
-        magnitude = (level - 4).exp().clamp_max(LOUDEST)
+        magnitude = (level - 4).clamp_max(math.log(LOUDEST)).exp()
         return self.inverse(magnitude * phase.cos(), magnitude * phase.sin())  # type: ignore[no-any-return]
 
 
@@ -112,8 +127,10 @@ class Model(SoundModel):
         gain = low + (high - low) * noise.uniform("gain", 1, 1)
         real = crops(batch["audio"], self.config.crop, noise) * gain
         real = real / real.abs().amax((1, 2), keepdim=True).clamp_min(1)
-        mel = self.mel(real)
-        made = self.network(mel).to(real.dtype) if self.is_judging(noise) else None
+        mel, made = self.mel(real), None
+        if self.is_judging(noise):
+            with torch.set_grad_enabled("vocoder" in due):
+                made = self.network(mel).to(real.dtype)
         return real, mel, made
 
     def loss(
@@ -174,4 +191,11 @@ def speech8k() -> TrainConfig:
     )
 
 
-PRESETS = {"speech8k": speech8k}
+def speech8k_gan() -> TrainConfig:
+    """speech8k with discriminators in the last third of the run."""
+    run = speech8k()
+    model = Config(adversarial_weight="0:0 65%:1:step")
+    return replace(run, preset="vocoder:speech8k_gan", model=model)
+
+
+PRESETS = {"speech8k": speech8k, "speech8k_gan": speech8k_gan}

@@ -11,13 +11,13 @@ the rows of a batch, so they do not depend on the number of workers.
 
 import math
 from abc import abstractmethod
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aigc.config import require
+from aigc.nn.full_precision import full_precision
 from aigc.rng import BatchRNG
 
 DECAY = 0.99
@@ -144,10 +144,7 @@ class VectorCodebook(Codebook):
 
         Autocast would compare codes in bfloat16, and take others.
         """
-        device = z.device.type
-        casts = torch.is_autocast_enabled(device)
-        exactly = torch.autocast(device, enabled=False) if casts else nullcontext()
-        with torch.no_grad(), exactly:
+        with torch.no_grad(), full_precision(z):
             tokens = self.tokens(z)
             taken = self.vectors_of(tokens)
         return z + (taken - z).detach(), tokens

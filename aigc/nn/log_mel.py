@@ -1,4 +1,8 @@
-"""Log-mel spectrograms of sounds of any length, as matrix products, and sounds of spectra."""
+"""Log-mel spectrograms of sounds of any length, as matrix products, and sounds of spectra.
+
+All are computed in the precision of their input, in float32 under autocast: what a model is trained
+on is what is exported.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aigc.config import require
+from aigc.nn.full_precision import full_precision, widened
 
 SMALLEST = 1e-7
 """Added to the square of a magnitude, whose root then has a gradient at 0; full scale is 1."""
@@ -29,6 +34,11 @@ class Framing:
         require(
             self.hop > 0 and self.window >= 2 * self.hop and self.window % (2 * self.hop) == 0,
             f"window must be a multiple of twice the hop, got {self.window} for hop {self.hop}",
+        )
+        require(
+            self.hop % 2 == 0,
+            f"hop must be even, so that frames lie in the middle of theirs, got {self.hop}; take"
+            f" {self.hop + 1}, and a window of a multiple of twice of it",
         )
 
     @property
@@ -78,9 +88,11 @@ class Magnitude(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
-        spectra = self.framing.frames(wave) @ self.basis.to(wave.dtype)
-        real, imaginary = spectra.chunk(2, 2)
-        return (real.square() + imaginary.square() + SMALLEST**2).sqrt()
+        with full_precision(wave):
+            wave = widened(wave)
+            spectra = self.framing.frames(wave) @ self.basis.to(wave.dtype)
+            real, imaginary = spectra.chunk(2, 2)
+            return (real.square() + imaginary.square() + SMALLEST**2).sqrt()
 
 
 class LogMel(nn.Module):
@@ -99,19 +111,24 @@ class LogMel(nn.Module):
         self.register_buffer("bands", filters, persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
-        energy = self.magnitude(wave) @ self.bands.to(wave.dtype)
-        level: Tensor = energy.clamp_min(self.floor).log()
+        with full_precision(wave):
+            magnitude = self.magnitude(wave)
+            level: Tensor = (magnitude @ self.bands.to(magnitude.dtype)).clamp_min(self.floor).log()
         return level.transpose(1, 2)
+
+
+def most_bands(bins: int, rate_hz: int) -> int:
+    """Number of mel bands, the largest of 128, 64, 32, ..., each of which has a frequency of its
+    own."""
+    bands = 128
+    while bands > 1 and not (_triangles(bins, bands, rate_hz).sum(0) > 0).all():
+        bands //= 2
+    return bands
 
 
 def mel_filters(bins: int, bands: int, rate_hz: int) -> Tensor:
     """(bins, bands) float64, each column of sum 1. Raises ValueError for bands without a bin."""
-    top = 2595 * math.log10(1 + rate_hz / 2 / 700)
-    mel = torch.linspace(0, top, bands + 2, dtype=torch.float64)
-    edges = 700 * (10 ** (mel / 2595) - 1)
-    hz = torch.linspace(0, rate_hz / 2, bins, dtype=torch.float64)[:, None]
-    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
-    found = torch.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)).clamp_min(0)
+    found = _triangles(bins, bands, rate_hz)
     total = found.sum(0)
     require(
         bool((total > 0).all()),
@@ -119,6 +136,15 @@ def mel_filters(bins: int, bands: int, rate_hz: int) -> Tensor:
         " of them have none; take fewer bands, or a longer window",
     )
     return found / total
+
+
+def _triangles(bins: int, bands: int, rate_hz: int) -> Tensor:
+    top = 2595 * math.log10(1 + rate_hz / 2 / 700)
+    mel = torch.linspace(0, top, bands + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (mel / 2595) - 1)
+    hz = torch.linspace(0, rate_hz / 2, bins, dtype=torch.float64)[:, None]
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    return torch.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)).clamp_min(0)
 
 
 class InverseSTFT(nn.Module):
@@ -145,10 +171,11 @@ class InverseSTFT(nn.Module):
         self.register_buffer("squares", squares, persistent=False)
 
     def forward(self, real: Tensor, imaginary: Tensor) -> Tensor:
-        spectra = torch.cat([real, imaginary], 1)
-        summed = self._added(spectra, self.basis.to(real.dtype))
-        overlap = self._added(torch.ones_like(real[:1, :1]), self.squares.to(real.dtype))
-        return summed / overlap
+        with full_precision(real):
+            spectra = widened(torch.cat([real, imaginary], 1))
+            summed = self._added(spectra, self.basis.to(spectra.dtype))
+            overlap = self._added(torch.ones_like(spectra[:1, :1]), self.squares.to(spectra.dtype))
+            return summed / overlap
 
     def _added(self, frames: Tensor, weight: Tensor) -> Tensor:
         framing = self.framing

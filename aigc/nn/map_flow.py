@@ -1,6 +1,5 @@
 """Real NVP over maps of vectors, of any height and width: the prior of latents that are maps."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from aigc.config import ModelConfig, OptimizerConfig, check_turn, require, require_values
 from aigc.config.schedule import Scheduled, values
 from aigc.nn.flows import standard_normal_log_prob
+from aigc.nn.full_precision import full_precision
 from aigc.nn.losses import no_loss
 
 STRIDE = 8
@@ -85,10 +85,8 @@ class MapFlow(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and log |det dy/dx|."""
-        device = x.device.type
-        casts = torch.is_autocast_enabled(device)
         log_det = torch.zeros_like(x[:, 0, 0, 0])
-        with torch.autocast(device, enabled=False) if casts else nullcontext():
+        with full_precision(x):
             for i, coupling in enumerate(self.couplings):
                 scale, shift = coupling(x, *self._masks(i, x))
                 x = x * scale.exp() + shift

@@ -8,9 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from aigc.nn.full_precision import widened
 from aigc.nn.log_mel import Framing
 
 SLOPE = 0.1
+Maps = list[list[Tensor]]
+"""Maps of each layer of each discriminator, the logits last."""
 
 
 class PeriodDiscriminator(nn.Module):
@@ -60,7 +63,7 @@ class ResolutionDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         frames = self.framing.frames(x) * self.window.to(x.dtype)
-        spectra = torch.fft.rfft(frames.float(), dim=2) * (4 / self.framing.window)
+        spectra = torch.fft.rfft(widened(frames), dim=2) * (4 / self.framing.window)
         h = spectra.abs().to(x.dtype)[:, None]
         return _maps(self.layers, self.last, h)
 
@@ -83,11 +86,11 @@ class SoundDiscriminator(nn.Module):
             ]
         )
 
-    def forward(self, x: Tensor) -> list[list[Tensor]]:
+    def forward(self, x: Tensor) -> Maps:
         return [part(x) for part in self.parts]
 
 
-def least_squares(made: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
+def least_squares(made: Maps, real: Maps) -> Tensor:
     """The discriminators' loss, the mean over them of E[(D(x) - 1)^2] + E[D(G)^2] (Mao et al. 2017,
     arXiv:1611.04076, eq. 9)."""
     each = [
@@ -96,12 +99,12 @@ def least_squares(made: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
     return torch.stack(each).mean()
 
 
-def judgement(made: list[list[Tensor]]) -> Tensor:
+def judgement(made: Maps) -> Tensor:
     """The generator's: the mean over discriminators of E[(D(G) - 1)^2]."""
     return torch.stack([(maps[-1] - 1).square().mean() for maps in made]).mean()
 
 
-def feature_distance(made: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
+def feature_distance(made: Maps, real: Maps) -> Tensor:
     """Mean absolute difference of the maps, the mean over layers and discriminators (Kumar et al.
     2019, arXiv:1910.06711, eq. 4)."""
     pairs = [

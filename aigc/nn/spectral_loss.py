@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from aigc.nn.log_mel import Framing, LogMel, Magnitude
+from aigc.nn.log_mel import Framing, LogMel, Magnitude, most_bands
 
 FAINT = 1e-4
 """Magnitude below which differences of logarithms vanish; full scale is 1."""
@@ -26,7 +26,7 @@ class MelLoss(nn.Module):
     def __init__(self, rate_hz: int, windows: Sequence[int]) -> None:
         super().__init__()
         self.mels = nn.ModuleList(
-            LogMel(Framing(window=size, hop=size // 4), size // 2 // BINS_A_BAND, rate_hz, FAINT)
+            LogMel(Framing(window=size, hop=size // 4), _bands(size, rate_hz), rate_hz, FAINT)
             for size in windows
         )
 
@@ -49,6 +49,11 @@ class STFTLoss(nn.Module):
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
         return torch.stack([_distance(of(made), of(real)) for of in self.magnitudes]).mean()
+
+
+def _bands(window: int, rate_hz: int) -> int:
+    """Mel bands of a window's spectra: of BINS_A_BAND frequencies, or as few as have one each."""
+    return min(window // 2 // BINS_A_BAND, most_bands(window // 2 + 1, rate_hz))
 
 
 def _distance(made: Tensor, real: Tensor) -> Tensor:

@@ -95,7 +95,8 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalRay
         trained = (
             "aigc_training_frechet_distance and aigc_training_last_checkpoint_timestamp_seconds"
         )
-        wait_for(lambda: query(url, trained), "a checkpoint and a measured quality", 150)
+        # The judge is trained at a low priority, beside two workers, a server and other tests.
+        wait_for(lambda: query(url, trained), "a checkpoint and a measured quality", 400)
         for _ in range(16):
             ask(head)
             time.sleep(0.25)

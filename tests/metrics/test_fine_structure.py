@@ -80,6 +80,11 @@ def test_sums_add_up() -> None:
     assert FineStructure(0.0, 1.0, 0.0).correlation == 0
 
 
+@pytest.mark.parametrize("level", [0.0, 1e-12])
+def test_silence_and_constants_have_none(level: float) -> None:
+    assert correlation(voice(180), np.full_like(voice(180), level)) == 0
+
+
 def test_speech_has_it() -> None:
     real = speech()[0]
     assert abs(correlation(real, whispered(real))) < 0.15

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc.metrics import NotInstalled
+from aigc.metrics import NotInstalled, speech_codecs
 from aigc.metrics.mel_distance import Mel, mel_distance
 from aigc.metrics.speech_codecs import (
     CODEC2_MODES,
@@ -131,6 +131,24 @@ def test_failure_of_a_program_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path:
         by_codec2(voice(180), RATE_HZ, "3200")
 
 
+def test_a_program_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("c2enc", "c2dec"):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\nexec sleep 60\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr(speech_codecs, "LONGEST_S", 0.2)
+    with pytest.raises(ValueError, match=r"c2enc took more than 0\.2 s"):
+        by_codec2(voice(180), RATE_HZ, "3200")
+
+
+@needs_opus
+def test_loud_recordings_are_not_scaled_down() -> None:
+    loud = voice(180) / np.abs(voice(180)).max()
+    made = by_opus(loud, RATE_HZ, 6000).wave
+    assert np.sqrt(np.mean(made**2)) == pytest.approx(np.sqrt(np.mean(loud**2)), rel=0.1)
+
+
 def test_unknown_rates_are_refused() -> None:
     with pytest.raises(ValueError, match="6,000 to 256,000 bits/s, got 3200"):
         by_opus(voice(180), RATE_HZ, 3200)
@@ -147,6 +165,6 @@ def page(*lacing: int) -> bytes:
 def test_packets_are_counted_over_pages() -> None:
     assert ogg_packets(page(19) + page(255, 45, 255) + page(255, 0)) == [19, 300, 510]
     assert ogg_packets(b"") == []
-    for broken in (page(19)[:-1], b"RIFF" + bytes(40), page(19) + b"Og"):
+    for broken in (page(19)[:-1], b"RIFF" + bytes(40), page(19) + b"Og", page(19)[:20], b"OggS"):
         with pytest.raises(ValueError, match="cut off"):
             ogg_packets(broken)

@@ -34,9 +34,15 @@ def test_half_as_loud_is_a_half_and_the_logarithm_of_two() -> None:
     assert stft_distance(noise(), 0.5 * noise(), 256, 64) == pytest.approx(0.5 + np.log(2))
 
 
-def test_silence_has_a_distance() -> None:
-    assert distance(np.zeros(800), np.zeros(800)) == 0
-    assert np.isfinite(distance(np.zeros(800), noise()[:800]))
+def test_silence_is_told_apart() -> None:
+    """A real recording of silence has no distance, one that is made has; faint is not silent."""
+    silence, sound = np.zeros(800), noise()[:800]
+    found = multi_resolution_distances([silence, sound], [sound, silence], RATE_HZ)
+    assert np.isnan(found[0])
+    assert np.isfinite(found[1])
+    assert np.isfinite(stft_distance(silence, sound, 256, 64))
+    assert np.isnan(distance(9e-4 * sound / np.abs(sound).max(), sound))
+    assert np.isfinite(distance(1.1e-3 * sound / np.abs(sound).max(), sound))
 
 
 def test_distance_grows_with_noise_a_low_pass_and_a_shift() -> None:

@@ -73,7 +73,16 @@ def test_discriminators_wait_for_their_turn() -> None:
     [
         ({"shape": (2, 1024)}, "a sound of one channel"),
         ({"window": 60}, "multiple of twice the hop"),
-        ({"crop": 500}, "crop must be a multiple of"),
+        ({"crop": 500}, "crop must be a multiple of 16, which the hop"),
+        ({"crop": 0}, "crop must be a multiple of"),
+        ({"hop": 15, "window": 60}, "hop must be even"),
+        ({"largest": 20}, "largest must be above 22 frames: 2 blocks need 11 on either side"),
+        ({"largest": 40, "causal": True}, "2 blocks that look back need 20 on either side"),
+        ({"mel_windows": ()}, "mel_windows must be multiples of 8, at least one"),
+        ({"adversarial_weight": 1.0, "periods": ()}, "must have an entry each"),
+        ({"adversarial_weight": 1.0, "resolutions": (60,)}, "resolutions must be multiples of 8"),
+        ({"adversarial_weight": 1.0, "periods": (600,)}, "periods must be below the crop, 512"),
+        ({"gain": (0.5, float("inf"))}, "gain must be"),
         ({"crop": 2048}, "crop 2048 is longer than the sounds, 1024"),
         ({"mel_windows": (60,)}, "mel_windows must be multiples of 8"),
         ({"bands": 64}, "take fewer bands"),
@@ -91,3 +100,33 @@ def test_discriminators_wait_for_their_turn() -> None:
 def test_configs_that_cannot_work_are_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         replace(CONFIG, **changes)  # type: ignore[arg-type]
+
+
+def test_the_rate_is_that_of_the_data() -> None:
+    data = replace(PRESET.data, sample_rate_hz=16_000)
+    with pytest.raises(ValueError, match=r"--model\.rate-hz 16000 or --data\.sample-rate-hz 8000"):
+        replace(PRESET, data=data)
+    assert replace(PRESET, data=data, model=replace(CONFIG, rate_hz=16_000))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_context_is_that_of_the_network(causal: bool) -> None:
+    """Frames farther away change nothing, those at that distance do."""
+    torch.manual_seed(0)
+    config = replace(CONFIG, causal=causal)
+    network = Model(config).eval().network
+    mel = torch.randn(1, config.bands, 80)
+    place = slice(40 * config.hop, 41 * config.hop)
+    for distance, seen in ((config.context, True), (config.context + 1, False)):
+        other = mel.clone()
+        other[0, :, 40 - distance] += 1
+        assert (network(mel) != network(other))[0, 0, place].any() == seen
+
+
+def test_loud_levels_have_finite_gradients() -> None:
+    model = Model(CONFIG)
+    with torch.no_grad():
+        model.network.head.bias[: CONFIG.framing.bins] = 200  # type: ignore[index]
+    wave = model.network(torch.randn(1, CONFIG.bands, 10))
+    wave.square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from aigc.nn.log_mel import Framing, InverseSTFT, LogMel, Magnitude, mel_filters
+from aigc.nn.log_mel import (
+    Framing,
+    InverseSTFT,
+    LogMel,
+    Magnitude,
+    mel_filters,
+    most_bands,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +86,36 @@ def test_filters_are_means_and_never_empty() -> None:
 def test_framing_refuses_other_windows(window: int, hop: int) -> None:
     with pytest.raises(ValueError, match=f"got {window} for hop {hop}"):
         Framing(window=window, hop=hop)
+
+
+@pytest.mark.parametrize(("window", "hop"), [(300, 75), (1764, 441), (2, 1)])
+def test_framing_refuses_odd_hops_with_one_that_works(window: int, hop: int) -> None:
+    with pytest.raises(ValueError, match=rf"got {hop}; take {hop + 1},") as raised:
+        Framing(window=window, hop=hop)
+    taken = Framing(window=4 * (hop + 1), hop=hop + 1)
+    assert taken.frames(torch.zeros(1, 1, 3 * taken.hop)).shape == (1, 3, taken.window)
+    assert "multiple of twice" in str(raised.value)
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_autocast_changes_no_spectrum(given: torch.dtype) -> None:
+    framing = Framing(window=64, hop=16)
+    wave = (torch.rand(2, 1, 160) - 0.5).to(given)
+    real, imaginary = torch.randn(2, 1, 33, 10).to(given)
+    mel, inverse = LogMel(framing, 8, 8000), InverseSTFT(framing)
+    expected = mel(wave.float()), inverse(real.float(), imaginary.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = mel(wave), inverse(real, imaginary)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 22_050, 48_000, 192_000])
+@pytest.mark.parametrize("bins", [17, 33, 129, 513])
+def test_most_bands_have_a_frequency_each(bins: int, rate_hz: int) -> None:
+    bands = most_bands(bins, rate_hz)
+    mel_filters(bins, bands, rate_hz)
+    if bands < 128:
+        with pytest.raises(ValueError, match="take fewer bands"):
+            mel_filters(bins, 2 * bands, rate_hz)

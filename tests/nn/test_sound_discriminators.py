@@ -48,3 +48,11 @@ def test_losses_by_hand() -> None:
     assert float(least_squares(made, real)) == pytest.approx(0.25 + 2)
     assert float(judgement(made)) == pytest.approx(1)
     assert float(feature_distance(made, real)) == pytest.approx(2)  # the logits are no features
+
+
+def test_float64_stays_float64() -> None:
+    net = ResolutionDiscriminator(64, 4).double()
+    x = torch.rand(1, 1, 512, dtype=torch.float64)
+    first, moved = net(x)[0], net(x + 1e-9)[0]
+    assert first.dtype == torch.float64
+    assert 0 < float((first - moved).abs().max().detach()) < 1e-7

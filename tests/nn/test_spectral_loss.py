@@ -56,3 +56,18 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_rows(name: str) -> None:
     real, made = torch.cat([voice(), voice(220, 0.5)]), torch.rand(2, 1, 4096) - 0.5
     rows = [float(loss(made[i : i + 1], real[i : i + 1])) for i in range(2)]
     assert float(loss(made, real)) == pytest.approx(sum(rows) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("rate_hz", [4_000, 16_000, 44_100, 48_000])
+def test_mel_losses_are_of_any_rate(rate_hz: int) -> None:
+    loss = MelLoss(rate_hz, (64, 256, 1024))
+    assert float(loss(voice(), voice(220))) > 0
+
+
+def test_silence_weighs_no_more_than_speech() -> None:
+    """A faint error on silence counts less than a loud one on speech."""
+    torch.manual_seed(0)
+    noise = torch.randn(1, 1, 4096)
+    silence = 1e-5 * noise
+    on_silence = float(LOSSES["stft"](silence + 1e-4 * noise, silence))
+    assert on_silence < 2 < float(LOSSES["stft"](10 * voice(), voice()))

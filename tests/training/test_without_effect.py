@@ -21,6 +21,7 @@ pytestmark = pytest.mark.process
 
 PRESETS = ("dcgan:digits", "dcgan:pictures64", "conv_vae:digits", "conv_vae:pictures64")
 PRESETS += ("autoencoder:kl8", "autoencoder:vq8", "autoencoder:fsq8", "upscaler:x2")
+PRESETS += ("vocoder:speech8k",)
 PRESETS += ("text_vae:numbers", "text_vae:names", "style_gan:pictures64")
 
 
