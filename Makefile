@@ -59,6 +59,7 @@ bench: $(READY)  ## writes docs/benchmarks.md
 
 bench-quality: $(READY)  ## tables of docs/image-models.md, two hours on two idle cores; continues where it stopped
 	$(BIN)/python -m benchmarks.bench_image_models --jobs 2
+	$(BIN)/python -m benchmarks.image_model_pictures
 
 soak: $(READY)  ## ten minutes of load while replicas, HAProxy and the disk fail; wants a quiet machine
 	$(BIN)/python -m benchmarks.soak
