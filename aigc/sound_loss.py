@@ -71,6 +71,7 @@ class SoundLossConfig(ModelConfig):
         super().__post_init__()
         check_waveform(self.shape)
         check_positive("rate_hz, hop", (self.rate_hz, self.hop))
+        Framing(window=self.window, hop=self.hop)  # raises ValueError
         windows = {"mel_windows": self.mel_windows, "stft_windows": self.stft_windows}
         if self.is_adversarial:
             windows["resolutions"] = self.resolutions
