@@ -1,4 +1,4 @@
-"""Whole recordings of a split, as loud as they were recorded, for measures of quality.
+"""Reads the recordings of a split whole and as loud as they are, for measures of quality.
 
 for one in recordings(config.data, "test"):
     one.wave            # (samples,) float32 in [-1, 1] at config.data.sample_rate_hz

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from aigc.config import require
 from aigc.metrics.recordings import Recordings, Wave, check_pairs, check_rate
 from aigc.metrics.short_time import samples_in, spectra
-from aigc.metrics.sound import mel_filters
+from aigc.nn.mel_scale import mel_triangles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Mel:
     @property
     def filters(self) -> NDArray[np.float64]:
         """(bands, window // 2 + 1) weights of the bins."""
-        return mel_filters(self.window, self.rate_hz, self.bands)
+        return mel_triangles(self.window, self.rate_hz, self.bands)
 
     def magnitude(self, wave: Wave) -> NDArray[np.float64]:
         """(samples,) -> (frames, bands) >= 0; frames = 1 + samples // hop."""

@@ -1,4 +1,4 @@
-"""Whole recordings of one channel and different lengths, and pairs of them that are compared."""
+"""Checks of recordings of one channel, of different lengths, and of pairs that are compared."""
 
 from collections.abc import Sequence
 

@@ -1,11 +1,10 @@
 """Measures of sound: log-mel spectra, harmonicity, diversity, duration. Waves are (N, samples)."""
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc.metrics import TooFewRows
+from aigc.nn.mel_scale import mel_triangles
 
 BANDS = 32
 FRAMES = 32
@@ -24,7 +23,7 @@ def log_mel(waves: Waves, rate_hz: int) -> NDArray[np.float32]:
     """
     size = int(0.032 * rate_hz)
     power = np.abs(np.fft.rfft(_frames(waves, size, FRAMES) * np.hanning(size), axis=2)) ** 2
-    bands = power @ mel_filters(size, rate_hz, BANDS).T / size
+    bands = power @ mel_triangles(size, rate_hz, BANDS).T / size
     return np.asarray(np.log(bands + 1e-3).transpose(0, 2, 1), np.float32)
 
 
@@ -32,16 +31,6 @@ def pooled(mel: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, bands, frames) -> (N, 8 bands): means over eighths of the time, for Fréchet distances."""
     means = mel.reshape(*mel.shape[:2], 8, mel.shape[2] // 8).mean(3)
     return np.asarray(means.reshape(len(mel), 8 * mel.shape[1]), np.float32)
-
-
-@lru_cache(maxsize=8)
-def mel_filters(size: int, rate_hz: int, bands: int) -> NDArray[np.float64]:
-    """Triangular filters (bands, size // 2 + 1) from 0 to rate / 2, of peak 1."""
-    edges_mel = np.linspace(0, 2595 * np.log10(1 + rate_hz / 2 / 700), bands + 2)
-    edges_hz = 700 * (10 ** (edges_mel / 2595) - 1)
-    hz = np.fft.rfftfreq(size, 1 / rate_hz)
-    low, middle, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    return np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)).clip(0)
 
 
 def harmonicity(waves: Waves, rate_hz: int) -> NDArray[np.float64]:

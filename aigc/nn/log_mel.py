@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from aigc.config import require
 from aigc.nn.full_precision import full_precision, widened
+from aigc.nn.mel_scale import mel_triangles
 
 SMALLEST = 1e-7
 """Added to the square of a magnitude, whose root then has a gradient at 0; full scale is 1."""
@@ -139,12 +140,8 @@ def mel_filters(bins: int, bands: int, rate_hz: int) -> Tensor:
 
 
 def _triangles(bins: int, bands: int, rate_hz: int) -> Tensor:
-    top = 2595 * math.log10(1 + rate_hz / 2 / 700)
-    mel = torch.linspace(0, top, bands + 2, dtype=torch.float64)
-    edges = 700 * (10 ** (mel / 2595) - 1)
-    hz = torch.linspace(0, rate_hz / 2, bins, dtype=torch.float64)[:, None]
-    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
-    return torch.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)).clamp_min(0)
+    """(bins, bands) float64."""
+    return torch.from_numpy(mel_triangles(2 * (bins - 1), rate_hz, bands).T)
 
 
 class InverseSTFT(nn.Module):

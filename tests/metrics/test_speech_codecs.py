@@ -121,22 +121,23 @@ def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         by_codec2(voice(180), RATE_HZ, "3200")
 
 
-def test_failure_of_a_program_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def put_codec2(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have both programs of Codec2 be a script."""
     for name in ("c2enc", "c2dec"):
-        program = tmp_path / name
-        program.write_text("#!/bin/sh\necho no luck >&2\nexit 3\n")
+        program = folder / name
+        program.write_text(script)
         program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
+
+
+def test_failure_of_a_program_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put_codec2(tmp_path, "#!/bin/sh\necho no luck >&2\nexit 3\n", monkeypatch)
     with pytest.raises(ValueError, match="c2enc failed with status 3: no luck"):
         by_codec2(voice(180), RATE_HZ, "3200")
 
 
 def test_a_program_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("c2enc", "c2dec"):
-        program = tmp_path / name
-        program.write_text("#!/bin/sh\nexec sleep 60\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    put_codec2(tmp_path, "#!/bin/sh\nexec sleep 60\n", monkeypatch)
     monkeypatch.setattr(speech_codecs, "LONGEST_S", 0.2)
     with pytest.raises(ValueError, match=r"c2enc took more than 0\.2 s"):
         by_codec2(voice(180), RATE_HZ, "3200")
